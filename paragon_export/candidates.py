@@ -1,0 +1,109 @@
+"""Candidates: open a file that claims to be the network, whatever its format."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import onnx_ir as ir
+
+from paragon_export.errors import PlanError
+from paragon_export.onnx_file import metadata_of, precision_of, read_onnx
+from paragon_export.plan import Precision, Size
+from paragon_export.precision import rounding_model
+from paragon_export.runners import OnnxRunner
+from paragon_export.variant import Variant
+from paragon_export.verify import Candidate
+
+ENGINE_SUFFIXES = {".engine", ".plan", ".trt"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Opened:
+    """A file ready to be judged, and what it says of itself."""
+
+    candidate: Candidate
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    static: Size | None = None
+    """The only size it accepts; None where height and width are dynamic."""
+    video: bool = False
+
+    def disagreements(self, variant: Variant) -> list[str]:
+        """Say where the file was made with other switches than the reference has."""
+        told = self.metadata.get("switches")
+        told = told if isinstance(told, dict) else {}
+        return [
+            f"{self.candidate.name} was made with {name} = {told[name].get('value')}, the reference "
+            f"has {setting.value} (from the {setting.source}); "
+            f"give --{name.replace('_', '-')} if the reference is wrong"
+            for name, setting in variant.switches.items()
+            if isinstance(told.get(name), dict) and told[name].get("value") != setting.value
+        ]
+
+
+def is_onnx(path: Path) -> bool:
+    """Tell an ONNX file by its name: protobuf has no signature."""
+    return path.suffix.lower() == ".onnx"
+
+
+def is_engine(path: Path) -> bool:
+    return path.suffix.lower() in ENGINE_SUFFIXES
+
+
+def open_candidate(path: Path, *, video: bool) -> Opened:
+    """Open an ONNX file or an engine for judgement against a still or a video reference.
+
+    Raises:
+        RunError: If the file cannot be read or run.
+        PlanError: If it is neither, or its ports are not those of the reference.
+    """
+    if is_engine(path):
+        from paragon_export.engine import open_engine
+
+        runner, precision = open_engine(path)
+        return Opened(candidate=Candidate(name=path.name, runner=runner, precision=precision))
+    if not is_onnx(path):
+        raise PlanError(f"{path}: a candidate must be an .onnx file or an .engine file")
+    opened = open_onnx(path)
+    if opened.video != video:
+        kind = "a video" if opened.video else "a still"
+        raise PlanError(f"{path} is {kind} model; judge it apart from models of the other kind")
+    return opened
+
+
+def open_onnx(path: Path) -> Opened:
+    """Open an ONNX file for judgement.
+
+    Half precision is computed node by node in float32 and rounded after each, so that the CPU
+    errs and overflows where a GPU would.
+
+    Raises:
+        RunError: If it is not a self-contained ONNX file, or ONNX Runtime refuses it.
+        PlanError: If its ports are not those of a super-resolution network.
+    """
+    model = read_onnx(path)
+    inputs = [str(value.name) for value in model.graph.inputs]
+    outputs = [str(value.name) for value in model.graph.outputs]
+    if "input" not in inputs or "output" not in outputs:
+        raise PlanError(f"{path}: ports are {inputs} and {outputs}; expected input and output")
+    precision = precision_of(model)
+    source: Path | bytes = path
+    if precision is not Precision.FP32:
+        source = ir.to_proto(rounding_model(model)).SerializeToString()
+    return Opened(
+        candidate=Candidate(name=path.name, runner=OnnxRunner(source), precision=precision),
+        metadata=metadata_of(model),
+        static=static_size(model),
+        video="prev_feat" in inputs,
+    )
+
+
+def static_size(model: ir.Model) -> Size | None:
+    """Return the size that a model is fixed to; None where it is dynamic."""
+    dims = [dim for value in model.graph.inputs if value.name == "input" for dim in value.shape or ()]
+    if len(dims) != 4:
+        raise PlanError(f"input has {len(dims)} dimensions; expected batch, channels, height, width")
+    height, width = dims[2:]
+    return Size(height, width) if isinstance(height, int) and isinstance(width, int) else None

@@ -1,0 +1,195 @@
+"""Load: a file on disk in, named tensors out. Nothing here knows any network."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import pickle
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from paragon_export.errors import CheckpointError
+
+CONTAINERS = ("params_ema", "params", "state_dict", "model", "net")
+"""Keys under which trainers put the weights, the averaged ones first."""
+
+LARGEST_FILE_BYTES = 4 * 2**30
+
+_DTYPES = {
+    "F64": np.float64, "F32": np.float32, "F16": np.float16,
+    "I64": np.int64, "I32": np.int32, "I16": np.int16, "I8": np.int8,
+    "U8": np.uint8, "BOOL": np.bool_,
+}  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """Weights as found on disk, under the network's own key names. Never changed."""
+
+    path: Path
+    sha256: str
+    """Of the file's bytes."""
+    tensors: Mapping[str, np.ndarray]
+    """Floating point tensors are float32, whatever width they are stored in."""
+    metadata: Mapping[str, str]
+    """The header entries of a safetensors file; empty for other formats."""
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """Read a ``.safetensors``, ``.pth`` or ``.pt`` file; the content decides, not the name.
+
+    Containers and the prefixes ``module.`` and ``_orig_mod.`` are removed. Pickles are read
+    with ``weights_only=True`` and so run no code.
+
+    Raises:
+        CheckpointError: If the file is missing, is no checkpoint, is cut short, asks to run
+            code, or holds a tensor that is not finite.
+    """
+    data = _read(path)
+    if data[:2] == b"PK" or data[:1] == b"\x80":
+        tensors, metadata = _from_pickle(path, data), {}
+    elif data[8:9] == b"{":
+        tensors, metadata = _from_safetensors(path, data)
+    else:
+        raise CheckpointError(
+            f"{path} is not a checkpoint: expected .safetensors, .pth or .pt, "
+            f"found a file that starts with {data[:4]!r}"
+        )
+    tensors = _strip_prefixes(path, tensors)
+    _check_finite(path, tensors)
+    return Checkpoint(
+        path=path,
+        sha256=hashlib.sha256(data).hexdigest(),
+        tensors=tensors,
+        metadata=metadata,
+    )
+
+
+def _read(path: Path) -> bytes:
+    try:
+        if not path.is_file():
+            found = "a directory" if path.is_dir() else "nothing that can be read as a file"
+            raise CheckpointError(f"{path}: expected a checkpoint file, found {found}")
+        if path.stat().st_size > LARGEST_FILE_BYTES:
+            raise CheckpointError(f"{path} is larger than {LARGEST_FILE_BYTES} bytes")
+        data = path.read_bytes()
+    except OSError as error:
+        raise CheckpointError(f"cannot read {path}: {error.strerror or error}") from error
+    if not data:
+        raise CheckpointError(f"{path} is empty: expected a checkpoint")
+    return data
+
+
+def _from_safetensors(path: Path, data: bytes) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    from safetensors import SafetensorError, deserialize
+
+    try:
+        entries = deserialize(data)
+        (length,) = struct.unpack("<Q", data[:8])
+        metadata = json.loads(data[8 : 8 + length]).get("__metadata__") or {}
+    except (SafetensorError, ValueError, struct.error) as error:
+        raise CheckpointError(
+            f"{path} is not a whole safetensors file ({error}); download or save it again"
+        ) from error
+    return {name: _array(path, name, entry) for name, entry in entries}, metadata
+
+
+def _array(path: Path, name: str, entry: Mapping[str, Any]) -> np.ndarray:
+    shape, dtype, data = tuple(entry["shape"]), entry["dtype"], entry["data"]
+    if dtype == "BF16":  # the upper half of a float32
+        wide = np.frombuffer(data, np.uint16).astype(np.uint32) << 16
+        return wide.view(np.float32).reshape(shape)
+    if dtype not in _DTYPES:
+        raise CheckpointError(f"{path}: tensor {name} has dtype {dtype}, which is not served")
+    return _widen(np.frombuffer(data, _DTYPES[dtype]).reshape(shape))
+
+
+def _widen(array: np.ndarray) -> np.ndarray:
+    return array.astype(np.float32) if array.dtype.kind == "f" else array
+
+
+def _from_pickle(path: Path, data: bytes) -> dict[str, np.ndarray]:
+    import torch
+
+    try:
+        loaded = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            f"{path} asks to run code or build objects when opened and was not loaded "
+            f"({_reason(error)}); ask its author for a .safetensors file"
+        ) from error
+    except (RuntimeError, EOFError, ValueError, KeyError, IndexError, AttributeError, TypeError,
+            AssertionError, OSError, struct.error) as error:  # fmt: skip
+        # A damaged pickle makes the unpickler fail in any of these ways.
+        raise CheckpointError(
+            f"{path} is not a whole PyTorch checkpoint ({_reason(error)}); download it again"
+        ) from error
+    state = _unwrap(path, loaded)
+    return {name: _widen_torch(tensor) for name, tensor in state.items()}
+
+
+def _reason(error: Exception) -> str:
+    """The line of a library's message that says what was found."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    telling = [line for line in lines if "GLOBAL" in line or "Unsupported" in line]
+    return (telling or lines or [type(error).__name__])[0][:200]
+
+
+def _unwrap(path: Path, loaded: Any) -> dict[str, Any]:
+    import torch
+
+    if isinstance(loaded, Mapping):
+        for container in CONTAINERS:
+            if isinstance(loaded.get(container), Mapping):
+                return _unwrap(path, loaded[container])
+        tensors = {str(k): v for k, v in loaded.items() if isinstance(v, torch.Tensor)}
+        if tensors and len(tensors) == len(loaded):
+            return tensors
+    raise CheckpointError(
+        f"{path} holds no state dict: expected tensors by name, bare or under "
+        f"{', '.join(CONTAINERS)}; found {_outline(loaded)}"
+    )
+
+
+def _outline(loaded: Any) -> str:
+    if not isinstance(loaded, Mapping):
+        return f"a {type(loaded).__name__}"
+    entries = [f"{key}: {type(value).__name__}" for key, value in list(loaded.items())[:6]]
+    return "{" + ", ".join(entries) + "}"
+
+
+def _widen_torch(tensor: Any) -> np.ndarray:
+    dense = tensor.detach()
+    return (dense.float() if dense.is_floating_point() else dense).contiguous().numpy()
+
+
+def _strip_prefixes(path: Path, tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Remove ``module`` in front and ``_orig_mod`` anywhere, as whole path components."""
+    stripped: dict[str, np.ndarray] = {}
+    for name, array in tensors.items():
+        parts = [part for part in name.split(".") if part != "_orig_mod"]
+        while parts[:1] == ["module"]:
+            parts = parts[1:]
+        key = ".".join(parts)
+        if key in stripped:
+            raise CheckpointError(f"{path}: tensor {key} is there twice, with and without a prefix")
+        stripped[key] = array
+    return stripped
+
+
+def _check_finite(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
+    bad = [n for n, a in tensors.items() if a.dtype.kind == "f" and not np.isfinite(a).all()]
+    if bad:
+        raise CheckpointError(f"{path}: NaN or infinity in {listing(bad)}; the training diverged")
+
+
+def listing(names: list[str], most: int = 10) -> str:
+    """The first names and how many more there are, for one line of an error."""
+    shown = ", ".join(names[:most])
+    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"

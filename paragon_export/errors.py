@@ -1,0 +1,55 @@
+"""Everything that ends in exit code 3.
+
+::
+
+    ParagonExportError
+    +-- CheckpointError               the file is not a usable checkpoint
+    |   +-- UnsupportedNetworkError   it is one, of a network that is not served
+    +-- PlanError                     what was asked for is impossible or contradicts itself
+    +-- MissingDependencyError        an optional part is not installed
+    +-- StageError                    a stage failed in a library that it owns
+        +-- TraceError
+        +-- RunError
+        +-- EngineBuildError
+
+A message says what was asked, what was found, and what to do. A failed parity is not here:
+it is a verdict, and verdicts are data.
+"""
+
+from __future__ import annotations
+
+
+class ParagonExportError(Exception):
+    """Base of every error that a user can cause; its text is one line for people."""
+
+
+class CheckpointError(ParagonExportError):
+    """The file cannot be read, or its tensors do not make up a network."""
+
+
+class UnsupportedNetworkError(CheckpointError):
+    """The tensors are those of a network that this tool does not serve."""
+
+
+class PlanError(ParagonExportError):
+    """The request contradicts itself, the checkpoint, or the machine."""
+
+
+class MissingDependencyError(ParagonExportError):
+    """An optional dependency is needed; the text names the extra that brings it."""
+
+
+class StageError(ParagonExportError):
+    """A stage failed; the text keeps the message of the library it used."""
+
+
+class TraceError(StageError):
+    """The network cannot be written as an ONNX graph."""
+
+
+class RunError(StageError):
+    """An artifact could not be run on an input that it should accept."""
+
+
+class EngineBuildError(StageError):
+    """TensorRT refused the model or the profile."""

@@ -1,0 +1,95 @@
+"""ONNX files: read and write them, with what a consumer must know inside."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import onnx_ir as ir
+
+from paragon_export.checkpoint import Checkpoint
+from paragon_export.environment import versions
+from paragon_export.errors import RunError
+from paragon_export.plan import ExportPlan, Precision
+from paragon_export.variant import Variant
+
+
+def read_onnx(path: Path) -> ir.Model:
+    """Load a self-contained ONNX file.
+
+    Raises:
+        RunError: If it is not one.
+    """
+    import onnx
+
+    try:
+        proto = onnx.load(path, load_external_data=False)
+        outside = [t.name for t in proto.graph.initializer if t.external_data]
+        if outside or not proto.graph.node:
+            found = f"weights of {outside[0]} in another file" if outside else "an empty graph"
+            raise RunError(f"{path}: expected one self-contained ONNX file, found {found}")
+        return ir.from_proto(proto)
+    except OSError as error:
+        raise RunError(f"cannot read {path}: {error.strerror or error}") from error
+    except RunError:
+        raise
+    except Exception as error:  # protobuf and onnx raise unrelated classes for damaged files
+        raise RunError(f"{path} is not an ONNX file: {' '.join(str(error).split())[:200]}") from error
+
+
+def write_onnx(model: ir.Model, path: Path) -> None:
+    """Write one file, weights inside, equal bytes for equal models."""
+    path.write_bytes(ir.to_proto(model).SerializeToString(deterministic=True))
+
+
+def describe_in(
+    model: ir.Model, variant: Variant, checkpoint: Checkpoint, plan: ExportPlan
+) -> None:
+    """Write into the model's ``metadata_props`` what a consumer needs to run it rightly."""
+    switches = {name: asdict(setting) for name, setting in variant.switches.items()}
+    made_with = versions()
+    facts: Mapping[str, Any] = {
+        "family": variant.family,
+        "generation": variant.generation,
+        "variant": variant.name,
+        "scale": variant.scale,
+        "in_channels": variant.in_channels,
+        "out_channels": variant.out_channels,
+        "window": variant.window,
+        "switches": switches,
+        "precision": plan.precision.value,
+        "io": plan.io.value,
+        "video": plan.video,
+        "value_range": [0, 1],
+        "colour_order": "RGB",
+        "layout": "NCHW",
+        "checkpoint": checkpoint.path.name,
+        "checkpoint_sha256": checkpoint.sha256,
+        "dropped_tensors": len(variant.dropped),
+        "tool": f"paragon-export {made_with['paragon-export']}",
+        "torch": made_with["torch"],
+    }
+    for name, value in facts.items():
+        model.metadata_props[name] = value if isinstance(value, str) else json.dumps(value)
+
+
+def metadata_of(model: ir.Model) -> dict[str, Any]:
+    """Return ``metadata_props`` with JSON values decoded; text that is no JSON stays text."""
+    facts: dict[str, Any] = {}
+    for name, text in model.metadata_props.items():
+        try:
+            facts[name] = json.loads(text)
+        except ValueError:
+            facts[name] = text
+    return facts
+
+
+def precision_of(model: ir.Model) -> Precision:
+    """Tell the arithmetic of a model from the type of its weights."""
+    types = {value.dtype for value in model.graph.initializers.values()}
+    if ir.DataType.FLOAT16 in types:
+        return Precision.FP16
+    return Precision.BF16 if ir.DataType.BFLOAT16 in types else Precision.FP32

@@ -1,0 +1,354 @@
+"""Operators: how each PyTorch call is written in ONNX. One row of a table per call.
+
+Tensors are ``ir.Value``. Sizes read from a tensor are :class:`Size`, weights are
+:class:`Weight`, everything else is a plain Python number.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from paragon_export.errors import TraceError
+
+OLDEST_OPSET = 18
+"""Reductions take their axes as an input from here on."""
+
+GELU_OPSET = 20
+"""Gelu is an operator from here on."""
+
+FLOAT32_MARK = "paragon.precision"
+"""Node metadata key that marks a float32 island."""
+
+
+@dataclass(frozen=True)
+class Size:
+    """A dimension that is known only at run time: an int64 tensor of one element."""
+
+    value: ir.Value
+
+
+@dataclass(frozen=True)
+class Weight:
+    """A constant tensor of the network and the name it has in the checkpoint."""
+
+    name: str
+    tensor: torch.Tensor
+
+
+Operand = ir.Value | Weight | Size | int | float
+
+
+class Emitter:
+    """Collects ONNX nodes. Equal nodes are emitted once: every operator used here is pure."""
+
+    def __init__(self, opset: int) -> None:
+        self.opset = opset
+        self._inputs: list[ir.Value] = []
+        self._outputs: list[ir.Value] = []
+        self._nodes: list[ir.Node] = []
+        self._weights: dict[str, ir.Value] = {}
+        self._emitted: dict[tuple, Sequence[ir.Value]] = {}
+        self._scope = ""
+        self._wide = False
+
+    @contextmanager
+    def scope(self, name: str, *, wide: bool) -> Iterator[None]:
+        """Name the nodes emitted inside after ``name``; ``wide`` marks them as float32."""
+        self._scope, self._wide = name, wide
+        yield
+
+    def input(self, name: str, dims: Sequence[int | str]) -> ir.Value:
+        value = ir.Value(name=name, shape=ir.Shape(dims), type=ir.TensorType(ir.DataType.FLOAT))
+        self._inputs.append(value)
+        return value
+
+    def output(self, value: Operand, name: str, dims: Sequence[int | str]) -> None:
+        tensor = self.tensor(value)
+        if tensor.is_graph_input() or tensor in self._inputs or tensor in self._outputs:
+            tensor = self.op("Identity", tensor)
+        tensor.name, tensor.shape = name, ir.Shape(dims)
+        tensor.type = ir.TensorType(ir.DataType.FLOAT)
+        self._outputs.append(tensor)
+
+    def tensor(self, operand: Operand) -> ir.Value:
+        """Turn any operand into a graph value; numbers become float32 scalars."""
+        if isinstance(operand, ir.Value):
+            return operand
+        if isinstance(operand, Size):
+            return operand.value
+        if isinstance(operand, Weight):
+            return self.constant(operand.name, operand.tensor.float().numpy())
+        return self.constant(f"float_{operand!r}", np.array(operand, np.float32))
+
+    def ints(self, values: Sequence[int | Size]) -> ir.Value:
+        """An int64 vector, constant where all of it is known."""
+        parts: list[ir.Value] = []
+        known: list[int] = []
+        for value in [*values, None]:
+            if isinstance(value, int):
+                known.append(value)
+                continue
+            if known:
+                name = "ints_" + "_".join(map(str, known))
+                parts.append(self.constant(name, np.array(known, np.int64)))
+                known = []
+            if value is not None:
+                parts.append(value.value)
+        return parts[0] if len(parts) == 1 else self.op("Concat", *parts, axis=0)
+
+    def constant(self, name: str, array: np.ndarray) -> ir.Value:
+        """An initializer; the first array given under a name is kept."""
+        if name not in self._weights:
+            tensor = ir.tensor(np.array(array, order="C"), name=name)
+            self._weights[name] = ir.Value(
+                name=name, shape=tensor.shape, type=ir.TensorType(tensor.dtype), const_value=tensor
+            )
+        return self._weights[name]
+
+    def op(self, op_type: str, *operands: Operand | None, **attributes: Any) -> ir.Value:
+        return self.ops(op_type, 1, *operands, **attributes)[0]
+
+    def ops(
+        self, op_type: str, outputs: int, *operands: Operand | None, **attributes: Any
+    ) -> Sequence[ir.Value]:
+        inputs = [None if o is None else self.tensor(o) for o in operands]
+        key = (op_type, tuple(map(id, inputs)), repr(sorted(attributes.items())), self._wide)
+        if key not in self._emitted:
+            node = ir.node(op_type, inputs, attributes, num_outputs=outputs)
+            node.name = f"{self._scope}/{op_type}_{len(self._nodes)}"
+            for index, value in enumerate(node.outputs):
+                value.name = f"{node.name}:{index}" if outputs > 1 else node.name
+            if self._wide:
+                node.metadata_props[FLOAT32_MARK] = "float32"
+            self._nodes.append(node)
+            self._emitted[key] = node.outputs
+        return self._emitted[key]
+
+    def model(self) -> ir.Model:
+        graph = ir.Graph(
+            self._inputs,
+            self._outputs,
+            nodes=self._nodes,
+            initializers=list(self._weights.values()),
+            opset_imports={"": self.opset},
+            name="network",
+        )
+        return ir.Model(graph, ir_version=10, producer_name="paragon-export")
+
+
+# --- modules: (emitter, module, its name, input) ------------------------------------------
+
+
+def _conv2d(g: Emitter, module: nn.Conv2d, name: str, x: Operand) -> ir.Value:
+    if module.padding_mode != "zeros" or isinstance(module.padding, str):
+        raise TraceError(f"{name}: only explicit zero padding is lowered, not {module.padding_mode}")
+    weights = [Weight(f"{name}.weight", module.weight.detach())]
+    if module.bias is not None:
+        weights.append(Weight(f"{name}.bias", module.bias.detach()))
+    return g.op(
+        "Conv",
+        x,
+        *weights,
+        kernel_shape=list(module.kernel_size),
+        strides=list(module.stride),
+        pads=[*module.padding, *module.padding],
+        dilations=list(module.dilation),
+        group=module.groups,
+    )
+
+
+def _linear(g: Emitter, module: nn.Linear, name: str, x: Operand) -> ir.Value:
+    y = g.op("MatMul", x, Weight(f"{name}.weight.T", module.weight.detach().T))
+    return y if module.bias is None else g.op("Add", y, Weight(f"{name}.bias", module.bias.detach()))
+
+
+def _gelu(g: Emitter, x: ir.Value, approximate: str = "none") -> ir.Value:
+    """``x / 2 * (1 + erf(x / sqrt 2))``, as one operator where the operator set has it."""
+    if approximate != "none":
+        raise TraceError(f"only the exact GELU is lowered, not approximate={approximate!r}")
+    if g.opset >= GELU_OPSET:
+        return g.op("Gelu", x)
+    erf = g.op("Erf", g.op("Mul", x, math.sqrt(0.5)))
+    return g.op("Mul", g.op("Mul", x, 0.5), g.op("Add", erf, 1.0))
+
+
+def _pixel_shuffle(g: Emitter, module: nn.PixelShuffle, name: str, x: Operand) -> ir.Value:
+    return g.op("DepthToSpace", x, blocksize=module.upscale_factor, mode="CRD")
+
+
+# --- functions and methods: (emitter, operands of the call) -------------------------------
+
+
+def _elementwise(op_type: str, compute: Callable[[Any, Any], Any]) -> Callable[..., Operand]:
+    """A binary operator on tensors; on sizes alone it is integer arithmetic."""
+
+    def lower(g: Emitter, a: Operand, b: Operand) -> Operand:
+        if isinstance(a, (int, float)) and isinstance(b, (int, float)):
+            return compute(a, b)
+        if isinstance(a, (Size, int)) and isinstance(b, (Size, int)):
+            return Size(g.op(op_type, g.ints([a]), g.ints([b])))
+        return g.op(op_type, a, b)
+
+    return lower
+
+
+def _getattr(g: Emitter, x: ir.Value, name: str) -> Shape:
+    if name != "shape":
+        raise TraceError(f"tensor attribute {name!r} is not known while tracing")
+    return Shape(g, x)
+
+
+class Shape:
+    """The shape of a tensor, of which dimensions are read one at a time."""
+
+    def __init__(self, emitter: Emitter, tensor: ir.Value) -> None:
+        self._emitter, self._tensor = emitter, tensor
+
+    def __getitem__(self, index: int) -> Size:
+        end = {} if index == -1 else {"end": index + 1}
+        return Size(self._emitter.op("Shape", self._tensor, start=index, **end))
+
+
+def _getitem(g: Emitter, x: Any, index: Any) -> Any:
+    """Pick from a shape or a tuple, or slice, index and add axes to a tensor."""
+    if not isinstance(x, ir.Value):
+        return x[index]
+    index = index if isinstance(index, tuple) else (index,)
+    starts, ends, axes, new_axes = [], [], [], []
+    if len(index) == 1 and isinstance(index[0], int):
+        scalar = g.constant(f"int_{index[0]}", np.array(index[0], np.int64))
+        return g.op("Gather", x, scalar, axis=0)
+    for axis, item in enumerate(index):
+        if item is None:
+            new_axes.append(axis)
+        elif not isinstance(item, slice) or item.step not in (None, 1):
+            raise TraceError(f"index {item!r} is not lowered")
+        elif item != slice(None):
+            starts.append(item.start or 0)
+            ends.append(np.iinfo(np.int64).max if item.stop is None else item.stop)
+            axes.append(axis - len(new_axes))
+    if axes:
+        x = g.op("Slice", x, g.ints(starts), g.ints([_plain(e) for e in ends]), g.ints(axes))
+    return g.op("Unsqueeze", x, g.ints(new_axes)) if new_axes else x
+
+
+def _plain(size: Any) -> int | Size:
+    return size if isinstance(size, Size) else int(size)
+
+
+def _interpolate(
+    g: Emitter, x: ir.Value, size: Any = None, scale_factor: Any = None, mode: str = "nearest", **_: Any
+) -> ir.Value:
+    if mode != "nearest" or size is not None or not float(scale_factor).is_integer():
+        raise TraceError("only nearest upsampling by a whole factor is lowered")
+    scales = np.array([1, 1, scale_factor, scale_factor], np.float32)
+    return g.op(
+        "Resize",
+        x,
+        None,
+        g.constant(f"scales_{scale_factor:g}", scales),
+        mode="nearest",
+        coordinate_transformation_mode="asymmetric",
+        nearest_mode="floor",
+    )
+
+
+def _pad(
+    g: Emitter, x: ir.Value, pad: Sequence[Any], mode: str = "constant", value: Any = None
+) -> ir.Value:
+    """Zero padding of a 4-D map; PyTorch counts axes from the last, in (before, after) pairs."""
+    if mode != "constant" or value:
+        raise TraceError(f"only zero padding is lowered, not {mode}")
+    rank = 4
+    before, after = [0] * rank, [0] * rank
+    for i in range(len(pad) // 2):
+        before[rank - 1 - i], after[rank - 1 - i] = pad[2 * i], pad[2 * i + 1]
+    return g.op("Pad", x, g.ints([*before, *after]), mode="constant")
+
+
+def _roll(g: Emitter, x: ir.Value, shifts: Any, dims: Any) -> ir.Value:
+    """A cyclic shift is two slices in the other order."""
+    for shift, axis in zip(shifts, dims, strict=True):
+        cut, last = g.ints([-shift]), g.ints([np.iinfo(np.int64).max])
+        head = g.op("Slice", x, g.ints([0]), cut, g.ints([axis]))
+        tail = g.op("Slice", x, cut, last, g.ints([axis]))
+        x = g.op("Concat", tail, head, axis=axis)
+    return x
+
+
+def _reshape(g: Emitter, x: ir.Value, *sizes: Any) -> ir.Value:
+    sizes = tuple(sizes[0]) if isinstance(sizes[0], (tuple, list)) else sizes
+    return g.op("Reshape", x, g.ints(sizes))
+
+
+def _permute(g: Emitter, x: ir.Value, *dims: int) -> ir.Value:
+    return g.op("Transpose", x, perm=list(dims))
+
+
+def _cat(g: Emitter, tensors: Sequence[ir.Value], dim: int = 0) -> ir.Value:
+    return g.op("Concat", *tensors, axis=dim)
+
+
+def _softmax(g: Emitter, x: ir.Value, dim: int) -> ir.Value:
+    return g.op("Softmax", x, axis=dim)
+
+
+def _mean(g: Emitter, x: ir.Value, dim: Any, keepdim: bool = False) -> ir.Value:
+    axes = [dim] if isinstance(dim, int) else list(dim)
+    return g.op("ReduceMean", x, g.ints(axes), keepdims=int(keepdim))
+
+
+def _chunk(g: Emitter, x: ir.Value, chunks: int, dim: int = 0) -> Sequence[ir.Value]:
+    return g.ops("Split", chunks, x, axis=dim, num_outputs=chunks)
+
+
+def _clamp(g: Emitter, x: ir.Value, low: float, high: float) -> ir.Value:
+    return g.op("Clip", x, low, high)
+
+
+MODULES: Mapping[type, Callable[..., Any]] = {
+    nn.Conv2d: _conv2d,
+    nn.Linear: _linear,
+    nn.GELU: lambda g, module, name, x: _gelu(g, x, module.approximate),
+    nn.Sigmoid: lambda g, module, name, x: g.op("Sigmoid", x),
+    nn.PixelShuffle: _pixel_shuffle,
+    nn.Identity: lambda g, module, name, x: x,
+}
+
+FUNCTIONS: Mapping[Callable[..., Any], Callable[..., Any]] = {
+    operator.add: _elementwise("Add", operator.add),
+    operator.sub: _elementwise("Sub", operator.sub),
+    operator.mul: _elementwise("Mul", operator.mul),
+    operator.truediv: _elementwise("Div", operator.truediv),
+    operator.floordiv: _elementwise("Div", operator.floordiv),
+    operator.matmul: lambda g, a, b: g.op("MatMul", a, b),
+    operator.getitem: _getitem,
+    getattr: _getattr,
+    torch.sqrt: lambda g, x: g.op("Sqrt", x),
+    torch.softmax: _softmax,
+    torch.roll: _roll,
+    torch.cat: _cat,
+    F.gelu: _gelu,
+    F.interpolate: _interpolate,
+    F.pad: _pad,
+}
+
+METHODS: Mapping[str, Callable[..., Any]] = {
+    "square": lambda g, x: g.op("Mul", x, x),
+    "mean": _mean,
+    "clamp": _clamp,
+    "chunk": _chunk,
+    "permute": _permute,
+    "reshape": _reshape,
+}

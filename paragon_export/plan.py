@@ -1,0 +1,224 @@
+"""Plans: what the user asks for, complete and checked before any work is done."""
+
+from __future__ import annotations
+
+import math
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from paragon_export.errors import PlanError
+
+LARGEST_EXTENT = 16384
+"""Pixels per side that a profile may ask for."""
+
+
+class Precision(str, Enum):
+    """The arithmetic of an artifact."""
+
+    FP32 = "fp32"
+    FP16 = "fp16"
+    BF16 = "bf16"
+
+    @property
+    def is_half(self) -> bool:
+        return self is not Precision.FP32
+
+
+@dataclass(frozen=True, order=True)
+class Size:
+    """Height and width in pixels, in that order everywhere."""
+
+    height: int
+    width: int
+
+    @classmethod
+    def parse(cls, text: str) -> Size:
+        """Read ``HxW``.
+
+        Raises:
+            PlanError: If it is anything else, or an extent is 0 or over ``LARGEST_EXTENT``.
+        """
+        match = re.fullmatch(r"\s*(\d{1,6})\s*[xX]\s*(\d{1,6})\s*", text)
+        if not match:
+            raise PlanError(f"size {text!r} is not HEIGHTxWIDTH in pixels, as in 720x1280")
+        size = cls(int(match[1]), int(match[2]))
+        if not (1 <= size.height <= LARGEST_EXTENT and 1 <= size.width <= LARGEST_EXTENT):
+            raise PlanError(f"size {size} is outside 1x1 to {LARGEST_EXTENT}x{LARGEST_EXTENT}")
+        return size
+
+    def __str__(self) -> str:
+        return f"{self.height}x{self.width}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tolerance:
+    """When a candidate counts as equal to the float64 reference. Errors are absolute, of range 1."""
+
+    max_abs: float
+    """No pixel may be further off than this."""
+    times_reference: float
+    """Nor further than this many times what PyTorch errs in the same precision."""
+    reference_floor: float
+    """PyTorch's error counts as at least this: below it, rounding is a matter of luck."""
+    min_psnr_db: float
+    """No picture may fall below this, peak 1."""
+
+    @classmethod
+    def for_precision(cls, precision: Precision) -> Tolerance:
+        """The defaults.
+
+        FP32: 1e-5, and 4 times what PyTorch errs or 1e-6. FP16: 1.5 times what PyTorch errs, and
+        50 dB. BF16, which has three bits less: the same factor, and 30 dB.
+        """
+        if precision is Precision.FP32:
+            return cls(max_abs=1e-5, times_reference=4, reference_floor=2.5e-7, min_psnr_db=-math.inf)
+        decibels = 50.0 if precision is Precision.FP16 else 30.0
+        return cls(
+            max_abs=math.inf, times_reference=1.5, reference_floor=0.0, min_psnr_db=decibels
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Switches:
+    """The user's word on what tensors cannot tell. A switch that is absent was not given."""
+
+    flags: Mapping[str, Any] = field(default_factory=dict)
+    config: Path | None = None
+    """A traiNNer option file."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportPlan:
+    """One ONNX file."""
+
+    checkpoint: Path
+    output: Path
+    switches: Switches = field(default_factory=Switches)
+    precision: Precision = Precision.FP32
+    io: Precision = Precision.FP32
+    """Type of the graph's image inputs and outputs: FP32, or that of ``precision``."""
+    static: Size | None = None
+    """Export for this size and batch 1 alone; None keeps batch, height and width dynamic."""
+    video: bool = False
+    opset: int | None = None
+    """ONNX operator set; None takes the oldest that holds every operator wanted."""
+
+    @property
+    def operator_set(self) -> int:
+        """20 has Gelu; 22 is the first in which convolutions may be bfloat16."""
+        oldest = 22 if self.precision is Precision.BF16 else 20
+        return self.opset or oldest
+
+    def __post_init__(self) -> None:
+        if self.io is not Precision.FP32 and self.io is not self.precision:
+            raise PlanError(
+                f"--io {self.io.value} with a {self.precision.value} model; "
+                f"use --io fp32 or --io {self.precision.value}"
+            )
+        oldest = 22 if self.precision is Precision.BF16 else 18
+        if not oldest <= self.operator_set <= 23:
+            raise PlanError(
+                f"--opset {self.opset} cannot hold a {self.precision.value} model; "
+                f"use {oldest} to 23"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Profile:
+    """The range of sizes that an engine accepts and the one it is tuned for."""
+
+    smallest: Size
+    optimal: Size
+    largest: Size
+    batch: int = 1
+
+    def __post_init__(self) -> None:
+        for axis in ("height", "width"):
+            low, best, high = (getattr(s, axis) for s in (self.smallest, self.optimal, self.largest))
+            if not low <= best <= high:
+                raise PlanError(
+                    f"impossible profile: {axis} must rise from --min {low} over --opt {best} "
+                    f"to --max {high}"
+                )
+        if self.batch < 1:
+            raise PlanError(f"impossible profile: batch {self.batch}; use 1 or more")
+
+    @property
+    def sizes(self) -> tuple[Size, Size, Size]:
+        return self.smallest, self.optimal, self.largest
+
+
+DEFAULT_PROFILE = Profile(
+    smallest=Size(1, 1), optimal=Size(720, 1280), largest=Size(1080, 1920)
+)
+"""Everything up to 1080p, tuned for 720p."""
+
+
+class Backend(str, Enum):
+    """Which TensorRT builds the engine."""
+
+    RTX = "rtx"
+    TENSORRT = "tensorrt"
+
+
+TARGETS = ("sm75", "sm80", "sm86", "sm89", "sm120", "sm121")
+"""Compute capabilities that TensorRT-RTX compiles for ahead of time."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EnginePlan:
+    """One engine, or one for each target."""
+
+    source: Path
+    """A checkpoint or an ONNX file."""
+    output: Path
+    checkpoint: Path | None = None
+    """Reference for an ONNX source; a checkpoint source is its own."""
+    switches: Switches = field(default_factory=Switches)
+    precision: Precision = Precision.FP32
+    backend: Backend = Backend.RTX
+    targets: tuple[str, ...] = ()
+    """Empty: Ampere and later in one engine (rtx), or the GPU at hand (tensorrt)."""
+    profile: Profile = DEFAULT_PROFILE
+    video: bool = False
+
+    def __post_init__(self) -> None:
+        for target in self.targets:
+            if target not in TARGETS:
+                raise PlanError(f"unknown target {target!r}; choose from {', '.join(TARGETS)}")
+        if self.targets and self.backend is Backend.TENSORRT:
+            raise PlanError(
+                "--target is for --backend rtx; full TensorRT builds for the GPU it runs on"
+            )
+
+
+def read_recipe(path: Path) -> Profile:
+    """Read the profile of a recipe file (TOML, table ``profile``; see ``engines/README.md``).
+
+    Raises:
+        PlanError: If the file cannot be read or does not hold one possible profile.
+    """
+    try:
+        document = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise PlanError(f"cannot read recipe {path}: {error.strerror or error}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise PlanError(f"recipe {path} is not TOML: {error}") from error
+    table = document.get("profile")
+    if not isinstance(table, dict):
+        raise PlanError(f"recipe {path} has no [profile] table with min, opt and max")
+    unknown = sorted(set(table) - {"min", "opt", "max", "batch"})
+    missing = sorted({"min", "opt", "max"} - set(table))
+    if unknown or missing:
+        raise PlanError(f"recipe {path}: profile lacks {missing}, has unknown {unknown}")
+    if not isinstance(table.get("batch", 1), int):
+        raise PlanError(f"recipe {path}: batch {table['batch']!r} is not a whole number")
+    smallest, optimal, largest = (Size.parse(str(table[key])) for key in ("min", "opt", "max"))
+    return Profile(
+        smallest=smallest, optimal=optimal, largest=largest, batch=table.get("batch", 1)
+    )

@@ -1,0 +1,207 @@
+"""Precision: a float32 ONNX model in, a strongly typed half-precision one out.
+
+TensorRT-RTX and TensorRT 11 take precision from the graph alone. Every float tensor becomes
+half except inside the float32 islands that the network marked (see ``islands``); casts stand
+at their borders, so that any consumer sees exactly what is computed in what.
+"""
+
+from __future__ import annotations
+
+import ml_dtypes
+import numpy as np
+import onnx_ir as ir
+from onnx_ir.passes import common
+
+from paragon_export.errors import PlanError
+from paragon_export.operators import FLOAT32_MARK
+from paragon_export.plan import Precision
+
+FLOAT = ir.DataType.FLOAT
+
+HALF_TYPES = {Precision.FP16: ir.DataType.FLOAT16, Precision.BF16: ir.DataType.BFLOAT16}
+
+_NUMPY = {ir.DataType.FLOAT16: np.dtype(np.float16), ir.DataType.BFLOAT16: np.dtype(ml_dtypes.bfloat16)}
+
+FLOAT32_INPUTS = {"Resize": (1, 2)}
+"""Operands that the operator itself wants in float32, whatever the precision."""
+
+MOVES = frozenset(
+    "Concat DepthToSpace Expand Flatten Gather Identity Pad Reshape Slice Split Squeeze "
+    "Transpose Unsqueeze".split()
+)
+"""Operators that move values without computing: their results need no rounding."""
+
+
+def to_precision(model: ir.Model, precision: Precision, io: Precision) -> ir.Model:
+    """Return a strongly typed copy of a float32 model; ``model`` is not changed.
+
+    Args:
+        model: Float32, without subgraphs.
+        precision: Type of the arithmetic outside the islands.
+        io: Type of the image inputs and outputs. Scalar inputs stay float32.
+
+    Raises:
+        PlanError: If the model is not float32 throughout, or a weight is too large for
+            ``precision``.
+    """
+    copy = _typed_copy(model)
+    if not precision.is_half:
+        return copy
+    if any(v.dtype in _NUMPY for v in _values(copy)):
+        raise PlanError(f"--{precision.value} wants a float32 model, and this one is half already")
+    _Converter(copy, HALF_TYPES[precision], io_is_half=io.is_half).run()
+    return copy
+
+
+def _typed_copy(model: ir.Model) -> ir.Model:
+    """Copy, with the type of every value known and constants as initializers."""
+    copy = ir.from_proto(ir.to_proto(model))
+    if any(node.domain or any(a.type == ir.AttributeType.GRAPH for a in node.attributes.values())
+           for node in copy.graph):  # fmt: skip
+        raise PlanError("models with subgraphs or custom operators cannot be converted")
+    common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(copy)
+    return common.ShapeInferencePass(data_prop=False)(copy).model
+
+
+def _values(model: ir.Model) -> list[ir.Value]:
+    graph = model.graph
+    made = [value for node in graph for value in node.outputs]
+    return [*graph.inputs, *graph.initializers.values(), *made]
+
+
+class _Converter:
+    def __init__(self, model: ir.Model, half: ir.DataType, *, io_is_half: bool) -> None:
+        self.graph = model.graph
+        self.half = half
+        self.io_is_half = io_is_half
+        self.floats = {v for v in _values(model) if v.dtype == FLOAT}
+        self.casts: dict[tuple[ir.Value, ir.DataType], ir.Value] = {}
+
+    def run(self) -> None:
+        if self.io_is_half:
+            for value in self.graph.inputs:
+                if value in self.floats and value.shape is not None and len(value.shape):
+                    value.dtype = self.half
+        for node in list(self.graph):
+            self._convert(node)
+        for index, value in enumerate(list(self.graph.outputs)):
+            if value in self.floats:
+                self._retype_output(index, value)
+        common.RemoveUnusedNodesPass()(ir.Model(self.graph, ir_version=10))
+
+    def _convert(self, node: ir.Node) -> None:
+        wanted = FLOAT if node.metadata_props.get(FLOAT32_MARK) == "float32" else self.half
+        for index, value in enumerate(node.inputs):
+            if value in self.floats:
+                pinned = index in FLOAT32_INPUTS.get(node.op_type, ())
+                node.replace_input_with(index, self._as(value, FLOAT if pinned else wanted, node))
+        for value in node.outputs:
+            if value in self.floats:
+                value.dtype = wanted
+
+    def _as(self, value: ir.Value, wanted: ir.DataType, before: ir.Node) -> ir.Value:
+        """The value in another type, cast once however many nodes want it."""
+        if value.dtype == wanted:
+            return value
+        if (value, wanted) not in self.casts:
+            made = (
+                self._half_weight(value)
+                if value.const_value is not None
+                else self._cast(value, wanted, before)
+            )
+            self.casts[value, wanted] = made
+        return self.casts[value, wanted]
+
+    def _half_weight(self, value: ir.Value) -> ir.Value:
+        wide = value.const_value.numpy()
+        with np.errstate(over="ignore"):
+            half = wide.astype(_NUMPY[self.half])
+        if not np.isfinite(half.astype(np.float32)).all():
+            raise PlanError(
+                f"weight {value.name} reaches {np.abs(wide).max():g}, which {self.half.name} cannot "
+                "hold; export in fp32 or bf16"
+            )
+        name = f"{value.name}.{self.half.name.lower()}"
+        tensor = ir.tensor(half, dtype=self.half, name=name)
+        weight = ir.Value(name=name, shape=value.shape, type=ir.TensorType(self.half), const_value=tensor)
+        self.graph.register_initializer(weight)
+        return weight
+
+    def _cast(self, value: ir.Value, wanted: ir.DataType, before: ir.Node) -> ir.Value:
+        node = ir.node("Cast", [value], {"to": wanted.value})
+        node.name = f"{value.name}/to_{wanted.name.lower()}"
+        (result,) = node.outputs
+        result.name, result.shape, result.type = node.name, value.shape, ir.TensorType(wanted)
+        producer = value.producer()
+        if producer is None:
+            before.prepend(node)
+        else:
+            producer.append(node)
+        return result
+
+    def _retype_output(self, index: int, value: ir.Value) -> None:
+        wanted = self.half if self.io_is_half else FLOAT
+        if value.dtype == wanted:
+            return
+        name, value.name = value.name, f"{value.name}/{value.dtype.name.lower()}"
+        cast = self._cast(value, wanted, before=value.producer())
+        cast.name = name
+        self.graph.outputs[index] = cast
+
+
+def rounding_model(model: ir.Model) -> ir.Model:
+    """Return a float32 model that computes what a half-precision one would, on any machine.
+
+    Every node computes in float32 and its result is rounded to the type that ``model``
+    declares for it, overflow to infinity included. A runtime without half arithmetic would
+    otherwise compute in float32 from end to end and hide every overflow: ONNX Runtime's CPU
+    provider does, and knows no bfloat16 at all.
+    """
+    copy = _typed_copy(model)
+    declared = {v: v.dtype for v in _values(copy)}
+    halves = {v for v, dtype in declared.items() if dtype in _NUMPY}
+    for value in halves:
+        value.dtype = FLOAT
+        if value.const_value is not None:
+            wide = value.const_value.numpy().astype(np.float32)
+            value.const_value = ir.tensor(wide, name=value.name)
+    nodes = list(copy.graph)
+    for value in copy.graph.inputs:
+        if value in halves:
+            _round(copy.graph, nodes[0], value, declared[value])
+    for node in nodes:
+        if node.op_type == "Cast":
+            to = ir.DataType(node.attributes["to"].as_int())
+            if to in _NUMPY:
+                node.attributes["to"] = ir.AttrInt64("to", FLOAT.value)
+        if node.op_type in MOVES or (node.op_type == "Resize" and _is_nearest(node)):
+            continue
+        for value in node.outputs:
+            if value in halves:
+                _round(copy.graph, node, value, declared[value])
+    return copy
+
+
+def _is_nearest(node: ir.Node) -> bool:
+    mode = node.attributes.get("mode")
+    return mode is None or mode.as_string() == "nearest"
+
+
+def _round(graph: ir.Graph, near: ir.Node, value: ir.Value, half: ir.DataType) -> None:
+    """Put two casts behind a value: to its half type and back to float32."""
+    users = list(value.uses())
+    down = ir.node("Cast", [value], {"to": half.value}, name=f"{value.name}/round")
+    down.outputs[0].name = f"{value.name}/rounded"
+    up = ir.node("Cast", [down.outputs[0]], {"to": FLOAT.value}, name=f"{value.name}/widen")
+    (rounded,) = up.outputs
+    rounded.name, rounded.type = f"{value.name}/value", ir.TensorType(FLOAT)
+    if value.producer() is None:
+        near.prepend([down, up])
+    else:
+        near.append([down, up])
+    for user, index in users:
+        user.replace_input_with(index, rounded)
+    if value.is_graph_output():
+        position = list(graph.outputs).index(value)
+        rounded.shape, rounded.name, value.name = value.shape, value.name, f"{value.name}/raw"
+        graph.outputs[position] = rounded

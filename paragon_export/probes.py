@@ -1,0 +1,207 @@
+"""Probes: the pictures that a candidate is judged on.
+
+They cover sizes that no trace ever saw and contents that break half precision: a photograph,
+noise, gradients, checkerboards and saturated colours.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from paragon_export.assets import photograph
+from paragon_export.errors import PlanError
+from paragon_export.plan import Size
+from paragon_export.variant import Variant
+
+PIXELS_PER_PROBE = 256
+"""A probe holds at least so many pixels, in several pictures if it must: the largest rounding
+error over a dozen values is a matter of luck."""
+
+DROP_SIZE = Size(128, 128)
+"""Of the photograph on which dropping trained tensors is measured."""
+
+PICTURE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Probe:
+    """Frames fed to a network one after the other."""
+
+    label: str
+    size: Size
+    frames: tuple[np.ndarray, ...]
+    """Each (N, C, H, W), float32, in [0, 1]."""
+    blend: tuple[float, ...] = ()
+    """For video: how much of the frame before enters each frame; 0 starts afresh."""
+
+    @property
+    def batch(self) -> int:
+        return int(self.frames[0].shape[0])
+
+
+def default_sizes(window: int) -> list[tuple[Size, int]]:
+    """Return sizes and batches around a window: below, at, above, odd, portrait, batch 2."""
+    w = window if window > 1 else 16
+    return [
+        (Size(1, 1), 1),
+        (Size(max(1, w // 2 - 1), max(2, w // 2 + 1)), 1),
+        (Size(w - 1, 2 * w - 1) if w > 1 else Size(2, 3), 1),
+        (Size(w, 2 * w), 1),
+        (Size(w + 1, 2 * w + 1), 1),
+        (Size(2 * w + 5, 3 * w + 5), 2),
+        (Size(4 * w, 2 * w + 6), 1),
+    ]
+
+
+def choose_probes(
+    variant: Variant,
+    static: Size | None,
+    video: bool,
+    sizes: Sequence[Size] = (),
+    images: Path | None = None,
+) -> list[Probe]:
+    """Return the probes for one candidate.
+
+    Args:
+        variant: Whose window sets the default sizes.
+        static: The only size that the candidate accepts, if it is not dynamic.
+        video: Whether the candidate carries features from frame to frame.
+        sizes: Sizes to use instead of the default ones.
+        images: Folder of pictures to add.
+
+    Raises:
+        PlanError: If a static candidate is to be judged at another size, or a folder of stills
+            is to judge a video model.
+    """
+    if static and any(size != static for size in sizes):
+        raise PlanError(f"the model is fixed to {static}; it cannot be judged at other sizes")
+    if images and (static or video):
+        raise PlanError("--images is for still models with dynamic sizes")
+    chosen = [(s, 1) for s in ([static] if static else sizes)] or default_sizes(variant.window)
+    if video:
+        return video_probes(variant, chosen)
+    stills = still_probes(variant, chosen, batched=static is None)
+    return stills + (folder_probes(variant, images) if images else [])
+
+
+def still_probes(
+    variant: Variant, sizes: Sequence[tuple[Size, int]], *, batched: bool = True
+) -> list[Probe]:
+    """Make one probe for each size and batch; ``batched`` False feeds pictures one at a time."""
+    probes = []
+    for size, batch in sizes:
+        wanted = -(-PIXELS_PER_PROBE // (size.height * size.width))
+        channels = variant.in_channels
+        if batched:
+            frames: tuple[np.ndarray, ...] = (stack(channels, size, max(batch, min(wanted, 16))),)
+        else:
+            frames = tuple(stack(channels, size, min(wanted, 16))[:, None])
+        probes.append(Probe(label="synthetic", size=size, frames=frames))
+    return probes
+
+
+def video_probe(variant: Variant, size: Size, frames: int = 8) -> Probe:
+    """Return a pan over a photograph with a scene cut in its middle, where ``blend`` is 0."""
+    cut = frames // 2
+    scene = photograph_crop(variant.in_channels, Size(size.height, size.width + frames))
+    pictures = []
+    for index in range(frames):
+        picture = scene[:, :, index : index + size.width]
+        pictures.append((picture if index < cut else 1.0 - picture[:, ::-1])[None])
+    blend = tuple(0.0 if index in (0, cut) else 0.2 for index in range(frames))
+    frames_fed = tuple(np.ascontiguousarray(p, np.float32) for p in pictures)
+    return Probe(label="video with a cut", size=size, frames=frames_fed, blend=blend)
+
+
+def video_probes(variant: Variant, sizes: Sequence[tuple[Size, int]]) -> list[Probe]:
+    """Return a short clip at every size, and one of eight frames at the first odd one."""
+    short = [video_probe(variant, size, frames=2) for size, _ in sizes]
+    longest = next((size for size, _ in sizes if size.height % 2 and size.height > 1), sizes[0][0])
+    return [*short, video_probe(variant, longest)]
+
+
+def folder_probes(variant: Variant, folder: Path) -> list[Probe]:
+    """Return one probe for each picture of a folder, whole and at its own size.
+
+    Raises:
+        PlanError: If the folder holds no picture that can be read.
+    """
+    if not folder.is_dir():
+        raise PlanError(f"--images {folder} is not a folder")
+    paths = sorted(p for p in folder.iterdir() if p.suffix.lower() in PICTURE_SUFFIXES)
+    if not paths:
+        raise PlanError(f"--images {folder} holds no picture ({', '.join(sorted(PICTURE_SUFFIXES))})")
+    return [_picture_probe(variant, path) for path in paths]
+
+
+def _picture_probe(variant: Variant, path: Path) -> Probe:
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(path) as image:
+            pixels = np.asarray(image.convert("RGB"), np.float32) / 255
+    except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+        raise PlanError(f"cannot read picture {path}: {error}") from error
+    frame = _to_channels(pixels.transpose(2, 0, 1), variant.in_channels)[None]
+    size = Size(frame.shape[2], frame.shape[3])
+    return Probe(label=path.name, size=size, frames=(np.ascontiguousarray(frame),))
+
+
+def stack(channels: int, size: Size, count: int) -> np.ndarray:
+    """Return ``count`` different pictures (count, channels, H, W), the same on every call."""
+    makers = (photograph_crop, _noise, _checkerboard, _gradient, _saturated)
+    return np.stack([makers[i % len(makers)](channels, size, i) for i in range(count)])
+
+
+def photograph_crop(channels: int, size: Size, index: int = 0) -> np.ndarray:
+    """Cut from the shipped photograph; where it is too small, it is mirrored at its edges."""
+    pixels = photograph().transpose(2, 0, 1)
+    rng = _rng("photograph", size, index)
+    top, left = (int(rng.integers(max(1, n - e + 1))) for n, e in
+                 zip(pixels.shape[1:], (size.height, size.width), strict=True))  # fmt: skip
+    crop = pixels[:, top : top + size.height, left : left + size.width]
+    missing = (size.height - crop.shape[1], size.width - crop.shape[2])
+    crop = np.pad(crop, ((0, 0), (0, missing[0]), (0, missing[1])), mode="symmetric")
+    return _to_channels(crop, channels)
+
+
+def _noise(channels: int, size: Size, index: int) -> np.ndarray:
+    values = _rng("noise", size, index).random((channels, size.height, size.width))
+    return values.astype(np.float32)
+
+
+def _checkerboard(channels: int, size: Size, index: int) -> np.ndarray:
+    rows, columns = np.indices((size.height, size.width))
+    board = ((rows + columns + index) % 2).astype(np.float32)
+    return np.broadcast_to(board, (channels, *board.shape)).copy()
+
+
+def _gradient(channels: int, size: Size, index: int) -> np.ndarray:
+    rows = np.linspace(0, 1, size.height)[:, None]
+    columns = np.linspace(0, 1, size.width)[None, :]
+    ramps = [rows + 0 * columns, 0 * rows + columns, (rows + columns) / 2]
+    picked = [ramps[(c + index) % 3] for c in range(channels)]
+    return np.stack(picked).astype(np.float32)
+
+
+def _saturated(channels: int, size: Size, index: int) -> np.ndarray:
+    blocks = _rng("saturated", size, index).integers(
+        0, 2, (channels, -(-size.height // 4), -(-size.width // 4))
+    )
+    full = blocks.repeat(4, axis=1).repeat(4, axis=2)[:, : size.height, : size.width]
+    return full.astype(np.float32)
+
+
+def _rng(kind: str, size: Size, index: int) -> np.random.Generator:
+    return np.random.default_rng(zlib.crc32(f"{kind} {size} {index}".encode()))
+
+
+def _to_channels(picture: np.ndarray, channels: int) -> np.ndarray:
+    """Repeat or drop channels, for networks that are not RGB."""
+    repeats = -(-channels // picture.shape[0])
+    return np.tile(picture, (repeats, 1, 1))[:channels].astype(np.float32)

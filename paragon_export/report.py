@@ -1,0 +1,201 @@
+"""Reports: verdicts as data. A report decides the exit code; it is never an exception."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+from xml.etree import ElementTree
+
+from paragon_export.metrics import Difference
+from paragon_export.plan import Precision, Size, Tolerance
+
+
+@dataclass(frozen=True, kw_only=True)
+class ParityRow:
+    """One candidate on one probe."""
+
+    candidate: str
+    precision: Precision
+    output: str
+    """Name of the graph output that was compared."""
+    picture: str
+    size: Size
+    batch: int
+    found: Difference
+    reference_max_abs: float
+    """What PyTorch itself errs in this precision, against the same float64 reference."""
+    tolerance: Tolerance
+    fault: str = ""
+    """Set where nothing could be compared: a wrong shape, a run that failed."""
+
+    @property
+    def limit(self) -> float:
+        """The largest error allowed here."""
+        t = self.tolerance
+        return min(t.max_abs, t.times_reference * max(self.reference_max_abs, t.reference_floor))
+
+    @property
+    def failure(self) -> str:
+        """What is wrong, in a word or two; empty where the row passes."""
+        if self.fault:
+            return self.fault
+        if not self.found.is_finite:
+            return "non-finite"
+        if self.found.is_constant:
+            return "constant"
+        if not self.found.max_abs <= self.limit:
+            inside = self.found.interior_max_abs <= self.limit
+            return "error at the border" if inside else "error"
+        if not self.found.psnr_db >= self.tolerance.min_psnr_db:
+            return "PSNR"
+        return ""
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "candidate": self.candidate,
+            "precision": self.precision.value,
+            "output": self.output,
+            "picture": self.picture,
+            "size": str(self.size),
+            "batch": self.batch,
+            "max_abs": _number(self.found.max_abs),
+            "psnr_db": _number(self.found.psnr_db),
+            "border_max_abs": _number(self.found.border_max_abs),
+            "interior_max_abs": _number(self.found.interior_max_abs),
+            "reference_max_abs": _number(self.reference_max_abs),
+            "limit": _number(self.limit),
+            "passed": not self.failure,
+            "failure": self.failure,
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class ParityReport:
+    """The verdict on one or several candidates. Nothing compared is a failure."""
+
+    rows: tuple[ParityRow, ...]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def passed(self) -> bool:
+        return bool(self.rows) and not any(row.failure for row in self.rows)
+
+    @property
+    def worst(self) -> ParityRow | None:
+        """The row that fails, or comes closest to failing."""
+        return max(self.rows, key=_badness, default=None)
+
+    def to_json(self) -> dict[str, Any]:
+        worst = self.worst
+        return {
+            "passed": self.passed,
+            "rows": [row.to_json() for row in self.rows],
+            "worst": worst.to_json() if worst else None,
+            "notes": list(self.notes),
+        }
+
+
+def _badness(row: ParityRow) -> tuple[bool, float]:
+    share = row.found.max_abs / row.limit if row.limit > 0 else row.found.max_abs
+    return bool(row.failure), share
+
+
+def _number(value: float) -> float | str:
+    """JSON has no infinity: it is written as a string."""
+    return value if math.isfinite(value) else str(value)
+
+
+def junit(report: ParityReport) -> str:
+    """Return the report as JUnit XML, one test case for each row."""
+    failures = sum(bool(row.failure) for row in report.rows)
+    suite = ElementTree.Element(
+        "testsuite",
+        name="paragon-export parity",
+        tests=str(len(report.rows)),
+        failures=str(failures),
+        errors="0",
+    )
+    for row in report.rows:
+        name = f"{row.output} {row.picture} {row.size} batch {row.batch}"
+        case = ElementTree.SubElement(suite, "testcase", classname=row.candidate, name=name)
+        figures = _figures(row)
+        if row.failure:
+            failure = ElementTree.SubElement(case, "failure", message=f"{row.failure}: {figures}")
+            failure.text = figures
+        else:
+            ElementTree.SubElement(case, "system-out").text = figures
+    root = ElementTree.Element("testsuites", tests=suite.get("tests", ""), failures=str(failures))
+    root.append(suite)
+    ElementTree.indent(root)
+    return ElementTree.tostring(root, encoding="unicode", xml_declaration=True) + "\n"
+
+
+def _figures(row: ParityRow) -> str:
+    return (
+        f"max error {row.found.max_abs:.3g} (border {row.found.border_max_abs:.3g}), "
+        f"limit {row.limit:.3g}, PSNR {row.found.psnr_db:.2f} dB, "
+        f"PyTorch {row.precision.value} errs {row.reference_max_abs:.3g}"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchRow:
+    """One backend at one size."""
+
+    artifact: str
+    backend: str
+    size: Size
+    samples_ms: tuple[float, ...] = ()
+    peak_memory_mib: float | None = None
+    """Largest resident size of the process while this backend ran alone; None if unknown."""
+    reason: str = ""
+    """Why it could not run; empty where it did."""
+
+    @property
+    def median_ms(self) -> float:
+        return percentile(self.samples_ms, 50)
+
+    def to_json(self) -> dict[str, Any]:
+        row: dict[str, Any] = {
+            "artifact": self.artifact,
+            "backend": self.backend,
+            "size": str(self.size),
+        }
+        if self.reason:
+            return {**row, "reason": self.reason}
+        return {
+            **row,
+            "fps": 1000 / self.median_ms,
+            "median_ms": self.median_ms,
+            "p95_ms": percentile(self.samples_ms, 95),
+            "samples": len(self.samples_ms),
+            "peak_memory_mib": self.peak_memory_mib,
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchReport:
+    """Latencies with their provenance."""
+
+    rows: tuple[BenchRow, ...]
+    environment: dict[str, Any]
+
+    def to_json(self) -> dict[str, Any]:
+        return {"rows": [row.to_json() for row in self.rows], "environment": self.environment}
+
+
+def percentile(samples: Sequence[float], percent: float) -> float:
+    """Return a percentile by linear interpolation between the closest samples.
+
+    Raises:
+        ValueError: If there is no sample.
+    """
+    if not samples:
+        raise ValueError("no samples")
+    ordered = sorted(samples)
+    position = (len(ordered) - 1) * percent / 100
+    low = math.floor(position)
+    high = min(low + 1, len(ordered) - 1)
+    return ordered[low] + (ordered[high] - ordered[low]) * (position - low)

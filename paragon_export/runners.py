@@ -1,0 +1,171 @@
+"""Runners: anything that executes a network, behind one method."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+
+from paragon_export.errors import RunError
+
+if TYPE_CHECKING:
+    import onnxruntime
+    from torch import nn
+
+Arrays = dict[str, np.ndarray]
+
+
+class Runner(Protocol):
+    """Runs one network."""
+
+    name: str
+
+    def infer(self, feeds: Mapping[str, np.ndarray]) -> Arrays:
+        """Run once.
+
+        Args:
+            feeds: Input name to array: images (N, C, H, W) in [0, 1] and other ports of the
+                graph. Floating arrays are cast to what the network takes.
+
+        Returns:
+            Output name to array, not clamped; copies that are safe to keep.
+
+        Raises:
+            RunError: If the network cannot run on these inputs.
+        """
+
+
+class TorchRunner:
+    """A PyTorch module in the arithmetic of one dtype, on a device of PyTorch's."""
+
+    def __init__(
+        self,
+        module: nn.Module,
+        inputs: Sequence[str],
+        outputs: Sequence[str],
+        dtype: str = "float32",
+        device: str = "cpu",
+    ) -> None:
+        """Copy ``module`` to ``dtype``; ``module`` itself is not changed."""
+        import copy
+
+        import torch
+
+        self.name = f"PyTorch {dtype}"
+        self.inputs, self.outputs = tuple(inputs), tuple(outputs)
+        self.dtype, self.device = getattr(torch, dtype), device
+        self.module = copy.deepcopy(module).to(device=device, dtype=self.dtype).eval()
+
+    def infer(self, feeds: Mapping[str, np.ndarray]) -> Arrays:
+        import torch
+
+        tensors = [
+            torch.from_numpy(np.asarray(feeds[name])).to(self.device, self.dtype)
+            for name in self.inputs
+        ]
+        with torch.inference_mode():
+            results = self.module(*tensors)
+        results = results if isinstance(results, tuple) else (results,)
+        # bfloat16 is unknown to NumPy, and float64 must stay whole.
+        wide = [r if r.dtype == torch.float64 else r.float() for r in results]
+        return {n: r.cpu().numpy() for n, r in zip(self.outputs, wide, strict=True)}
+
+
+class OnnxRunner:
+    """An ONNX file in ONNX Runtime."""
+
+    def __init__(
+        self,
+        model: Path | bytes,
+        provider: str = "CPUExecutionProvider",
+        name: str = "ONNX Runtime",
+    ) -> None:
+        """Load a model file, or a serialized model.
+
+        Raises:
+            RunError: If ONNX Runtime refuses it.
+        """
+        import onnxruntime as ort
+
+        self.name = name
+        options = ort.SessionOptions()
+        options.log_severity_level = 3
+        source = model if isinstance(model, bytes) else str(model)
+        try:
+            self.session = ort.InferenceSession(source, options, providers=[provider])
+        except Exception as error:  # ONNX Runtime raises a dozen unrelated classes
+            raise RunError(f"ONNX Runtime cannot load {_title(model)}: {_one_line(error)}") from error
+        self._types = {i.name: _numpy_type(i) for i in self.session.get_inputs()}
+        self._outputs = [o.name for o in self.session.get_outputs()]
+
+    def infer(self, feeds: Mapping[str, np.ndarray]) -> Arrays:
+        missing = sorted(set(self._types) - set(feeds))
+        if missing:
+            raise RunError(f"{self.name}: the model also wants {', '.join(missing)}")
+        cast = {name: np.asarray(feeds[name], dtype) for name, dtype in self._types.items()}
+        try:
+            results = self.session.run(None, cast)
+        except Exception as error:  # as above
+            shapes = ", ".join(f"{n} {list(a.shape)}" for n, a in cast.items())
+            raise RunError(f"{self.name} fails on {shapes}: {_one_line(error)}") from error
+        return {n: np.asarray(r) for n, r in zip(self._outputs, results, strict=True)}
+
+
+class EngineRunner:
+    """A TensorRT engine on the GPU at hand. Untested here: needs a GPU."""
+
+    def __init__(self, engine: Path, flavour: str) -> None:
+        """Load an engine that this tool built; the caller has checked its manifest.
+
+        Raises:
+            RunError: If TensorRT refuses it.
+        """
+        from polygraphy.exception import PolygraphyException
+
+        from paragon_export.polygraphy_bridge import polygraphy_trt
+
+        self.name = f"TensorRT ({flavour})"
+        backend = polygraphy_trt(flavour)
+        try:
+            loaded = backend.EngineFromBytes(engine.read_bytes())
+            self._runner = backend.TrtRunner(loaded)
+            self._runner.activate()
+        except PolygraphyException as error:
+            raise RunError(f"TensorRT cannot load {engine}: {_one_line(error)}") from error
+
+    def infer(self, feeds: Mapping[str, np.ndarray]) -> Arrays:
+        from polygraphy.exception import PolygraphyException
+
+        wanted = self._runner.get_input_metadata()
+        cast = {n: np.ascontiguousarray(feeds[n], m.dtype.numpy()) for n, m in wanted.items()}
+        try:
+            results = self._runner.infer(cast)
+        except PolygraphyException as error:
+            raise RunError(f"{self.name}: {_one_line(error)}") from error
+        # Polygraphy reuses its output buffers.
+        return {name: np.array(array) for name, array in results.items()}
+
+
+def _numpy_type(port: onnxruntime.NodeArg) -> np.dtype:
+    import ml_dtypes
+
+    types = {
+        "tensor(float)": np.float32,
+        "tensor(float16)": np.float16,
+        "tensor(bfloat16)": ml_dtypes.bfloat16,
+        "tensor(double)": np.float64,
+        "tensor(int64)": np.int64,
+    }
+    if port.type not in types:
+        raise RunError(f"input {port.name} has type {port.type}, which is not served")
+    return np.dtype(types[port.type])
+
+
+def _title(model: Path | bytes) -> str:
+    return "the model" if isinstance(model, bytes) else str(model)
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:400]

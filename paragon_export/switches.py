@@ -1,0 +1,122 @@
+"""Settle the switches that tensors cannot tell: flag, option file, metadata, default.
+
+In that order, and every value remembers where it came from.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from paragon_export.errors import PlanError
+from paragon_export.plan import Switches
+from paragon_export.variant import Setting
+
+LARGEST_OPTION_FILE_BYTES = 2**20
+
+
+class Resolver:
+    """Looks a switch up in every source, the strongest first."""
+
+    def __init__(self, switches: Switches, metadata: Mapping[str, str]) -> None:
+        self.options = read_option_file(switches.config) if switches.config else {}
+        self._sources: list[tuple[Any, Mapping[str, Any]]] = [
+            ("flag", switches.flags),
+            ("config", self.options),
+            ("metadata", _from_metadata(metadata)),
+        ]
+
+    def settle(self, name: str, default: Any, check: Callable[[Any], Any]) -> Setting:
+        """Return the value of switch ``name`` and its source.
+
+        ``check`` returns the value as the network wants it, or raises ValueError or TypeError.
+
+        Raises:
+            PlanError: If the strongest source that names the switch gives an impossible value.
+        """
+        for source, values in self._sources:
+            if name in values:
+                try:
+                    return Setting(check(values[name]), source)
+                except (ValueError, TypeError) as error:
+                    raise PlanError(
+                        f"{name} = {values[name]!r} (from the {source}) is impossible: {error}"
+                    ) from error
+        return Setting(default, "default")
+
+
+def read_option_file(path: Path) -> dict[str, Any]:
+    """Return ``network_g`` of a traiNNer option file, with the file's ``scale`` if it has one.
+
+    Raises:
+        PlanError: If the file cannot be read, is not YAML, or has no ``network_g`` table.
+    """
+    import yaml
+
+    try:
+        if path.stat().st_size > LARGEST_OPTION_FILE_BYTES:
+            raise PlanError(f"option file {path} is over {LARGEST_OPTION_FILE_BYTES} bytes")
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise PlanError(f"cannot read option file {path}: {error.strerror or error}") from error
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        raise PlanError(f"option file {path} is not YAML: {' '.join(str(error).split())}") from error
+    network = document.get("network_g") if isinstance(document, dict) else None
+    if not isinstance(network, dict):
+        raise PlanError(f"option file {path} has no network_g table; give a traiNNer option file")
+    options = {str(key): value for key, value in network.items()}
+    if "scale" in document:
+        options.setdefault("scale", document["scale"])
+    return options
+
+
+def _from_metadata(metadata: Mapping[str, str]) -> dict[str, Any]:
+    """Read the header of a checkpoint: plain entries, and ``network_g`` as JSON if it is there."""
+    values: dict[str, Any] = {}
+    for name, text in metadata.items():
+        try:
+            value = json.loads(text)
+        except (TypeError, ValueError):
+            value = text
+        if name == "network_g" and isinstance(value, dict):
+            values = {**value, **values}
+        else:
+            values[name] = value
+    return values
+
+
+def finite_number(value: Any) -> float:
+    """Check a factor: a finite number that is not negative."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError("it must be a number")
+    if not math.isfinite(value) or value < 0:
+        raise ValueError("it must be finite and not negative")
+    return float(value)
+
+
+def whole_number(value: Any) -> int:
+    """Check an extent in pixels: 1 to 256."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError("it must be a whole number")
+    if not 1 <= value <= 256:
+        raise ValueError("it must be 1 to 256")
+    return value
+
+
+def yes_or_no(value: Any) -> bool:
+    """Check a switch that is on or off."""
+    if not isinstance(value, bool):
+        raise TypeError("it must be true or false")
+    return value
+
+
+def attention_mode(value: Any) -> str:
+    """Check the attention mode; a null in an option file means no attention."""
+    if value is None:
+        return "none"
+    if value not in ("sdpa", "flex", "none"):
+        raise ValueError("it must be sdpa, flex or none")
+    return str(value)

@@ -1,0 +1,63 @@
+"""Variant: one concrete network, every hyperparameter known, and where each came from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Source = Literal["tensors", "flag", "config", "metadata", "default"]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """The value of a switch and who said so."""
+
+    value: Any
+    source: Source
+
+    @property
+    def is_assumed(self) -> bool:
+        """Whether nobody said so: the value is the variant's default."""
+        return self.source == "default"
+
+
+@dataclass(frozen=True)
+class Port:
+    """One input or output of the exported graph."""
+
+    name: str
+    dims: tuple[int | str, ...]
+    """Extents; a string names one that is known only at run time."""
+
+    @property
+    def is_static(self) -> bool:
+        return all(isinstance(dim, int) for dim in self.dims)
+
+    def at(self, extents: Mapping[str, int]) -> Port:
+        """Return the port with the named dimensions fixed to ``extents``."""
+        return Port(self.name, tuple(extents.get(str(dim), dim) for dim in self.dims))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Variant:
+    """One network of one family, ready to be built."""
+
+    family: str
+    generation: str
+    """Generations that compute the same are named together, as in ``v9/v10``."""
+    name: str
+    scale: int
+    in_channels: int
+    out_channels: int
+    parameters: int
+    """Elements of the tensors that are built, frozen filters included."""
+    window: int
+    """Side of the attention windows in pixels; 1 where there are none."""
+    switches: Mapping[str, Setting]
+    structure: Mapping[str, Any] = field(default_factory=dict)
+    """What the family needs besides to build it."""
+    dropped: tuple[str, ...] = ()
+    """Trained tensors that the switches leave out."""
+    notes: tuple[str, ...] = ()
+    """What the user should be told: values assumed, tensors dropped, switches without effect."""

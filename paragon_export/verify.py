@@ -1,0 +1,158 @@
+"""Verify: one judge for all artifacts.
+
+The truth is the untouched PyTorch network in float64. Beside every candidate's error stands
+the error of PyTorch itself in the candidate's precision, measured against the same truth on
+the same pictures. Every pixel counts, the worst one decides, and a candidate that cannot be
+compared has failed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from paragon_export.errors import RunError
+from paragon_export.metrics import Difference, difference
+from paragon_export.plan import Precision, Tolerance
+from paragon_export.probes import Probe
+from paragon_export.report import ParityReport, ParityRow
+from paragon_export.runners import Arrays, Runner, TorchRunner
+from paragon_export.variant import Port
+
+if TYPE_CHECKING:
+    from torch import nn
+
+BORDER_PX = 4
+"""Width of the border band, in pixels of the network's input."""
+
+STATE = {"feature_map": "prev_feat"}
+"""Outputs that become inputs of the next frame."""
+
+_DTYPES = {Precision.FP32: "float32", Precision.FP16: "float16", Precision.BF16: "bfloat16"}
+
+_NOTHING = Difference(float("inf"), float("-inf"), float("inf"), float("inf"), False, False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """Something that claims to compute the same picture."""
+
+    name: str
+    runner: Runner
+    precision: Precision
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reference:
+    """The PyTorch network and the ports through which it is fed."""
+
+    module: nn.Module
+    """Float32, eval mode; never changed."""
+    inputs: tuple[Port, ...]
+    outputs: tuple[Port, ...]
+
+    def runner(self, dtype: str) -> TorchRunner:
+        names = [port.name for port in self.inputs], [port.name for port in self.outputs]
+        return TorchRunner(self.module, *names, dtype=dtype)
+
+
+def verify(
+    reference: Reference,
+    candidates: Sequence[Candidate],
+    probes: Iterable[Probe],
+    tolerances: dict[Precision, Tolerance] | None = None,
+) -> ParityReport:
+    """Judge candidates on probes.
+
+    ``tolerances`` replaces the defaults of :meth:`Tolerance.for_precision`.
+    """
+    precisions = {candidate.precision for candidate in candidates}
+    allowed = {p: Tolerance.for_precision(p) for p in precisions} | (tolerances or {})
+    truth_runner = reference.runner("float64")
+    own_runners = {p: reference.runner(_DTYPES[p]) for p in sorted(precisions)}
+    rows = []
+    for probe in probes:
+        truth = play(truth_runner, probe, reference.inputs)
+        own = {p: play(runner, probe, reference.inputs) for p, runner in own_runners.items()}
+        for candidate in candidates:
+            rows += _judge(
+                candidate,
+                probe,
+                reference.inputs,
+                truth,
+                own[candidate.precision],
+                allowed[candidate.precision],
+            )
+    return ParityReport(rows=tuple(rows))
+
+
+def play(runner: Runner, probe: Probe, inputs: Sequence[Port]) -> Arrays:
+    """Feed a probe's frames in order and stack each output over them along the batch.
+
+    A runner with temporal inputs is fed its own state: drift counts.
+    """
+    wanted = {port.name: port for port in inputs}
+    state: Arrays = {}
+    played: list[Arrays] = []
+    for index, frame in enumerate(probe.frames):
+        feeds = {"input": frame}
+        for output, name in STATE.items():
+            if name in wanted:
+                feeds[name] = state.get(output, _zeros(wanted[name], frame))
+        if "alpha" in wanted:
+            feeds["alpha"] = np.array(probe.blend[index], np.float32)
+        state = runner.infer(feeds)
+        played.append(state)
+    return {name: np.concatenate([frame[name] for frame in played]) for name in played[0]}
+
+
+def _zeros(port: Port, frame: np.ndarray) -> np.ndarray:
+    return np.zeros((frame.shape[0], int(port.dims[1]), *frame.shape[2:]), np.float32)
+
+
+def _judge(
+    candidate: Candidate,
+    probe: Probe,
+    inputs: Sequence[Port],
+    truth: Arrays,
+    own: Arrays,
+    tolerance: Tolerance,
+) -> list[ParityRow]:
+    """One row for each output."""
+    fault, found = "", {}
+    try:
+        found = play(candidate.runner, probe, inputs)
+    except RunError as error:
+        fault = f"cannot run: {error}"
+    rows = []
+    for name, expected in truth.items():
+        got = found.get(name)
+        problem = fault or _shape_fault(got, expected)
+        border = BORDER_PX * (expected.shape[-1] // probe.size.width)
+        gap = _NOTHING if problem or got is None else difference(got, expected, border)
+        rows.append(
+            ParityRow(
+                candidate=candidate.name,
+                precision=candidate.precision,
+                output=name,
+                picture=probe.label,
+                size=probe.size,
+                batch=probe.batch,
+                found=gap,
+                reference_max_abs=difference(own[name], expected, border).max_abs,
+                tolerance=tolerance,
+                fault=problem,
+            )
+        )
+    return rows
+
+
+def _shape_fault(got: np.ndarray | None, expected: np.ndarray) -> str:
+    if got is None:
+        return "output missing"
+    if got.shape != expected.shape:
+        return f"wrong shape {list(got.shape)}, expected {list(expected.shape)}"
+    return ""
