@@ -14,7 +14,7 @@ from paragon_export.onnx_file import metadata_of, precision_of, read_onnx
 from paragon_export.plan import Precision, Size
 from paragon_export.precision import rounding_model
 from paragon_export.runners import OnnxRunner
-from paragon_export.variant import Variant
+from paragon_export.variant import Port, Variant
 from paragon_export.verify import Candidate
 
 ENGINE_SUFFIXES = {".engine", ".plan", ".trt"}
@@ -102,8 +102,25 @@ def open_onnx(path: Path) -> Opened:
 
 def static_size(model: ir.Model) -> Size | None:
     """Return the size that a model is fixed to; None where it is dynamic."""
-    dims = [dim for value in model.graph.inputs if value.name == "input" for dim in value.shape or ()]
+    dims = [
+        dim for value in model.graph.inputs if value.name == "input" for dim in value.shape or ()
+    ]
     if len(dims) != 4:
-        raise PlanError(f"input has {len(dims)} dimensions; expected batch, channels, height, width")
+        raise PlanError(
+            f"input has {len(dims)} dimensions; expected batch, channels, height, width"
+        )
     height, width = dims[2:]
     return Size(height, width) if isinstance(height, int) and isinstance(width, int) else None
+
+
+def ports_of(model: ir.Model) -> tuple[tuple[Port, ...], tuple[Port, ...]]:
+    """Return the inputs and outputs of a model as ports."""
+    inputs, outputs = (
+        tuple(Port(str(v.name), tuple(_dim(d) for d in v.shape or ())) for v in values)
+        for values in (model.graph.inputs, model.graph.outputs)
+    )
+    return inputs, outputs
+
+
+def _dim(dim: Any) -> int | str:
+    return dim if isinstance(dim, int) else str(dim)

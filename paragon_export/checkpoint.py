@@ -52,8 +52,9 @@ def load_checkpoint(path: Path) -> Checkpoint:
             code, or holds a tensor that is not finite.
     """
     data = _read(path)
+    metadata: dict[str, str] = {}
     if data[:2] == b"PK" or data[:1] == b"\x80":
-        tensors, metadata = _from_pickle(path, data), {}
+        tensors = _from_pickle(path, data)
     elif data[8:9] == b"{":
         tensors, metadata = _from_safetensors(path, data)
     else:
@@ -90,7 +91,7 @@ def _from_safetensors(path: Path, data: bytes) -> tuple[dict[str, np.ndarray], d
     from safetensors import SafetensorError, deserialize
 
     try:
-        entries = deserialize(data)
+        entries = deserialize(data)  # type: ignore[no-untyped-call]
         (length,) = struct.unpack("<Q", data[:8])
         metadata = json.loads(data[8 : 8 + length]).get("__metadata__") or {}
     except (SafetensorError, ValueError, struct.error) as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from typing import Any
 
 import paragon_export
@@ -30,23 +30,13 @@ def versions() -> dict[str, str]:
 def environment() -> dict[str, Any]:
     """Return where and with what a measurement was taken."""
     return {
-        "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "platform": platform.platform(),
         "processor": _processor(),
         "cores": os.cpu_count(),
-        "gpu": gpu_name(),
+        "gpu": cuda_gpu(),
         "versions": versions(),
     }
-
-
-def gpu_name() -> str | None:
-    """Return the first GPU that PyTorch can use, with its compute capability; None without one."""
-    import torch
-
-    if not torch.cuda.is_available():
-        return None
-    major, minor = torch.cuda.get_device_capability(0)
-    return f"{torch.cuda.get_device_name(0)} (sm{major}{minor})"
 
 
 def _processor() -> str:
@@ -56,3 +46,23 @@ def _processor() -> str:
     except OSError:
         names = []
     return names[0] if names else platform.processor() or platform.machine()
+
+
+def cuda_gpu() -> str | None:
+    """Return the name of the first GPU that the CUDA driver knows; None without driver or GPU.
+
+    Asks the driver itself, so that it works beside a PyTorch built without CUDA.
+    """
+    import ctypes
+
+    try:
+        driver = ctypes.CDLL("nvcuda.dll" if os.name == "nt" else "libcuda.so.1")
+    except OSError:
+        return None
+    count, device, name = ctypes.c_int(), ctypes.c_int(), ctypes.create_string_buffer(256)
+    if driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count)) or not count.value:
+        return None
+    if driver.cuDeviceGet(ctypes.byref(device), 0):
+        return None
+    driver.cuDeviceGetName(name, len(name), device)
+    return name.value.decode(errors="replace")

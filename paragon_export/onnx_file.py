@@ -27,17 +27,18 @@ def read_onnx(path: Path) -> ir.Model:
 
     try:
         proto = onnx.load(path, load_external_data=False)
-        outside = [t.name for t in proto.graph.initializer if t.external_data]
-        if outside or not proto.graph.node:
-            found = f"weights of {outside[0]} in another file" if outside else "an empty graph"
-            raise RunError(f"{path}: expected one self-contained ONNX file, found {found}")
-        return ir.from_proto(proto)
+        model = ir.from_proto(proto)
     except OSError as error:
         raise RunError(f"cannot read {path}: {error.strerror or error}") from error
-    except RunError:
-        raise
     except Exception as error:  # protobuf and onnx raise unrelated classes for damaged files
-        raise RunError(f"{path} is not an ONNX file: {' '.join(str(error).split())[:200]}") from error
+        raise RunError(
+            f"{path} is not an ONNX file: {' '.join(str(error).split())[:200]}"
+        ) from error
+    outside = [t.name for t in proto.graph.initializer if t.external_data]
+    if outside or not proto.graph.node:
+        found = f"weights of {outside[0]} in another file" if outside else "an empty graph"
+        raise RunError(f"{path}: expected one self-contained ONNX file, found {found}")
+    return model
 
 
 def write_onnx(model: ir.Model, path: Path) -> None:

@@ -58,7 +58,7 @@ class Emitter:
         self._outputs: list[ir.Value] = []
         self._nodes: list[ir.Node] = []
         self._weights: dict[str, ir.Value] = {}
-        self._emitted: dict[tuple, Sequence[ir.Value]] = {}
+        self._emitted: dict[tuple[Any, ...], Sequence[ir.Value]] = {}
         self._scope = ""
         self._wide = False
 
@@ -112,7 +112,10 @@ class Emitter:
         if name not in self._weights:
             tensor = ir.tensor(np.array(array, order="C"), name=name)
             self._weights[name] = ir.Value(
-                name=name, shape=tensor.shape, type=ir.TensorType(tensor.dtype), const_value=tensor
+                name=name,
+                shape=ir.Shape(array.shape),
+                type=ir.TensorType(tensor.dtype),
+                const_value=tensor,
             )
         return self._weights[name]
 
@@ -152,7 +155,9 @@ class Emitter:
 
 def _conv2d(g: Emitter, module: nn.Conv2d, name: str, x: Operand) -> ir.Value:
     if module.padding_mode != "zeros" or isinstance(module.padding, str):
-        raise TraceError(f"{name}: only explicit zero padding is lowered, not {module.padding_mode}")
+        raise TraceError(
+            f"{name}: only explicit zero padding is lowered, not {module.padding_mode}"
+        )
     weights = [Weight(f"{name}.weight", module.weight.detach())]
     if module.bias is not None:
         weights.append(Weight(f"{name}.bias", module.bias.detach()))
@@ -170,7 +175,9 @@ def _conv2d(g: Emitter, module: nn.Conv2d, name: str, x: Operand) -> ir.Value:
 
 def _linear(g: Emitter, module: nn.Linear, name: str, x: Operand) -> ir.Value:
     y = g.op("MatMul", x, Weight(f"{name}.weight.T", module.weight.detach().T))
-    return y if module.bias is None else g.op("Add", y, Weight(f"{name}.bias", module.bias.detach()))
+    return (
+        y if module.bias is None else g.op("Add", y, Weight(f"{name}.bias", module.bias.detach()))
+    )
 
 
 def _gelu(g: Emitter, x: ir.Value, approximate: str = "none") -> ir.Value:
@@ -248,7 +255,12 @@ def _plain(size: Any) -> int | Size:
 
 
 def _interpolate(
-    g: Emitter, x: ir.Value, size: Any = None, scale_factor: Any = None, mode: str = "nearest", **_: Any
+    g: Emitter,
+    x: ir.Value,
+    size: Any = None,
+    scale_factor: Any = None,
+    mode: str = "nearest",
+    **_: Any,
 ) -> ir.Value:
     if mode != "nearest" or size is not None or not float(scale_factor).is_integer():
         raise TraceError("only nearest upsampling by a whole factor is lowered")

@@ -5,21 +5,17 @@ Every arrow is a value; no stage reads another stage's files by name.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from paragon_export.artifact import check_writable, staged
-from paragon_export.checkpoint import Checkpoint, load_checkpoint
-from paragon_export.families import family_named, family_of
 from paragon_export.metrics import Difference
-from paragon_export.plan import ExportPlan, Size, Switches
+from paragon_export.plan import EnginePlan, ExportPlan, Precision
+from paragon_export.reference import build_reference, describe, measure_drop
 from paragon_export.report import ParityReport
-from paragon_export.variant import Port, Variant
-
-if TYPE_CHECKING:
-    from paragon_export.verify import Reference
+from paragon_export.variant import Variant
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,27 +23,29 @@ class Export:
     """What became of an export plan. The file was written only if the verdict passed."""
 
     output: Path
-    checkpoint: Checkpoint
     variant: Variant
     parity: ParityReport
     drop_cost: Difference | None
     """How far dropping trained tensors moves the picture; None where none were dropped."""
 
 
-def describe(path: Path, switches: Switches) -> tuple[Checkpoint, Variant]:
-    """Load a checkpoint and work out its network."""
-    checkpoint = load_checkpoint(path)
-    return checkpoint, family_of(checkpoint).describe(checkpoint, switches)
+@dataclass(frozen=True, kw_only=True)
+class Build:
+    """What became of an engine plan. The engine was written only if no verdict failed."""
 
+    engine: Path
+    manifest: Mapping[str, Any]
+    cached: bool
+    reason: str
+    """Why the engine was built, or that it was reused."""
+    parity: ParityReport | None = None
+    """None where the engine was reused, or nothing was there to judge against."""
+    notes: tuple[str, ...] = ()
 
-def build_reference(variant: Variant, checkpoint: Checkpoint, *, video: bool = False) -> Reference:
-    """Build the untouched PyTorch network that every verdict stands on."""
-    from paragon_export.verify import Reference
-
-    family = family_named(variant.family)
-    inputs, outputs = family.ports(variant, video=video)
-    module = family.build(variant, checkpoint, video=video)
-    return Reference(module=module, inputs=inputs, outputs=outputs)
+    @property
+    def passed(self) -> bool | None:
+        """The verdict, also of a reused engine; None where none was given."""
+        return self.parity.passed if self.parity else self.manifest.get("parity", {}).get("passed")
 
 
 def export(plan: ExportPlan) -> Export:
@@ -56,6 +54,7 @@ def export(plan: ExportPlan) -> Export:
     Raises:
         ParagonExportError: If a stage could not run; nothing is written then.
     """
+    from paragon_export.judge import judge
     from paragon_export.onnx_file import describe_in, write_onnx
     from paragon_export.precision import to_precision
     from paragon_export.simplify import simplify
@@ -63,8 +62,9 @@ def export(plan: ExportPlan) -> Export:
 
     check_writable(plan.output)
     checkpoint, variant = describe(plan.checkpoint, plan.switches)
-    reference = build_reference(variant, checkpoint, video=plan.video)
-    inputs, outputs = _ports(reference, variant, plan.static)
+    reference = build_reference(checkpoint, variant, video=plan.video)
+    ports = reference.fixed(plan.static, variant.scale) if plan.static else None
+    inputs, outputs = ports or (reference.inputs, reference.outputs)
     traced = trace(reference.module, inputs, outputs, plan.operator_set)
     simplified = simplify(traced)
     model = to_precision(simplified, plan.precision, plan.io)
@@ -74,63 +74,83 @@ def export(plan: ExportPlan) -> Export:
         parity = judge(reference, variant, [file.path])
         file.keep = parity.passed
     drop_cost = measure_drop(checkpoint, variant, plan.switches) if variant.dropped else None
-    return Export(
-        output=plan.output,
-        checkpoint=checkpoint,
-        variant=variant,
-        parity=parity,
-        drop_cost=drop_cost,
-    )
+    return Export(output=plan.output, variant=variant, parity=parity, drop_cost=drop_cost)
 
 
-def judge(
-    reference: Reference,
-    variant: Variant,
-    candidates: Sequence[Path],
-    sizes: Sequence[Size] = (),
-    images: Path | None = None,
-) -> ParityReport:
-    """Judge ONNX files and engines against the reference.
+def build(plan: EnginePlan) -> Build:
+    """Turn a checkpoint or an ONNX file into an engine with a manifest, or reuse the one there.
 
-    ``sizes`` replaces the default sizes; ``images`` adds the pictures of a folder.
+    Raises:
+        ParagonExportError: If a stage could not run; no engine is written then.
     """
-    from paragon_export.candidates import open_candidate
-    from paragon_export.probes import choose_probes
-    from paragon_export.verify import verify
+    from paragon_export.engine import build_engine, profile_for, run_on_gpu
+    from paragon_export.manifest import describe_engine, identify, read, why_rebuild, write_engine
+    from paragon_export.onnx_file import read_onnx
 
-    rows, notes = [], []
-    for path in candidates:
-        opened = open_candidate(path, video=len(reference.inputs) > 1)
-        probes = choose_probes(variant, opened.static, opened.video, sizes, images)
-        rows += verify(reference, [opened.candidate], probes).rows
-        notes += opened.disagreements(variant)
-    return ParityReport(rows=tuple(rows), notes=tuple(notes))
-
-
-def measure_drop(checkpoint: Checkpoint, variant: Variant, switches: Switches) -> Difference:
-    """Measure how far the picture moves when the switches drop trained tensors."""
-    from paragon_export.metrics import difference
-    from paragon_export.probes import DROP_SIZE, photograph_crop
-
-    whole = {**switches.flags, "export_safe": False, "attention_mode": "sdpa"}
-    everything = family_named(variant.family).describe(checkpoint, replace(switches, flags=whole))
-    picture = photograph_crop(variant.in_channels, DROP_SIZE)[None]
-    pictures = [
-        build_reference(v, checkpoint).runner("float64").infer({"input": picture})["output"]
-        for v in (variant, everything)
-    ]
-    return difference(*pictures, border=0)
-
-
-def _ports(
-    reference: Reference, variant: Variant, static: Size | None
-) -> tuple[tuple[Port, ...], tuple[Port, ...]]:
-    """The reference's ports, fixed to one size and batch 1 where the export is static."""
-    if static is None:
-        return reference.inputs, reference.outputs
-    s, extents = variant.scale, {"batch": 1, "height": static.height, "width": static.width}
-    extents |= {f"{s}*height": s * static.height, f"{s}*width": s * static.width}
-    inputs, outputs = (
-        tuple(port.at(extents) for port in ports) for ports in (reference.inputs, reference.outputs)
+    check_writable(plan.output)
+    identity = identify(plan)
+    reason = why_rebuild(plan.output, identity)
+    if not reason:
+        return Build(
+            engine=plan.output,
+            manifest=read(plan.output) or {},
+            cached=True,
+            reason="everything in the manifest matches",
+        )
+    source = _model_to_compile(plan)
+    if source.parity and not source.parity.passed:
+        return Build(
+            engine=plan.output, manifest={}, cached=False, reason=reason, parity=source.parity
+        )
+    model = read_onnx(source.path)
+    built = build_engine(source.path, model, plan.backend, plan.targets, profile_for(model, plan))
+    manifest = describe_engine(plan, identity, source.path, model, built, source.parity)
+    write_engine(plan.output, built.data, manifest)
+    notes = (*source.notes, *run_on_gpu(plan.output))
+    return Build(
+        engine=plan.output,
+        manifest=manifest,
+        cached=False,
+        reason=reason,
+        parity=source.parity,
+        notes=notes,
     )
-    return inputs, outputs
+
+
+@dataclass(frozen=True)
+class _Source:
+    """The ONNX file that is compiled and the verdict on it."""
+
+    path: Path
+    parity: ParityReport | None
+    notes: tuple[str, ...] = ()
+
+
+def _model_to_compile(plan: EnginePlan) -> _Source:
+    """Export a checkpoint, convert an ONNX file, or take it as it is; judge it in each case."""
+    from paragon_export.candidates import is_onnx
+    from paragon_export.judge import judge_given
+    from paragon_export.onnx_file import read_onnx, write_onnx
+    from paragon_export.precision import to_precision
+
+    compiled = plan.output.with_name(plan.output.name + ".onnx")
+    if not is_onnx(plan.source):
+        exported = export(
+            ExportPlan(
+                checkpoint=plan.source,
+                output=compiled,
+                switches=plan.switches,
+                precision=plan.precision,
+                video=plan.video,
+            )
+        )
+        return _Source(compiled, exported.parity, exported.variant.notes)
+    if not plan.precision.is_half:
+        return _Source(plan.source, judge_given(plan, plan.source))
+    model = to_precision(read_onnx(plan.source), plan.precision, io=Precision.FP32)
+    model.metadata_props["precision"] = plan.precision.value
+    with staged(compiled) as file:
+        write_onnx(model, file.path)
+        parity = judge_given(plan, file.path)
+        file.keep = parity is not None and parity.passed
+    return _Source(compiled, parity)

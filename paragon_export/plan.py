@@ -7,7 +7,7 @@ import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ LARGEST_EXTENT = 16384
 """Pixels per side that a profile may ask for."""
 
 
-class Precision(str, Enum):
+class Precision(StrEnum):
     """The arithmetic of an artifact."""
 
     FP32 = "fp32"
@@ -76,11 +76,11 @@ class Tolerance:
         50 dB. BF16, which has three bits less: the same factor, and 30 dB.
         """
         if precision is Precision.FP32:
-            return cls(max_abs=1e-5, times_reference=4, reference_floor=2.5e-7, min_psnr_db=-math.inf)
+            return cls(
+                max_abs=1e-5, times_reference=4, reference_floor=2.5e-7, min_psnr_db=-math.inf
+            )
         decibels = 50.0 if precision is Precision.FP16 else 30.0
-        return cls(
-            max_abs=math.inf, times_reference=1.5, reference_floor=0.0, min_psnr_db=decibels
-        )
+        return cls(max_abs=math.inf, times_reference=1.5, reference_floor=0.0, min_psnr_db=decibels)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,7 +139,9 @@ class Profile:
 
     def __post_init__(self) -> None:
         for axis in ("height", "width"):
-            low, best, high = (getattr(s, axis) for s in (self.smallest, self.optimal, self.largest))
+            low, best, high = (
+                getattr(s, axis) for s in (self.smallest, self.optimal, self.largest)
+            )
             if not low <= best <= high:
                 raise PlanError(
                     f"impossible profile: {axis} must rise from --min {low} over --opt {best} "
@@ -153,13 +155,11 @@ class Profile:
         return self.smallest, self.optimal, self.largest
 
 
-DEFAULT_PROFILE = Profile(
-    smallest=Size(1, 1), optimal=Size(720, 1280), largest=Size(1080, 1920)
-)
+DEFAULT_PROFILE = Profile(smallest=Size(1, 1), optimal=Size(720, 1280), largest=Size(1080, 1920))
 """Everything up to 1080p, tuned for 720p."""
 
 
-class Backend(str, Enum):
+class Backend(StrEnum):
     """Which TensorRT builds the engine."""
 
     RTX = "rtx"
@@ -184,7 +184,8 @@ class EnginePlan:
     backend: Backend = Backend.RTX
     targets: tuple[str, ...] = ()
     """Empty: Ampere and later in one engine (rtx), or the GPU at hand (tensorrt)."""
-    profile: Profile = DEFAULT_PROFILE
+    profile: Profile | None = None
+    """None: ``DEFAULT_PROFILE``, or the only size of a static model."""
     video: bool = False
 
     def __post_init__(self) -> None:
@@ -219,6 +220,4 @@ def read_recipe(path: Path) -> Profile:
     if not isinstance(table.get("batch", 1), int):
         raise PlanError(f"recipe {path}: batch {table['batch']!r} is not a whole number")
     smallest, optimal, largest = (Size.parse(str(table[key])) for key in ("min", "opt", "max"))
-    return Profile(
-        smallest=smallest, optimal=optimal, largest=largest, batch=table.get("batch", 1)
-    )
+    return Profile(smallest=smallest, optimal=optimal, largest=largest, batch=table.get("batch", 1))

@@ -30,15 +30,13 @@ def polygraphy_trt(flavour: str) -> ModuleType:
         raise PlanError(f"this process already uses another TensorRT; run {flavour} in a new one")
     os.environ[VARIABLE] = wanted
     tensorrt(flavour)
-    bridge = require("polygraphy.backend.trt", flavour)
-    from polygraphy.logger import G_LOGGER
-
+    polygraphy_logger = require("polygraphy.logger", flavour).G_LOGGER
     # TensorRT's own lines come through here; the planned memory is among them.
-    G_LOGGER.use_python_logging_system = True
-    G_LOGGER.module_severity = G_LOGGER.VERBOSE
+    polygraphy_logger.use_python_logging_system = True
+    polygraphy_logger.module_severity = {"": polygraphy_logger.VERBOSE}
     logging.getLogger("Polygraphy").setLevel(1)
     logging.getLogger("Polygraphy").propagate = False
-    return bridge
+    return require("polygraphy.backend.trt", flavour)
 
 
 def tensorrt(flavour: str) -> ModuleType:

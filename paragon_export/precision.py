@@ -20,14 +20,17 @@ FLOAT = ir.DataType.FLOAT
 
 HALF_TYPES = {Precision.FP16: ir.DataType.FLOAT16, Precision.BF16: ir.DataType.BFLOAT16}
 
-_NUMPY = {ir.DataType.FLOAT16: np.dtype(np.float16), ir.DataType.BFLOAT16: np.dtype(ml_dtypes.bfloat16)}
+_NUMPY = {
+    ir.DataType.FLOAT16: np.dtype(np.float16),
+    ir.DataType.BFLOAT16: np.dtype(ml_dtypes.bfloat16),
+}
 
 FLOAT32_INPUTS = {"Resize": (1, 2)}
 """Operands that the operator itself wants in float32, whatever the precision."""
 
 MOVES = frozenset(
-    "Concat DepthToSpace Expand Flatten Gather Identity Pad Reshape Slice Split Squeeze "
-    "Transpose Unsqueeze".split()
+    {"Concat", "DepthToSpace", "Expand", "Flatten", "Gather", "Identity", "Pad", "Reshape"}
+    | {"Slice", "Split", "Squeeze", "Transpose", "Unsqueeze"}
 )
 """Operators that move values without computing: their results need no rounding."""
 
@@ -104,16 +107,15 @@ class _Converter:
         if value.dtype == wanted:
             return value
         if (value, wanted) not in self.casts:
-            made = (
-                self._half_weight(value)
-                if value.const_value is not None
-                else self._cast(value, wanted, before)
+            weight = value.const_value
+            self.casts[value, wanted] = (
+                self._cast(value, wanted, before)
+                if weight is None
+                else self._half_weight(value, weight.numpy())
             )
-            self.casts[value, wanted] = made
         return self.casts[value, wanted]
 
-    def _half_weight(self, value: ir.Value) -> ir.Value:
-        wide = value.const_value.numpy()
+    def _half_weight(self, value: ir.Value, wide: np.ndarray) -> ir.Value:
         with np.errstate(over="ignore"):
             half = wide.astype(_NUMPY[self.half])
         if not np.isfinite(half.astype(np.float32)).all():
@@ -123,28 +125,32 @@ class _Converter:
             )
         name = f"{value.name}.{self.half.name.lower()}"
         tensor = ir.tensor(half, dtype=self.half, name=name)
-        weight = ir.Value(name=name, shape=value.shape, type=ir.TensorType(self.half), const_value=tensor)
+        weight = ir.Value(
+            name=name, shape=value.shape, type=ir.TensorType(self.half), const_value=tensor
+        )
         self.graph.register_initializer(weight)
         return weight
 
-    def _cast(self, value: ir.Value, wanted: ir.DataType, before: ir.Node) -> ir.Value:
+    def _cast(self, value: ir.Value, wanted: ir.DataType, before: ir.Node | None) -> ir.Value:
         node = ir.node("Cast", [value], {"to": wanted.value})
         node.name = f"{value.name}/to_{wanted.name.lower()}"
         (result,) = node.outputs
         result.name, result.shape, result.type = node.name, value.shape, ir.TensorType(wanted)
         producer = value.producer()
-        if producer is None:
+        if producer is not None:
+            producer.append(node)
+        elif before is not None:
             before.prepend(node)
         else:
-            producer.append(node)
+            self.graph.append(node)
         return result
 
     def _retype_output(self, index: int, value: ir.Value) -> None:
         wanted = self.half if self.io_is_half else FLOAT
-        if value.dtype == wanted:
+        if value.dtype in (wanted, None):
             return
-        name, value.name = value.name, f"{value.name}/{value.dtype.name.lower()}"
-        cast = self._cast(value, wanted, before=value.producer())
+        name, value.name = value.name, f"{value.name}/half"
+        cast = self._cast(value, wanted, before=None)
         cast.name = name
         self.graph.outputs[index] = cast
 
@@ -158,8 +164,7 @@ def rounding_model(model: ir.Model) -> ir.Model:
     provider does, and knows no bfloat16 at all.
     """
     copy = _typed_copy(model)
-    declared = {v: v.dtype for v in _values(copy)}
-    halves = {v for v, dtype in declared.items() if dtype in _NUMPY}
+    halves = {v: dtype for v in _values(copy) if (dtype := v.dtype) in _NUMPY and dtype}
     for value in halves:
         value.dtype = FLOAT
         if value.const_value is not None:
@@ -168,7 +173,7 @@ def rounding_model(model: ir.Model) -> ir.Model:
     nodes = list(copy.graph)
     for value in copy.graph.inputs:
         if value in halves:
-            _round(copy.graph, nodes[0], value, declared[value])
+            _round(copy.graph, nodes[0], value, halves[value])
     for node in nodes:
         if node.op_type == "Cast":
             to = ir.DataType(node.attributes["to"].as_int())
@@ -178,7 +183,7 @@ def rounding_model(model: ir.Model) -> ir.Model:
             continue
         for value in node.outputs:
             if value in halves:
-                _round(copy.graph, node, value, declared[value])
+                _round(copy.graph, node, value, halves[value])
     return copy
 
 

@@ -16,14 +16,10 @@ import numpy as np
 from paragon_export.assets import photograph
 from paragon_export.errors import PlanError
 from paragon_export.plan import Size
-from paragon_export.variant import Variant
 
 PIXELS_PER_PROBE = 256
 """A probe holds at least so many pixels, in several pictures if it must: the largest rounding
 error over a dozen values is a matter of luck."""
-
-DROP_SIZE = Size(128, 128)
-"""Of the photograph on which dropping trained tensors is measured."""
 
 PICTURE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
 
@@ -59,16 +55,18 @@ def default_sizes(window: int) -> list[tuple[Size, int]]:
 
 
 def choose_probes(
-    variant: Variant,
-    static: Size | None,
-    video: bool,
+    channels: int,
+    window: int,
+    static: Size | None = None,
+    video: bool = False,
     sizes: Sequence[Size] = (),
     images: Path | None = None,
 ) -> list[Probe]:
     """Return the probes for one candidate.
 
     Args:
-        variant: Whose window sets the default sizes.
+        channels: Of the input.
+        window: Side of the attention windows in pixels, which sets the default sizes; 1 for none.
         static: The only size that the candidate accepts, if it is not dynamic.
         video: Whether the candidate carries features from frame to frame.
         sizes: Sizes to use instead of the default ones.
@@ -82,21 +80,20 @@ def choose_probes(
         raise PlanError(f"the model is fixed to {static}; it cannot be judged at other sizes")
     if images and (static or video):
         raise PlanError("--images is for still models with dynamic sizes")
-    chosen = [(s, 1) for s in ([static] if static else sizes)] or default_sizes(variant.window)
+    chosen = [(s, 1) for s in ([static] if static else sizes)] or default_sizes(window)
     if video:
-        return video_probes(variant, chosen)
-    stills = still_probes(variant, chosen, batched=static is None)
-    return stills + (folder_probes(variant, images) if images else [])
+        return video_probes(channels, chosen)
+    stills = still_probes(channels, chosen, batched=static is None)
+    return stills + (folder_probes(channels, images) if images else [])
 
 
 def still_probes(
-    variant: Variant, sizes: Sequence[tuple[Size, int]], *, batched: bool = True
+    channels: int, sizes: Sequence[tuple[Size, int]], *, batched: bool = True
 ) -> list[Probe]:
     """Make one probe for each size and batch; ``batched`` False feeds pictures one at a time."""
     probes = []
     for size, batch in sizes:
         wanted = -(-PIXELS_PER_PROBE // (size.height * size.width))
-        channels = variant.in_channels
         if batched:
             frames: tuple[np.ndarray, ...] = (stack(channels, size, max(batch, min(wanted, 16))),)
         else:
@@ -105,10 +102,10 @@ def still_probes(
     return probes
 
 
-def video_probe(variant: Variant, size: Size, frames: int = 8) -> Probe:
+def video_probe(channels: int, size: Size, frames: int = 8) -> Probe:
     """Return a pan over a photograph with a scene cut in its middle, where ``blend`` is 0."""
     cut = frames // 2
-    scene = photograph_crop(variant.in_channels, Size(size.height, size.width + frames))
+    scene = photograph_crop(channels, Size(size.height, size.width + frames))
     pictures = []
     for index in range(frames):
         picture = scene[:, :, index : index + size.width]
@@ -118,14 +115,14 @@ def video_probe(variant: Variant, size: Size, frames: int = 8) -> Probe:
     return Probe(label="video with a cut", size=size, frames=frames_fed, blend=blend)
 
 
-def video_probes(variant: Variant, sizes: Sequence[tuple[Size, int]]) -> list[Probe]:
+def video_probes(channels: int, sizes: Sequence[tuple[Size, int]]) -> list[Probe]:
     """Return a short clip at every size, and one of eight frames at the first odd one."""
-    short = [video_probe(variant, size, frames=2) for size, _ in sizes]
+    short = [video_probe(channels, size, frames=2) for size, _ in sizes]
     longest = next((size for size, _ in sizes if size.height % 2 and size.height > 1), sizes[0][0])
-    return [*short, video_probe(variant, longest)]
+    return [*short, video_probe(channels, longest)]
 
 
-def folder_probes(variant: Variant, folder: Path) -> list[Probe]:
+def folder_probes(channels: int, folder: Path) -> list[Probe]:
     """Return one probe for each picture of a folder, whole and at its own size.
 
     Raises:
@@ -135,11 +132,13 @@ def folder_probes(variant: Variant, folder: Path) -> list[Probe]:
         raise PlanError(f"--images {folder} is not a folder")
     paths = sorted(p for p in folder.iterdir() if p.suffix.lower() in PICTURE_SUFFIXES)
     if not paths:
-        raise PlanError(f"--images {folder} holds no picture ({', '.join(sorted(PICTURE_SUFFIXES))})")
-    return [_picture_probe(variant, path) for path in paths]
+        raise PlanError(
+            f"--images {folder} holds no picture ({', '.join(sorted(PICTURE_SUFFIXES))})"
+        )
+    return [_picture_probe(channels, path) for path in paths]
 
 
-def _picture_probe(variant: Variant, path: Path) -> Probe:
+def _picture_probe(channels: int, path: Path) -> Probe:
     from PIL import Image, UnidentifiedImageError
 
     try:
@@ -147,7 +146,7 @@ def _picture_probe(variant: Variant, path: Path) -> Probe:
             pixels = np.asarray(image.convert("RGB"), np.float32) / 255
     except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
         raise PlanError(f"cannot read picture {path}: {error}") from error
-    frame = _to_channels(pixels.transpose(2, 0, 1), variant.in_channels)[None]
+    frame = _to_channels(pixels.transpose(2, 0, 1), channels)[None]
     size = Size(frame.shape[2], frame.shape[3])
     return Probe(label=path.name, size=size, frames=(np.ascontiguousarray(frame),))
 

@@ -92,11 +92,15 @@ class OnnxRunner:
         self.name = name
         options = ort.SessionOptions()
         options.log_severity_level = 3
+        # Idle threads that spin would slow whatever else runs beside this session.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         source = model if isinstance(model, bytes) else str(model)
         try:
             self.session = ort.InferenceSession(source, options, providers=[provider])
         except Exception as error:  # ONNX Runtime raises a dozen unrelated classes
-            raise RunError(f"ONNX Runtime cannot load {_title(model)}: {_one_line(error)}") from error
+            raise RunError(
+                f"ONNX Runtime cannot load {_title(model)}: {_one_line(error)}"
+            ) from error
         self._types = {i.name: _numpy_type(i) for i in self.session.get_inputs()}
         self._outputs = [o.name for o in self.session.get_outputs()]
 

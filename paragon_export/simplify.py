@@ -25,7 +25,9 @@ def simplify(model: ir.Model) -> ir.Model:
     try:
         proto, _ = onnxsim.simplify(ir.to_proto(model))
     except Exception as error:  # raised by onnxsim's native part, of no common class
-        raise TraceError(f"onnxsim cannot simplify the graph: {' '.join(str(error).split())}") from error
+        raise TraceError(
+            f"onnxsim cannot simplify the graph: {' '.join(str(error).split())}"
+        ) from error
     simplified = ir.from_proto(proto)
     # onnxsim drops node metadata and keeps node names.
     marked = {n.name for n in model.graph if n.metadata_props.get(FLOAT32_MARK)}

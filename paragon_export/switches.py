@@ -63,7 +63,9 @@ def read_option_file(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise PlanError(f"cannot read option file {path}: {error.strerror or error}") from error
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        raise PlanError(f"option file {path} is not YAML: {' '.join(str(error).split())}") from error
+        raise PlanError(
+            f"option file {path} is not YAML: {' '.join(str(error).split())}"
+        ) from error
     network = document.get("network_g") if isinstance(document, dict) else None
     if not isinstance(network, dict):
         raise PlanError(f"option file {path} has no network_g table; give a traiNNer option file")

@@ -51,11 +51,13 @@ def trace(
     try:
         graph = _Tracer().trace(module)
     except fx.proxy.TraceError as error:
-        raise TraceError(f"the network branches on a value known only at run time: {error}") from error
+        raise TraceError(
+            f"the network branches on a value known only at run time: {error}"
+        ) from error
     static = all(port.is_static for port in inputs)
     if static:
         with torch.no_grad():
-            ShapeProp(fx.GraphModule(module, graph)).propagate(*(torch.zeros(p.dims) for p in inputs))
+            ShapeProp(fx.GraphModule(module, graph)).propagate(*(_zeros(port) for port in inputs))
 
     emitter = Emitter(opset)
     lowering = _Lowering(module, emitter, static)
@@ -70,6 +72,10 @@ def trace(
     return emitter.model()
 
 
+def _zeros(port: Port) -> torch.Tensor:
+    return torch.zeros([int(dim) for dim in port.dims])
+
+
 class _Lowering:
     """Walks a traced graph and lets the operator table emit each call."""
 
@@ -81,7 +87,7 @@ class _Lowering:
         self.wide: set[fx.Node] = set()
         self.result: Any = None
 
-    def lower(self, node: fx.Node) -> None:
+    def lower(self, node: Any) -> None:
         if node.op == "placeholder":
             return
         if node.op == "output":
@@ -110,7 +116,7 @@ class _Lowering:
         with self.emitter.scope(node.name, wide=node in self.wide):
             self.values[node] = self._call(node, args, kwargs)
 
-    def _compute(self, node: fx.Node, args: tuple, kwargs: dict) -> torch.Tensor:
+    def _compute(self, node: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.Tensor:
         """Call on weights alone: the result is a weight of the exported network."""
         tensors = [a.tensor if isinstance(a, Weight) else a for a in args]
         with torch.no_grad():
@@ -120,23 +126,26 @@ class _Lowering:
                 return getattr(tensors[0], node.target)(*tensors[1:], **kwargs)
             return node.target(*tensors, **kwargs)
 
-    def _call(self, node: fx.Node, args: tuple, kwargs: dict) -> Any:
+    def _call(self, node: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if node.op == "call_module":
             module = self.module.get_submodule(node.target)
             lowering = MODULES.get(type(module))
             described = type(module).__name__
             args = (module, node.target, *args)
         else:
-            lowering = (METHODS if node.op == "call_method" else FUNCTIONS).get(node.target)
+            table: Any = METHODS if node.op == "call_method" else FUNCTIONS
+            lowering = table.get(node.target)
             described = getattr(node.target, "__name__", node.target)
         if lowering is None:
             raise TraceError(f"no ONNX lowering for {described} (at {node.name}); see operators.py")
         return lowering(self.emitter, *args, **kwargs)
 
 
-def _is_constant(args: tuple) -> bool:
+def _is_constant(args: tuple[Any, ...]) -> bool:
     weights = [isinstance(a, Weight) for a in args]
-    return any(weights) and all(w or isinstance(a, (int, float)) for w, a in zip(weights, args))
+    return any(weights) and all(
+        w or isinstance(a, (int, float)) for w, a in zip(weights, args, strict=True)
+    )
 
 
 def _attribute(module: torch.nn.Module, name: str) -> Any:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -18,12 +17,10 @@ from paragon_export.errors import RunError
 from paragon_export.metrics import Difference, difference
 from paragon_export.plan import Precision, Tolerance
 from paragon_export.probes import Probe
+from paragon_export.reference import Reference
 from paragon_export.report import ParityReport, ParityRow
-from paragon_export.runners import Arrays, Runner, TorchRunner
+from paragon_export.runners import Arrays, Runner
 from paragon_export.variant import Port
-
-if TYPE_CHECKING:
-    from torch import nn
 
 BORDER_PX = 4
 """Width of the border band, in pixels of the network's input."""
@@ -43,20 +40,6 @@ class Candidate:
     name: str
     runner: Runner
     precision: Precision
-
-
-@dataclass(frozen=True, kw_only=True)
-class Reference:
-    """The PyTorch network and the ports through which it is fed."""
-
-    module: nn.Module
-    """Float32, eval mode; never changed."""
-    inputs: tuple[Port, ...]
-    outputs: tuple[Port, ...]
-
-    def runner(self, dtype: str) -> TorchRunner:
-        names = [port.name for port in self.inputs], [port.name for port in self.outputs]
-        return TorchRunner(self.module, *names, dtype=dtype)
 
 
 def verify(

@@ -33,9 +33,7 @@ class Family(Protocol):
             PlanError: If a switch is impossible or contradicts the tensors.
         """
 
-    def build(
-        self, variant: Variant, checkpoint: Checkpoint, *, video: bool = False
-    ) -> nn.Module:
+    def build(self, variant: Variant, checkpoint: Checkpoint, *, video: bool = False) -> nn.Module:
         """Return the network in eval mode, float32, on the CPU, loaded strictly.
 
         Its ``forward`` takes the inputs and returns the outputs of :meth:`ports` in order.

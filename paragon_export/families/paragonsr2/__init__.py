@@ -94,9 +94,7 @@ class ParagonSR2Family:
             notes=tuple(notes),
         )
 
-    def build(
-        self, variant: Variant, checkpoint: Checkpoint, *, video: bool = False
-    ) -> nn.Module:
+    def build(self, variant: Variant, checkpoint: Checkpoint, *, video: bool = False) -> nn.Module:
         import torch
 
         from paragon_export.families.paragonsr2.network import ParagonSR2, VideoParagonSR2

@@ -28,8 +28,12 @@ class SeparableFilter(nn.Module):
     def __init__(self, channels: int, taps: int) -> None:
         super().__init__()
         pad = taps // 2
-        self.h = nn.Conv2d(channels, channels, (1, taps), padding=(0, pad), groups=channels, bias=False)
-        self.v = nn.Conv2d(channels, channels, (taps, 1), padding=(pad, 0), groups=channels, bias=False)
+        self.h = nn.Conv2d(
+            channels, channels, (1, taps), padding=(0, pad), groups=channels, bias=False
+        )
+        self.v = nn.Conv2d(
+            channels, channels, (taps, 1), padding=(pad, 0), groups=channels, bias=False
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         return self.v(self.h(x))
@@ -282,7 +286,9 @@ class VideoParagonSR2(ParagonSR2):
     ``features = (1 - alpha) * conv_in(x) + alpha * prev_feat``; ``alpha`` 0 starts afresh.
     """
 
-    def forward(self, x: Tensor, prev_feat: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(  # type: ignore[override]
+        self, x: Tensor, prev_feat: Tensor, alpha: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """Return the picture and the blended features (N, features, H, W) for the next frame."""
         features = (1 - alpha) * self.conv_in(x) + alpha * prev_feat
         return self.upscale(x, features), features

@@ -1,0 +1,182 @@
+"""Bench: how many frames a second each backend does, all of them in one interleaved run.
+
+Machines drift: one sample is taken of every backend in turn, so that drift hits all alike.
+Every backend is warmed up at the very size that is measured and its output is checked once.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from paragon_export.candidates import is_engine, is_onnx, open_onnx
+from paragon_export.environment import environment
+from paragon_export.errors import ParagonExportError, PlanError, RunError
+from paragon_export.plan import Size, Switches
+from paragon_export.probes import photograph_crop
+from paragon_export.reference import build_reference, describe
+from paragon_export.report import BenchReport, BenchRow
+from paragon_export.runners import Arrays, OnnxRunner, Runner, TorchRunner
+
+FEWEST_SAMPLES, MOST_SAMPLES = 5, 50
+
+SECONDS_PER_BACKEND = 3.0
+"""At one size; the fewest samples are taken even if they last longer."""
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A backend that may run an artifact; opening it may fail, with a reason."""
+
+    artifact: str
+    backend: str
+    open: Callable[[], Runner]
+
+
+def bench(artifacts: Sequence[Path], sizes: Sequence[Size], switches: Switches) -> BenchReport:
+    """Measure every backend on every artifact at every size.
+
+    Args:
+        artifacts: Checkpoints (PyTorch), ONNX files (ONNX Runtime), engines (TensorRT).
+        sizes: Of the input.
+        switches: For the checkpoints.
+
+    Raises:
+        ParagonExportError: If an artifact cannot be read. A backend that cannot run is a row
+            with the reason, not an error.
+    """
+    contenders = [c for artifact in artifacts for c in _contenders(artifact, switches)]
+    rows: list[BenchRow] = []
+    for size in sizes:
+        rows += _bench_size(contenders, size)
+    return BenchReport(rows=tuple(rows), environment=environment())
+
+
+def _contenders(artifact: Path, switches: Switches) -> list[Contender]:
+    name = artifact.name
+    if is_engine(artifact):
+        return [Contender(name, "TensorRT", lambda: _open_engine(artifact))]
+    if is_onnx(artifact):
+        open_onnx(artifact)  # refuse now what is no model of ours
+        return [
+            Contender(name, "ONNX Runtime CPU", lambda: _open_onnx(artifact, "CPU")),
+            Contender(name, "ONNX Runtime CUDA", lambda: _open_onnx(artifact, "CUDA")),
+        ]
+    reference = build_reference(*describe(artifact, switches))
+    device = "cuda" if _torch_has_gpu() else "cpu"
+    dtype = "float16" if device == "cuda" else "float32"
+
+    def eager() -> TorchRunner:
+        return reference.runner(dtype, device)
+
+    label = f"{device} {dtype}"
+    return [
+        Contender(name, f"PyTorch eager ({label})", eager),
+        Contender(name, f"torch.compile ({label})", lambda: _compiled(eager())),
+    ]
+
+
+def _torch_has_gpu() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
+
+
+def _compiled(runner: TorchRunner) -> TorchRunner:
+    runner.module.compile(dynamic=False)
+    return runner
+
+
+def _open_onnx(path: Path, device: str) -> OnnxRunner:
+    import onnxruntime as ort
+
+    provider = f"{device}ExecutionProvider"
+    if provider not in ort.get_available_providers():
+        raise PlanError(f"this ONNX Runtime has no {device}; install paragon-export[gpu]")
+    return OnnxRunner(path, provider)
+
+
+def _open_engine(path: Path) -> Runner:
+    from paragon_export.engine import open_engine
+
+    return open_engine(path)[0]
+
+
+def _bench_size(contenders: Sequence[Contender], size: Size) -> list[BenchRow]:
+    rows = [BenchRow(artifact=c.artifact, backend=c.backend, size=size) for c in contenders]
+    running: dict[int, Callable[[], Arrays]] = {}
+    for index, contender in enumerate(contenders):
+        try:
+            run, peak = _warm_up(contender, size)
+        except ParagonExportError as error:
+            rows[index] = replace(rows[index], reason=str(error))
+        except Exception as error:  # a compiler or driver that is missing on this machine
+            reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+            rows[index] = replace(rows[index], reason=reason)
+        else:
+            running[index] = run
+            rows[index] = replace(rows[index], peak_memory_mib=peak)
+    samples: dict[int, list[float]] = {index: [] for index in running}
+    while wanting := [i for i in running if _wants_more(samples[i])]:
+        for index in wanting:
+            samples[index].append(_timed_ms(running[index]))
+    return [replace(row, samples_ms=tuple(samples.get(i, ()))) for i, row in enumerate(rows)]
+
+
+def _wants_more(samples_ms: Sequence[float]) -> bool:
+    if len(samples_ms) < FEWEST_SAMPLES:
+        return True
+    return len(samples_ms) < MOST_SAMPLES and sum(samples_ms) < SECONDS_PER_BACKEND * 1000
+
+
+def _warm_up(contender: Contender, size: Size) -> tuple[Callable[[], Arrays], float | None]:
+    """Open a backend, run it twice at the size, and look at what comes out."""
+    picture = photograph_crop(3, size)[None]
+    gc.collect()
+    before = _reset_peak_memory()
+    runner = contender.open()
+
+    def run() -> Arrays:
+        return runner.infer({"input": picture})
+
+    for _ in range(2):
+        output = run()["output"]
+    height, width = output.shape[-2:]
+    if not np.isfinite(output).all() or height % size.height or width % size.width:
+        raise RunError(f"{contender.backend} gives a wrong picture {list(output.shape)}")
+    return run, _peak_memory_mib(before)
+
+
+def _timed_ms(run: Callable[[], Arrays]) -> float:
+    start = time.perf_counter()
+    run()  # every runner returns arrays on the host: the device has finished
+    return (time.perf_counter() - start) * 1000
+
+
+def _status_mib(field: str) -> float | None:
+    with suppress(OSError), open("/proc/self/status", encoding="ascii") as file:
+        for line in file:
+            if line.startswith(field + ":"):
+                return int(line.split()[1]) / 1024
+    return None
+
+
+def _reset_peak_memory() -> float | None:
+    """Start a new high-water mark of resident memory; return the size now, if Linux tells."""
+    if not os.path.exists("/proc/self/clear_refs"):
+        return None
+    with suppress(OSError), open("/proc/self/clear_refs", "w", encoding="ascii") as file:
+        file.write("5")
+    return _status_mib("VmRSS")
+
+
+def _peak_memory_mib(before: float | None) -> float | None:
+    peak = _status_mib("VmHWM")
+    return None if before is None or peak is None else max(0.0, peak - before)

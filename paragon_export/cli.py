@@ -1,0 +1,313 @@
+"""The command line: parse, plan, call, show. Heavy libraries are imported inside commands."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from paragon_export.errors import ParagonExportError, PlanError
+from paragon_export.plan import (
+    DEFAULT_PROFILE,
+    TARGETS,
+    Backend,
+    EnginePlan,
+    ExportPlan,
+    Precision,
+    Profile,
+    Size,
+    Switches,
+    read_recipe,
+)
+
+app = typer.Typer(
+    name="paragon-export",
+    help="From a trained super-resolution checkpoint to verified ONNX models and TensorRT engines.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # plain help: importing Rich would take longer than all the rest
+)
+
+FAILED, COULD_NOT_RUN, INTERRUPTED = 1, 3, 130
+
+Config = Annotated[
+    Path | None, typer.Option(help="traiNNer option file that the network was trained with.")
+]
+AttentionMode = Annotated[str | None, typer.Option(help="sdpa, flex or none (drops attention).")]
+ExportSafe = Annotated[
+    bool | None,
+    typer.Option("--export-safe/--no-export-safe", help="Drop attention, as the trainer's switch."),
+]
+UpsamplerAlpha = Annotated[
+    float | None, typer.Option(help="Blend of the base upsampler; weights cannot tell it.")
+]
+WindowSize = Annotated[
+    int | None, typer.Option(help="Attention window in pixels; weights cannot tell it.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
+CheckpointFile = Annotated[Path, typer.Argument(help=".safetensors, .pth or .pt file.")]
+Output = Annotated[Path | None, typer.Option("-o", "--output", help="File to write.")]
+Fp16 = Annotated[bool, typer.Option("--fp16", help="Half precision, strongly typed.")]
+Bf16 = Annotated[bool, typer.Option("--bf16", help="bfloat16, strongly typed.")]
+Video = Annotated[
+    bool, typer.Option("--video", help="Add prev_feat and alpha in, feature_map out.")
+]
+
+
+@app.command()
+def inspect(
+    checkpoint: CheckpointFile,
+    config: Config = None,
+    attention_mode: AttentionMode = None,
+    export_safe: ExportSafe = None,
+    upsampler_alpha: UpsamplerAlpha = None,
+    window_size: WindowSize = None,
+    probe: Annotated[
+        bool,
+        typer.Option("--probe", help="Try values of what weights cannot tell on a photograph."),
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Say what a checkpoint is, and where every switch's value comes from."""
+    from paragon_export import console
+    from paragon_export.reference import describe
+
+    switches = _switches(config, attention_mode, export_safe, upsampler_alpha, window_size)
+    loaded, variant = describe(checkpoint, switches)
+    fits = None
+    if probe:
+        from paragon_export.probe_switches import probe_switches
+
+        fits = probe_switches(checkpoint, switches)
+    console.show(json, console.inspection(loaded, variant, fits), console.inspection_table)
+
+
+@app.command()
+def onnx(
+    checkpoint: CheckpointFile,
+    output: Output = None,
+    fp16: Fp16 = False,
+    bf16: Bf16 = False,
+    io: Annotated[
+        Precision, typer.Option(help="Type of image inputs and outputs of a half model.")
+    ] = Precision.FP32,
+    static: Annotated[
+        str | None, typer.Option(metavar="HxW", help="Export for this size and batch 1 alone.")
+    ] = None,
+    video: Video = False,
+    opset: Annotated[int | None, typer.Option(help="ONNX operator set, 18 to 23.")] = None,
+    config: Config = None,
+    attention_mode: AttentionMode = None,
+    export_safe: ExportSafe = None,
+    upsampler_alpha: UpsamplerAlpha = None,
+    window_size: WindowSize = None,
+    json: Json = False,
+) -> None:
+    """Export a checkpoint to one verified ONNX file; a file that fails is not written."""
+    from paragon_export import console
+    from paragon_export.pipeline import export
+
+    precision = _precision(fp16, bf16)
+    suffixes = [s for s in (precision.value if precision.is_half else "", static) if s]
+    name = "_".join([checkpoint.stem, *(["video"] if video else []), *suffixes])
+    plan = ExportPlan(
+        checkpoint=checkpoint,
+        output=output or Path(f"{name}.onnx"),
+        switches=_switches(config, attention_mode, export_safe, upsampler_alpha, window_size),
+        precision=precision,
+        io=io,
+        static=Size.parse(static) if static else None,
+        video=video,
+        opset=opset,
+    )
+    result = export(plan)
+    console.show(json, console.exported(result), console.export_table)
+    _exit_on_failure(result.parity.passed)
+
+
+@app.command()
+def trt(
+    source: Annotated[Path, typer.Argument(help="Checkpoint or ONNX file.")],
+    output: Output = None,
+    fp16: Fp16 = False,
+    bf16: Bf16 = False,
+    backend: Annotated[Backend, typer.Option(help="Which TensorRT builds.")] = Backend.RTX,
+    target: Annotated[
+        list[str] | None,
+        typer.Option(help=f"GPU generations in one engine: {', '.join(TARGETS)}. Repeatable."),
+    ] = None,
+    min: Annotated[str | None, typer.Option(metavar="HxW", help="Smallest input.")] = None,
+    opt: Annotated[str | None, typer.Option(metavar="HxW", help="Size to tune for.")] = None,
+    max: Annotated[str | None, typer.Option(metavar="HxW", help="Largest input.")] = None,
+    recipe: Annotated[Path | None, typer.Option(help="Profile from a file in engines/.")] = None,
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="Reference to judge an ONNX source against.")
+    ] = None,
+    video: Video = False,
+    config: Config = None,
+    attention_mode: AttentionMode = None,
+    export_safe: ExportSafe = None,
+    upsampler_alpha: UpsamplerAlpha = None,
+    window_size: WindowSize = None,
+    json: Json = False,
+) -> None:
+    """Build a TensorRT engine with a manifest, or reuse the one there if all of it matches."""
+    from paragon_export import console
+    from paragon_export.pipeline import build
+
+    precision = _precision(fp16, bf16)
+    targets = tuple(dict.fromkeys(target or ()))
+    parts = [source.stem, *([precision.value] if precision.is_half else []), *targets]
+    plan = EnginePlan(
+        source=source,
+        output=output or Path("_".join(parts) + ".engine"),
+        checkpoint=checkpoint,
+        switches=_switches(config, attention_mode, export_safe, upsampler_alpha, window_size),
+        precision=precision,
+        backend=backend,
+        targets=targets,
+        profile=_profile(min, opt, max, recipe),
+        video=video,
+    )
+    result = build(plan)
+    console.show(json, console.built(result), console.build_table)
+    _exit_on_failure(result.passed)
+
+
+@app.command()
+def parity(
+    reference: CheckpointFile,
+    candidates: Annotated[list[Path], typer.Argument(help="ONNX files and engines.")],
+    sizes: Annotated[
+        str | None, typer.Option(metavar="HxW,...", help="Sizes instead of the default ones.")
+    ] = None,
+    images: Annotated[Path | None, typer.Option(help="Folder of pictures to add.")] = None,
+    junit: Annotated[Path | None, typer.Option(help="JUnit XML file to write.")] = None,
+    config: Config = None,
+    attention_mode: AttentionMode = None,
+    export_safe: ExportSafe = None,
+    upsampler_alpha: UpsamplerAlpha = None,
+    window_size: WindowSize = None,
+    json: Json = False,
+) -> None:
+    """Judge artifacts against the PyTorch network in float64. Exit code 1 if any fails."""
+    from paragon_export import console
+    from paragon_export.artifact import check_writable, write_text
+    from paragon_export.judge import judge_files
+    from paragon_export.report import junit as junit_xml
+
+    if junit:
+        check_writable(junit)
+    wanted = [Size.parse(size) for size in sizes.split(",")] if sizes else []
+    switches = _switches(config, attention_mode, export_safe, upsampler_alpha, window_size)
+    report, variant = judge_files(reference, switches, candidates, wanted, images)
+    if junit:
+        write_text(junit, junit_xml(report))
+    console.show(json, console.judged(report, variant, candidates), console.parity_table)
+    _exit_on_failure(report.passed)
+
+
+@app.command()
+def bench(
+    artifacts: Annotated[list[Path], typer.Argument(help="Checkpoints, ONNX files, engines.")],
+    size: Annotated[
+        list[str] | None, typer.Option(metavar="HxW", help="Input size. Repeatable.")
+    ] = None,
+    report: Annotated[
+        Path | None, typer.Option(help="Markdown file to write, and JSON beside it.")
+    ] = None,
+    config: Config = None,
+    attention_mode: AttentionMode = None,
+    export_safe: ExportSafe = None,
+    upsampler_alpha: UpsamplerAlpha = None,
+    window_size: WindowSize = None,
+    json: Json = False,
+) -> None:
+    """Measure frames per second of every backend, interleaved in one run."""
+    from paragon_export import console
+    from paragon_export.artifact import check_writable, to_json, write_text
+    from paragon_export.bench import bench as measure
+
+    files = [report.with_suffix(".md"), report.with_suffix(".json")] if report else []
+    for file in files:
+        check_writable(file)
+    sizes = [Size.parse(text) for text in size or ["270x480"]]
+    switches = _switches(config, attention_mode, export_safe, upsampler_alpha, window_size)
+    result = measure(artifacts, sizes, switches)
+    if files:
+        write_text(files[0], console.bench_markdown(result))
+        write_text(files[1], to_json(result.to_json()))
+    console.show(json, result.to_json(), console.bench_table)
+
+
+@app.command()
+def demo(
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder to fill.")] = Path("demo"),
+) -> None:
+    """Run everything on the shipped checkpoint and photograph."""
+    from paragon_export.demo import run
+
+    _exit_on_failure(run(output))
+
+
+def _switches(
+    config: Path | None,
+    attention_mode: str | None,
+    export_safe: bool | None,
+    upsampler_alpha: float | None,
+    window_size: int | None,
+) -> Switches:
+    flags: dict[str, Any] = {
+        "attention_mode": attention_mode,
+        "export_safe": export_safe,
+        "upsampler_alpha": upsampler_alpha,
+        "window_size": window_size,
+    }
+    return Switches(flags={n: v for n, v in flags.items() if v is not None}, config=config)
+
+
+def _precision(fp16: bool, bf16: bool) -> Precision:
+    if fp16 and bf16:
+        raise typer.BadParameter("give --fp16 or --bf16, not both")
+    return Precision.FP16 if fp16 else Precision.BF16 if bf16 else Precision.FP32
+
+
+def _profile(
+    smallest: str | None, optimal: str | None, largest: str | None, recipe: Path | None
+) -> Profile | None:
+    given = [smallest, optimal, largest]
+    if recipe and any(given):
+        raise PlanError("give --recipe, or --min, --opt and --max, not both")
+    if recipe:
+        return read_recipe(recipe)
+    if not any(given):
+        return None
+    if smallest is None or optimal is None or largest is None:
+        raise PlanError(
+            "a profile needs --min, --opt and --max together, as in "
+            f"--min {DEFAULT_PROFILE.smallest} --opt {DEFAULT_PROFILE.optimal} "
+            f"--max {DEFAULT_PROFILE.largest}"
+        )
+    return Profile(
+        smallest=Size.parse(smallest), optimal=Size.parse(optimal), largest=Size.parse(largest)
+    )
+
+
+def _exit_on_failure(passed: bool | None) -> None:
+    """A verdict that failed is exit code 1; no verdict at all is not a failure."""
+    if passed is False:
+        raise typer.Exit(FAILED)
+
+
+def main() -> None:
+    """Run the command line. Errors that a user can cause are one line and exit code 3."""
+    try:
+        app()
+    except ParagonExportError as error:
+        print(f"paragon-export: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(COULD_NOT_RUN)
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)

@@ -1,0 +1,255 @@
+"""Console: what each command shows, as JSON for machines and as tables for people."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from paragon_export.checkpoint import Checkpoint
+from paragon_export.report import BenchReport, ParityReport
+from paragon_export.variant import Variant
+
+if TYPE_CHECKING:
+    from paragon_export.pipeline import Build, Export
+    from paragon_export.probe_switches import Fit
+
+Document = dict[str, Any]
+
+
+def show(as_json: bool, document: Document, table: Callable[[Console, Document], None]) -> None:
+    """Print a document: JSON alone on stdout, or a table; notes always go to stderr."""
+    notes = Console(stderr=True, soft_wrap=True, highlight=False)
+    for note in document.get("notes", ()):
+        notes.print(f"note: {note}", markup=False, style="yellow")
+    if as_json:
+        sys.stdout.write(json.dumps(document, indent=2, allow_nan=False) + "\n")
+    else:
+        table(Console(highlight=False), document)
+
+
+# --- inspect ------------------------------------------------------------------------------
+
+
+def inspection(
+    checkpoint: Checkpoint, variant: Variant, fits: Sequence[Fit] | None = None
+) -> Document:
+    document: Document = {
+        "family": variant.family,
+        "generation": variant.generation,
+        "variant": variant.name,
+        "scale": variant.scale,
+        "in_channels": variant.in_channels,
+        "out_channels": variant.out_channels,
+        "parameters": variant.parameters,
+        "sha256": checkpoint.sha256,
+        "switches": _switches(variant),
+        "notes": list(variant.notes),
+    }
+    if fits is not None:
+        best = fits[0].psnr_y_db
+        document["probe"] = [
+            {**fit.switches, "psnr_y_db": fit.psnr_y_db, "below_best_db": best - fit.psnr_y_db}
+            for fit in fits
+        ]
+    return document
+
+
+def _switches(variant: Variant) -> Document:
+    return {name: asdict(setting) for name, setting in variant.switches.items()}
+
+
+def inspection_table(console: Console, document: Document) -> None:
+    console.print(
+        f"[bold]{document['family']} {document['variant']} {document['scale']}x[/bold], "
+        f"generation {document['generation']}, {document['parameters']:,} parameters, "
+        f"{document['in_channels']} to {document['out_channels']} channels"
+    )
+    console.print(f"sha256 {document['sha256']}")
+    table = Table("switch", "value", "from")
+    for name, setting in document["switches"].items():
+        style = "yellow" if setting["source"] == "default" else ""
+        table.add_row(name, f"{setting['value']}", setting["source"], style=style)
+    console.print(table)
+    if "probe" in document:
+        _probe_table(console, document["probe"])
+
+
+def _probe_table(console: Console, fits: Sequence[Mapping[str, Any]]) -> None:
+    names = [name for name in fits[0] if not name.endswith("_db")]
+    table = Table(*names, "PSNR-Y dB", "below best dB", title="fit on a photograph, best first")
+    for fit in fits:
+        values = [str(fit[name]) for name in names]
+        table.add_row(*values, f"{fit['psnr_y_db']:.3f}", f"{fit['below_best_db']:.3f}")
+    console.print(table)
+    console.print("A hint, not a proof: it holds for networks trained for fidelity.")
+
+
+# --- onnx and parity ----------------------------------------------------------------------
+
+
+def exported(result: Export) -> Document:
+    document = judged(result.parity, result.variant, [result.output])
+    document["written"] = result.parity.passed
+    if result.drop_cost is not None:
+        cost = {"max_abs": result.drop_cost.max_abs, "psnr_db": result.drop_cost.psnr_db}
+        document["dropped"] = {"tensors": list(result.variant.dropped), "cost": cost}
+        document["notes"].append(
+            f"without the dropped tensors the picture moves by up to {cost['max_abs']:.3g}; "
+            f"PSNR to the full network {cost['psnr_db']:.2f} dB"
+        )
+    return document
+
+
+def judged(report: ParityReport, variant: Variant, artifacts: Sequence[Path]) -> Document:
+    document = {"artifacts": [str(path) for path in artifacts], **report.to_json()}
+    document["switches"] = _switches(variant)
+    document["notes"] = [*variant.notes, *report.notes]
+    return document
+
+
+def parity_table(console: Console, document: Document) -> None:
+    """One table for each candidate and output, narrow enough for 80 columns."""
+    groups = itertools.groupby(
+        document["rows"], lambda row: f"{row['candidate']} ({row['precision']}): {row['output']}"
+    )
+    for title, rows in groups:
+        table = Table(title=title, title_justify="left", title_style="bold")
+        table.add_column("pictures", overflow="fold")
+        for heading in ("max err", "border", "PyTorch", "limit", "PSNR dB"):
+            table.add_column(heading, justify="right")
+        table.add_column("verdict")
+        for row in rows:
+            table.add_row(*_parity_cells(row))
+        console.print(table)
+    colour, word = ("green", "PASSED") if document["passed"] else ("red", "FAILED")
+    console.print(f"[{colour} bold]{word}[/]: every pixel against the float64 network, worst case")
+
+
+def _parity_cells(row: Mapping[str, Any]) -> list[str]:
+    figures = (row[k] for k in ("max_abs", "border_max_abs", "reference_max_abs", "limit"))
+    picture = "" if row["picture"] == "synthetic" else f"{row['picture']}, "
+    return [
+        f"{picture}{row['batch']} of {row['size']}",
+        *(f"{float(figure):.1e}" for figure in figures),
+        f"{float(row['psnr_db']):.1f}",
+        "[green]passed[/]" if row["passed"] else f"[red]{escape(row['failure'])}[/]",
+    ]
+
+
+def export_table(console: Console, document: Document) -> None:
+    parity_table(console, document)
+    target = document["artifacts"][0]
+    console.print(f"wrote {target}" if document["written"] else f"[red]{target} was not written[/]")
+
+
+# --- trt ----------------------------------------------------------------------------------
+
+
+def built(result: Build) -> Document:
+    manifest = result.manifest
+    return {
+        "engine": str(result.engine),
+        "manifest": str(result.engine) + ".json",
+        "target": manifest.get("target"),
+        "planned_device_memory_bytes": manifest.get("planned_device_memory_bytes"),
+        "cached": result.cached,
+        "reason": result.reason,
+        "passed": result.passed,
+        "onnx": manifest.get("onnx"),
+        "profile": manifest.get("profile"),
+        "precision": manifest.get("precision"),
+        "tensorrt": f"{manifest.get('backend')} {manifest.get('tensorrt')}",
+        "tensorrt_warnings": manifest.get("tensorrt_warnings", []),
+        "parity": result.parity.to_json() if result.parity else manifest.get("parity"),
+        "notes": list(result.notes),
+    }
+
+
+def build_table(console: Console, document: Document) -> None:
+    parity = document["parity"] or {}
+    if "rows" in parity:
+        parity_table(console, parity)
+    if document["passed"] is False:
+        console.print(f"[red]{document['engine']} was not written[/red]: the ONNX file failed")
+        return
+    table = Table(show_header=False)
+    table.add_row("engine", document["engine"])
+    table.add_row("reused" if document["cached"] else "built because", document["reason"])
+    table.add_row("target", f"{document['target']}, TensorRT {document['tensorrt']}")
+    table.add_row("profile", ", ".join(f"{k} {v}" for k, v in document["profile"].items()))
+    planned = document["planned_device_memory_bytes"]
+    table.add_row("planned memory", f"{planned / 2**20:.0f} MiB" if planned else "unknown")
+    judged_words = {True: "passed", None: "not judged: give --checkpoint"}[document["passed"]]
+    table.add_row("parity of the ONNX file", judged_words)
+    for warning in document["tensorrt_warnings"]:
+        table.add_row("TensorRT warns", warning)
+    console.print(table)
+
+
+# --- bench --------------------------------------------------------------------------------
+
+
+def bench_table(console: Console, document: Document) -> None:
+    table = Table("backend", "size")
+    for heading in ("fps", "median ms", "p95 ms", "peak MiB"):
+        table.add_column(heading, justify="right")
+    for artifact, rows in itertools.groupby(document["rows"], lambda row: row["artifact"]):
+        table.add_section()
+        table.add_row(f"[bold]{escape(artifact)}[/]")
+        for row in rows:
+            if "reason" not in row:
+                table.add_row(row["backend"], row["size"], *_bench_cells(row))
+    console.print(table)
+    for row in document["rows"]:
+        if "reason" in row:
+            console.print(
+                f"not run: {row['backend']} on {row['artifact']} at {row['size']}: {row['reason']}",
+                markup=False,
+            )
+    gpu = document["environment"]["gpu"] or "no GPU: nothing here ran on one"
+    console.print(f"{document['environment']['processor']}, {gpu}")
+
+
+def _bench_cells(row: Mapping[str, Any]) -> list[str]:
+    if "reason" in row:
+        return ["-", "-", "-", row["reason"]]
+    memory = row["peak_memory_mib"]
+    return [
+        f"{row['fps']:.2f}",
+        f"{row['median_ms']:.1f}",
+        f"{row['p95_ms']:.1f}",
+        "unknown" if memory is None else f"{memory:.0f}",
+    ]
+
+
+def bench_markdown(report: BenchReport) -> str:
+    """Return the report as a Markdown document."""
+    document = report.to_json()
+    lines = [
+        "| artifact | backend | size | fps | median ms | p95 ms | peak MiB |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for row in document["rows"]:
+        cells = [row["artifact"], row["backend"], row["size"], *_bench_cells(row)]
+        lines.append("| " + " | ".join(cell.replace("|", "/") for cell in cells) + " |")
+    facts = document["environment"]
+    versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
+    lines += [
+        "",
+        f"Measured {facts['time']} on {facts['processor']}, {facts['cores']} cores, "
+        f"{facts['platform']}; GPU: {facts['gpu'] or 'none'}.",
+        f"{versions}.",
+        "Samples of all backends alternate in one run, each warmed up at its size. Peak MiB is "
+        "the growth of the process's resident memory while the backend was opened and warmed up.",
+        "",
+    ]
+    return "\n".join(lines)

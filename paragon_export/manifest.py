@@ -1,0 +1,156 @@
+"""Manifest: the JSON beside an engine that says what it is, and whether it may be reused."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import paragon_export
+from paragon_export.artifact import sha256_of, staged, to_json, write_text
+from paragon_export.environment import environment
+from paragon_export.errors import PlanError
+from paragon_export.onnx_file import metadata_of
+from paragon_export.plan import DEFAULT_PROFILE, EnginePlan
+from paragon_export.polygraphy_bridge import tensorrt
+from paragon_export.report import ParityReport
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+    from paragon_export.engine import BuiltEngine
+
+
+def manifest_path(engine: Path) -> Path:
+    return engine.with_name(engine.name + ".json")
+
+
+def read(engine: Path) -> dict[str, Any] | None:
+    """Return an engine's manifest; None if there is none that can be read."""
+    try:
+        manifest = json.loads(manifest_path(engine).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return manifest if isinstance(manifest, dict) else None
+
+
+def identify(plan: EnginePlan) -> dict[str, Any]:
+    """Return everything that decides an engine's bytes: it is reused only if all of it matches.
+
+    Raises:
+        ParagonExportError: If the source cannot be read or the TensorRT flavour is missing.
+    """
+    from paragon_export.candidates import is_onnx
+    from paragon_export.onnx_file import read_onnx
+    from paragon_export.reference import describe
+
+    if is_onnx(plan.source):
+        facts = metadata_of(read_onnx(plan.source))
+        switches, checkpoint = facts.get("switches"), facts.get("checkpoint_sha256")
+    else:
+        loaded, variant = describe(plan.source, plan.switches)
+        switches = {name: asdict(setting) for name, setting in variant.switches.items()}
+        checkpoint = loaded.sha256
+    profile = plan.profile or DEFAULT_PROFILE
+    return {
+        "source": plan.source.name,
+        "source_sha256": _sha256(plan.source),
+        "checkpoint_sha256": checkpoint,
+        "switches": switches,
+        "precision": plan.precision.value,
+        "video": plan.video,
+        "profile": {
+            "min": str(profile.smallest),
+            "opt": str(profile.optimal),
+            "max": str(profile.largest),
+            "batch": profile.batch,
+        },
+        "target": target_name(plan),
+        "backend": plan.backend.value,
+        "tensorrt": str(tensorrt(plan.backend.value).__version__),
+        "paragon_export": paragon_export.__version__,
+    }
+
+
+def _sha256(path: Path) -> str:
+    try:
+        return sha256_of(path)
+    except OSError as error:
+        raise PlanError(f"cannot read {path}: {error.strerror or error}") from error
+
+
+def target_name(plan: EnginePlan) -> str:
+    """Return the compute capabilities of an engine as one word."""
+    if plan.targets:
+        return ",".join(plan.targets)
+    return "sm80 and later" if plan.backend.value == "rtx" else "this GPU"
+
+
+def why_rebuild(engine: Path, wanted: Mapping[str, Any]) -> str:
+    """Say in words why the engine there cannot be used; empty if it can."""
+    if not engine.exists():
+        return "no engine was there"
+    manifest = read(engine)
+    if manifest is None:
+        return "the engine there has no readable manifest"
+    for name, value in wanted.items():
+        if manifest.get(name) != value:
+            words = name.replace("_", " ")
+            return f"{words} changed from {_brief(manifest.get(name))} to {_brief(value)}"
+    if manifest.get("engine_sha256") != sha256_of(engine):
+        return "the engine's bytes are not those of its manifest"
+    onnx = engine.parent / str(manifest.get("onnx"))
+    if not onnx.is_file() or manifest.get("onnx_sha256") != sha256_of(onnx):
+        return f"the ONNX file it was compiled from ({onnx.name}) is gone or changed"
+    return ""
+
+
+def _brief(value: Any) -> str:
+    if isinstance(value, dict):
+        pairs = (f"{k} {v.get('value') if isinstance(v, dict) else v}" for k, v in value.items())
+        return "{" + ", ".join(pairs) + "}"
+    return str(value)
+
+
+def describe_engine(
+    plan: EnginePlan,
+    identity: Mapping[str, Any],
+    onnx: Path,
+    model: ir.Model,
+    built: BuiltEngine,
+    parity: ParityReport | None,
+) -> dict[str, Any]:
+    """Return the manifest of an engine that has just been built."""
+    return {
+        **identity,
+        "engine": plan.output.name,
+        "engine_bytes": len(built.data),
+        "onnx": onnx.name,
+        "onnx_sha256": sha256_of(onnx),
+        "onnx_metadata": metadata_of(model),
+        "planned_device_memory_bytes": built.planned_bytes,
+        "planned_activation_bytes": built.activation_bytes,
+        "planned_weights_bytes": built.weights_bytes,
+        "tensorrt_warnings": list(built.warnings),
+        "parity": {
+            "passed": parity.passed if parity else None,
+            "judged": "the ONNX file that was compiled",
+            "seen_on_gpu": False,
+            "worst": parity.to_json()["worst"] if parity else None,
+        },
+        "environment": environment(),
+    }
+
+
+def write_engine(engine: Path, data: bytes, manifest: dict[str, Any]) -> None:
+    """Write an engine and its manifest; bytes and manifest that disagree are never reused.
+
+    Raises:
+        PlanError: If either cannot be written.
+    """
+    with staged(engine) as file:
+        file.path.write_bytes(data)
+        manifest["engine_sha256"] = sha256_of(file.path)
+        write_text(manifest_path(engine), to_json(manifest))
