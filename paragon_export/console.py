@@ -136,12 +136,12 @@ def parity_table(console: Console, document: Document) -> None:
 
 def _parity_cells(row: Mapping[str, Any]) -> list[str]:
     figures = (row[k] for k in ("max_abs", "border_max_abs", "reference_max_abs", "limit"))
-    picture = "" if row["picture"] == "synthetic" else f"{row['picture']}, "
+    verdict = "[green]passed[/]" if row["passed"] else f"[red]{escape(row['failure'])}[/]"
     return [
-        f"{picture}{row['batch']} of {row['size']}",
+        f"{row['batch']} {escape(row['picture'])} {row['size']}",
         *(f"{float(figure):.1e}" for figure in figures),
         f"{float(row['psnr_db']):.1f}",
-        "[green]passed[/]" if row["passed"] else f"[red]{escape(row['failure'])}[/]",
+        verdict if row["judged"] else "[yellow]diverges[/]",
     ]
 
 

@@ -38,9 +38,10 @@ def judge(
         probes = choose_probes(
             variant.in_channels, variant.window, opened.static, opened.video, sizes, images
         )
-        rows += verify(reference, [opened.candidate], probes).rows
-        notes += opened.disagreements(variant)
-    return ParityReport(rows=tuple(rows), notes=tuple(notes))
+        report = verify(reference, [opened.candidate], probes)
+        rows += report.rows
+        notes += [*report.notes, *opened.disagreements(variant)]
+    return ParityReport(rows=tuple(rows), notes=tuple(dict.fromkeys(notes)))
 
 
 def judge_given(plan: EnginePlan, onnx: Path) -> ParityReport | None:

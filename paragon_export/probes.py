@@ -6,6 +6,7 @@ noise, gradients, checkerboards and saturated colours.
 
 from __future__ import annotations
 
+import itertools
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ PIXELS_PER_PROBE = 256
 """A probe holds at least so many pixels, in several pictures if it must: the largest rounding
 error over a dozen values is a matter of luck."""
 
+MOST_PICTURES = 16
+
 PICTURE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
 
 
@@ -35,6 +38,9 @@ class Probe:
     blend: tuple[float, ...] = ()
     """For video: how much of the frame before enters each frame; 0 starts afresh."""
 
+    is_stress: bool = False
+    """Whether the content is one that a network need not know; see ``report.DIVERGED``."""
+
     @property
     def batch(self) -> int:
         return int(self.frames[0].shape[0])
@@ -45,12 +51,12 @@ def default_sizes(window: int) -> list[tuple[Size, int]]:
     w = window if window > 1 else 16
     return [
         (Size(1, 1), 1),
-        (Size(max(1, w // 2 - 1), max(2, w // 2 + 1)), 1),
+        (Size(w // 2 + 1, w // 2 + 3), 1),
         (Size(w - 1, 2 * w - 1) if w > 1 else Size(2, 3), 1),
         (Size(w, 2 * w), 1),
         (Size(w + 1, 2 * w + 1), 1),
         (Size(2 * w + 5, 3 * w + 5), 2),
-        (Size(4 * w, 2 * w + 6), 1),
+        (Size(3 * w, w + 5), 1),
     ]
 
 
@@ -90,15 +96,22 @@ def choose_probes(
 def still_probes(
     channels: int, sizes: Sequence[tuple[Size, int]], *, batched: bool = True
 ) -> list[Probe]:
-    """Make one probe for each size and batch; ``batched`` False feeds pictures one at a time."""
+    """Make a photograph probe for each size and batch, and stress probes at all but tiny sizes.
+
+    ``batched`` False feeds the pictures of a probe one at a time, for models of batch 1.
+    """
     probes = []
+    kinds = itertools.cycle(STRESS.items())
     for size, batch in sizes:
-        wanted = -(-PIXELS_PER_PROBE // (size.height * size.width))
-        if batched:
-            frames: tuple[np.ndarray, ...] = (stack(channels, size, max(batch, min(wanted, 16))),)
-        else:
-            frames = tuple(stack(channels, size, min(wanted, 16))[:, None])
-        probes.append(Probe(label="synthetic", size=size, frames=frames))
+        few = -(-PIXELS_PER_PROBE // (size.height * size.width))
+        count = max(batch, min(few, MOST_PICTURES))
+        crops = np.stack([photograph_crop(channels, size, index) for index in range(count)])
+        frames = (crops,) if batched else tuple(crops[:, None])
+        probes.append(Probe(label="photograph", size=size, frames=frames))
+        if few == 1 or len(sizes) == 1:
+            kind, make = next(kinds)
+            picture = make(channels, size)[None]
+            probes.append(Probe(label=kind, size=size, frames=(picture,), is_stress=True))
     return probes
 
 
@@ -151,12 +164,6 @@ def _picture_probe(channels: int, path: Path) -> Probe:
     return Probe(label=path.name, size=size, frames=(np.ascontiguousarray(frame),))
 
 
-def stack(channels: int, size: Size, count: int) -> np.ndarray:
-    """Return ``count`` different pictures (count, channels, H, W), the same on every call."""
-    makers = (photograph_crop, _noise, _checkerboard, _gradient, _saturated)
-    return np.stack([makers[i % len(makers)](channels, size, i) for i in range(count)])
-
-
 def photograph_crop(channels: int, size: Size, index: int = 0) -> np.ndarray:
     """Cut from the shipped photograph; where it is too small, it is mirrored at its edges."""
     pixels = photograph().transpose(2, 0, 1)
@@ -169,34 +176,43 @@ def photograph_crop(channels: int, size: Size, index: int = 0) -> np.ndarray:
     return _to_channels(crop, channels)
 
 
-def _noise(channels: int, size: Size, index: int) -> np.ndarray:
-    values = _rng("noise", size, index).random((channels, size.height, size.width))
+def _noise(channels: int, size: Size) -> np.ndarray:
+    values = _rng("noise", size).random((channels, size.height, size.width))
     return values.astype(np.float32)
 
 
-def _checkerboard(channels: int, size: Size, index: int) -> np.ndarray:
+def _checkerboard(channels: int, size: Size) -> np.ndarray:
     rows, columns = np.indices((size.height, size.width))
-    board = ((rows + columns + index) % 2).astype(np.float32)
+    board = ((rows + columns) % 2).astype(np.float32)
     return np.broadcast_to(board, (channels, *board.shape)).copy()
 
 
-def _gradient(channels: int, size: Size, index: int) -> np.ndarray:
+def _gradient(channels: int, size: Size) -> np.ndarray:
     rows = np.linspace(0, 1, size.height)[:, None]
     columns = np.linspace(0, 1, size.width)[None, :]
     ramps = [rows + 0 * columns, 0 * rows + columns, (rows + columns) / 2]
-    picked = [ramps[(c + index) % 3] for c in range(channels)]
+    picked = [ramps[c % 3] for c in range(channels)]
     return np.stack(picked).astype(np.float32)
 
 
-def _saturated(channels: int, size: Size, index: int) -> np.ndarray:
-    blocks = _rng("saturated", size, index).integers(
+def _saturated(channels: int, size: Size) -> np.ndarray:
+    blocks = _rng("saturated", size).integers(
         0, 2, (channels, -(-size.height // 4), -(-size.width // 4))
     )
     full = blocks.repeat(4, axis=1).repeat(4, axis=2)[:, : size.height, : size.width]
     return full.astype(np.float32)
 
 
-def _rng(kind: str, size: Size, index: int) -> np.random.Generator:
+STRESS = {
+    "saturated": _saturated,
+    "noise": _noise,
+    "checkerboard": _checkerboard,
+    "gradient": _gradient,
+}
+"""Contents that overshoot the range and break half precision; used in turn."""
+
+
+def _rng(kind: str, size: Size, index: int = 0) -> np.random.Generator:
     return np.random.default_rng(zlib.crc32(f"{kind} {size} {index}".encode()))
 
 

@@ -11,6 +11,9 @@ from xml.etree import ElementTree
 from paragon_export.metrics import Difference
 from paragon_export.plan import Precision, Size, Tolerance
 
+DIVERGED = 4.0
+"""A float64 output beyond this many times full range is no picture any more."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ParityRow:
@@ -27,6 +30,10 @@ class ParityRow:
     reference_max_abs: float
     """What PyTorch itself errs in this precision, against the same float64 reference."""
     tolerance: Tolerance
+    reference_peak: float = 1.0
+    """Largest magnitude of the float64 output, in units of full range."""
+    is_stress: bool = False
+    """Whether the picture is one that a network need not know."""
     fault: str = ""
     """Set where nothing could be compared: a wrong shape, a run that failed."""
 
@@ -37,8 +44,19 @@ class ParityRow:
         return min(t.max_abs, t.times_reference * max(self.reference_max_abs, t.reference_floor))
 
     @property
+    def is_judged(self) -> bool:
+        """False where the float64 network itself diverges on a stress picture.
+
+        A network may blow up on a checkerboard: its output is no picture then, the slightest
+        rounding changes it wholly, and PyTorch disagrees with itself. Photographs always count.
+        """
+        return not (self.is_stress and self.reference_peak > DIVERGED)
+
+    @property
     def failure(self) -> str:
-        """What is wrong, in a word or two; empty where the row passes."""
+        """What is wrong, in a word or two; empty where the row passes or is not judged."""
+        if not self.is_judged:
+            return ""
         if self.fault:
             return self.fault
         if not self.found.is_finite:
@@ -66,6 +84,8 @@ class ParityRow:
             "interior_max_abs": _number(self.found.interior_max_abs),
             "reference_max_abs": _number(self.reference_max_abs),
             "limit": _number(self.limit),
+            "reference_peak": _number(self.reference_peak),
+            "judged": self.is_judged,
             "passed": not self.failure,
             "failure": self.failure,
         }
@@ -80,12 +100,13 @@ class ParityReport:
 
     @property
     def passed(self) -> bool:
-        return bool(self.rows) and not any(row.failure for row in self.rows)
+        judged = [row for row in self.rows if row.is_judged]
+        return bool(judged) and not any(row.failure for row in judged)
 
     @property
     def worst(self) -> ParityRow | None:
         """The row that fails, or comes closest to failing."""
-        return max(self.rows, key=_badness, default=None)
+        return max((row for row in self.rows if row.is_judged), key=_badness, default=None)
 
     def to_json(self) -> dict[str, Any]:
         worst = self.worst
@@ -98,7 +119,7 @@ class ParityReport:
 
 
 def _badness(row: ParityRow) -> tuple[bool, float]:
-    share = row.found.max_abs / row.limit if row.limit > 0 else row.found.max_abs
+    share = row.found.max_abs / row.limit if 0 < row.limit < math.inf else row.found.max_abs
     return bool(row.failure), share
 
 

@@ -69,7 +69,7 @@ def verify(
                 own[candidate.precision],
                 allowed[candidate.precision],
             )
-    return ParityReport(rows=tuple(rows))
+    return ParityReport(rows=tuple(rows), notes=tuple(_divergences(rows)))
 
 
 def play(runner: Runner, probe: Probe, inputs: Sequence[Port]) -> Arrays:
@@ -127,10 +127,22 @@ def _judge(
                 found=gap,
                 reference_max_abs=difference(own[name], expected, border).max_abs,
                 tolerance=tolerance,
+                reference_peak=float(np.abs(truth["output"]).max()),
+                is_stress=probe.is_stress,
                 fault=problem,
             )
         )
     return rows
+
+
+def _divergences(rows: Sequence[ParityRow]) -> list[str]:
+    """Say on which pictures the network itself diverges, once for each."""
+    peaks = {f"{row.picture} {row.size}": row.reference_peak for row in rows if not row.is_judged}
+    return [
+        f"the network itself diverges on {picture}: its float64 output reaches {peak:.3g} times "
+        "full range; not judged"
+        for picture, peak in peaks.items()
+    ]
 
 
 def _shape_fault(got: np.ndarray | None, expected: np.ndarray) -> str:
