@@ -32,7 +32,9 @@ check: setup
 	$(BIN)/mypy
 
 bench: setup
-	$(BIN)/python benchmarks/run.py
+	$(BIN)/python -m pip install --quiet onnxslim onnxscript
+	$(BIN)/python benchmarks/export_time.py
+	$(BIN)/python benchmarks/simplifiers.py
 
 clean:
 	rm -rf $(VENV) demo

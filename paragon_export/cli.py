@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -55,6 +56,15 @@ Bf16 = Annotated[bool, typer.Option("--bf16", help="bfloat16, strongly typed.")]
 Video = Annotated[
     bool, typer.Option("--video", help="Add prev_feat and alpha in, feature_map out.")
 ]
+
+
+@app.callback()
+def settings(context: typer.Context) -> None:
+    """From a trained super-resolution checkpoint to verified ONNX models and TensorRT engines."""
+    if context.invoked_subcommand != "bench":
+        # PyTorch's threads spin while they wait; on a busy machine a judgement that takes a
+        # third of a second then takes fourteen. A benchmark leaves PyTorch as its users have it.
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 @app.command()
