@@ -9,7 +9,7 @@ from __future__ import annotations
 import gc
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -59,6 +59,14 @@ def bench(artifacts: Sequence[Path], sizes: Sequence[Size], switches: Switches) 
     return BenchReport(rows=tuple(rows), environment=environment())
 
 
+def bench_runners(
+    artifact: str, runners: Mapping[str, Callable[[], Runner]], size: Size
+) -> BenchReport:
+    """Measure runners that are opened when called, under the names given, at one size."""
+    contenders = [Contender(artifact, name, opened) for name, opened in runners.items()]
+    return BenchReport(rows=tuple(_bench_size(contenders, size)), environment=environment())
+
+
 def _contenders(artifact: Path, switches: Switches) -> list[Contender]:
     name = artifact.name
     if is_engine(artifact):
@@ -106,7 +114,8 @@ def _open_onnx(path: Path, device: str) -> OnnxRunner:
 def _open_engine(path: Path) -> Runner:
     from paragon_export.engine import open_engine
 
-    return open_engine(path)[0]
+    runner, _, _ = open_engine(path)
+    return runner
 
 
 def _bench_size(contenders: Sequence[Contender], size: Size) -> list[BenchRow]:

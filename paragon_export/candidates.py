@@ -11,8 +11,9 @@ import onnx_ir as ir
 
 from paragon_export.errors import PlanError
 from paragon_export.onnx_file import metadata_of, precision_of, read_onnx
-from paragon_export.plan import Precision, Size
+from paragon_export.plan import Precision, Profile, Size
 from paragon_export.precision import rounding_model
+from paragon_export.probes import default_sizes
 from paragon_export.runners import OnnxRunner
 from paragon_export.variant import Port, Variant
 from paragon_export.verify import Candidate
@@ -29,6 +30,22 @@ class Opened:
     static: Size | None = None
     """The only size it accepts; None where height and width are dynamic."""
     video: bool = False
+    profile: Profile | None = None
+    """The range of sizes that an engine accepts; None for other files."""
+
+    def allowed_sizes(self, window: int) -> list[Size]:
+        """Return the default sizes brought into an engine's range; empty where none is needed."""
+        if self.profile is None:
+            return []
+        low, high = self.profile.smallest, self.profile.largest
+        brought = (
+            Size(
+                min(max(size.height, low.height), high.height),
+                min(max(size.width, low.width), high.width),
+            )
+            for size, _ in default_sizes(window)
+        )
+        return list(dict.fromkeys(brought))
 
     def disagreements(self, variant: Variant) -> list[str]:
         """Say where the file was made with other switches than the reference has."""
@@ -62,8 +79,9 @@ def open_candidate(path: Path, *, video: bool) -> Opened:
     if is_engine(path):
         from paragon_export.engine import open_engine
 
-        runner, precision = open_engine(path)
-        return Opened(candidate=Candidate(name=path.name, runner=runner, precision=precision))
+        runner, precision, profile = open_engine(path)
+        candidate = Candidate(name=path.name, runner=runner, precision=precision)
+        return Opened(candidate=candidate, profile=profile, video=video)
     if not is_onnx(path):
         raise PlanError(f"{path}: a candidate must be an .onnx file or an .engine file")
     opened = open_onnx(path)

@@ -17,7 +17,7 @@ from paragon_export.candidates import static_size
 from paragon_export.environment import cuda_gpu
 from paragon_export.errors import EngineBuildError, PlanError
 from paragon_export.manifest import read
-from paragon_export.plan import DEFAULT_PROFILE, Backend, EnginePlan, Precision, Profile
+from paragon_export.plan import DEFAULT_PROFILE, Backend, EnginePlan, Precision, Profile, Size
 from paragon_export.polygraphy_bridge import polygraphy_trt, tensorrt
 from paragon_export.runners import EngineRunner
 
@@ -162,7 +162,7 @@ def profile_for(model: ir.Model, plan: EnginePlan) -> Profile:
     return only
 
 
-def open_engine(path: Path) -> tuple[EngineRunner, Precision]:
+def open_engine(path: Path) -> tuple[EngineRunner, Precision, Profile]:
     """Load an engine onto the GPU. Untested here: needs a GPU.
 
     A TensorRT engine is code: only one whose bytes match its manifest is loaded.
@@ -175,12 +175,12 @@ def open_engine(path: Path) -> tuple[EngineRunner, Precision]:
         raise PlanError(f"{path} has no manifest that matches its bytes; build it again with trt")
     if cuda_gpu() is None:
         raise PlanError(f"{path} needs a GPU and none was found; judge {manifest.get('onnx')}")
-    return EngineRunner(path, str(manifest["backend"])), Precision(manifest["precision"])
-
-
-def run_on_gpu(engine: Path) -> tuple[str, ...]:
-    """Say what is known of the engine on a GPU."""
-    name = cuda_gpu()
-    if name is None:
-        return ("no GPU here: the ONNX file was judged, the engine itself has not run",)
-    return (f"GPU {name}: judge the engine with parity, time it with bench",)
+    told = manifest["profile"]
+    profile = Profile(
+        smallest=Size.parse(told["min"]),
+        optimal=Size.parse(told["opt"]),
+        largest=Size.parse(told["max"]),
+        batch=told["batch"],
+    )
+    runner = EngineRunner(path, str(manifest["backend"]))
+    return runner, Precision(manifest["precision"]), profile

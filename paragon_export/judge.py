@@ -4,17 +4,32 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from paragon_export.artifact import sha256_of
 from paragon_export.candidates import is_onnx, open_candidate, open_onnx, ports_of
 from paragon_export.errors import PlanError
-from paragon_export.onnx_file import read_onnx
+from paragon_export.onnx_file import metadata_of, read_onnx
 from paragon_export.plan import EnginePlan, Size, Switches, Tolerance
 from paragon_export.probes import choose_probes
-from paragon_export.reference import OnnxReference, Reference, build_reference, describe
+from paragon_export.reference import (
+    OnnxReference,
+    Reference,
+    TorchReference,
+    build_reference,
+    describe,
+)
 from paragon_export.report import ParityReport, ParityRow
 from paragon_export.variant import Variant
 from paragon_export.verify import verify
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+FLAGS = ("attention_mode", "export_safe", "upsampler_alpha", "window_size")
+"""Switches that can be given as flags."""
 
 
 def judge(
@@ -35,8 +50,9 @@ def judge(
     notes: list[str] = []
     for path in candidates:
         opened = open_candidate(path, video=len(reference.inputs) > 1)
+        wanted = sizes or opened.allowed_sizes(variant.window)
         probes = choose_probes(
-            variant.in_channels, variant.window, opened.static, opened.video, sizes, images
+            variant.in_channels, variant.window, opened.static, opened.video, wanted, images
         )
         report = verify(reference, [opened.candidate], probes)
         rows += report.rows
@@ -44,29 +60,53 @@ def judge(
     return ParityReport(rows=tuple(rows), notes=tuple(dict.fromkeys(notes)))
 
 
-def judge_given(plan: EnginePlan, onnx: Path) -> ParityReport | None:
-    """Judge the ONNX file that an engine is compiled from, when the plan's source is one.
+def reference_for(
+    plan: EnginePlan, onnx: ir.Model
+) -> tuple[tuple[TorchReference, Variant] | None, tuple[str, ...]]:
+    """Find the network that an ONNX source was made from, and say which it is.
 
-    Against the plan's checkpoint if it names one; else a converted file is judged against the
-    source it was converted from; else there is nothing to judge against, and None comes back.
+    It is the plan's checkpoint, or else the file that the model's metadata names, beside the
+    model or in the working folder, if its hash is the one told there. Switches that the plan
+    does not give are those that the metadata records.
 
     Raises:
-        PlanError: If the ONNX file says that it was made from another checkpoint.
+        PlanError: If the plan's checkpoint is not the one that the model was made from.
     """
-    if plan.checkpoint is None:
-        return None if onnx == plan.source else _judge_conversion(plan.source, onnx)
-    opened = open_onnx(onnx)
-    checkpoint, variant = describe(plan.checkpoint, plan.switches)
-    told = opened.metadata.get("checkpoint_sha256", checkpoint.sha256)
-    if told != checkpoint.sha256:
+    facts = metadata_of(onnx)
+    told = facts.get("checkpoint_sha256")
+    path = plan.checkpoint or _checkpoint_named(plan.source, str(facts.get("checkpoint")), told)
+    if path is None:
+        return None, ("no checkpoint to judge the ONNX file against; give --checkpoint",)
+    recorded = facts.get("switches") if plan.switches.config is None else None
+    flags = {**_recorded_flags(recorded), **plan.switches.flags}
+    checkpoint, variant = describe(path, replace(plan.switches, flags=flags))
+    if told not in (None, checkpoint.sha256):
         raise PlanError(
-            f"{plan.source} was made from a checkpoint with SHA-256 {told}, and "
-            f"{plan.checkpoint} has {checkpoint.sha256}; give the one it was made from"
+            f"{plan.source} was made from a checkpoint with SHA-256 {told}, and {path} has "
+            f"{checkpoint.sha256}; give the one it was made from"
         )
-    return judge(build_reference(checkpoint, variant, video=opened.video), variant, [onnx])
+    video = any(value.name == "prev_feat" for value in onnx.graph.inputs)
+    known = (build_reference(checkpoint, variant, video=video), variant)
+    return known, (f"judged against {path}, with the switches that the ONNX file records",)
 
 
-def _judge_conversion(source: Path, converted: Path) -> ParityReport:
+def _checkpoint_named(onnx: Path, name: str, sha256: Any) -> Path | None:
+    """Return a file of that name whose bytes have that hash; None if there is none."""
+    found = (folder / Path(name).name for folder in (onnx.parent, Path()))
+    return next((path for path in found if path.is_file() and sha256_of(path) == sha256), None)
+
+
+def _recorded_flags(switches: Any) -> dict[str, Any]:
+    """Return the recorded switches that a flag can set and that tensors did not decide."""
+    recorded = switches if isinstance(switches, dict) else {}
+    return {
+        name: recorded[name]["value"]
+        for name in FLAGS
+        if isinstance(recorded.get(name), dict) and recorded[name].get("source") != "tensors"
+    }
+
+
+def judge_conversion(source: Path, converted: Path) -> ParityReport:
     """Judge a half-precision model against the float32 file it was made from.
 
     Nobody's error in half precision is known for it, so the bar of decibels decides alone.

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import paragon_export
-from paragon_export.artifact import sha256_of, staged, to_json, write_text
+from paragon_export.artifact import Staged, sha256_of, staged, to_json, write_text
 from paragon_export.environment import environment
 from paragon_export.errors import PlanError
 from paragon_export.onnx_file import metadata_of
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
     from paragon_export.engine import BuiltEngine
+    from paragon_export.gpu import Proof
 
 
 def manifest_path(engine: Path) -> Path:
@@ -43,12 +45,16 @@ def identify(plan: EnginePlan) -> dict[str, Any]:
         ParagonExportError: If the source cannot be read or the TensorRT flavour is missing.
     """
     from paragon_export.candidates import is_onnx
-    from paragon_export.onnx_file import read_onnx
+    from paragon_export.onnx_file import precision_of, read_onnx
     from paragon_export.reference import describe
 
+    precision, video = plan.precision, plan.video
     if is_onnx(plan.source):
-        facts = metadata_of(read_onnx(plan.source))
+        model = read_onnx(plan.source)
+        facts = metadata_of(model)
         switches, checkpoint = facts.get("switches"), facts.get("checkpoint_sha256")
+        precision = precision if precision.is_half else precision_of(model)
+        video = any(value.name == "prev_feat" for value in model.graph.inputs)
     else:
         loaded, variant = describe(plan.source, plan.switches)
         switches = {name: asdict(setting) for name, setting in variant.switches.items()}
@@ -59,8 +65,8 @@ def identify(plan: EnginePlan) -> dict[str, Any]:
         "source_sha256": _sha256(plan.source),
         "checkpoint_sha256": checkpoint,
         "switches": switches,
-        "precision": plan.precision.value,
-        "video": plan.video,
+        "precision": precision.value,
+        "video": video,
         "profile": {
             "min": str(profile.smallest),
             "opt": str(profile.optimal),
@@ -144,8 +150,12 @@ def describe_engine(
     }
 
 
-def write_engine(engine: Path, data: bytes, manifest: dict[str, Any]) -> None:
-    """Write an engine and its manifest; bytes and manifest that disagree are never reused.
+@contextmanager
+def staged_engine(engine: Path, data: bytes, manifest: dict[str, Any]) -> Iterator[Staged]:
+    """Stage an engine and its manifest side by side; they take their places together.
+
+    Between the two steps of a crash bytes and manifest disagree, and such an engine is never
+    reused or loaded.
 
     Raises:
         PlanError: If either cannot be written.
@@ -153,4 +163,19 @@ def write_engine(engine: Path, data: bytes, manifest: dict[str, Any]) -> None:
     with staged(engine) as file:
         file.path.write_bytes(data)
         manifest["engine_sha256"] = sha256_of(file.path)
-        write_text(manifest_path(engine), to_json(manifest))
+        write_text(manifest_path(file.path), to_json(manifest))
+        yield file
+        if file.keep:
+            write_text(manifest_path(engine), to_json(manifest))
+
+
+def add_proof(manifest: dict[str, Any], proof: Proof) -> None:
+    """Record in the manifest what a GPU has shown of the engine."""
+    if proof.parity is None:
+        return
+    parity = manifest["parity"]
+    parity["judged"] = "the engine on a GPU, and the ONNX file that was compiled"
+    parity["seen_on_gpu"] = True
+    parity["passed"] = proof.parity.passed and parity["passed"] is not False
+    parity["worst"] = proof.parity.to_json()["worst"]
+    manifest["gpu_bench"] = proof.bench.to_json() if proof.bench else None

@@ -6,16 +6,19 @@ Every arrow is a value; no stage reads another stage's files by name.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from paragon_export.artifact import check_writable, staged
 from paragon_export.metrics import Difference
 from paragon_export.plan import EnginePlan, ExportPlan, Precision
-from paragon_export.reference import build_reference, describe, measure_drop
+from paragon_export.reference import TorchReference, build_reference, describe, measure_drop
 from paragon_export.report import ParityReport
 from paragon_export.variant import Variant
+
+if TYPE_CHECKING:
+    from paragon_export.gpu import Proof, Prover
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,10 +26,22 @@ class Export:
     """What became of an export plan. The file was written only if the verdict passed."""
 
     output: Path
+    reference: TorchReference
     variant: Variant
     parity: ParityReport
     drop_cost: Difference | None
     """How far dropping trained tensors moves the picture; None where none were dropped."""
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the user should be told besides the verdict."""
+        if self.drop_cost is None:
+            return self.variant.notes
+        cost = (
+            f"without the dropped tensors the picture moves by up to {self.drop_cost.max_abs:.3g}; "
+            f"PSNR to the full network {self.drop_cost.psnr_db:.2f} dB"
+        )
+        return (*self.variant.notes, cost)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,13 +54,18 @@ class Build:
     reason: str
     """Why the engine was built, or that it was reused."""
     parity: ParityReport | None = None
-    """None where the engine was reused, or nothing was there to judge against."""
+    """Of the ONNX file; None where the engine was reused, or there was no reference."""
+    proof: Proof | None = None
+    """Of the engine itself, where a GPU is present."""
     notes: tuple[str, ...] = ()
 
     @property
     def passed(self) -> bool | None:
         """The verdict, also of a reused engine; None where none was given."""
-        return self.parity.passed if self.parity else self.manifest.get("parity", {}).get("passed")
+        if self.cached:
+            return self.manifest.get("parity", {}).get("passed")
+        verdicts = [r.passed for r in (self.parity, self.proof and self.proof.parity) if r]
+        return all(verdicts) if verdicts else None
 
 
 def export(plan: ExportPlan) -> Export:
@@ -74,63 +94,84 @@ def export(plan: ExportPlan) -> Export:
         parity = judge(reference, variant, [file.path])
         file.keep = parity.passed
     drop_cost = measure_drop(checkpoint, variant, plan.switches) if variant.dropped else None
-    return Export(output=plan.output, variant=variant, parity=parity, drop_cost=drop_cost)
+    return Export(
+        output=plan.output,
+        reference=reference,
+        variant=variant,
+        parity=parity,
+        drop_cost=drop_cost,
+    )
 
 
-def build(plan: EnginePlan) -> Build:
+def build(plan: EnginePlan, prove: Prover | None = None) -> Build:
     """Turn a checkpoint or an ONNX file into an engine with a manifest, or reuse the one there.
+
+    Args:
+        plan: What to build.
+        prove: How to judge and time the engine itself; None does so on a GPU if there is one.
 
     Raises:
         ParagonExportError: If a stage could not run; no engine is written then.
     """
-    from paragon_export.engine import build_engine, profile_for, run_on_gpu
-    from paragon_export.manifest import describe_engine, identify, read, why_rebuild, write_engine
+    from paragon_export.engine import build_engine, profile_for
+    from paragon_export.gpu import prove_on_gpu
+    from paragon_export.manifest import (
+        add_proof,
+        describe_engine,
+        identify,
+        read,
+        staged_engine,
+        why_rebuild,
+    )
     from paragon_export.onnx_file import read_onnx
 
     check_writable(plan.output)
     identity = identify(plan)
     reason = why_rebuild(plan.output, identity)
     if not reason:
-        return Build(
-            engine=plan.output,
-            manifest=read(plan.output) or {},
-            cached=True,
-            reason="everything in the manifest matches",
-        )
+        manifest = read(plan.output) or {}
+        matches = "everything in the manifest matches"
+        return Build(engine=plan.output, manifest=manifest, cached=True, reason=matches)
     source = _model_to_compile(plan)
-    if source.parity and not source.parity.passed:
-        return Build(
-            engine=plan.output, manifest={}, cached=False, reason=reason, parity=source.parity
-        )
-    model = read_onnx(source.path)
-    built = build_engine(source.path, model, plan.backend, plan.targets, profile_for(model, plan))
-    manifest = describe_engine(plan, identity, source.path, model, built, source.parity)
-    write_engine(plan.output, built.data, manifest)
-    notes = (*source.notes, *run_on_gpu(plan.output))
-    return Build(
+    result = Build(
         engine=plan.output,
-        manifest=manifest,
+        manifest={},
         cached=False,
         reason=reason,
         parity=source.parity,
-        notes=notes,
+        notes=source.notes,
     )
+    if result.passed is False:
+        return result
+    model = read_onnx(source.path)
+    profile = profile_for(model, plan)
+    built = build_engine(source.path, model, plan.backend, plan.targets, profile)
+    manifest = describe_engine(plan, identity, source.path, model, built, source.parity)
+    with staged_engine(plan.output, built.data, manifest) as file:
+        proof = (prove or prove_on_gpu)(file.path, source.judged_against, profile)
+        add_proof(manifest, proof)
+        result = replace(
+            result, manifest=manifest, proof=proof, notes=(*result.notes, *proof.notes)
+        )
+        file.keep = result.passed is not False
+    return result
 
 
 @dataclass(frozen=True)
 class _Source:
-    """The ONNX file that is compiled and the verdict on it."""
+    """The ONNX file that is compiled, and what is known of it."""
 
     path: Path
     parity: ParityReport | None
+    judged_against: tuple[TorchReference, Variant] | None
     notes: tuple[str, ...] = ()
 
 
 def _model_to_compile(plan: EnginePlan) -> _Source:
     """Export a checkpoint, convert an ONNX file, or take it as it is; judge it in each case."""
     from paragon_export.candidates import is_onnx
-    from paragon_export.judge import judge_given
-    from paragon_export.onnx_file import read_onnx, write_onnx
+    from paragon_export.judge import judge, judge_conversion, reference_for
+    from paragon_export.onnx_file import precision_of, read_onnx, write_onnx
     from paragon_export.precision import to_precision
 
     compiled = plan.output.with_name(plan.output.name + ".onnx")
@@ -144,13 +185,17 @@ def _model_to_compile(plan: EnginePlan) -> _Source:
                 video=plan.video,
             )
         )
-        return _Source(compiled, exported.parity, exported.variant.notes)
-    if not plan.precision.is_half:
-        return _Source(plan.source, judge_given(plan, plan.source))
-    model = to_precision(read_onnx(plan.source), plan.precision, io=Precision.FP32)
+        against = (exported.reference, exported.variant)
+        return _Source(compiled, exported.parity, against, exported.notes)
+    given = read_onnx(plan.source)
+    known, notes = reference_for(plan, given)
+    if not plan.precision.is_half or precision_of(given) is plan.precision:
+        parity = judge(*known, [plan.source]) if known else None
+        return _Source(plan.source, parity, known, notes)
+    model = to_precision(given, plan.precision, io=Precision.FP32)
     model.metadata_props["precision"] = plan.precision.value
     with staged(compiled) as file:
         write_onnx(model, file.path)
-        parity = judge_given(plan, file.path)
-        file.keep = parity is not None and parity.passed
-    return _Source(compiled, parity)
+        parity = judge(*known, [file.path]) if known else judge_conversion(plan.source, file.path)
+        file.keep = parity.passed
+    return _Source(compiled, parity, known, notes)

@@ -46,7 +46,12 @@ def probe_switches(path: Path, switches: Switches) -> list[Fit]:
     values: dict[str, tuple[float, ...]] = {"upsampler_alpha": ALPHAS}
     if variant.window > 1:
         values["window_size"] = WINDOWS
-    open_switches = {n: v for n, v in values.items() if variant.switches[n].source != "flag"}
+    settings = variant.switches
+    open_switches = {
+        name: sorted({*tried, settings[name].value})
+        for name, tried in values.items()
+        if settings[name].source != "flag"
+    }
     truth, small = _pair(variant.scale)
     fits = []
     for combination in itertools.product(*open_switches.values()):

@@ -203,8 +203,8 @@ def _check_layout(
 
 def _check_options(options: Mapping[str, Any], variant: str, scale: int) -> None:
     """Refuse an option file that was written for another network."""
-    told = options.get("type")
-    if told is not None and str(told).removeprefix("paragonsr2_") != variant:
+    told = str(options.get("type", "paragonsr2")).lower()
+    if told not in ("paragonsr2", f"paragonsr2_{variant}"):
         raise PlanError(
             f"the option file is for {told}, the checkpoint is paragonsr2_{variant}; "
             "give the option file it was trained with"

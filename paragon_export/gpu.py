@@ -1,0 +1,60 @@
+"""GPU: judge and time an engine itself, where there is a GPU to run it. Untested here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from paragon_export.bench import bench_runners
+from paragon_export.engine import open_engine
+from paragon_export.environment import cuda_gpu
+from paragon_export.errors import RunError
+from paragon_export.judge import judge
+from paragon_export.plan import Profile
+from paragon_export.reference import TorchReference
+from paragon_export.report import BenchReport, ParityReport
+from paragon_export.runners import Runner
+from paragon_export.variant import Variant
+
+Known = tuple[TorchReference, Variant] | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Proof:
+    """What a GPU has shown of an engine."""
+
+    parity: ParityReport | None = None
+    """None where the engine did not run."""
+    bench: BenchReport | None = None
+    notes: tuple[str, ...] = ()
+
+
+Prover = Callable[[Path, Known, Profile], Proof]
+
+
+def prove_on_gpu(engine: Path, known: Known, profile: Profile) -> Proof:
+    """Judge an engine against its network, and time it beside PyTorch at the optimal size.
+
+    Args:
+        engine: With its manifest beside it.
+        known: The network that it claims to be; None if that is not known.
+        profile: The sizes that it accepts.
+    """
+    gpu = cuda_gpu()
+    if gpu is None:
+        return Proof(notes=("no GPU here: the ONNX file was judged, the engine has not run",))
+    if known is None:
+        return Proof(notes=("the engine has not run: no checkpoint to judge it against",))
+    reference, variant = known
+    try:
+        parity = judge(reference, variant, [engine])
+        runner, _, _ = open_engine(engine)
+    except RunError as error:
+        return Proof(notes=(f"the engine does not run on the GPU here, {gpu}: {error}",))
+    contenders: dict[str, Callable[[], Runner]] = {
+        "PyTorch eager (cuda float16)": partial(reference.runner, "float16", "cuda"),
+        "TensorRT": lambda: runner,
+    }
+    return Proof(parity=parity, bench=bench_runners(engine.name, contenders, profile.optimal))
