@@ -19,7 +19,7 @@ from paragon_export.report import BenchReport, ParityReport
 from paragon_export.variant import Variant
 
 if TYPE_CHECKING:
-    from paragon_export.pipeline import Build, Export
+    from paragon_export.outcome import Build, Export
     from paragon_export.probe_switches import Fit
 
 Document = dict[str, Any]

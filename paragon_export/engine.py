@@ -13,11 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from paragon_export.artifact import sha256_of
-from paragon_export.candidates import static_size
 from paragon_export.environment import cuda_gpu
 from paragon_export.errors import EngineBuildError, PlanError
 from paragon_export.manifest import read
-from paragon_export.plan import DEFAULT_PROFILE, Backend, EnginePlan, Precision, Profile, Size
+from paragon_export.plan import Backend, Precision, Profile, Size
 from paragon_export.polygraphy_bridge import polygraphy_trt, tensorrt
 from paragon_export.runners import EngineRunner
 
@@ -143,23 +142,6 @@ def _shapes(trt: Any, model: ir.Model, profile: Profile) -> list[Any]:
             ]
             shapes.add(str(value.name), *extents)
     return [shapes] if shapes else []
-
-
-def profile_for(model: ir.Model, plan: EnginePlan) -> Profile:
-    """Return the profile to build: the one asked for, or the only one a static model has.
-
-    Raises:
-        PlanError: If one is asked for that a static model cannot have.
-    """
-    static = static_size(model)
-    if static is None:
-        return plan.profile or DEFAULT_PROFILE
-    only = Profile(smallest=static, optimal=static, largest=static)
-    if plan.profile not in (None, only):
-        raise PlanError(
-            f"impossible profile: the model is fixed to {static}; leave --min, --opt, --max out"
-        )
-    return only
 
 
 def open_engine(path: Path) -> tuple[EngineRunner, Precision, Profile]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -12,26 +11,9 @@ from paragon_export.engine import open_engine
 from paragon_export.environment import cuda_gpu
 from paragon_export.errors import RunError
 from paragon_export.judge import judge
+from paragon_export.outcome import Known, Proof
 from paragon_export.plan import Profile
-from paragon_export.reference import TorchReference
-from paragon_export.report import BenchReport, ParityReport
 from paragon_export.runners import Runner
-from paragon_export.variant import Variant
-
-Known = tuple[TorchReference, Variant] | None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Proof:
-    """What a GPU has shown of an engine."""
-
-    parity: ParityReport | None = None
-    """None where the engine did not run."""
-    bench: BenchReport | None = None
-    notes: tuple[str, ...] = ()
-
-
-Prover = Callable[[Path, Known, Profile], Proof]
 
 
 def prove_on_gpu(engine: Path, known: Known, profile: Profile) -> Proof:

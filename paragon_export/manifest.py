@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -14,7 +15,7 @@ from paragon_export.artifact import Staged, sha256_of, staged, to_json, write_te
 from paragon_export.environment import environment
 from paragon_export.errors import PlanError
 from paragon_export.onnx_file import metadata_of
-from paragon_export.plan import DEFAULT_PROFILE, EnginePlan
+from paragon_export.plan import EnginePlan
 from paragon_export.polygraphy_bridge import tensorrt
 from paragon_export.report import ParityReport
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
     from paragon_export.engine import BuiltEngine
-    from paragon_export.gpu import Proof
+    from paragon_export.outcome import Proof
 
 
 def manifest_path(engine: Path) -> Path:
@@ -44,22 +45,23 @@ def identify(plan: EnginePlan) -> dict[str, Any]:
     Raises:
         ParagonExportError: If the source cannot be read or the TensorRT flavour is missing.
     """
-    from paragon_export.candidates import is_onnx
+    from paragon_export.candidates import is_onnx, static_size
     from paragon_export.onnx_file import precision_of, read_onnx
     from paragon_export.reference import describe
 
-    precision, video = plan.precision, plan.video
+    precision, video, static = plan.precision, plan.video, None
     if is_onnx(plan.source):
         model = read_onnx(plan.source)
         facts = metadata_of(model)
         switches, checkpoint = facts.get("switches"), facts.get("checkpoint_sha256")
+        static = static_size(model)
         precision = precision if precision.is_half else precision_of(model)
         video = any(value.name == "prev_feat" for value in model.graph.inputs)
     else:
         loaded, variant = describe(plan.source, plan.switches)
         switches = {name: asdict(setting) for name, setting in variant.switches.items()}
         checkpoint = loaded.sha256
-    profile = plan.profile or DEFAULT_PROFILE
+    profile = plan.profile_for(static)
     return {
         "source": plan.source.name,
         "source_sha256": _sha256(plan.source),
@@ -133,7 +135,7 @@ def describe_engine(
         **identity,
         "engine": plan.output.name,
         "engine_bytes": len(built.data),
-        "onnx": onnx.name,
+        "onnx": os.path.relpath(onnx, plan.output.parent),
         "onnx_sha256": sha256_of(onnx),
         "onnx_metadata": metadata_of(model),
         "planned_device_memory_bytes": built.planned_bytes,

@@ -5,67 +5,12 @@ Every arrow is a value; no stage reads another stage's files by name.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
 
 from paragon_export.artifact import check_writable, staged
-from paragon_export.metrics import Difference
+from paragon_export.outcome import Build, Export, Prover, Source
 from paragon_export.plan import EnginePlan, ExportPlan, Precision
-from paragon_export.reference import TorchReference, build_reference, describe, measure_drop
-from paragon_export.report import ParityReport
-from paragon_export.variant import Variant
-
-if TYPE_CHECKING:
-    from paragon_export.gpu import Proof, Prover
-
-
-@dataclass(frozen=True, kw_only=True)
-class Export:
-    """What became of an export plan. The file was written only if the verdict passed."""
-
-    output: Path
-    reference: TorchReference
-    variant: Variant
-    parity: ParityReport
-    drop_cost: Difference | None
-    """How far dropping trained tensors moves the picture; None where none were dropped."""
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """What the user should be told besides the verdict."""
-        if self.drop_cost is None:
-            return self.variant.notes
-        cost = (
-            f"without the dropped tensors the picture moves by up to {self.drop_cost.max_abs:.3g}; "
-            f"PSNR to the full network {self.drop_cost.psnr_db:.2f} dB"
-        )
-        return (*self.variant.notes, cost)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Build:
-    """What became of an engine plan. The engine was written only if no verdict failed."""
-
-    engine: Path
-    manifest: Mapping[str, Any]
-    cached: bool
-    reason: str
-    """Why the engine was built, or that it was reused."""
-    parity: ParityReport | None = None
-    """Of the ONNX file; None where the engine was reused, or there was no reference."""
-    proof: Proof | None = None
-    """Of the engine itself, where a GPU is present."""
-    notes: tuple[str, ...] = ()
-
-    @property
-    def passed(self) -> bool | None:
-        """The verdict, also of a reused engine; None where none was given."""
-        if self.cached:
-            return self.manifest.get("parity", {}).get("passed")
-        verdicts = [r.passed for r in (self.parity, self.proof and self.proof.parity) if r]
-        return all(verdicts) if verdicts else None
+from paragon_export.reference import build_reference, describe, measure_drop
 
 
 def export(plan: ExportPlan) -> Export:
@@ -113,7 +58,8 @@ def build(plan: EnginePlan, prove: Prover | None = None) -> Build:
     Raises:
         ParagonExportError: If a stage could not run; no engine is written then.
     """
-    from paragon_export.engine import build_engine, profile_for
+    from paragon_export.candidates import static_size
+    from paragon_export.engine import build_engine
     from paragon_export.gpu import prove_on_gpu
     from paragon_export.manifest import (
         add_proof,
@@ -144,7 +90,7 @@ def build(plan: EnginePlan, prove: Prover | None = None) -> Build:
     if result.passed is False:
         return result
     model = read_onnx(source.path)
-    profile = profile_for(model, plan)
+    profile = plan.profile_for(static_size(model))
     built = build_engine(source.path, model, plan.backend, plan.targets, profile)
     manifest = describe_engine(plan, identity, source.path, model, built, source.parity)
     with staged_engine(plan.output, built.data, manifest) as file:
@@ -157,17 +103,7 @@ def build(plan: EnginePlan, prove: Prover | None = None) -> Build:
     return result
 
 
-@dataclass(frozen=True)
-class _Source:
-    """The ONNX file that is compiled, and what is known of it."""
-
-    path: Path
-    parity: ParityReport | None
-    judged_against: tuple[TorchReference, Variant] | None
-    notes: tuple[str, ...] = ()
-
-
-def _model_to_compile(plan: EnginePlan) -> _Source:
+def _model_to_compile(plan: EnginePlan) -> Source:
     """Export a checkpoint, convert an ONNX file, or take it as it is; judge it in each case."""
     from paragon_export.candidates import is_onnx
     from paragon_export.judge import judge, judge_conversion, reference_for
@@ -186,16 +122,16 @@ def _model_to_compile(plan: EnginePlan) -> _Source:
             )
         )
         against = (exported.reference, exported.variant)
-        return _Source(compiled, exported.parity, against, exported.notes)
+        return Source(compiled, exported.parity, against, exported.notes)
     given = read_onnx(plan.source)
     known, notes = reference_for(plan, given)
     if not plan.precision.is_half or precision_of(given) is plan.precision:
         parity = judge(*known, [plan.source]) if known else None
-        return _Source(plan.source, parity, known, notes)
+        return Source(plan.source, parity, known, notes)
     model = to_precision(given, plan.precision, io=Precision.FP32)
     model.metadata_props["precision"] = plan.precision.value
     with staged(compiled) as file:
         write_onnx(model, file.path)
         parity = judge(*known, [file.path]) if known else judge_conversion(plan.source, file.path)
         file.keep = parity.passed
-    return _Source(compiled, parity, known, notes)
+    return Source(compiled, parity, known, notes)

@@ -197,6 +197,22 @@ class EnginePlan:
                 "--target is for --backend rtx; full TensorRT builds for the GPU it runs on"
             )
 
+    def profile_for(self, static: Size | None) -> Profile:
+        """Return the profile to build: the one asked for, or the only one a static model has.
+
+        Raises:
+            PlanError: If one is asked for that a model fixed to size ``static`` cannot have.
+        """
+        if static is None:
+            return self.profile or DEFAULT_PROFILE
+        only = Profile(smallest=static, optimal=static, largest=static)
+        if self.profile not in (None, only):
+            raise PlanError(
+                f"impossible profile: the model is fixed to {static}; "
+                "leave --min, --opt, --max and --recipe out"
+            )
+        return only
+
 
 def read_recipe(path: Path) -> Profile:
     """Read the profile of a recipe file (TOML, table ``profile``; see ``engines/README.md``).

@@ -1,0 +1,88 @@
+"""Outcomes: what became of a plan. Data only; the command line decides what it means."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from paragon_export.metrics import Difference
+from paragon_export.plan import Profile
+from paragon_export.reference import TorchReference
+from paragon_export.report import BenchReport, ParityReport
+from paragon_export.variant import Variant
+
+Known = tuple[TorchReference, Variant] | None
+"""The network that a file claims to be, where that is known."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Export:
+    """What became of an export plan. The file was written only if the verdict passed."""
+
+    output: Path
+    reference: TorchReference
+    variant: Variant
+    parity: ParityReport
+    drop_cost: Difference | None
+    """How far dropping trained tensors moves the picture; None where none were dropped."""
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the user should be told besides the verdict."""
+        if self.drop_cost is None:
+            return self.variant.notes
+        cost = (
+            f"without the dropped tensors the picture moves by up to {self.drop_cost.max_abs:.3g}; "
+            f"PSNR to the full network {self.drop_cost.psnr_db:.2f} dB"
+        )
+        return (*self.variant.notes, cost)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Build:
+    """What became of an engine plan. The engine was written only if no verdict failed."""
+
+    engine: Path
+    manifest: Mapping[str, Any]
+    cached: bool
+    reason: str
+    """Why the engine was built, or that it was reused."""
+    parity: ParityReport | None = None
+    """Of the ONNX file; None where the engine was reused, or there was no reference."""
+    proof: Proof | None = None
+    """Of the engine itself, where a GPU is present."""
+    notes: tuple[str, ...] = ()
+
+    @property
+    def passed(self) -> bool | None:
+        """The verdict, also of a reused engine; None where none was given."""
+        if self.cached:
+            return self.manifest.get("parity", {}).get("passed")
+        verdicts = [r.passed for r in (self.parity, self.proof and self.proof.parity) if r]
+        return all(verdicts) if verdicts else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Proof:
+    """What a GPU has shown of an engine."""
+
+    parity: ParityReport | None = None
+    """None where the engine did not run."""
+    bench: BenchReport | None = None
+    notes: tuple[str, ...] = ()
+
+
+Prover = Callable[[Path, Known, Profile], Proof]
+"""Judges and times an engine that has its manifest beside it."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """The ONNX file that is compiled, and what is known of it."""
+
+    path: Path
+    parity: ParityReport | None
+    judged_against: Known
+    notes: tuple[str, ...] = ()
