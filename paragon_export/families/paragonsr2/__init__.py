@@ -186,7 +186,8 @@ def _check_layout(
     wrong = [
         f"{name} is {list(found[name])}, expected {list(shape)}"
         for name, shape in expected.items()
-        if name in found and found[name] != shape
+        # A scalar may come as one element, as PyTorch itself accepts it.
+        if name in found and found[name] not in (shape, shape or (1,))
     ]
     wrong += [
         f"{name} holds {checkpoint.tensors[name].dtype}, expected floating point"
@@ -217,4 +218,4 @@ def _check_options(options: Mapping[str, Any], variant: str, scale: int) -> None
 
 
 def _scalar(checkpoint: Checkpoint, name: str) -> float:
-    return float(checkpoint.tensors[name])
+    return float(checkpoint.tensors[name].item())
