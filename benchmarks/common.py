@@ -44,7 +44,7 @@ def network(variant: str, scale: int = 2) -> ParagonSR2:
     with torch.no_grad():
         for name, parameter in module.named_parameters():
             if name.endswith("gamma"):
-                parameter.fill_(0.5)
+                parameter.fill_(0.05)  # large enough to matter, small enough for 36 blocks
     return module.requires_grad_(False).eval()
 
 

@@ -63,12 +63,16 @@ def write_text(path: Path, text: str) -> None:
         file.path.write_text(text, encoding="utf-8")
 
 
-def check_writable(path: Path) -> None:
+def check_writable(path: Path, *sources: Path | None) -> None:
     """Refuse an output before work is done for it.
 
     Raises:
-        PlanError: If ``path`` is a folder, or lies in one that is missing or not writable.
+        PlanError: If ``path`` is a folder, lies in one that is missing or not writable, or is
+            one of the ``sources`` that it would be made from.
     """
+    for source in sources:
+        if source is not None and path.exists() and source.exists() and path.samefile(source):
+            raise PlanError(f"output {path} is the file it would be made from; choose another")
     if path.is_dir():
         raise PlanError(f"output {path} is a folder; give a file name")
     if not path.parent.is_dir():

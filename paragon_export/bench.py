@@ -12,13 +12,15 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from paragon_export.candidates import is_engine, is_onnx, open_onnx
+from paragon_export.candidates import is_engine, ports_of
 from paragon_export.environment import environment
 from paragon_export.errors import ParagonExportError, PlanError, RunError
+from paragon_export.onnx_file import is_onnx, read_onnx
 from paragon_export.plan import Size, Switches
 from paragon_export.probes import photograph_crop
 from paragon_export.reference import build_reference, describe
@@ -38,6 +40,8 @@ class Contender:
     artifact: str
     backend: str
     open: Callable[[], Runner]
+    channels: int = 3
+    """Of the input."""
 
 
 def bench(artifacts: Sequence[Path], sizes: Sequence[Size], switches: Switches) -> BenchReport:
@@ -72,12 +76,15 @@ def _contenders(artifact: Path, switches: Switches) -> list[Contender]:
     if is_engine(artifact):
         return [Contender(name, "TensorRT", lambda: _open_engine(artifact))]
     if is_onnx(artifact):
-        open_onnx(artifact)  # refuse now what is no model of ours
+        (image, *_), _ = ports_of(read_onnx(artifact))
+        channels = int(image.dims[1])
         return [
-            Contender(name, "ONNX Runtime CPU", lambda: _open_onnx(artifact, "CPU")),
-            Contender(name, "ONNX Runtime CUDA", lambda: _open_onnx(artifact, "CUDA")),
+            Contender(name, f"ONNX Runtime {d}", partial(_open_onnx, artifact, d), channels)
+            for d in ("CPU", "CUDA")
         ]
-    reference = build_reference(*describe(artifact, switches))
+    checkpoint, variant = describe(artifact, switches)
+    reference = build_reference(checkpoint, variant)
+    channels = variant.in_channels
     device = "cuda" if _torch_has_gpu() else "cpu"
     dtype = "float16" if device == "cuda" else "float32"
 
@@ -86,8 +93,8 @@ def _contenders(artifact: Path, switches: Switches) -> list[Contender]:
 
     label = f"{device} {dtype}"
     return [
-        Contender(name, f"PyTorch eager ({label})", eager),
-        Contender(name, f"torch.compile ({label})", lambda: _compiled(eager())),
+        Contender(name, f"PyTorch eager ({label})", eager, channels),
+        Contender(name, f"torch.compile ({label})", lambda: _compiled(eager()), channels),
     ]
 
 
@@ -147,7 +154,7 @@ def _wants_more(samples_ms: Sequence[float]) -> bool:
 
 def _warm_up(contender: Contender, size: Size) -> tuple[Callable[[], Arrays], float | None]:
     """Open a backend, run it twice at the size, and look at what comes out."""
-    picture = photograph_crop(3, size)[None]
+    picture = photograph_crop(contender.channels, size)[None]
     gc.collect()
     before = _reset_peak_memory()
     runner = contender.open()

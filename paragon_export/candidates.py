@@ -10,15 +10,13 @@ from typing import Any
 import onnx_ir as ir
 
 from paragon_export.errors import PlanError
-from paragon_export.onnx_file import metadata_of, precision_of, read_onnx
-from paragon_export.plan import Precision, Profile, Size
+from paragon_export.onnx_file import is_onnx, metadata_of, precision_of, read_onnx, static_size
+from paragon_export.plan import ENGINE_SUFFIXES, Precision, Profile, Size
 from paragon_export.precision import rounding_model
 from paragon_export.probes import default_sizes
 from paragon_export.runners import OnnxRunner
 from paragon_export.variant import Port, Variant
 from paragon_export.verify import Candidate
-
-ENGINE_SUFFIXES = {".engine", ".plan", ".trt"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,11 +56,6 @@ class Opened:
             for name, setting in variant.switches.items()
             if isinstance(told.get(name), dict) and told[name].get("value") != setting.value
         ]
-
-
-def is_onnx(path: Path) -> bool:
-    """Tell an ONNX file by its name: protobuf has no signature."""
-    return path.suffix.lower() == ".onnx"
 
 
 def is_engine(path: Path) -> bool:
@@ -116,19 +109,6 @@ def open_onnx(path: Path) -> Opened:
         static=static_size(model),
         video="prev_feat" in inputs,
     )
-
-
-def static_size(model: ir.Model) -> Size | None:
-    """Return the size that a model is fixed to; None where it is dynamic."""
-    dims = [
-        dim for value in model.graph.inputs if value.name == "input" for dim in value.shape or ()
-    ]
-    if len(dims) != 4:
-        raise PlanError(
-            f"input has {len(dims)} dimensions; expected batch, channels, height, width"
-        )
-    height, width = dims[2:]
-    return Size(height, width) if isinstance(height, int) and isinstance(width, int) else None
 
 
 def ports_of(model: ir.Model) -> tuple[tuple[Port, ...], tuple[Port, ...]]:

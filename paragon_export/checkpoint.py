@@ -7,6 +7,7 @@ import io
 import json
 import pickle
 import struct
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,9 @@ from paragon_export.errors import CheckpointError
 
 CONTAINERS = ("params_ema", "params", "state_dict", "model", "net")
 """Keys under which trainers put the weights, the averaged ones first."""
+
+DEEPEST_CONTAINER = 4
+"""Levels of containers in containers."""
 
 LARGEST_FILE_BYTES = 4 * 2**30
 
@@ -53,10 +57,11 @@ def load_checkpoint(path: Path) -> Checkpoint:
     """
     data = _read(path)
     metadata: dict[str, str] = {}
-    if data[:2] == b"PK" or data[:1] == b"\x80":
-        tensors = _from_pickle(path, data)
-    elif data[8:9] == b"{":
+    pickled = data[:2] == b"PK" or data[:1] == b"\x80"
+    if data[8:9] == b"{" and (not pickled or _header_fits(data)):
         tensors, metadata = _from_safetensors(path, data)
+    elif pickled:
+        tensors = _from_pickle(path, data)
     else:
         raise CheckpointError(
             f"{path} is not a checkpoint: expected .safetensors, .pth or .pt, "
@@ -85,6 +90,12 @@ def _read(path: Path) -> bytes:
     if not data:
         raise CheckpointError(f"{path} is empty: expected a checkpoint")
     return data
+
+
+def _header_fits(data: bytes) -> bool:
+    """Tell a safetensors header whose length happens to begin like a pickle."""
+    (length,) = struct.unpack("<Q", data[:8])
+    return int(length) <= len(data) - 8
 
 
 def _from_safetensors(path: Path, data: bytes) -> tuple[dict[str, np.ndarray], dict[str, str]]:
@@ -119,7 +130,9 @@ def _from_pickle(path: Path, data: bytes) -> dict[str, np.ndarray]:
     import torch
 
     try:
-        loaded = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of pickle protocols; what matters is raised
+            loaded = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
             f"{path} asks to run code or build objects when opened and was not loaded "
@@ -132,7 +145,7 @@ def _from_pickle(path: Path, data: bytes) -> dict[str, np.ndarray]:
             f"{path} is not a whole PyTorch checkpoint ({_reason(error)}); download it again"
         ) from error
     state = _unwrap(path, loaded)
-    return {name: _widen_torch(tensor) for name, tensor in state.items()}
+    return {name: _widen_torch(path, name, tensor) for name, tensor in state.items()}
 
 
 def _reason(error: Exception) -> str:
@@ -142,13 +155,13 @@ def _reason(error: Exception) -> str:
     return (telling or lines or [type(error).__name__])[0][:200]
 
 
-def _unwrap(path: Path, loaded: Any) -> dict[str, Any]:
+def _unwrap(path: Path, loaded: Any, depth: int = 0) -> dict[str, Any]:
     import torch
 
-    if isinstance(loaded, Mapping):
+    if isinstance(loaded, Mapping) and depth < DEEPEST_CONTAINER:
         for container in CONTAINERS:
             if isinstance(loaded.get(container), Mapping):
-                return _unwrap(path, loaded[container])
+                return _unwrap(path, loaded[container], depth + 1)
         tensors = {str(k): v for k, v in loaded.items() if isinstance(v, torch.Tensor)}
         if tensors and len(tensors) == len(loaded):
             return tensors
@@ -165,7 +178,11 @@ def _outline(loaded: Any) -> str:
     return "{" + ", ".join(entries) + "}"
 
 
-def _widen_torch(tensor: Any) -> np.ndarray:
+def _widen_torch(path: Path, name: str, tensor: Any) -> np.ndarray:
+    import torch
+
+    if tensor.layout is not torch.strided or tensor.is_meta or tensor.is_quantized:
+        raise CheckpointError(f"{path}: tensor {name} is sparse, quantized or without data")
     dense = tensor.detach()
     return (dense.float() if dense.is_floating_point() else dense).contiguous().numpy()
 

@@ -119,7 +119,7 @@ def parity_table(console: Console, document: Document) -> None:
         document["rows"], lambda row: f"{row['candidate']} ({row['precision']}): {row['output']}"
     )
     for title, rows in groups:
-        table = Table(title=title, title_justify="left", title_style="bold")
+        table = Table(title=escape(title), title_justify="left", title_style="bold")
         table.add_column("pictures", overflow="fold")
         for heading in ("max err", "border", "PyTorch", "limit", "PSNR dB"):
             table.add_column(heading, justify="right")
@@ -145,7 +145,10 @@ def _parity_cells(row: Mapping[str, Any]) -> list[str]:
 def export_table(console: Console, document: Document) -> None:
     parity_table(console, document)
     target = document["artifacts"][0]
-    console.print(f"wrote {target}" if document["written"] else f"[red]{target} was not written[/]")
+    if document["written"]:
+        console.print(f"wrote {target}", markup=False)
+    else:
+        console.print(f"{target} was not written", markup=False, style="red")
 
 
 # --- trt ----------------------------------------------------------------------------------
@@ -176,11 +179,12 @@ def build_table(console: Console, document: Document) -> None:
     if "rows" in parity:
         parity_table(console, parity)
     if document["passed"] is False:
-        console.print(f"[red]{document['engine']} was not written[/red]: the ONNX file failed")
+        console.print(f"{document['engine']} was not written", markup=False, style="red")
         return
     table = Table(show_header=False)
-    table.add_row("engine", document["engine"])
-    table.add_row("reused" if document["cached"] else "built because", document["reason"])
+    table.add_row("engine", escape(document["engine"]))
+    why = "reused" if document["cached"] else "built because"
+    table.add_row(why, escape(document["reason"]))
     table.add_row("target", f"{document['target']}, TensorRT {document['tensorrt']}")
     table.add_row("profile", ", ".join(f"{k} {v}" for k, v in document["profile"].items()))
     planned = document["planned_device_memory_bytes"]

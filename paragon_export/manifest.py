@@ -14,16 +14,15 @@ import paragon_export
 from paragon_export.artifact import Staged, sha256_of, staged, to_json, write_text
 from paragon_export.environment import environment
 from paragon_export.errors import PlanError
-from paragon_export.onnx_file import metadata_of
+from paragon_export.onnx_file import is_onnx, metadata_of, precision_of, read_onnx, static_size
 from paragon_export.plan import EnginePlan
 from paragon_export.polygraphy_bridge import tensorrt
-from paragon_export.report import ParityReport
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
     from paragon_export.engine import BuiltEngine
-    from paragon_export.outcome import Proof
+    from paragon_export.outcome import Proof, Source
 
 
 def manifest_path(engine: Path) -> Path:
@@ -45,8 +44,6 @@ def identify(plan: EnginePlan) -> dict[str, Any]:
     Raises:
         ParagonExportError: If the source cannot be read or the TensorRT flavour is missing.
     """
-    from paragon_export.candidates import is_onnx, static_size
-    from paragon_export.onnx_file import precision_of, read_onnx
     from paragon_export.reference import describe
 
     precision, video, static = plan.precision, plan.video, None
@@ -125,18 +122,19 @@ def _brief(value: Any) -> str:
 def describe_engine(
     plan: EnginePlan,
     identity: Mapping[str, Any],
-    onnx: Path,
+    source: Source,
     model: ir.Model,
     built: BuiltEngine,
-    parity: ParityReport | None,
 ) -> dict[str, Any]:
     """Return the manifest of an engine that has just been built."""
+    parity = source.parity
+    onnx = plan.compiled_onnx if source.is_ours else source.path
     return {
         **identity,
         "engine": plan.output.name,
         "engine_bytes": len(built.data),
         "onnx": os.path.relpath(onnx, plan.output.parent),
-        "onnx_sha256": sha256_of(onnx),
+        "onnx_sha256": sha256_of(source.path),
         "onnx_metadata": metadata_of(model),
         "planned_device_memory_bytes": built.planned_bytes,
         "planned_activation_bytes": built.activation_bytes,

@@ -19,11 +19,12 @@ class Difference:
     psnr_db: float
     """Infinite where both are equal."""
     border_max_abs: float
+    """0 where no band was asked for."""
     interior_max_abs: float
     """0 where the picture is too small to have an interior."""
     is_finite: bool
     is_constant: bool
-    """Whether the candidate is one flat colour while the reference is not."""
+    """Whether any picture of the candidate is all one value while the reference's is not."""
 
 
 def difference(candidate: np.ndarray, reference: np.ndarray, border: int) -> Difference:
@@ -46,7 +47,9 @@ def difference(candidate: np.ndarray, reference: np.ndarray, border: int) -> Dif
     inside = error[..., border:-border, border:-border] if border else error
     interior = float(inside.max()) if inside.size else 0.0
     band = error.copy()
-    if inside.size:
+    if not border:
+        band[:] = 0.0
+    elif inside.size:
         band[..., border:-border, border:-border] = 0.0
     return Difference(
         max_abs=float(error.max()),
@@ -54,7 +57,10 @@ def difference(candidate: np.ndarray, reference: np.ndarray, border: int) -> Dif
         border_max_abs=float(band.max()),
         interior_max_abs=interior,
         is_finite=True,
-        is_constant=bool(np.ptp(wide) == 0 and np.ptp(reference) > 0),
+        is_constant=any(
+            np.ptp(got) == 0 and np.ptp(expected) > 0
+            for got, expected in zip(wide, reference, strict=True)
+        ),
     )
 
 

@@ -12,9 +12,14 @@ import onnx_ir as ir
 
 from paragon_export.checkpoint import Checkpoint
 from paragon_export.environment import versions
-from paragon_export.errors import RunError
-from paragon_export.plan import ExportPlan, Precision
+from paragon_export.errors import PlanError, RunError
+from paragon_export.plan import ONNX_SUFFIXES, ExportPlan, Precision, Size
 from paragon_export.variant import Variant
+
+
+def is_onnx(path: Path) -> bool:
+    """Tell an ONNX file by its name: protobuf has no signature."""
+    return path.suffix.lower() in ONNX_SUFFIXES
 
 
 def read_onnx(path: Path) -> ir.Model:
@@ -94,3 +99,16 @@ def precision_of(model: ir.Model) -> Precision:
     if ir.DataType.FLOAT16 in types:
         return Precision.FP16
     return Precision.BF16 if ir.DataType.BFLOAT16 in types else Precision.FP32
+
+
+def static_size(model: ir.Model) -> Size | None:
+    """Return the size that a model is fixed to; None where it is dynamic."""
+    dims = [
+        dim for value in model.graph.inputs if value.name == "input" for dim in value.shape or ()
+    ]
+    if len(dims) != 4:
+        raise PlanError(
+            f"input has {len(dims)} dimensions; expected batch, channels, height, width"
+        )
+    height, width = dims[2:]
+    return Size(height, width) if isinstance(height, int) and isinstance(width, int) else None

@@ -86,3 +86,5 @@ class Source:
     parity: ParityReport | None
     judged_against: Known
     notes: tuple[str, ...] = ()
+    is_ours: bool = False
+    """Whether it was made for this engine and is kept beside it."""

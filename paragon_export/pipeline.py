@@ -6,6 +6,7 @@ Every arrow is a value; no stage reads another stage's files by name.
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 from paragon_export.artifact import check_writable, staged
 from paragon_export.outcome import Build, Export, Prover, Source
@@ -25,7 +26,7 @@ def export(plan: ExportPlan) -> Export:
     from paragon_export.simplify import simplify
     from paragon_export.trace import trace
 
-    check_writable(plan.output)
+    check_writable(plan.output, plan.checkpoint)
     checkpoint, variant = describe(plan.checkpoint, plan.switches)
     reference = build_reference(checkpoint, variant, video=plan.video)
     ports = reference.fixed(plan.static, variant.scale) if plan.static else None
@@ -58,7 +59,6 @@ def build(plan: EnginePlan, prove: Prover | None = None) -> Build:
     Raises:
         ParagonExportError: If a stage could not run; no engine is written then.
     """
-    from paragon_export.candidates import static_size
     from paragon_export.engine import build_engine
     from paragon_export.gpu import prove_on_gpu
     from paragon_export.manifest import (
@@ -69,48 +69,51 @@ def build(plan: EnginePlan, prove: Prover | None = None) -> Build:
         staged_engine,
         why_rebuild,
     )
-    from paragon_export.onnx_file import read_onnx
+    from paragon_export.onnx_file import read_onnx, static_size
+    from paragon_export.polygraphy_bridge import polygraphy_trt
 
-    check_writable(plan.output)
+    check_writable(plan.output, plan.source, plan.checkpoint)
+    check_writable(plan.compiled_onnx, plan.source, plan.checkpoint)
     identity = identify(plan)
     reason = why_rebuild(plan.output, identity)
     if not reason:
         manifest = read(plan.output) or {}
         matches = "everything in the manifest matches"
         return Build(engine=plan.output, manifest=manifest, cached=True, reason=matches)
-    source = _model_to_compile(plan)
-    result = Build(
-        engine=plan.output,
-        manifest={},
-        cached=False,
-        reason=reason,
-        parity=source.parity,
-        notes=source.notes,
-    )
-    if result.passed is False:
-        return result
-    model = read_onnx(source.path)
-    profile = plan.profile_for(static_size(model))
-    built = build_engine(source.path, model, plan.backend, plan.targets, profile)
-    manifest = describe_engine(plan, identity, source.path, model, built, source.parity)
-    with staged_engine(plan.output, built.data, manifest) as file:
-        proof = (prove or prove_on_gpu)(file.path, source.judged_against, profile)
-        add_proof(manifest, proof)
-        result = replace(
-            result, manifest=manifest, proof=proof, notes=(*result.notes, *proof.notes)
+    polygraphy_trt(plan.backend.value)  # refuse now what is not installed
+    with staged(plan.compiled_onnx) as compiled:
+        compiled.keep = False
+        source = _model_to_compile(plan, compiled.path)
+        result = Build(
+            engine=plan.output,
+            manifest={},
+            cached=False,
+            reason=reason,
+            parity=source.parity,
+            notes=source.notes,
         )
-        file.keep = result.passed is not False
+        if result.passed is False:
+            return result
+        model = read_onnx(source.path)
+        profile = plan.profile_for(static_size(model))
+        built = build_engine(source.path, model, plan.backend, plan.targets, profile)
+        manifest = describe_engine(plan, identity, source, model, built)
+        with staged_engine(plan.output, built.data, manifest) as file:
+            proof = (prove or prove_on_gpu)(file.path, source.judged_against, profile)
+            add_proof(manifest, proof)
+            notes = (*result.notes, *proof.notes)
+            result = replace(result, manifest=manifest, proof=proof, notes=notes)
+            file.keep = result.passed is not False
+        compiled.keep = file.keep and source.is_ours
     return result
 
 
-def _model_to_compile(plan: EnginePlan) -> Source:
+def _model_to_compile(plan: EnginePlan, compiled: Path) -> Source:
     """Export a checkpoint, convert an ONNX file, or take it as it is; judge it in each case."""
-    from paragon_export.candidates import is_onnx
     from paragon_export.judge import judge, judge_conversion, reference_for
-    from paragon_export.onnx_file import precision_of, read_onnx, write_onnx
+    from paragon_export.onnx_file import is_onnx, precision_of, read_onnx, write_onnx
     from paragon_export.precision import to_precision
 
-    compiled = plan.output.with_name(plan.output.name + ".onnx")
     if not is_onnx(plan.source):
         exported = export(
             ExportPlan(
@@ -122,7 +125,7 @@ def _model_to_compile(plan: EnginePlan) -> Source:
             )
         )
         against = (exported.reference, exported.variant)
-        return Source(compiled, exported.parity, against, exported.notes)
+        return Source(compiled, exported.parity, against, exported.notes, is_ours=True)
     given = read_onnx(plan.source)
     known, notes = reference_for(plan, given)
     if not plan.precision.is_half or precision_of(given) is plan.precision:
@@ -130,8 +133,6 @@ def _model_to_compile(plan: EnginePlan) -> Source:
         return Source(plan.source, parity, known, notes)
     model = to_precision(given, plan.precision, io=Precision.FP32)
     model.metadata_props["precision"] = plan.precision.value
-    with staged(compiled) as file:
-        write_onnx(model, file.path)
-        parity = judge(*known, [file.path]) if known else judge_conversion(plan.source, file.path)
-        file.keep = parity.passed
-    return Source(compiled, parity, known, notes)
+    write_onnx(model, compiled)
+    parity = judge(*known, [compiled]) if known else judge_conversion(plan.source, compiled)
+    return Source(compiled, parity, known, notes, is_ours=True)

@@ -13,6 +13,10 @@ from typing import Any
 
 from paragon_export.errors import PlanError
 
+ONNX_SUFFIXES = (".onnx",)
+
+ENGINE_SUFFIXES = (".engine", ".plan", ".trt")
+
 LARGEST_EXTENT = 16384
 """Pixels per side that a profile may ask for."""
 
@@ -112,7 +116,7 @@ class ExportPlan:
     def operator_set(self) -> int:
         """20 has Gelu; 22 is the first in which convolutions may be bfloat16."""
         oldest = 22 if self.precision is Precision.BF16 else 20
-        return self.opset or oldest
+        return oldest if self.opset is None else self.opset
 
     def __post_init__(self) -> None:
         if self.io is not Precision.FP32 and self.io is not self.precision:
@@ -120,6 +124,7 @@ class ExportPlan:
                 f"--io {self.io.value} with a {self.precision.value} model; "
                 f"use --io fp32 or --io {self.precision.value}"
             )
+        check_suffix(self.output, ONNX_SUFFIXES)
         oldest = 22 if self.precision is Precision.BF16 else 18
         if not oldest <= self.operator_set <= 23:
             raise PlanError(
@@ -144,8 +149,8 @@ class Profile:
             )
             if not low <= best <= high:
                 raise PlanError(
-                    f"impossible profile: {axis} must rise from --min {low} over --opt {best} "
-                    f"to --max {high}"
+                    f"impossible profile: {axis} must rise from min {low} over opt {best} "
+                    f"to max {high}"
                 )
         if self.batch < 1:
             raise PlanError(f"impossible profile: batch {self.batch}; use 1 or more")
@@ -188,7 +193,13 @@ class EnginePlan:
     """None: ``DEFAULT_PROFILE``, or the only size of a static model."""
     video: bool = False
 
+    @property
+    def compiled_onnx(self) -> Path:
+        """The ONNX file that is compiled, where it is not the source itself."""
+        return self.output.with_name(self.output.name + ".onnx")
+
     def __post_init__(self) -> None:
+        check_suffix(self.output, ENGINE_SUFFIXES)
         for target in self.targets:
             if target not in TARGETS:
                 raise PlanError(f"unknown target {target!r}; choose from {', '.join(TARGETS)}")
@@ -214,6 +225,16 @@ class EnginePlan:
         return only
 
 
+def check_suffix(path: Path, suffixes: tuple[str, ...]) -> None:
+    """Refuse a file name by which the file would not be known again.
+
+    Raises:
+        PlanError: If the name ends in none of ``suffixes``.
+    """
+    if path.suffix.lower() not in suffixes:
+        raise PlanError(f"output {path} must end in {' or '.join(suffixes)}")
+
+
 def read_recipe(path: Path) -> Profile:
     """Read the profile of a recipe file (TOML, table ``profile``; see ``engines/README.md``).
 
@@ -233,7 +254,11 @@ def read_recipe(path: Path) -> Profile:
     missing = sorted({"min", "opt", "max"} - set(table))
     if unknown or missing:
         raise PlanError(f"recipe {path}: profile lacks {missing}, has unknown {unknown}")
-    if not isinstance(table.get("batch", 1), int):
-        raise PlanError(f"recipe {path}: batch {table['batch']!r} is not a whole number")
-    smallest, optimal, largest = (Size.parse(str(table[key])) for key in ("min", "opt", "max"))
-    return Profile(smallest=smallest, optimal=optimal, largest=largest, batch=table.get("batch", 1))
+    batch = table.get("batch", 1)
+    if isinstance(batch, bool) or not isinstance(batch, int):
+        raise PlanError(f"recipe {path}: batch {batch!r} is not a whole number")
+    try:
+        smallest, optimal, largest = (Size.parse(str(table[key])) for key in ("min", "opt", "max"))
+        return Profile(smallest=smallest, optimal=optimal, largest=largest, batch=batch)
+    except PlanError as error:
+        raise PlanError(f"recipe {path}: {error}") from error

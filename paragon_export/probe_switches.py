@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from paragon_export.assets import photograph
+from paragon_export.errors import PlanError
 from paragon_export.metrics import luma
 from paragon_export.plan import Switches
 from paragon_export.reference import build_reference, describe
@@ -43,6 +44,10 @@ def probe_switches(path: Path, switches: Switches) -> list[Fit]:
         ParagonExportError: If the checkpoint cannot be read or a switch is impossible.
     """
     checkpoint, variant = describe(path, switches)
+    if variant.in_channels != 3:
+        raise PlanError(
+            f"--probe compares pictures in RGB, and {path} takes {variant.in_channels} channels"
+        )
     values: dict[str, tuple[float, ...]] = {"upsampler_alpha": ALPHAS}
     if variant.window > 1:
         values["window_size"] = WINDOWS

@@ -126,12 +126,12 @@ class EngineRunner:
         Raises:
             RunError: If TensorRT refuses it.
         """
-        from polygraphy.exception import PolygraphyException
-
         from paragon_export.polygraphy_bridge import polygraphy_trt
 
         self.name = f"TensorRT ({flavour})"
-        backend = polygraphy_trt(flavour)
+        backend = polygraphy_trt(flavour)  # before anything else of Polygraphy is imported
+        from polygraphy.exception import PolygraphyException
+
         try:
             loaded = backend.EngineFromBytes(engine.read_bytes())
             self._runner = backend.TrtRunner(loaded)

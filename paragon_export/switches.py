@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import reprlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,10 @@ class Resolver:
             ("metadata", _from_metadata(metadata)),
         ]
 
+    def given(self, name: str) -> Any:
+        """Return what the strongest source says of a switch, as it stands there; None if none."""
+        return next((values[name] for _, values in self._sources if name in values), None)
+
     def settle(self, name: str, default: Any, check: Callable[[Any], Any]) -> Setting:
         """Return the value of switch ``name`` and its source.
 
@@ -43,7 +48,7 @@ class Resolver:
                     return Setting(check(values[name]), source)
                 except (ValueError, TypeError) as error:
                     raise PlanError(
-                        f"{name} = {values[name]!r} (from the {source}) is impossible: {error}"
+                        f"{name} = {reprlib.repr(values[name])} (from the {source}) is impossible: {error}"
                     ) from error
         return Setting(default, "default")
 
@@ -62,7 +67,9 @@ def read_option_file(path: Path) -> dict[str, Any]:
         document = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise PlanError(f"cannot read option file {path}: {error.strerror or error}") from error
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+    except (yaml.YAMLError, ValueError, TypeError, KeyError, AttributeError, OverflowError,
+            RecursionError) as error:  # fmt: skip
+        # PyYAML lets what its constructors raise through.
         raise PlanError(
             f"option file {path} is not YAML: {' '.join(str(error).split())}"
         ) from error
@@ -81,7 +88,7 @@ def _from_metadata(metadata: Mapping[str, str]) -> dict[str, Any]:
     for name, text in metadata.items():
         try:
             value = json.loads(text)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, RecursionError):
             value = text
         if name == "network_g" and isinstance(value, dict):
             values = {**value, **values}

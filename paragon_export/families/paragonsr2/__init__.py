@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import reprlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -163,10 +164,10 @@ def _settle_attention(
                 "leave the flag out"
             )
         return Setting("none", "tensors")
-    if mode.source == "config" and resolver.options.get("attention_mode") == "none":
+    if mode.source in ("config", "metadata") and resolver.given("attention_mode") == "none":
         # The trainer takes this string for an attention mode like any other and trains attention.
         notes.append(
-            "the option file says attention_mode: none, but the checkpoint holds trained "
+            f"the {mode.source} says attention_mode: none, but the checkpoint holds trained "
             "attention; it is kept (--attention-mode none drops it)"
         )
         return Setting("sdpa", "tensors")
@@ -204,15 +205,15 @@ def _check_layout(
 
 def _check_options(options: Mapping[str, Any], variant: str, scale: int) -> None:
     """Refuse an option file that was written for another network."""
-    told = str(options.get("type", "paragonsr2")).lower()
-    if told not in ("paragonsr2", f"paragonsr2_{variant}"):
+    told = options.get("type", "paragonsr2")
+    if not isinstance(told, str) or told.lower() not in ("paragonsr2", f"paragonsr2_{variant}"):
         raise PlanError(
-            f"the option file is for {told}, the checkpoint is paragonsr2_{variant}; "
+            f"the option file is for {reprlib.repr(told)}, the checkpoint is paragonsr2_{variant}; "
             "give the option file it was trained with"
         )
     if "scale" in options and options["scale"] != scale:
         raise PlanError(
-            f"the option file says scale {options['scale']}, the checkpoint's tensors say {scale}; "
+            f"the option file says scale {reprlib.repr(options['scale'])}, the checkpoint's tensors say {scale}; "
             "give the option file it was trained with"
         )
 

@@ -6,6 +6,7 @@ Pure: reads names and shapes, builds nothing.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -80,6 +81,8 @@ VARIANTS = {
 
 FIRST_BLOCK = "body.0.blocks.0."
 
+BLOCK_NAME = re.compile(r"body\.(?P<group>\d+)\.blocks\.(?P<block>\d+)\.(?P<part>\w+)\.")
+
 
 def variant_of(shapes: Shapes) -> str:
     """Name the variant from the tensors of the first block."""
@@ -94,7 +97,8 @@ def has_attention(shapes: Shapes, variant: str) -> bool:
 def attention_tensors(shapes: Shapes, variant: str) -> list[str]:
     """Names of the tensors that exist only with attention."""
     parts = VARIANTS[variant].attention_parts
-    return [n for n in shapes if n.startswith("body.") and n.split(".")[4] in parts]
+    found = ((name, BLOCK_NAME.match(name)) for name in sorted(shapes))
+    return [name for name, match in found if match and match["part"] in parts]
 
 
 def infer(
@@ -113,7 +117,10 @@ def infer(
         raise CheckpointError(
             f"up.0.weight has {rows} rows: not a square number of times the {features} features"
         )
-    indices = [name.split(".") for name in shapes if name.startswith("body.")]
+    # Counted, not the largest index: a stray name must not conjure up a billion blocks.
+    indices = [match for name in shapes if (match := BLOCK_NAME.match(name))]
+    if attention and features % HEADS:
+        raise CheckpointError(f"{features} features cannot be shared by {HEADS} attention heads")
     block = FIRST_BLOCK
     pro = variant == "pro"
     return Hyperparameters(
@@ -121,8 +128,8 @@ def infer(
         scale=scale,
         in_channels=in_channels,
         features=features,
-        groups=1 + max(int(parts[1]) for parts in indices),
-        blocks=1 + max(int(parts[3]) for parts in indices),
+        groups=len({match["group"] for match in indices}),
+        blocks=len({match["block"] for match in indices}),
         attention=attention,
         layer_scale=f"{block}scale.gamma" in shapes,
         window_size=window_size,

@@ -1,0 +1,350 @@
+"""Engines: TensorRT-RTX builds what we export, ahead of time, without a warning."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx
+import onnx_ir as ir
+import pytest
+import torch
+
+from paragon_export.candidates import static_size
+from paragon_export.engine import BuiltEngine, build_engine
+from paragon_export.errors import EngineBuildError, PlanError
+from paragon_export.onnx_file import read_onnx, write_onnx
+from paragon_export.plan import (
+    DEFAULT_PROFILE,
+    TARGETS,
+    Backend,
+    EnginePlan,
+    Precision,
+    Profile,
+    Size,
+    Switches,
+    read_recipe,
+)
+from paragon_export.precision import to_precision
+from paragon_export.reference import build_reference, describe
+from paragon_export.simplify import simplify
+from paragon_export.trace import trace
+
+RECIPES = sorted((Path(__file__).parents[1] / "engines").glob("*.toml"))
+
+FULL_HD = Profile(smallest=Size(1, 1), optimal=Size(720, 1280), largest=Size(1080, 1920))
+
+
+@dataclass(frozen=True)
+class Models:
+    """Exported tiny networks, made once for each variant and precision."""
+
+    folder: Path
+    checkpoints: dict[str, Path]
+
+    def file(
+        self,
+        variant: str,
+        precision: Precision = Precision.FP32,
+        *,
+        static: Size | None = None,
+        video: bool = False,
+    ) -> Path:
+        path = self.folder / f"{variant}_{precision.value}_{static}_{video}.onnx"
+        if not path.exists():
+            checkpoint, described = describe(self.checkpoints[variant], Switches())
+            reference = build_reference(checkpoint, described, video=video)
+            ports = reference.fixed(static, described.scale) if static else None
+            inputs, outputs = ports or (reference.inputs, reference.outputs)
+            opset = 22 if precision is Precision.BF16 else 20
+            model = simplify(trace(reference.module, inputs, outputs, opset))
+            write_onnx(to_precision(model, precision, Precision.FP32), path)
+        return path
+
+
+@pytest.fixture(scope="module")
+def models(
+    tmp_path_factory: pytest.TempPathFactory, tiny_checkpoints: dict[str, Path]
+) -> Iterator[Models]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield Models(tmp_path_factory.mktemp("models"), tiny_checkpoints)
+    torch.set_num_threads(threads)
+
+
+def compiled(
+    file: Path, *targets: str, profile: Profile = FULL_HD, backend: Backend = Backend.RTX
+) -> BuiltEngine:
+    return build_engine(file, read_onnx(file), backend, targets, profile)
+
+
+def assert_whole(engine: BuiltEngine) -> None:
+    """Check what every engine of ours promises."""
+    assert engine.warnings == ()
+    assert len(engine.data) > 1000
+    assert engine.activation_bytes is not None
+    assert engine.weights_bytes is not None
+    assert engine.activation_bytes > 0
+    assert engine.weights_bytes > 0
+    assert engine.planned_bytes == engine.activation_bytes + engine.weights_bytes
+
+
+# --- what builds ---------------------------------------------------------------------------
+
+
+def test_realtime_in_half_precision(models: Models) -> None:
+    """A float16 Realtime builds for one target and plans about half the memory of float32."""
+    half = compiled(models.file("realtime", Precision.FP16), "sm86")
+    wide = compiled(models.file("realtime", Precision.FP32), "sm86")
+    assert_whole(half)
+    assert_whole(wide)
+    assert 0.3 < half.planned_bytes / wide.planned_bytes < 0.7
+
+
+@pytest.mark.parametrize(
+    ("variant", "precision"),
+    [
+        ("realtime", Precision.BF16),
+        ("stream", Precision.FP16),
+        ("photo", Precision.FP32),
+        ("photo", Precision.FP16),
+        ("photo", Precision.BF16),
+        ("pro", Precision.FP16),
+    ],
+)
+def test_every_variant_builds(models: Models, variant: str, precision: Precision) -> None:
+    """Every variant builds from 1x1 to 1080x1920 without a warning, in every precision."""
+    assert_whole(compiled(models.file(variant, precision), "sm86"))
+
+
+@pytest.mark.parametrize(
+    ("smallest", "optimal", "largest"),
+    [
+        (Size(1, 1), Size(1, 1), Size(1, 1)),
+        (Size(7, 5), Size(15, 17), Size(33, 47)),
+        (Size(16, 16), Size(720, 1280), Size(1088, 1920)),
+        (Size(1, 1), Size(1001, 563), Size(1919, 1081)),
+    ],
+)
+def test_attention_at_any_size(
+    models: Models, smallest: Size, optimal: Size, largest: Size
+) -> None:
+    """No profile is inconsistent for window attention, multiple of the window or not."""
+    profile = Profile(smallest=smallest, optimal=optimal, largest=largest)
+    assert_whole(compiled(models.file("photo", Precision.FP16), "sm86", profile=profile))
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        pytest.param(path, id=path.stem, marks=[pytest.mark.slow] if path.stem[0] == "p" else [])
+        for path in RECIPES
+    ],
+)
+def test_shipped_recipes_build(models: Models, recipe: Path) -> None:
+    """Every shipped recipe builds for the variant in its name without a warning."""
+    variant = recipe.stem.split("-")[0]
+    file = models.file(variant, Precision.FP16)
+    assert_whole(compiled(file, "sm86", profile=read_recipe(recipe)))
+
+
+def test_recipes_are_there() -> None:
+    """Recipes ship for the four variants at 720p and 1080p."""
+    variants = ("realtime", "stream", "photo", "pro")
+    wanted = {f"{variant}-{size}" for variant in variants for size in ("720p", "1080p")}
+    assert wanted <= {path.stem for path in RECIPES}
+    for path in RECIPES:
+        frame = Size(720, 1280) if path.stem.endswith("720p") else Size(1080, 1920)
+        profile = read_recipe(path)
+        assert profile.optimal == frame
+        assert profile.smallest == Size(1, 1)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_each_target(models: Models, target: str) -> None:
+    """Each GPU generation that is offered can be built for."""
+    assert_whole(compiled(models.file("realtime", Precision.FP16), target))
+
+
+def test_several_targets_in_one_engine(models: Models) -> None:
+    """One engine holds several targets and plans for the one that needs most memory."""
+    file = models.file("realtime", Precision.FP16)
+    turing, ada = compiled(file, "sm75"), compiled(file, "sm89")
+    both = compiled(file, "sm75", "sm89")
+    assert_whole(both)
+    assert both.data not in (turing.data, ada.data)
+    assert len(both.data) > max(len(turing.data), len(ada.data))
+    assert both.planned_bytes == max(turing.planned_bytes, ada.planned_bytes)
+
+
+def test_without_a_target(models: Models) -> None:
+    """Without a target one engine for Ampere and later is built."""
+    assert_whole(compiled(models.file("realtime", Precision.FP16)))
+
+
+def test_memory_grows_with_the_profile(models: Models) -> None:
+    """The planned memory is that of the largest size and batch."""
+    file = models.file("realtime", Precision.FP16)
+    small = Profile(smallest=Size(1, 1), optimal=Size(64, 64), largest=Size(128, 128))
+    batched = Profile(smallest=Size(1, 1), optimal=Size(64, 64), largest=Size(128, 128), batch=4)
+    one, four = (compiled(file, "sm86", profile=profile) for profile in (small, batched))
+    assert_whole(four)
+    assert one.planned_bytes < four.planned_bytes < compiled(file, "sm86").planned_bytes
+
+
+@pytest.mark.parametrize("variant", ["realtime", "photo"])
+def test_video(models: Models, variant: str) -> None:
+    """A video model builds; its feature maps follow the profile of its picture."""
+    assert_whole(compiled(models.file(variant, Precision.FP16, video=True), "sm86"))
+
+
+# --- static models -------------------------------------------------------------------------
+
+
+def test_static_model_needs_no_profile(models: Models) -> None:
+    """A static model builds for its own size."""
+    file = models.file("photo", Precision.FP16, static=Size(37, 53))
+    plan = EnginePlan(source=file, output=file.with_suffix(".engine"))
+    profile = plan.profile_for(static_size(read_onnx(file)))
+    assert profile.sizes == (Size(37, 53),) * 3
+    assert_whole(compiled(file, "sm86", profile=profile))
+
+
+def test_profile_that_a_static_model_cannot_have(models: Models) -> None:
+    """A static model with another profile is refused in one line; with its own it is not."""
+    file = models.file("photo", Precision.FP16, static=Size(37, 53))
+    size = static_size(read_onnx(file))
+    output = file.with_suffix(".engine")
+    for wrong in (
+        FULL_HD,
+        Profile(smallest=Size(37, 53), optimal=Size(37, 53), largest=Size(37, 54)),
+    ):
+        plan = EnginePlan(source=file, output=output, profile=wrong)
+        with pytest.raises(PlanError, match="impossible profile: the model is fixed to 37x53"):
+            plan.profile_for(size)
+    own = Profile(smallest=Size(37, 53), optimal=Size(37, 53), largest=Size(37, 53))
+    assert EnginePlan(source=file, output=output, profile=own).profile_for(size) == own
+
+
+def test_dynamic_model_takes_the_profile(models: Models) -> None:
+    """A dynamic model is built for the profile asked for, or for everything up to 1080p."""
+    file = models.file("realtime")
+    size, output = static_size(read_onnx(file)), file.with_suffix(".engine")
+    assert size is None
+    asked = Profile(smallest=Size(2, 2), optimal=Size(8, 8), largest=Size(9, 9))
+    assert EnginePlan(source=file, output=output, profile=asked).profile_for(size) == asked
+    assert EnginePlan(source=file, output=output).profile_for(size) == DEFAULT_PROFILE
+
+
+# --- what does not build -------------------------------------------------------------------
+
+
+def mistyped(path: Path) -> Path:
+    """Write a model that adds a half weight to a float32 picture."""
+    shape = (1, 3, "height", "width")
+    ports = [
+        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape)
+        for name in ("input", "output")
+    ]
+    half = onnx.helper.make_tensor("half", onnx.TensorProto.FLOAT16, (1,), [1.0])
+    node = onnx.helper.make_node("Add", ["input", "half"], ["output"], name="mistyped")
+    graph = onnx.helper.make_graph([node], "broken", ports[:1], ports[1:], [half])
+    opsets = [onnx.helper.make_opsetid("", 20)]
+    onnx.save(onnx.helper.make_model(graph, opset_imports=opsets, ir_version=10), path)
+    return path
+
+
+def unknown_operator(path: Path) -> Path:
+    """Write a model with an operator that nobody knows."""
+    model = onnx.load(mistyped(path))
+    model.graph.node[0].op_type = "Upscale"
+    onnx.save(model, path)
+    return path
+
+
+def test_broken_model_brings_tensorrts_words(tmp_path: Path) -> None:
+    """A model that TensorRT refuses ends in one line with TensorRT's own reason."""
+    for make, words in ((mistyped, "types"), (unknown_operator, "Upscale")):
+        file = make(tmp_path / "broken.onnx")
+        with pytest.raises(EngineBuildError) as caught:
+            compiled(file, "sm86")
+        message = str(caught.value)
+        assert message.startswith(f"TensorRT cannot build {file}: ")
+        assert words in message
+        assert "\n" not in message
+
+
+def test_bfloat16_on_turing_brings_tensorrts_words(models: Models) -> None:
+    """Turing has no bfloat16, and TensorRT says so."""
+    with pytest.raises(EngineBuildError, match="sm75"):
+        compiled(models.file("realtime", Precision.BF16), "sm75")
+
+
+def test_failure_leaves_nothing_behind(models: Models, tmp_path: Path) -> None:
+    """After a failed build the next one is clean: no old errors, warnings or memory."""
+    with pytest.raises(EngineBuildError):
+        compiled(mistyped(tmp_path / "broken.onnx"), "sm86")
+    assert_whole(compiled(models.file("realtime", Precision.FP16), "sm86"))
+
+
+def test_impossible_profile_is_refused_before_building() -> None:
+    """A profile whose extents do not rise is refused by name."""
+    with pytest.raises(PlanError, match="impossible profile: width must rise"):
+        Profile(smallest=Size(1, 1), optimal=Size(8, 9), largest=Size(8, 8))
+    with pytest.raises(PlanError, match="batch 0"):
+        Profile(smallest=Size(1, 1), optimal=Size(8, 8), largest=Size(8, 8), batch=0)
+
+
+def test_unknown_target_is_refused() -> None:
+    """A target that TensorRT-RTX does not know is refused with those that it knows."""
+    with pytest.raises(PlanError, match="unknown target 'sm90'; choose from sm75"):
+        EnginePlan(source=Path("a.onnx"), output=Path("a.engine"), targets=("sm86", "sm90"))
+    with pytest.raises(PlanError, match="--target is for --backend rtx"):
+        EnginePlan(
+            source=Path("a.onnx"),
+            output=Path("a.engine"),
+            targets=("sm86",),
+            backend=Backend.TENSORRT,
+        )
+
+
+WITHOUT_GPU = """
+import sys
+from pathlib import Path
+from paragon_export.engine import build_engine
+from paragon_export.errors import PlanError
+from paragon_export.onnx_file import read_onnx
+from paragon_export.plan import DEFAULT_PROFILE, Backend
+file = Path(sys.argv[1])
+try:
+    build_engine(file, read_onnx(file), Backend.TENSORRT, (), DEFAULT_PROFILE)
+except PlanError as error:
+    print(error)
+"""
+
+
+def test_full_tensorrt_wants_a_gpu(models: Models) -> None:
+    """Full TensorRT without a visible GPU is refused in one line that names the other way."""
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_GPU, str(models.file("realtime"))],
+        env={**os.environ, "CUDA_VISIBLE_DEVICES": "-1"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.startswith("--backend tensorrt times kernels on a GPU and found none")
+    assert "--backend rtx" in done.stdout
+    assert done.stdout.count("\n") == 1
+
+
+def test_model_is_read_as_it_was(models: Models) -> None:
+    """Building does not change the file that is compiled."""
+    file = models.file("realtime", Precision.FP16)
+    before = file.read_bytes()
+    compiled(file, "sm86")
+    assert file.read_bytes() == before
+    assert isinstance(read_onnx(file), ir.Model)

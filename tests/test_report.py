@@ -1,0 +1,221 @@
+"""Reports: strict JSON, JUnit that tools can read, and the worst row found."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from paragon_export.metrics import Difference
+from paragon_export.plan import Precision, Size, Tolerance
+from paragon_export.report import BenchReport, BenchRow, ParityReport, ParityRow, junit, percentile
+
+KEYS = {"candidate", "size", "batch", "max_abs", "psnr_db", "border_max_abs", "reference_max_abs"}
+
+BROKEN = Difference(math.inf, -math.inf, math.inf, math.inf, False, False)
+
+
+def row(max_abs: float = 1e-7, **changes: object) -> ParityRow:
+    """Return a float32 row that passes up to 1e-6."""
+    good = ParityRow(
+        candidate="model.onnx",
+        precision=Precision.FP32,
+        output="output",
+        picture="photograph",
+        size=Size(17, 33),
+        batch=2,
+        found=Difference(max_abs, 120.0, max_abs / 2, max_abs, True, False),
+        reference_max_abs=2e-7,
+        tolerance=Tolerance.for_precision(Precision.FP32),
+    )
+    return replace(good, **changes)  # type: ignore[arg-type]
+
+
+def report(*rows: ParityRow) -> ParityReport:
+    return ParityReport(rows=rows)
+
+
+def strict(text: str) -> object:
+    """Parse JSON as the standard has it: no NaN, no Infinity."""
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is no JSON")
+
+    return json.loads(text, parse_constant=refuse)
+
+
+# --- verdicts ------------------------------------------------------------------------------
+
+
+def test_failures_by_name() -> None:
+    """A row that fails says in a word or two what is wrong."""
+    assert row().failure == ""
+    assert row(2e-6).failure == "error"
+    assert (
+        row(found=Difference(2e-6, 99.0, 2e-6, 1e-7, True, False)).failure == "error at the border"
+    )
+    assert row(found=BROKEN).failure == "non-finite"
+    assert row(found=replace(row().found, is_constant=True)).failure == "constant"
+    assert row(found=BROKEN, fault="output missing").failure == "output missing"
+    half = Tolerance.for_precision(Precision.FP16)
+    assert row(1e-7, tolerance=half, found=replace(row().found, psnr_db=49.9)).failure == "PSNR"
+
+
+def test_one_failure_fails_the_report() -> None:
+    """A report passes only if every row does, and never if it has none."""
+    assert report(row(), row()).passed
+    assert not report(row(), row(2e-6), row()).passed
+    assert not report().passed
+
+
+def test_worst_row() -> None:
+    """The worst row is the one that fails, or that comes closest to its own limit."""
+    assert report().worst is None
+    close = row(9e-7)
+    assert report(row(1e-7), close, row(5e-7)).worst is close
+    larger_but_further = row(2e-6, reference_max_abs=2e-6)
+    assert report(larger_but_further, close).worst is close
+    failing = row(fault="cannot run: no")
+    assert report(close, failing, row(9.9e-7)).worst is failing
+    broken = row(found=BROKEN)
+    assert report(row(2e-6), broken).worst is broken
+
+
+# --- JSON ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        (),
+        (row(),),
+        (row(), row(found=BROKEN), row(fault="output missing", found=BROKEN)),
+        (row(reference_max_abs=math.inf), row(found=Difference(0, math.inf, 0, 0, True, False))),
+        (row(is_stress=True, reference_peak=math.inf),),
+    ],
+)
+def test_json_is_strict(rows: tuple[ParityRow, ...]) -> None:
+    """Whatever happened, the report is JSON without NaN or infinity, and has the promised keys."""
+    document = report(*rows).to_json()
+    parsed = strict(json.dumps(document, allow_nan=False))
+    assert parsed == document
+    assert set(document) >= {"passed", "rows", "worst"}
+    for entry in document["rows"]:
+        assert set(entry) >= KEYS
+
+
+def test_json_tells_the_figures() -> None:
+    """A row's JSON holds its figures as numbers, its size as HxW, and its verdict."""
+    entry = row(3e-7).to_json()
+    assert entry["candidate"] == "model.onnx"
+    assert entry["size"] == "17x33"
+    assert entry["batch"] == 2
+    assert entry["max_abs"] == 3e-7
+    assert entry["border_max_abs"] == 1.5e-7
+    assert entry["psnr_db"] == 120.0
+    assert entry["reference_max_abs"] == 2e-7
+    assert entry["limit"] == pytest.approx(1e-6)
+    assert (entry["passed"], entry["failure"]) == (True, "")
+    failed = row(2e-6).to_json()
+    assert (failed["passed"], failed["failure"]) == (False, "error")
+
+
+def test_json_of_worst_is_a_row() -> None:
+    """The worst row of the document is one of its rows."""
+    document = report(row(1e-7), row(2e-6)).to_json()
+    assert document["worst"] == document["rows"][1]
+    assert document["passed"] is False
+    assert report().to_json()["worst"] is None
+
+
+# --- JUnit ---------------------------------------------------------------------------------
+
+
+def test_junit_counts_failures() -> None:
+    """JUnit XML holds one case for each row and counts those that fail."""
+    rows = (row(), row(2e-6), row(found=BROKEN), row(fault='cannot run: <x> & "y"'))
+    root = ElementTree.fromstring(junit(report(*rows)))
+    suite = root.find("testsuite")
+    assert root.tag == "testsuites"
+    assert suite is not None
+    for element in (root, suite):
+        assert (element.get("tests"), element.get("failures")) == ("4", "3")
+    cases = suite.findall("testcase")
+    assert len(cases) == 4
+    messages = [failure.get("message", "") for case in cases for failure in case.findall("failure")]
+    assert [message.split(":")[0] for message in messages] == ["error", "non-finite", "cannot run"]
+    assert '<x> & "y"' in messages[2]
+    assert {case.get("classname") for case in cases} == {"model.onnx"}
+    assert all("17x33" in case.get("name", "") for case in cases)
+
+
+def test_junit_of_nothing() -> None:
+    """A report without rows is JUnit XML too."""
+    root = ElementTree.fromstring(junit(report()))
+    assert root.get("tests") == "0"
+
+
+def test_junit_survives_control_characters() -> None:
+    """Words of a library with a control character in them do not make the XML unreadable."""
+    root = ElementTree.fromstring(junit(report(row(fault="cannot run: \x1b[31mred\x00"))))
+    assert root.get("failures") == "1"
+
+
+# --- percentiles ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("samples", "percent", "expected"),
+    [
+        ([5.0], 95, 5.0),
+        ([1.0, 3.0], 50, 2.0),
+        ([3.0, 1.0, 2.0], 50, 2.0),
+        ([3.0, 1.0, 2.0], 0, 1.0),
+        ([3.0, 1.0, 2.0], 100, 3.0),
+        ([float(n) for n in range(101)], 95, 95.0),
+        ([10.0, 20.0, 30.0, 40.0, 50.0], 95, 48.0),
+    ],
+)
+def test_percentile_known_answers(samples: list[float], percent: float, expected: float) -> None:
+    """Percentiles interpolate between the closest samples, whatever their order."""
+    assert percentile(samples, percent) == pytest.approx(expected)
+
+
+@given(st.lists(st.floats(0, 1e6, width=32), min_size=1, max_size=60), st.floats(0, 100, width=32))
+def test_percentile_equals_numpy(samples: list[float], percent: float) -> None:
+    """Percentiles are those of NumPy's default method."""
+    assert percentile(samples, percent) == pytest.approx(
+        float(np.percentile(samples, percent)), rel=1e-9, abs=1e-9
+    )
+
+
+def test_percentile_of_nothing() -> None:
+    """Without samples there is no percentile."""
+    with pytest.raises(ValueError, match="no samples"):
+        percentile([], 50)
+
+
+# --- bench ---------------------------------------------------------------------------------
+
+
+def test_bench_rows() -> None:
+    """A backend that ran has figures, one that did not has its reason and no figures."""
+    ran = BenchRow(
+        artifact="a.onnx", backend="CPU", size=Size(4, 6), samples_ms=(10.0, 20.0, 30.0),
+        peak_memory_mib=1.5,
+    )  # fmt: skip
+    absent = BenchRow(artifact="a.onnx", backend="CUDA", size=Size(4, 6), reason="no GPU")
+    document = BenchReport(rows=(ran, absent), environment={"gpu": None}).to_json()
+    assert strict(json.dumps(document, allow_nan=False)) == document
+    first, second = document["rows"]
+    assert first == {
+        "artifact": "a.onnx", "backend": "CPU", "size": "4x6", "fps": 50.0, "median_ms": 20.0,
+        "p95_ms": pytest.approx(29.0), "samples": 3, "peak_memory_mib": 1.5,
+    }  # fmt: skip
+    assert second == {"artifact": "a.onnx", "backend": "CUDA", "size": "4x6", "reason": "no GPU"}
