@@ -35,7 +35,7 @@ def staged(path: Path) -> Iterator[Staged]:
         PlanError: If the folder cannot be written to.
     """
     try:
-        folder = tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent)
+        folder = tempfile.TemporaryDirectory(prefix=".paragon-", dir=path.parent)
     except OSError as error:
         raise PlanError(
             f"cannot write {path}: {error.strerror or error}; choose another output with -o"

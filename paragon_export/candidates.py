@@ -15,6 +15,7 @@ from paragon_export.plan import ENGINE_SUFFIXES, Precision, Profile, Size
 from paragon_export.precision import rounding_model
 from paragon_export.probes import default_sizes
 from paragon_export.runners import OnnxRunner
+from paragon_export.switches import FLAGS
 from paragon_export.variant import Port, Variant
 from paragon_export.verify import Candidate
 
@@ -47,15 +48,19 @@ class Opened:
 
     def disagreements(self, variant: Variant) -> list[str]:
         """Say where the file was made with other switches than the reference has."""
-        told = self.metadata.get("switches")
-        told = told if isinstance(told, dict) else {}
-        return [
-            f"{self.candidate.name} was made with {name} = {told[name].get('value')}, the reference "
-            f"has {setting.value} (from the {setting.source}); "
-            f"give --{name.replace('_', '-')} if the reference is wrong"
-            for name, setting in variant.switches.items()
-            if isinstance(told.get(name), dict) and told[name].get("value") != setting.value
-        ]
+        recorded = self.metadata.get("switches")
+        recorded = recorded if isinstance(recorded, dict) else {}
+        notes = []
+        for name, setting in variant.switches.items():
+            told = recorded.get(name)
+            if not isinstance(told, dict) or told.get("value") == setting.value:
+                continue
+            advice = f"; give --{name.replace('_', '-')} if the reference is wrong"
+            notes.append(
+                f"{self.candidate.name} was made with {name} = {told.get('value')}, the reference "
+                f"has {setting.value} (from the {setting.source}){advice if name in FLAGS else ''}"
+            )
+        return notes
 
 
 def is_engine(path: Path) -> bool:

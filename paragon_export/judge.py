@@ -22,14 +22,12 @@ from paragon_export.reference import (
     describe,
 )
 from paragon_export.report import ParityReport, ParityRow
+from paragon_export.switches import FLAGS
 from paragon_export.variant import Variant
 from paragon_export.verify import verify
 
 if TYPE_CHECKING:
     import onnx_ir as ir
-
-FLAGS = ("attention_mode", "export_safe", "upsampler_alpha", "window_size")
-"""Switches that can be given as flags."""
 
 
 def judge(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +11,9 @@ from xml.etree import ElementTree
 
 from paragon_export.metrics import Difference
 from paragon_export.plan import Precision, Size, Tolerance
+
+NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+"""Characters that XML cannot hold."""
 
 DIVERGED = 4.0
 """A float64 output beyond this many times full range is no picture any more."""
@@ -50,7 +54,8 @@ class ParityRow:
         A network may blow up on a checkerboard: its output is no picture then, the slightest
         rounding changes it wholly, and PyTorch disagrees with itself. Photographs always count.
         """
-        return not (self.is_stress and self.reference_peak > DIVERGED)
+        diverged = self.is_stress and self.reference_peak > DIVERGED
+        return bool(self.fault) or not diverged
 
     @property
     def failure(self) -> str:
@@ -150,7 +155,8 @@ def junit(report: ParityReport) -> str:
     root = ElementTree.Element("testsuites", tests=suite.get("tests", ""), failures=str(failures))
     root.append(suite)
     ElementTree.indent(root)
-    return ElementTree.tostring(root, encoding="unicode", xml_declaration=True) + "\n"
+    text = ElementTree.tostring(root, encoding="unicode", xml_declaration=True) + "\n"
+    return NOT_XML.sub("?", text)
 
 
 def _figures(row: ParityRow) -> str:

@@ -16,7 +16,19 @@ from paragon_export.errors import PlanError
 from paragon_export.plan import Switches
 from paragon_export.variant import Setting
 
+FLAGS = ("attention_mode", "export_safe", "upsampler_alpha", "window_size")
+"""Switches that can be given as flags."""
+
 LARGEST_OPTION_FILE_BYTES = 2**20
+
+
+_short = reprlib.Repr()
+_short.maxlevel, _short.maxlist, _short.maxdict, _short.maxstring = 2, 3, 3, 60
+
+
+def brief(value: Any) -> str:
+    """Return a value for an error message; nested anchors unfold to gigabytes otherwise."""
+    return _short.repr(value)
 
 
 class Resolver:
@@ -48,7 +60,7 @@ class Resolver:
                     return Setting(check(values[name]), source)
                 except (ValueError, TypeError) as error:
                     raise PlanError(
-                        f"{name} = {reprlib.repr(values[name])} (from the {source}) is impossible: {error}"
+                        f"{name} = {brief(values[name])} (from the {source}) is impossible: {error}"
                     ) from error
         return Setting(default, "default")
 
@@ -62,8 +74,14 @@ def read_option_file(path: Path) -> dict[str, Any]:
     import yaml
 
     try:
-        if path.stat().st_size > LARGEST_OPTION_FILE_BYTES:
-            raise PlanError(f"option file {path} is over {LARGEST_OPTION_FILE_BYTES} bytes")
+        if path.stat().st_size > FLAGS = ("attention_mode", "export_safe", "upsampler_alpha", "window_size")
+"""Switches that can be given as flags."""
+
+LARGEST_OPTION_FILE_BYTES:
+            raise PlanError(f"option file {path} is over {FLAGS = ("attention_mode", "export_safe", "upsampler_alpha", "window_size")
+"""Switches that can be given as flags."""
+
+LARGEST_OPTION_FILE_BYTES} bytes")
         document = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise PlanError(f"cannot read option file {path}: {error.strerror or error}") from error

@@ -170,9 +170,9 @@ def test_second_run_is_byte_identical(exported: Finished, folder: Path) -> None:
     assert (folder / "elsewhere_2x.onnx").read_bytes() == (folder / "tiny.onnx").read_bytes()
 
 
-def test_half_precision_video(folder: Path) -> None:
+def test_half_precision_video(folder: Path, run_here: RunHere) -> None:
     """--fp16 --video writes a typed video model with float32 ports, named after both."""
-    done = run(folder, "onnx", "tiny.safetensors", "--fp16", "--video", "--json")
+    done = run_here("onnx", "tiny.safetensors", "--fp16", "--video", "--json")
     assert done.code == 0, done.stderr
     (name,) = document(done)["artifacts"]
     assert name == "tiny_video_fp16.onnx"

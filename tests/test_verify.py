@@ -622,7 +622,9 @@ def test_dimmed_first_frame_fails(video: Case, tmp_path: Path) -> None:
             if feeds["alpha"] > 0:
                 return self.runner.infer(feeds)
             empty = np.zeros_like(feeds["prev_feat"])
-            return self.runner.infer({**feeds, "prev_feat": empty, "alpha": np.array(0.2, np.float32)})
+            return self.runner.infer(
+                {**feeds, "prev_feat": empty, "alpha": np.array(0.2, np.float32)}
+            )
 
     bad = Candidate(name="bad", runner=Dimming(good.runner), precision=Precision.FP32)
     report = verify(video.reference, [bad], [video_probe(3, Size(9, 12), frames=4)])

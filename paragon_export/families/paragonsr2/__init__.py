@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import reprlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +24,7 @@ from paragon_export.plan import Switches
 from paragon_export.switches import (
     Resolver,
     attention_mode,
+    brief,
     finite_number,
     whole_number,
     yes_or_no,
@@ -208,12 +208,12 @@ def _check_options(options: Mapping[str, Any], variant: str, scale: int) -> None
     told = options.get("type", "paragonsr2")
     if not isinstance(told, str) or told.lower() not in ("paragonsr2", f"paragonsr2_{variant}"):
         raise PlanError(
-            f"the option file is for {reprlib.repr(told)}, the checkpoint is paragonsr2_{variant}; "
+            f"the option file is for {brief(told)}, the checkpoint is paragonsr2_{variant}; "
             "give the option file it was trained with"
         )
     if "scale" in options and options["scale"] != scale:
         raise PlanError(
-            f"the option file says scale {reprlib.repr(options['scale'])}, the checkpoint's tensors say {scale}; "
+            f"the option file says scale {brief(options['scale'])}, the checkpoint's tensors say {scale}; "
             "give the option file it was trained with"
         )
 
