@@ -74,14 +74,8 @@ def read_option_file(path: Path) -> dict[str, Any]:
     import yaml
 
     try:
-        if path.stat().st_size > FLAGS = ("attention_mode", "export_safe", "upsampler_alpha", "window_size")
-"""Switches that can be given as flags."""
-
-LARGEST_OPTION_FILE_BYTES:
-            raise PlanError(f"option file {path} is over {FLAGS = ("attention_mode", "export_safe", "upsampler_alpha", "window_size")
-"""Switches that can be given as flags."""
-
-LARGEST_OPTION_FILE_BYTES} bytes")
+        if path.stat().st_size > LARGEST_OPTION_FILE_BYTES:
+            raise PlanError(f"option file {path} is over {LARGEST_OPTION_FILE_BYTES} bytes")
         document = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise PlanError(f"cannot read option file {path}: {error.strerror or error}") from error
