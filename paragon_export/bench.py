@@ -142,7 +142,11 @@ def _bench_size(contenders: Sequence[Contender], size: Size) -> list[BenchRow]:
     samples: dict[int, list[float]] = {index: [] for index in running}
     while wanting := [i for i in running if _wants_more(samples[i])]:
         for index in wanting:
-            samples[index].append(_timed_ms(running[index]))
+            try:
+                samples[index].append(_timed_ms(running[index]))
+            except RunError as error:
+                rows[index] = replace(rows[index], reason=str(error))
+                del running[index], samples[index]
     return [replace(row, samples_ms=tuple(samples.get(i, ()))) for i, row in enumerate(rows)]
 
 

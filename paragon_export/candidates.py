@@ -55,7 +55,8 @@ class Opened:
             told = recorded.get(name)
             if not isinstance(told, dict) or told.get("value") == setting.value:
                 continue
-            advice = f"; give --{name.replace('_', '-')} if the reference is wrong"
+            negation = "no-" if setting.value is True else ""
+            advice = f"; give --{negation}{name.replace('_', '-')} if the reference is wrong"
             notes.append(
                 f"{self.candidate.name} was made with {name} = {told.get('value')}, the reference "
                 f"has {setting.value} (from the {setting.source}){advice if name in FLAGS else ''}"

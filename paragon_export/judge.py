@@ -143,4 +143,12 @@ def judge_files(
     loaded, variant = describe(checkpoint, switches)
     video = any(is_onnx(path) and open_onnx(path).video for path in candidates)
     reference = build_reference(loaded, variant, video=video)
-    return judge(reference, variant, candidates, sizes, images), variant
+    report = judge(reference, variant, candidates, sizes, images)
+    others = [_another_checkpoint(path, loaded.sha256) for path in candidates if is_onnx(path)]
+    return replace(report, notes=(*report.notes, *filter(None, others))), variant
+
+
+def _another_checkpoint(onnx: Path, sha256: str) -> str:
+    """Say that a file was made from another checkpoint than the reference; empty if not."""
+    told = metadata_of(read_onnx(onnx)).get("checkpoint_sha256", sha256)
+    return "" if told == sha256 else f"{onnx} was made from another checkpoint, SHA-256 {told}"

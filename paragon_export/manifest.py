@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import paragon_export
 from paragon_export.artifact import Staged, sha256_of, staged, to_json, write_text
-from paragon_export.environment import environment
+from paragon_export.environment import cuda_gpu, environment
 from paragon_export.errors import PlanError
 from paragon_export.onnx_file import is_onnx, metadata_of, precision_of, read_onnx, static_size
 from paragon_export.plan import EnginePlan
@@ -109,6 +109,16 @@ def why_rebuild(engine: Path, wanted: Mapping[str, Any]) -> str:
     onnx = engine.parent / str(manifest.get("onnx"))
     if not onnx.is_file() or manifest.get("onnx_sha256") != sha256_of(onnx):
         return f"the ONNX file it was compiled from ({onnx.name}) is gone or changed"
+    return ""
+
+
+def why_judge_again(plan: EnginePlan) -> str:
+    """Say in words what verdict the engine there lacks that can be given now; empty if none."""
+    parity = (read(plan.output) or {}).get("parity", {})
+    if parity.get("passed") is None and plan.checkpoint is not None:
+        return "it was never judged, and now there is a checkpoint to judge it against"
+    if not parity.get("seen_on_gpu") and cuda_gpu() is not None:
+        return "it has not run on a GPU yet, and there is one here"
     return ""
 
 

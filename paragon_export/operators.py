@@ -290,7 +290,7 @@ def _pad(
 
 
 def _roll(g: Emitter, x: ir.Value, shifts: Any, dims: Any) -> ir.Value:
-    """A cyclic shift is two slices in the other order."""
+    """A cyclic shift by less than the map's extent: two slices in the other order."""
     for shift, axis in zip(shifts, dims, strict=True):
         cut, last = g.ints([-shift]), g.ints([np.iinfo(np.int64).max])
         head = g.op("Slice", x, g.ints([0]), cut, g.ints([axis]))

@@ -67,6 +67,7 @@ def build(plan: EnginePlan, prove: Prover | None = None) -> Build:
         identify,
         read,
         staged_engine,
+        why_judge_again,
         why_rebuild,
     )
     from paragon_export.onnx_file import read_onnx, static_size
@@ -75,7 +76,7 @@ def build(plan: EnginePlan, prove: Prover | None = None) -> Build:
     check_writable(plan.output, plan.source, plan.checkpoint)
     check_writable(plan.compiled_onnx, plan.source, plan.checkpoint)
     identity = identify(plan)
-    reason = why_rebuild(plan.output, identity)
+    reason = why_rebuild(plan.output, identity) or why_judge_again(plan)
     if not reason:
         manifest = read(plan.output) or {}
         matches = "everything in the manifest matches"

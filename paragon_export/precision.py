@@ -25,6 +25,9 @@ _NUMPY = {
     ir.DataType.BFLOAT16: np.dtype(ml_dtypes.bfloat16),
 }
 
+BFLOAT16_OPSET = 22
+"""Convolutions may be bfloat16 from here on."""
+
 FLOAT32_INPUTS = {"Resize": (1, 2)}
 """Operands that the operator itself wants in float32, whatever the precision."""
 
@@ -52,6 +55,11 @@ def to_precision(model: ir.Model, precision: Precision, io: Precision) -> ir.Mod
         return copy
     if any(v.dtype in _NUMPY for v in _values(copy)):
         raise PlanError(f"--{precision.value} wants a float32 model, and this one is half already")
+    if precision is Precision.BF16 and copy.opset_imports.get("", 0) < BFLOAT16_OPSET:
+        raise PlanError(
+            f"--bf16 wants a model of operator set {BFLOAT16_OPSET} or later, and this one is of "
+            f"{copy.opset_imports.get('', 0)}; export it with --opset {BFLOAT16_OPSET}"
+        )
     _Converter(copy, HALF_TYPES[precision], io_is_half=io.is_half).run()
     return copy
 

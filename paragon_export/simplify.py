@@ -15,7 +15,7 @@ from paragon_export.operators import FLOAT32_MARK
 
 
 def simplify(model: ir.Model) -> ir.Model:
-    """Return a simplified copy of a float32 model; float32 islands stay marked.
+    """Return a copy of a float32 model with no more nodes; float32 islands stay marked.
 
     Raises:
         TraceError: If onnxsim fails on the graph.
@@ -29,6 +29,9 @@ def simplify(model: ir.Model) -> ir.Model:
             f"onnxsim cannot simplify the graph: {' '.join(str(error).split())}"
         ) from error
     simplified = ir.from_proto(proto)
+    if simplified.graph.num_nodes() >= model.graph.num_nodes():
+        # Biases merged into Gemm can cost more reshapes around it than the merge removes.
+        return ir.from_proto(ir.to_proto(model))
     # onnxsim drops node metadata and keeps node names.
     marked = {n.name for n in model.graph if n.metadata_props.get(FLOAT32_MARK)}
     for node in simplified.graph:

@@ -50,7 +50,7 @@ def trace(
     """
     try:
         graph = _Tracer().trace(module)
-    except fx.proxy.TraceError as error:
+    except (fx.proxy.TraceError, TypeError) as error:  # the latter from range(size)
         raise TraceError(
             f"the network branches on a value known only at run time: {error}"
         ) from error

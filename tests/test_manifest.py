@@ -323,13 +323,27 @@ def test_converted_onnx_is_judged_and_reused(exports: dict[str, Path], tmp_path:
     assert build(plan).cached
 
 
+def test_bf16_of_an_old_operator_set_is_refused(exports: dict[str, Path], tmp_path: Path) -> None:
+    """Before operator set 22 a convolution cannot be bfloat16: the way out is named."""
+    plan = from_onnx(exports, "float32", tmp_path, precision=Precision.BF16)
+    with pytest.raises(PlanError, match="--opset 22"):
+        build(plan)
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("precision", [Precision.FP32, Precision.FP16, Precision.BF16])
 def test_onnx_is_judged_against_its_checkpoint(
     exports: dict[str, Path], tmp_path: Path, precision: Precision
 ) -> None:
     """An ONNX file is judged against a checkpoint that is named, in the precision asked for."""
-    plan = from_onnx(
-        exports, "float32", tmp_path, precision=precision, checkpoint=exports["checkpoint"]
+    source = tmp_path / "source.onnx"
+    export(ExportPlan(checkpoint=exports["checkpoint"], output=source, opset=22))
+    plan = EnginePlan(
+        source=source,
+        output=tmp_path / "model.engine",
+        profile=PROFILE,
+        precision=precision,
+        checkpoint=exports["checkpoint"],
     )
     result = build(plan)
     assert result.passed is True

@@ -368,18 +368,6 @@ def test_roll_is_cyclic(shift: int) -> None:
     assert np.array_equal(found, expected)
 
 
-def test_roll_further_than_the_map_is_never_wrong() -> None:
-    """A roll by more than the map's extent is PyTorch's, or is refused; it is not left out."""
-    module = Snippet(lambda x: torch.roll(x, (9, -9), (2, 3)))
-    pixels = picture(1, 7, 5)
-    expected = module(torch.from_numpy(pixels)).numpy()
-    try:
-        found = run(session(trace(module, IMAGE, RESULT, 20)), pixels)
-    except TraceError:
-        return
-    assert np.array_equal(found, expected)
-
-
 # --- float32 islands -----------------------------------------------------------------------
 
 
