@@ -32,7 +32,7 @@ app = typer.Typer(
     rich_markup_mode=None,  # plain help: importing Rich would take longer than all the rest
 )
 
-FAILED, COULD_NOT_RUN, INTERRUPTED = 1, 3, 130
+FAILED, COULD_NOT_RUN = 1, 3
 
 Config = Annotated[
     Path | None, typer.Option(help="traiNNer option file that the network was trained with.")
@@ -319,5 +319,3 @@ def main() -> None:
     except ParagonExportError as error:
         print(f"paragon-export: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(COULD_NOT_RUN)
-    except KeyboardInterrupt:
-        sys.exit(INTERRUPTED)

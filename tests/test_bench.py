@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from paragon_export.bench import FEWEST_SAMPLES, MOST_SAMPLES, bench, bench_runners
 from paragon_export.console import bench_markdown
@@ -23,15 +22,6 @@ from paragon_export.runners import Arrays, Runner
 from tests.tiny import tiny_checkpoint
 
 SIZE = Size(16, 16)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Keep PyTorch on one thread: these networks are too small for two."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

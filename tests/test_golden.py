@@ -201,7 +201,7 @@ def test_exported_graph_computes_what_the_original_computed(name: str, tmp_path:
 
     case = CASES[name]
     reference, _ = reference_of(case, tmp_path)
-    plan = ExportPlan(checkpoint=tmp_path / "c", output=tmp_path / "o")
+    plan = ExportPlan(checkpoint=tmp_path / "c", output=tmp_path / "o.onnx")
     model = simplify(
         trace(reference.module, reference.inputs, reference.outputs, plan.operator_set)
     )

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import onnx
 import pytest
-import torch
 
 import paragon_export
 from paragon_export.artifact import sha256_of
@@ -26,15 +25,6 @@ from paragon_export.report import ParityReport
 from tests.tiny import tiny_checkpoint
 
 PROFILE = Profile(smallest=Size(1, 1), optimal=Size(24, 40), largest=Size(64, 65))
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Keep PyTorch on one thread: these networks are too small for two."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @dataclass(frozen=True)

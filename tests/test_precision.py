@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
@@ -40,15 +40,6 @@ RESULT = (Port("output", ("batch", 3, "2*height", "2*width")),)
 MAP = ("batch", 8, "height", "width")
 VIDEO_IMAGE = (*IMAGE, Port("prev_feat", MAP), Port("alpha", ()))
 VIDEO_RESULT = (*RESULT, Port("feature_map", MAP))
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Keep PyTorch on one thread: these networks are too small for two."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @cache

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
@@ -28,15 +27,6 @@ CLOSE = 1e-5
 
 IMAGE = (Port("input", ("batch", 3, "height", "width")),)
 RESULT = (Port("output", ("batch", 3, "2*height", "2*width")),)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Keep PyTorch on one thread: these networks are too small for two."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @cache

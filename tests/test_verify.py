@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
 import pytest
-import torch
 
 from paragon_export.candidates import open_candidate
 from paragon_export.checkpoint import Checkpoint
@@ -51,15 +50,6 @@ def case_of(path: Path, *, video: bool = False, **flags: object) -> Case:
     reference = build_reference(checkpoint, variant, video=video)
     model = trace(reference.module, reference.inputs, reference.outputs, 22)
     return Case(checkpoint, variant, reference, model)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Keep PyTorch on one thread: these networks are too small for two."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,44 @@
+"""Write the README's tables from the result files, so that no figure is typed by hand."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+
+README = HERE.parent / "README.md"
+
+BLOCK = re.compile(r"(<!-- results: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def render(text: str) -> str:
+    """Return the README with every block between its markers made anew."""
+    return BLOCK.sub(lambda found: f"{found[1]}{table(found[2])}{found[3]}", text)
+
+
+def table(name: str) -> str:
+    """Return the rows of a result file as a Markdown table, with where they were measured."""
+    document = json.loads((HERE / "results" / f"{name}.json").read_text(encoding="utf-8"))
+    headings = list(document["rows"][0])
+    lines = ["", "| " + " | ".join(headings) + " |", "|" + " --- |" * len(headings)]
+    lines += ["| " + " | ".join(cell(row[h]) for h in headings) + " |" for row in document["rows"]]
+    facts = document["environment"]
+    lines += [
+        "",
+        f"Measured {facts['time'][:10]} on {facts['processor']}, {facts['cores']} cores, "
+        f"PyTorch {facts['versions']['torch']}, ONNX Runtime {facts['versions']['onnxruntime']}.",
+        "",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def cell(value: Any) -> str:
+    """Return a figure with four digits, anything else as it is."""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+if __name__ == "__main__":
+    README.write_text(render(README.read_text(encoding="utf-8")), encoding="utf-8")
