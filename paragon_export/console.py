@@ -10,6 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -119,8 +120,10 @@ def parity_table(console: Console, document: Document) -> None:
         document["rows"], lambda row: f"{row['candidate']} ({row['precision']}): {row['output']}"
     )
     for title, rows in groups:
-        table = Table(title=escape(title), title_justify="left", title_style="bold")
-        table.add_column("pictures", overflow="fold")
+        table = Table(
+            title=escape(title), title_justify="left", title_style="bold", box=box.SIMPLE_HEAD
+        )
+        table.add_column("picture", overflow="fold")
         for heading in ("max err", "border", "PyTorch", "limit", "PSNR dB"):
             table.add_column(heading, justify="right")
         table.add_column("verdict")
@@ -134,8 +137,9 @@ def parity_table(console: Console, document: Document) -> None:
 def _parity_cells(row: Mapping[str, Any]) -> list[str]:
     figures = (row[k] for k in ("max_abs", "border_max_abs", "reference_max_abs", "limit"))
     verdict = "[green]passed[/]" if row["passed"] else f"[red]{escape(row['failure'])}[/]"
+    several = f" x{row['batch']}" if row["batch"] > 1 else ""
     return [
-        f"{row['batch']} {escape(row['picture'])} {row['size']}",
+        f"{escape(row['picture'])} {row['size']}{several}",
         *(f"{float(figure):.1e}" for figure in figures),
         f"{float(row['psnr_db']):.1f}",
         verdict if row["judged"] else "[yellow]diverges[/]",
