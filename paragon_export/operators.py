@@ -20,15 +20,13 @@ from torch import nn
 from torch.nn import functional as F
 
 from paragon_export.errors import TraceError
+from paragon_export.plan import FLOAT32_MARK
 
 OLDEST_OPSET = 18
 """Reductions take their axes as an input from here on."""
 
 GELU_OPSET = 20
 """Gelu is an operator from here on."""
-
-FLOAT32_MARK = "paragon.precision"
-"""Node metadata key that marks a float32 island."""
 
 
 @dataclass(frozen=True)

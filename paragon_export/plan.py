@@ -33,6 +33,10 @@ class Precision(StrEnum):
         return self is not Precision.FP32
 
 
+FLOAT32_MARK = "paragon.precision"
+"""Metadata key of an ONNX node that is computed in float32 whatever the artifact's precision."""
+
+
 @dataclass(frozen=True, order=True)
 class Size:
     """Height and width in pixels, in that order everywhere."""

@@ -13,8 +13,7 @@ import onnx_ir as ir
 from onnx_ir.passes import common
 
 from paragon_export.errors import PlanError
-from paragon_export.operators import FLOAT32_MARK
-from paragon_export.plan import Precision
+from paragon_export.plan import FLOAT32_MARK, Precision
 
 FLOAT = ir.DataType.FLOAT
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from paragon_export.errors import TraceError
-from paragon_export.operators import FLOAT32_MARK
+from paragon_export.plan import FLOAT32_MARK
 
 
 def simplify(model: ir.Model) -> ir.Model:

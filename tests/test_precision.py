@@ -18,8 +18,7 @@ from torch import nn
 
 from paragon_export.errors import PlanError
 from paragon_export.families.paragonsr2.network import ParagonSR2, VideoParagonSR2
-from paragon_export.operators import FLOAT32_MARK
-from paragon_export.plan import Precision
+from paragon_export.plan import FLOAT32_MARK, Precision
 from paragon_export.precision import FLOAT32_INPUTS, rounding_model, to_precision
 from paragon_export.simplify import simplify
 from paragon_export.trace import trace

@@ -20,8 +20,7 @@ from torch.nn import functional as F
 from paragon_export.errors import TraceError
 from paragon_export.families.paragonsr2.network import ParagonSR2
 from paragon_export.islands import narrow, widen
-from paragon_export.operators import FLOAT32_MARK
-from paragon_export.plan import Size, Switches
+from paragon_export.plan import FLOAT32_MARK, Size, Switches
 from paragon_export.reference import TorchReference, build_reference, describe
 from paragon_export.trace import trace
 from paragon_export.variant import Port
