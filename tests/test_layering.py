@@ -15,12 +15,12 @@ PACKAGE = Path(paragon_export.__file__).parent
 LAYERS: tuple[tuple[str, ...], ...] = (
     # Words and numbers that stand on nothing.
     ("", "errors", "metrics", "variant", "islands", "assets", "families.paragonsr2.generations"),
-    ("plan", "checkpoint", "deps", "artifact", "environment", "operators",
+    ("plan", "checkpoint", "deps", "artifact", "environment",
      "families.paragonsr2.layout"),
     # Stages that know neither families nor each other.
-    ("switches", "probes", "report", "trace", "simplify", "precision", "onnx_file",
+    ("switches", "probes", "report", "operators", "simplify", "precision", "onnx_file",
      "polygraphy_bridge", "families.paragonsr2.network"),
-    ("families.paragonsr2", "runners", "console"),
+    ("families.paragonsr2", "runners", "console", "trace"),
     ("families",),
     # From a checkpoint to the network every verdict stands on.
     ("reference",),
