@@ -210,7 +210,7 @@ def parity(
     from paragon_export.report import junit as junit_xml
 
     if junit:
-        check_writable(junit)
+        check_writable(junit, reference, *candidates, config)
     wanted = [Size.parse(size) for size in sizes.split(",")] if sizes else []
     switches = _switches(config, attention_mode, export_safe, upsampler_alpha, window_size)
     report, variant = judge_files(reference, switches, candidates, wanted, images)
@@ -243,7 +243,7 @@ def bench(
 
     files = [report.with_suffix(".md"), report.with_suffix(".json")] if report else []
     for file in files:
-        check_writable(file)
+        check_writable(file, *artifacts, config)
     sizes = [Size.parse(text) for text in size or ["270x480"]]
     switches = _switches(config, attention_mode, export_safe, upsampler_alpha, window_size)
     result = measure(artifacts, sizes, switches)

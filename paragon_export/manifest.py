@@ -117,6 +117,8 @@ def why_judge_again(plan: EnginePlan) -> str:
     parity = (read(plan.output) or {}).get("parity", {})
     if parity.get("passed") is None and plan.checkpoint is not None:
         return "it was never judged, and now there is a checkpoint to judge it against"
+    if parity.get("passed") is False:
+        return "its manifest says that the verdict failed"
     if not parity.get("seen_on_gpu") and cuda_gpu() is not None:
         return "it has not run on a GPU yet, and there is one here"
     return ""

@@ -30,6 +30,8 @@ def read_onnx(path: Path) -> ir.Model:
     """
     import onnx
 
+    if path.is_fifo():
+        raise RunError(f"{path}: expected an ONNX file, found a pipe")
     try:
         proto = onnx.load(path, load_external_data=False)
         model = ir.from_proto(proto)

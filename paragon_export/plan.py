@@ -245,6 +245,8 @@ def read_recipe(path: Path) -> Profile:
     Raises:
         PlanError: If the file cannot be read or does not hold one possible profile.
     """
+    if path.is_fifo():
+        raise PlanError(f"recipe {path} is a pipe, not a file")
     try:
         document = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:

@@ -73,6 +73,8 @@ def read_option_file(path: Path) -> dict[str, Any]:
     """
     import yaml
 
+    if path.is_fifo():
+        raise PlanError(f"option file {path} is a pipe, not a file")
     try:
         if path.stat().st_size > LARGEST_OPTION_FILE_BYTES:
             raise PlanError(f"option file {path} is over {LARGEST_OPTION_FILE_BYTES} bytes")
