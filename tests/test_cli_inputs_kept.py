@@ -17,7 +17,7 @@ from paragon_export.switches import read_option_file
 
 
 def test_junit_never_overwrites_the_reference(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A report that names the checkpoint itself is refused, and the checkpoint keeps its bytes."""
     reference = Path(shutil.copy(CHECKPOINT, tmp_path / "reference.safetensors"))
@@ -26,6 +26,7 @@ def test_junit_never_overwrites_the_reference(
     with pytest.raises(SystemExit) as ended:
         main()
     assert ended.value.code == 3
+    assert "is the file it would be made from" in capsys.readouterr().err
     assert reference.read_bytes() == CHECKPOINT.read_bytes()
 
 
