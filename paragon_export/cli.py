@@ -18,6 +18,7 @@ from paragon_export.plan import (
     ExportPlan,
     Precision,
     Profile,
+    Runtime,
     Size,
     Switches,
     read_recipe,
@@ -53,6 +54,10 @@ CheckpointFile = Annotated[Path, typer.Argument(help=".safetensors, .pth or .pt 
 Output = Annotated[Path | None, typer.Option("-o", "--output", help="File to write.")]
 Fp16 = Annotated[bool, typer.Option("--fp16", help="Half precision, strongly typed.")]
 Bf16 = Annotated[bool, typer.Option("--bf16", help="bfloat16, strongly typed.")]
+Rewrite = Annotated[
+    bool,
+    typer.Option(help="Export an equal network that runs faster, or the network as trained."),
+]
 Video = Annotated[
     bool, typer.Option("--video", help="Add prev_feat and alpha in, feature_map out.")
 ]
@@ -108,6 +113,10 @@ def onnx(
         str | None, typer.Option(metavar="HxW", help="Export for this size and batch 1 alone.")
     ] = None,
     video: Video = False,
+    rewrite: Rewrite = True,
+    runtime: Annotated[
+        Runtime, typer.Option("--for", help="What the rewritten network is to run best on.")
+    ] = Runtime.ANY,
     opset: Annotated[int | None, typer.Option(help="ONNX operator set, 18 to 23.")] = None,
     config: Config = None,
     attention_mode: AttentionMode = None,
@@ -131,6 +140,8 @@ def onnx(
         io=io,
         static=Size.parse(static) if static else None,
         video=video,
+        rewrite=rewrite,
+        runtime=runtime,
         opset=opset,
     )
     result = export(plan)
@@ -157,6 +168,7 @@ def trt(
         Path | None, typer.Option(help="Reference to judge an ONNX source against.")
     ] = None,
     video: Video = False,
+    rewrite: Rewrite = True,
     config: Config = None,
     attention_mode: AttentionMode = None,
     export_safe: ExportSafe = None,
@@ -181,6 +193,7 @@ def trt(
         targets=targets,
         profile=_profile(min, opt, max, recipe),
         video=video,
+        rewrite=rewrite,
     )
     result = build(plan)
     console.show(json, console.built(result), console.build_table)

@@ -101,6 +101,7 @@ def exported(result: Export) -> Document:
     document = judged(result.parity, result.variant, [result.output])
     document["notes"] = [*result.notes, *result.parity.notes]
     document["written"] = result.parity.passed
+    document["rewrites"] = dict(result.fired)
     if result.drop_cost is not None:
         cost = {"max_abs": result.drop_cost.max_abs, "psnr_db": result.drop_cost.psnr_db}
         document["dropped"] = {"tensors": list(result.variant.dropped), "cost": cost}
@@ -148,6 +149,9 @@ def _parity_cells(row: Mapping[str, Any]) -> list[str]:
 
 def export_table(console: Console, document: Document) -> None:
     parity_table(console, document)
+    if document["rewrites"]:
+        told = ", ".join(f"{name} {count}" for name, count in document["rewrites"].items())
+        console.print(f"rewritten before export: {told}", markup=False)
     target = document["artifacts"][0]
     if document["written"]:
         console.print(f"wrote {target}", markup=False)

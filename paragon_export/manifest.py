@@ -47,11 +47,13 @@ def identify(plan: EnginePlan) -> dict[str, Any]:
     from paragon_export.reference import describe
 
     precision, video, static = plan.precision, plan.video, None
+    rewritten: bool | None = plan.rewrite
     if is_onnx(plan.source):
         model = read_onnx(plan.source)
         facts = metadata_of(model)
         switches, checkpoint = facts.get("switches"), facts.get("checkpoint_sha256")
         static = static_size(model)
+        rewritten = None
         precision = precision if precision.is_half else precision_of(model)
         video = any(value.name == "prev_feat" for value in model.graph.inputs)
     else:
@@ -66,6 +68,7 @@ def identify(plan: EnginePlan) -> dict[str, Any]:
         "switches": switches,
         "precision": precision.value,
         "video": video,
+        "rewrite": rewritten,
         "profile": {
             "min": str(profile.smallest),
             "opt": str(profile.optimal),

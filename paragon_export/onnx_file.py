@@ -54,7 +54,11 @@ def write_onnx(model: ir.Model, path: Path) -> None:
 
 
 def describe_in(
-    model: ir.Model, variant: Variant, checkpoint: Checkpoint, plan: ExportPlan
+    model: ir.Model,
+    variant: Variant,
+    checkpoint: Checkpoint,
+    plan: ExportPlan,
+    rewrites: Mapping[str, int],
 ) -> None:
     """Write into the model's ``metadata_props`` what a consumer needs to run it rightly."""
     switches = {name: asdict(setting) for name, setting in variant.switches.items()}
@@ -71,6 +75,8 @@ def describe_in(
         "precision": plan.precision.value,
         "io": plan.io.value,
         "video": plan.video,
+        "rewrites": dict(rewrites),
+        "runtime": plan.runtime.value,
         "value_range": [0, 1],
         "colour_order": "RGB",
         "layout": "NCHW",

@@ -21,6 +21,7 @@ from torch.nn import functional as F
 
 from paragon_export.errors import TraceError
 from paragon_export.plan import FLOAT32_MARK
+from paragon_export.primitives import add_to_edge, numbers
 
 OLDEST_OPSET = 18
 """Reductions take their axes as an input from here on."""
@@ -327,6 +328,46 @@ def _clamp(g: Emitter, x: ir.Value, low: float, high: float) -> ir.Value:
     return g.op("Clip", x, low, high)
 
 
+def _sum(g: Emitter, x: ir.Value, dim: Any, keepdim: bool = False) -> ir.Value:
+    axes = [dim] if isinstance(dim, int) else list(dim)
+    if isinstance(x, ir.Value) and (factor := _square_of(x)) is not None:
+        return g.op("ReduceSumSquare", factor, g.ints(axes), keepdims=int(keepdim))
+    return g.op("ReduceSum", x, g.ints(axes), keepdims=int(keepdim))
+
+
+def _square_of(x: ir.Value) -> ir.Value | None:
+    """Return what ``x`` is the square of, if it is one."""
+    node = x.producer()
+    if node is None or node.op_type != "Mul" or node.inputs[0] is not node.inputs[1]:
+        return None
+    return node.inputs[0]
+
+
+def _index_select(g: Emitter, x: ir.Value, dim: int, index: ir.Value) -> ir.Value:
+    return g.op("Gather", x, index, axis=dim)
+
+
+def _expand(g: Emitter, x: Operand, *sizes: Any) -> ir.Value:
+    return g.op("Expand", x, g.ints(sizes))
+
+
+def _numbers(g: Emitter, first: int, count: Size | int) -> ir.Value:
+    if isinstance(count, int):
+        return g.constant(f"numbers_{first}_{count}", np.arange(first, first + count))
+    start, step = (g.constant(f"int_{i}", np.array(i, np.int64)) for i in (first, 1))
+    end = g.op("Add", g.op("Squeeze", count.value, g.ints([0])), start)
+    return g.op("Range", start, end, step)
+
+
+def _add_to_edge(g: Emitter, x: ir.Value, strip: ir.Value, dim: int, last: bool) -> ir.Value:
+    """Scatter the sum back. The operator that adds while it scatters is unknown to TensorRT."""
+    end = np.iinfo(np.int64).max if last else 1
+    edge = g.op("Slice", x, g.ints([-1 if last else 0]), g.ints([end]), g.ints([dim]))
+    total = g.op("Add", edge, strip)
+    index = g.op("Expand", g.ints([-1 if last else 0]), g.op("Shape", total))
+    return g.op("ScatterElements", x, index, total, axis=dim)
+
+
 MODULES: Mapping[type, Callable[..., Any]] = {
     nn.Conv2d: _conv2d,
     nn.Linear: _linear,
@@ -352,11 +393,16 @@ FUNCTIONS: Mapping[Callable[..., Any], Callable[..., Any]] = {
     F.gelu: _gelu,
     F.interpolate: _interpolate,
     F.pad: _pad,
+    torch.index_select: _index_select,
+    numbers: _numbers,
+    add_to_edge: _add_to_edge,
 }
 
 METHODS: Mapping[str, Callable[..., Any]] = {
     "square": lambda g, x: g.op("Mul", x, x),
     "mean": _mean,
+    "sum": _sum,
+    "expand": _expand,
     "clamp": _clamp,
     "chunk": _chunk,
     "permute": _permute,

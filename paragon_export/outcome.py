@@ -24,6 +24,8 @@ class Export:
     output: Path
     reference: TorchReference
     variant: Variant
+    fired: Mapping[str, int]
+    """Rewrites, and how often each fired."""
     parity: ParityReport
     drop_cost: Difference | None
     """How far dropping trained tensors moves the picture; None where none were dropped."""

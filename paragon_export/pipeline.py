@@ -1,4 +1,4 @@
-"""The flow: load, describe, build the reference, trace, simplify, verify, build the engine.
+"""The flow: load, describe, build the reference, rewrite, trace, simplify, verify, build.
 
 Every arrow is a value; no stage reads another stage's files by name.
 """
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from paragon_export.artifact import check_writable, staged
 from paragon_export.outcome import Build, Export, Prover, Source
-from paragon_export.plan import EnginePlan, ExportPlan, Precision
+from paragon_export.plan import EnginePlan, ExportPlan, Precision, Runtime
 from paragon_export.reference import build_reference, describe, measure_drop
 
 
@@ -23,6 +23,7 @@ def export(plan: ExportPlan) -> Export:
     from paragon_export.judge import judge
     from paragon_export.onnx_file import describe_in, write_onnx
     from paragon_export.precision import to_precision
+    from paragon_export.rewrite import rewrite, unchanged
     from paragon_export.simplify import simplify
     from paragon_export.trace import trace
 
@@ -31,10 +32,12 @@ def export(plan: ExportPlan) -> Export:
     reference = build_reference(checkpoint, variant, video=plan.video)
     ports = reference.fixed(plan.static, variant.scale) if plan.static else None
     inputs, outputs = ports or (reference.inputs, reference.outputs)
-    traced = trace(reference.module, inputs, outputs, plan.operator_set)
+    network = reference.module
+    rewritten = rewrite(network, plan.runtime) if plan.rewrite else unchanged(network)
+    traced = trace(rewritten.module, inputs, outputs, plan.operator_set)
     simplified = simplify(traced)
     model = to_precision(simplified, plan.precision, plan.io)
-    describe_in(model, variant, checkpoint, plan)
+    describe_in(model, variant, checkpoint, plan, rewritten.fired)
     with staged(plan.output) as file:
         write_onnx(model, file.path)
         parity = judge(reference, variant, [file.path])
@@ -44,6 +47,7 @@ def export(plan: ExportPlan) -> Export:
         output=plan.output,
         reference=reference,
         variant=variant,
+        fired=rewritten.fired,
         parity=parity,
         drop_cost=drop_cost,
     )
@@ -123,12 +127,16 @@ def _model_to_compile(plan: EnginePlan, compiled: Path) -> Source:
                 switches=plan.switches,
                 precision=plan.precision,
                 video=plan.video,
+                rewrite=plan.rewrite,
+                runtime=Runtime.TENSORRT if plan.rewrite else Runtime.ANY,
             )
         )
         against = (exported.reference, exported.variant)
         return Source(compiled, exported.parity, against, exported.notes, is_ours=True)
     given = read_onnx(plan.source)
     known, notes = reference_for(plan, given)
+    if not plan.rewrite:
+        notes = (*notes, "--no-rewrite has no effect: an ONNX file is compiled as it is")
     if not plan.precision.is_half or precision_of(given) is plan.precision:
         parity = judge(*known, [plan.source]) if known else None
         return Source(plan.source, parity, known, notes)

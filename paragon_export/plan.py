@@ -33,6 +33,15 @@ class Precision(StrEnum):
         return self is not Precision.FP32
 
 
+class Runtime(StrEnum):
+    """What an ONNX file is meant to be run by; any of them can run any file."""
+
+    ANY = "any"
+    ONNXRUNTIME = "onnxruntime"
+    OPENVINO = "openvino"
+    TENSORRT = "tensorrt"
+
+
 FLOAT32_MARK = "paragon.precision"
 """Metadata key of an ONNX node that is computed in float32 whatever the artifact's precision."""
 
@@ -113,6 +122,10 @@ class ExportPlan:
     static: Size | None = None
     """Export for this size and batch 1 alone; None keeps batch, height and width dynamic."""
     video: bool = False
+    rewrite: bool = True
+    """Export an algebraically equal network that runs faster, not the network as trained."""
+    runtime: Runtime = Runtime.ANY
+    """What the rewritten network is to run best on."""
     opset: int | None = None
     """ONNX operator set; None takes the oldest that holds every operator wanted."""
 
@@ -127,6 +140,11 @@ class ExportPlan:
             raise PlanError(
                 f"--io {self.io.value} with a {self.precision.value} model; "
                 f"use --io fp32 or --io {self.precision.value}"
+            )
+        if self.runtime is not Runtime.ANY and not self.rewrite:
+            raise PlanError(
+                f"--for {self.runtime.value} chooses among rewrites and --no-rewrite forbids them; "
+                "leave one of the two out"
             )
         check_suffix(self.output, ONNX_SUFFIXES)
         oldest = 22 if self.precision is Precision.BF16 else 18
@@ -193,6 +211,8 @@ class EnginePlan:
     backend: Backend = Backend.RTX
     targets: tuple[str, ...] = ()
     """Empty: Ampere and later in one engine (rtx), or the GPU at hand (tensorrt)."""
+    rewrite: bool = True
+    """As for :class:`ExportPlan`; of checkpoints alone, an ONNX file is compiled as it is."""
     profile: Profile | None = None
     """None: ``DEFAULT_PROFILE``, or the only size of a static model."""
     video: bool = False

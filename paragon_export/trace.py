@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 import onnx_ir as ir
 import torch
+from onnx_ir.passes import common
 from torch import fx
 from torch.fx.passes.shape_prop import ShapeProp
 
 from paragon_export.errors import TraceError
 from paragon_export.islands import narrow, widen
 from paragon_export.operators import FUNCTIONS, METHODS, MODULES, Emitter, Weight
+from paragon_export.primitives import add_to_edge, numbers
 
 if TYPE_CHECKING:
     from paragon_export.variant import Port
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
 
 class _Tracer(fx.Tracer):
     def __init__(self) -> None:
-        super().__init__(autowrap_functions=(widen, narrow))
+        super().__init__(autowrap_functions=(widen, narrow, numbers, add_to_edge))
 
 
 def trace(
@@ -69,7 +71,9 @@ def trace(
     results = lowering.result if isinstance(lowering.result, tuple) else (lowering.result,)
     for value, port in zip(results, outputs, strict=True):
         emitter.output(value, port.name, port.dims)
-    return emitter.model()
+    model = emitter.model()
+    common.RemoveUnusedNodesPass()(model)
+    return model
 
 
 def _zeros(port: Port) -> torch.Tensor:

@@ -14,16 +14,17 @@ PACKAGE = Path(paragon_export.__file__).parent
 
 LAYERS: tuple[tuple[str, ...], ...] = (
     # Words and numbers that stand on nothing.
-    ("", "errors", "metrics", "variant", "islands", "assets", "families.paragonsr2.generations"),
+    ("", "errors", "metrics", "variant", "islands", "primitives", "assets", "families.paragonsr2.generations"),
     ("plan", "checkpoint", "deps", "artifact", "environment",
-     "families.paragonsr2.layout"),
+     "families.paragonsr2.layout", "layers"),
     # Stages that know neither families nor each other.
     ("switches", "probes", "report", "operators", "simplify", "precision", "onnx_file",
-     "polygraphy_bridge", "families.paragonsr2.network"),
-    ("families.paragonsr2", "runners", "console", "trace"),
-    ("families",),
+     "polygraphy_bridge", "families.paragonsr2.network", "rewrite.graph", "rewrite.normalize"),
+    ("families.paragonsr2", "runners", "console", "trace", "rewrite.attention",
+     "rewrite.upsampling"),
+    ("families", "rewrite.linear", "rewrite.layout"),
     # From a checkpoint to the network every verdict stands on.
-    ("reference",),
+    ("reference", "rewrite"),
     ("verify", "probe_switches", "outcome", "manifest"),
     ("engine",),
     # Files that claim to be the network, judged and timed.

@@ -176,7 +176,7 @@ def test_norm_does_not_overflow_in_half() -> None:
     class Norm(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            from paragon_export.families.paragonsr2.network import RMSNorm
+            from paragon_export.layers import RMSNorm
 
             self.norm = RMSNorm(3)
             self.first = nn.Conv2d(3, 3, 1, bias=False)

@@ -17,106 +17,17 @@ from torch.nn import functional as F
 
 from paragon_export.families.paragonsr2.layout import HEADS, Hyperparameters
 from paragon_export.islands import narrow, widen
+from paragon_export.layers import (
+    BaseUpsampler,
+    ChannelAttention,
+    LayerScale,
+    RMSNorm,
+    TokenAttention,
+    WindowAttention,
+)
 
 HALF_MAX = 65504.0
 """Largest finite float16; the stream block clamps its product to it."""
-
-
-class SeparableFilter(nn.Module):
-    """Depthwise filter along the width, then along the height, zero padded, frozen."""
-
-    def __init__(self, channels: int, taps: int) -> None:
-        super().__init__()
-        pad = taps // 2
-        self.h = nn.Conv2d(
-            channels, channels, (1, taps), padding=(0, pad), groups=channels, bias=False
-        )
-        self.v = nn.Conv2d(
-            channels, channels, (taps, 1), padding=(pad, 0), groups=channels, bias=False
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.v(self.h(x))
-
-
-class BaseUpsampler(nn.Module):
-    """Magic upsampler: blend with a 7-tap filter, repeat pixels, smooth with 5 taps."""
-
-    def __init__(self, channels: int, scale: int, alpha: float) -> None:
-        super().__init__()
-        self.scale = scale
-        self.alpha = alpha
-        self.sharp = SeparableFilter(channels, 7)
-        self.blur = SeparableFilter(channels, 5)
-
-    def forward(self, x: Tensor) -> Tensor:
-        if self.alpha > 0:
-            x = x + self.alpha * (self.sharp(x) - x)
-        return self.blur(F.interpolate(x, scale_factor=float(self.scale), mode="nearest"))
-
-
-class LayerScale(nn.Module):
-    """Multiply by a learned gain per channel."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.gamma = nn.Parameter(torch.full((1, channels, 1, 1), 1e-5))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x * self.gamma
-
-
-class RMSNorm(nn.Module):
-    """``scale * x / sqrt(mean over channels of x^2 + 1e-6) + bias``.
-
-    The mean of squares is taken in float32 at least: it overflows in float16 from |x| = 256.
-    """
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.scale = nn.Parameter(torch.ones(channels, 1, 1))
-        self.bias = nn.Parameter(torch.zeros(channels, 1, 1))
-
-    def forward(self, x: Tensor) -> Tensor:
-        wide = widen(x)
-        rms = torch.sqrt(wide.square().mean(dim=1, keepdim=True) + 1e-6)
-        return self.scale * narrow(wide / rms, x) + self.bias
-
-
-class WindowAttention(nn.Module):
-    """Multi-head self-attention inside square windows, channels last.
-
-    The map is zero padded at the bottom and right to whole windows and, in odd blocks, rolled
-    by half a window without a mask; padded zeros take part in the softmax.
-    """
-
-    def __init__(self, channels: int, window: int, shift: int) -> None:
-        super().__init__()
-        self.channels = channels
-        self.window = window
-        self.shift = shift
-        self.qkv = nn.Linear(channels, 3 * channels)
-        self.proj = nn.Linear(channels, channels)
-
-    def forward(self, x: Tensor) -> Tensor:
-        n, _, h, w = x.shape
-        c, size, width = self.channels, self.window, self.channels // HEADS
-        rows, columns = (h + size - 1) // size, (w + size - 1) // size
-        # Always pad and always crop: a Python branch on the size would be baked into a trace.
-        x = F.pad(x.permute(0, 2, 3, 1), (0, 0, 0, columns * size - w, 0, rows * size - h))
-        if self.shift:
-            x = torch.roll(x, (-self.shift, -self.shift), (1, 2))
-        x = x.reshape(n, rows, size, columns, size, c).permute(0, 1, 3, 2, 4, 5)
-        qkv = self.qkv(x.reshape(-1, size * size, c))
-        qkv = qkv.reshape(-1, size * size, 3, HEADS, width).permute(2, 0, 3, 1, 4)
-        q, k, v = qkv[0], qkv[1], qkv[2]  # (windows, heads, tokens, width)
-        weights = torch.softmax(q @ k.permute(0, 1, 3, 2) * width**-0.5, dim=-1)
-        x = self.proj((weights @ v).permute(0, 2, 1, 3).reshape(-1, size * size, c))
-        x = x.reshape(n, rows, columns, size, size, c).permute(0, 1, 3, 2, 4, 5)
-        x = x.reshape(n, rows * size, columns * size, c)
-        if self.shift:
-            x = torch.roll(x, (self.shift, self.shift), (1, 2))
-        return x[:, :h, :w].permute(0, 3, 1, 2)
 
 
 class ConvBlock(nn.Module):
@@ -172,49 +83,13 @@ class PhotoBlock(ConvBlock):
         self.attends = hp.attention
         if hp.attention:
             self.attn_norm = RMSNorm(hp.features)
-            self.attn = WindowAttention(hp.features, hp.window_size, shift_of(hp, index))
+            self.attn = WindowAttention(hp.features, hp.window_size, shift_of(hp, index), HEADS)
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.scale(self.mix(self.norm(x)))
         if self.attends:
             x = x + self.scale(self.attn(self.attn_norm(x)))
         return x
-
-
-class ChannelAttention(nn.Module):
-    """Gate the channels by a two-layer perceptron on their means over the image."""
-
-    def __init__(self, channels: int, squeeze: int) -> None:
-        super().__init__()
-        self.fc = nn.Sequential(
-            nn.Linear(channels, squeeze, bias=False),
-            nn.GELU(),
-            nn.Linear(squeeze, channels, bias=False),
-            nn.Sigmoid(),
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x * self.fc(x.mean(dim=(2, 3)))[:, :, None, None]
-
-
-class TokenAttention(nn.Module):
-    """Cross-attention from every pixel to a learned dictionary of tokens."""
-
-    def __init__(self, channels: int, tokens: int, width: int) -> None:
-        super().__init__()
-        self.token_dict = nn.Parameter(torch.zeros(1, tokens, channels))
-        self.q_proj = nn.Linear(channels, width)
-        self.k_proj = nn.Linear(channels, width)
-        self.temperature = width**-0.5
-        self.v_proj = nn.Linear(channels, channels)
-        self.out_proj = nn.Linear(channels, channels)
-
-    def forward(self, x: Tensor) -> Tensor:
-        pixels = x.permute(0, 2, 3, 1)
-        key, value = self.k_proj(self.token_dict), self.v_proj(self.token_dict)
-        query = self.q_proj(pixels)
-        weights = torch.softmax(query @ key.permute(0, 2, 1) * self.temperature, dim=-1)
-        return self.out_proj(weights @ value).permute(0, 3, 1, 2)
 
 
 class ProBlock(ConvBlock):
@@ -228,7 +103,7 @@ class ProBlock(ConvBlock):
         self.attends = hp.attention
         if hp.attention:
             self.norm3, self.scale3 = RMSNorm(c), LayerScale(c)
-            self.window_attn = WindowAttention(c, hp.window_size, shift_of(hp, index))
+            self.window_attn = WindowAttention(c, hp.window_size, shift_of(hp, index), HEADS)
         self.norm4, self.scale4 = RMSNorm(c), LayerScale(c)
         self.token_ca = TokenAttention(c, hp.tokens, hp.token_width)
 

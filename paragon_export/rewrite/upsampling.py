@@ -1,0 +1,289 @@
+"""Rules on upsampling: what is computed for every large pixel moves to the small ones."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Collection
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from paragon_export.primitives import add_to_edge
+from paragon_export.rewrite.graph import Network, feeds_only, is_call
+
+EVERYWHERE = (-1, 0, 1)
+"""Offsets, in small pixels, of the neighbours that a kernel over large ones reaches."""
+
+
+def fuse_tail(network: Network) -> int:
+    """Convolve, shuffle, convolve: one convolution of small pixels before the shuffle.
+
+    Large pixel ``s y + i`` of a map shuffled up by ``s`` is channel ``i`` of small pixel ``y``
+    (rows and columns alike). A second convolution with taps ``V[d]`` reads large pixel
+    ``s y + i + d``: channel ``(i + d) mod s`` of the small pixel ``floor((i + d) / s)`` further.
+    With the taps ``U[k]`` of the first convolution its result is
+
+        ``sum over d, k of V[d] U[k][(i + d) mod s] x[y + floor((i + d) / s) + k]``
+
+    which is one convolution of ``x``, ``s^2`` times fewer channels wide where it matters.
+
+    At the edges it differs: the second convolution takes large pixels outside the picture as
+    zero, the composed one computes them. What it adds there comes from the first small pixel
+    beyond each edge alone, which with three taps sees the edge's own pixels and nothing else.
+    So it is a convolution of one row or column, and :class:`EdgeCorrection` takes it off again.
+
+    Applied to zero-padded convolutions of 3x3 taps, then any odd taps that reach no further
+    than one small pixel, and only if that takes fewer multiplications.
+    """
+    fired = 0
+    for node, second in network.calls(nn.Conv2d):
+        shuffled = node.args[0]
+        shuffle = network.shared(shuffled, nn.PixelShuffle)
+        if shuffle is None:
+            continue
+        s, first_node = shuffle.upscale_factor, shuffled.args[0]
+        first = network.layer(first_node, nn.Conv2d)
+        if first is None or not _composable(first, second):
+            continue
+        if not feeds_only(first_node, shuffled) or not feeds_only(shuffled, node):
+            continue
+        if second.kernel_size[0] // 2 > s or not _pays(first, second, s):
+            continue
+        small = first_node.args[0]
+        whole = _convolution(*compose(first, second, s, EVERYWHERE, EVERYWHERE), second.bias, s)
+        result = network.call(node, whole, small)
+        result = network.call(node, EdgeCorrection(first, second, s), result, small)
+        network.replace(node, network.call(node, nn.PixelShuffle(s), result))
+        fired += 1
+    return fired
+
+
+def _composable(first: nn.Conv2d, second: nn.Conv2d) -> bool:
+    side = second.kernel_size[0]
+    return (
+        first.kernel_size == (3, 3)
+        and second.kernel_size == (side, side)
+        and side % 2 == 1
+        and all(_is_plain(conv) for conv in (first, second))
+    )
+
+
+def _is_plain(conv: nn.Conv2d) -> bool:
+    """Tell whether a convolution is dense, steps by one pixel and zero-pads to its own size."""
+    return (
+        conv.stride == conv.dilation == (1, 1)
+        and conv.groups == 1
+        and conv.padding_mode == "zeros"
+        and conv.padding == tuple(k // 2 for k in conv.kernel_size)
+    )
+
+
+def _pays(first: nn.Conv2d, second: nn.Conv2d, s: int) -> bool:
+    taps = second.kernel_size[0] ** 2
+    apart = 9 * first.in_channels * first.out_channels
+    apart += taps * second.in_channels * second.out_channels * s**2
+    return 25 * first.in_channels * second.out_channels * s**2 < apart
+
+
+def compose(
+    first: nn.Conv2d, second: nn.Conv2d, s: int, rows: Collection[int], columns: Collection[int]
+) -> tuple[Tensor, Tensor]:
+    """Compose two convolutions around a shuffle; see :func:`fuse_tail`.
+
+    Args:
+        first: 3x3, before the shuffle.
+        second: After it.
+        s: Factor of the shuffle.
+        rows: Vertical offsets of the small pixels whose share is counted, of -1, 0 and 1.
+        columns: Likewise horizontal.
+
+    Returns:
+        Kernel (channels * s^2, channels of ``first``, 5, 5) and what the bias of ``first``
+        contributes (channels * s^2), float64. The bias of ``second`` is not in it.
+    """
+    out, inner, side, _ = second.weight.shape
+    taps = first.weight.detach().double().reshape(inner, s, s, first.in_channels, 3, 3)
+    offset = torch.zeros(inner * s * s) if first.bias is None else first.bias.detach()
+    offset = offset.double().reshape(inner, s, s)
+    kernel = torch.zeros(out, s, s, first.in_channels, 5, 5, dtype=torch.float64)
+    bias = torch.zeros(out, s, s, dtype=torch.float64)
+    for i in range(s):
+        for dy in range(side):
+            y, from_i = divmod(i + dy - side // 2, s)
+            for j in range(s):
+                for dx in range(side):
+                    x, from_j = divmod(j + dx - side // 2, s)
+                    if y in rows and x in columns:
+                        tap = second.weight.detach().double()[:, :, dy, dx]
+                        kernel[:, i, j, :, y + 1 : y + 4, x + 1 : x + 4] += torch.einsum(
+                            "oc,cnyx->onyx", tap, taps[:, from_i, from_j]
+                        )
+                        bias[:, i, j] += tap @ offset[:, from_i, from_j]
+    return kernel.reshape(out * s * s, first.in_channels, 5, 5), bias.reshape(-1)
+
+
+def _convolution(kernel: Tensor, bias: Tensor, more_bias: Tensor | None, s: int) -> nn.Conv2d:
+    """Return a zero-padded convolution of size-keeping geometry, float64."""
+    if more_bias is not None:
+        bias = bias + more_bias.detach().repeat_interleave(s * s)
+    height, width = kernel.shape[2:]
+    made = nn.Conv2d(
+        kernel.shape[1], kernel.shape[0], (height, width), padding=(height // 2, width // 2),
+        dtype=torch.float64,
+    )  # fmt: skip
+    with torch.no_grad():
+        made.weight.copy_(kernel)
+        if made.bias is not None:
+            made.bias.copy_(bias)
+    return made
+
+
+class EdgeCorrection(nn.Module):
+    """Takes off what :func:`fuse_tail`'s kernel computes beyond the picture.
+
+    Inclusion and exclusion: beyond the corners lies what is beyond both edges, so a corner's
+    share, taken off with the row and with the column, is put back once.
+    """
+
+    def __init__(self, first: nn.Conv2d, second: nn.Conv2d, s: int) -> None:
+        super().__init__()
+
+        def share(rows: Collection[int], columns: Collection[int], sign: int) -> nn.Conv2d:
+            kernel, bias = compose(first, second, s, rows, columns)
+            if rows != EVERYWHERE:
+                kernel = kernel[:, :, 2:3]  # of the edge's own row, where the strip is
+            if columns != EVERYWHERE:
+                kernel = kernel[:, :, :, 2:3]
+            return _convolution(sign * kernel, sign * bias, None, s)
+
+        above, below = (-1,), (1,)
+        self.top, self.bottom = share(above, EVERYWHERE, -1), share(below, EVERYWHERE, -1)
+        self.left, self.right = share(EVERYWHERE, above, -1), share(EVERYWHERE, below, -1)
+        self.top_left, self.bottom_left = share(above, above, 1), share(below, above, 1)
+        self.top_right, self.bottom_right = share(above, below, 1), share(below, below, 1)
+
+    def forward(self, y: Tensor, x: Tensor) -> Tensor:
+        """Correct ``y``, the composed convolution of ``x``; both (N, channels, H, W)."""
+        first_row, last_row = x[:, :, :1], x[:, :, -1:]
+        left, right = self.left(x[:, :, :, :1]), self.right(x[:, :, :, -1:])
+        left = add_to_edge(left, self.top_left(first_row[:, :, :, :1]), 2, False)
+        left = add_to_edge(left, self.bottom_left(last_row[:, :, :, :1]), 2, True)
+        right = add_to_edge(right, self.top_right(first_row[:, :, :, -1:]), 2, False)
+        right = add_to_edge(right, self.bottom_right(last_row[:, :, :, -1:]), 2, True)
+        y = add_to_edge(y, self.top(first_row), 2, False)
+        y = add_to_edge(y, self.bottom(last_row), 2, True)
+        y = add_to_edge(y, left, 3, False)
+        return add_to_edge(y, right, 3, True)
+
+
+def repeat_after_filter(network: Network) -> int:
+    """Repeat pixels, then filter: filter small pixels into ``s^2`` channels, then shuffle.
+
+    Large pixel ``s y + i`` is a copy of small pixel ``y``, so a tap ``d`` of a filter over large
+    pixels reads small pixel ``y + floor((i + d) / s)``, and the taps that read the same one are
+    summed. Filters along rows and columns commute with each other's padding and are multiplied
+    into one first. What lies outside the picture is zero before and after, so edges agree.
+
+    Applied to depthwise filters without bias that zero-pad to their own size and directly
+    follow a nearest upsampling by a whole factor.
+    """
+    fired = 0
+    for node in network.nodes:
+        if not is_call(node, F.interpolate) or node.kwargs.get("mode") != "nearest":
+            continue
+        s = int(node.kwargs["scale_factor"])
+        filters = _filters_after(network, node)
+        if not filters:
+            continue
+        last, kernel = filters[-1][0], _product([conv for _, conv in filters])
+        small = _small_filter(kernel, s)
+        network.replace(last, network.call(last, nn.PixelShuffle(s), network.call(last, small, node.args[0])))  # fmt: skip
+        fired += 1
+    return fired
+
+
+def _filters_after(network: Network, node: Any) -> list[tuple[Any, nn.Conv2d]]:
+    """Return the filters that follow in a chain: one, or one along each axis."""
+    found: list[tuple[Any, nn.Conv2d]] = []
+    while len(node.users) == 1:
+        (node,) = node.users
+        conv = network.layer(node, nn.Conv2d)
+        if conv is None or not _is_filter(conv):
+            break
+        found.append((node, conv))
+        axes = [tuple(k > 1 for k in conv.kernel_size) for _, conv in found]
+        if len(found) == 2:
+            return (
+                found
+                if axes in ([(False, True), (True, False)], [(True, False), (False, True)])
+                else found[:1]
+            )
+    return found[:1]
+
+
+def _is_filter(conv: nn.Conv2d) -> bool:
+    return (
+        conv.groups == conv.in_channels == conv.out_channels
+        and conv.bias is None
+        and conv.stride == conv.dilation == (1, 1)
+        and conv.padding_mode == "zeros"
+        and all(k % 2 for k in conv.kernel_size)
+        and conv.padding == tuple(k // 2 for k in conv.kernel_size)
+    )
+
+
+def _product(filters: list[nn.Conv2d]) -> Tensor:
+    """Return the taps of filters along different axes as one (C, height, width)."""
+    taps = filters[0].weight.detach()[:, 0]
+    for conv in filters[1:]:
+        taps = taps * conv.weight.detach()[:, 0]  # a row times a column
+    return taps
+
+
+def _small_filter(taps: Tensor, s: int) -> nn.Conv2d:
+    """Return the filter over small pixels: every channel into its own s^2."""
+    channels, height, width = taps.shape
+    reach_y, reach_x = -(-(height // 2) // s), -(-(width // 2) // s)
+    kernel = taps.new_zeros(channels, s, s, channels, 2 * reach_y + 1, 2 * reach_x + 1)
+    for i in range(s):
+        for dy in range(height):
+            y = (i + dy - height // 2) // s + reach_y
+            for j in range(s):
+                for dx in range(width):
+                    x = (j + dx - width // 2) // s + reach_x
+                    for c in range(channels):
+                        kernel[c, i, j, c, y, x] += taps[c, dy, dx]
+    kernel = kernel.reshape(channels * s * s, channels, *kernel.shape[-2:])
+    made = _convolution(kernel, kernel.new_zeros(kernel.shape[0]), None, s)
+    made.bias = None
+    return made
+
+
+def share_shuffle(network: Network) -> int:
+    """``shuffle(a) + shuffle(b) = shuffle(a + b)``: one pass over the large picture.
+
+    The sum is taken below an :class:`EdgeCorrection` of ``a`` or ``b``, which adds to what it
+    is given and does not care what that is: the sum then meets a convolution, into which
+    runtimes fuse it.
+    """
+    fired = 0
+    for node in network.nodes:
+        if not is_call(node, operator.add):
+            continue
+        shuffles = [network.shared(arg, nn.PixelShuffle) for arg in node.args]
+        if not all(shuffles) or not all(feeds_only(arg, node) for arg in node.args):
+            continue
+        factors = {shuffle.upscale_factor for shuffle in shuffles if shuffle}
+        if len(factors) != 1:
+            continue
+        small = [arg.args[0] for arg in node.args]
+        fixes = [arg for arg in small if network.layer(arg, EdgeCorrection) and len(arg.users) == 1]
+        terms = [arg.args[0] if arg in fixes else arg for arg in small]
+        total = network.apply(node, operator.add, *terms)
+        for fix in fixes:
+            total = network.recall(node, fix, total, *fix.args[1:])
+        network.replace(node, network.call(node, nn.PixelShuffle(factors.pop()), total))
+        fired += 1
+    return fired
