@@ -29,7 +29,12 @@ from paragon_export.rewrite.linear import (
     split_concat,
     split_halves,
 )
-from paragon_export.rewrite.upsampling import fuse_tail, repeat_after_filter, share_shuffle
+from paragon_export.rewrite.upsampling import (
+    fuse_tail,
+    repeat_after_filter,
+    share_shuffle,
+    shuffle_in_steps,
+)
 
 EVERYWHERE = frozenset(Runtime)
 
@@ -63,6 +68,7 @@ RULES = (
     Rule(fuse_tail),
     Rule(repeat_after_filter),
     Rule(share_shuffle),
+    Rule(shuffle_in_steps, frozenset({Runtime.ONNXRUNTIME})),
     Rule(channels_last),
 )
 """In the order of application."""

@@ -35,6 +35,7 @@ def channels_last(network: Network) -> int:
         if not moved and not cancelled:
             break
         fired += moved
+    _share(network)
     return fired
 
 
@@ -104,3 +105,11 @@ def _cancel(network: Network, node: Any) -> int:
         network.replace(node, node.args[0].args[0])
         return 1
     return 0
+
+
+def _share(network: Network) -> None:
+    """Transpose a map once, however many need it; the first call stands before all others."""
+    first: dict[tuple[Any, ...], Any] = {}
+    for node in network.nodes:
+        if is_call(node, "permute") and first.setdefault(node.args, node) is not node:
+            network.replace(node, first[node.args])

@@ -287,3 +287,34 @@ def share_shuffle(network: Network) -> int:
         network.replace(node, network.call(node, nn.PixelShuffle(factors.pop()), total))
         fired += 1
     return fired
+
+
+def shuffle_in_steps(network: Network) -> int:
+    """A pixel shuffle is two transposes: columns first, then rows.
+
+    ONNX Runtime moves numbers one by one in its own shuffle; swapping two neighbouring axes it
+    moves in blocks. Applied to the shuffles of pictures, which follow the last convolution.
+    """
+    fired = 0
+    for node in network.nodes:
+        shuffle = network.shared(node, nn.PixelShuffle)
+        if shuffle is not None:
+            steps = ShuffleInSteps(shuffle.upscale_factor)
+            network.replace(node, network.call(node, steps, node.args[0]))
+            fired += 1
+    return fired
+
+
+class ShuffleInSteps(nn.Module):
+    """Channel ``c s^2 + i s + j`` of a small pixel is row ``i``, column ``j`` of its square."""
+
+    def __init__(self, factor: int) -> None:
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, _, h, w = x.shape
+        s = self.factor
+        columns = x.reshape(n, -1, s, h * w).permute(0, 1, 3, 2)  # (N, C s, H W, s)
+        rows = columns.reshape(n, -1, s, h, w * s).permute(0, 1, 3, 2, 4)
+        return rows.reshape(n, -1, h * s, w * s)
