@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from paragon_export.errors import TraceError
 from paragon_export.plan import FLOAT32_MARK
-from paragon_export.primitives import add_to_edge, numbers
+from paragon_export.primitives import numbers, outermost, set_edge
 
 OLDEST_OPSET = 18
 """Reductions take their axes as an input from here on."""
@@ -90,7 +90,7 @@ class Emitter:
             return self.constant(operand.name, operand.tensor.float().numpy())
         return self.constant(f"float_{operand!r}", np.array(operand, np.float32))
 
-    def ints(self, values: Sequence[int | Size]) -> ir.Value:
+    def ints(self, values: Iterable[int | Size]) -> ir.Value:
         """An int64 vector, constant where all of it is known."""
         parts: list[ir.Value] = []
         known: list[int] = []
@@ -231,21 +231,24 @@ def _getitem(g: Emitter, x: Any, index: Any) -> Any:
     if not isinstance(x, ir.Value):
         return x[index]
     index = index if isinstance(index, tuple) else (index,)
-    starts, ends, axes, new_axes = [], [], [], []
+    starts, ends, axes, steps, new_axes = [], [], [], [], []
     if len(index) == 1 and isinstance(index[0], int):
         scalar = g.constant(f"int_{index[0]}", np.array(index[0], np.int64))
         return g.op("Gather", x, scalar, axis=0)
     for axis, item in enumerate(index):
         if item is None:
             new_axes.append(axis)
-        elif not isinstance(item, slice) or item.step not in (None, 1):
+        elif not isinstance(item, slice):
             raise TraceError(f"index {item!r} is not lowered")
         elif item != slice(None):
             starts.append(item.start or 0)
             ends.append(np.iinfo(np.int64).max if item.stop is None else item.stop)
             axes.append(axis - len(new_axes))
+            steps.append(1 if item.step is None else _plain(item.step))
     if axes:
-        x = g.op("Slice", x, g.ints(starts), g.ints([_plain(e) for e in ends]), g.ints(axes))
+        bounds = g.ints(starts), g.ints([_plain(e) for e in ends]), g.ints(axes)
+        strides = [] if all(step == 1 for step in steps) else [g.ints(steps)]
+        x = g.op("Slice", x, *bounds, *strides)
     return g.op("Unsqueeze", x, g.ints(new_axes)) if new_axes else x
 
 
@@ -359,13 +362,25 @@ def _numbers(g: Emitter, first: int, count: Size | int) -> ir.Value:
     return g.op("Range", start, end, step)
 
 
-def _add_to_edge(g: Emitter, x: ir.Value, strip: ir.Value, dim: int, last: bool) -> ir.Value:
-    """Scatter the sum back. The operator that adds while it scatters is unknown to TensorRT."""
-    end = np.iinfo(np.int64).max if last else 1
-    edge = g.op("Slice", x, g.ints([-1 if last else 0]), g.ints([end]), g.ints([dim]))
-    total = g.op("Add", edge, strip)
-    index = g.op("Expand", g.ints([-1 if last else 0]), g.op("Shape", total))
-    return g.op("ScatterElements", x, index, total, axis=dim)
+def _outermost(
+    g: Emitter, x: ir.Value, dim: int, last: bool, count: int
+) -> tuple[ir.Value, ir.Value]:
+    extent = g.op("Shape", x, start=dim, end=dim + 1)
+    if last:
+        index = g.op("Add", extent, g.ints(range(-count, 0)))
+        exists = g.op("GreaterOrEqual", index, g.ints([0]))
+        index = g.op("Max", index, g.ints([0]))
+    else:
+        index = g.ints(range(count))
+        exists = g.op("Less", index, extent)
+        index = g.op("Min", index, g.op("Sub", extent, g.ints([1])))
+    exists = g.op("Reshape", exists, g.ints([count if axis == dim else 1 for axis in range(4)]))
+    return g.op("Gather", x, index, axis=dim), g.op("Where", exists, 1.0, 0.0)
+
+
+def _set_edge(g: Emitter, x: ir.Value, strip: ir.Value, dim: int, last: bool) -> ir.Value:
+    index = g.op("Expand", g.ints([-1 if last else 0]), g.op("Shape", strip))
+    return g.op("ScatterElements", x, index, strip, axis=dim)
 
 
 MODULES: Mapping[type, Callable[..., Any]] = {
@@ -395,7 +410,8 @@ FUNCTIONS: Mapping[Callable[..., Any], Callable[..., Any]] = {
     F.pad: _pad,
     torch.index_select: _index_select,
     numbers: _numbers,
-    add_to_edge: _add_to_edge,
+    set_edge: _set_edge,
+    outermost: _outermost,
 }
 
 METHODS: Mapping[str, Callable[..., Any]] = {

@@ -15,8 +15,8 @@ def numbers(first: int, count: int) -> Tensor:
     return torch.arange(first, first + count)
 
 
-def add_to_edge(x: Tensor, strip: Tensor, dim: int, last: bool) -> Tensor:
-    """Return ``x`` with ``strip`` added to its first or last slice along ``dim``.
+def set_edge(x: Tensor, strip: Tensor, dim: int, last: bool) -> Tensor:
+    """Return ``x`` with ``strip`` for its first or last slice along ``dim``.
 
     Args:
         x: Any shape.
@@ -25,4 +25,25 @@ def add_to_edge(x: Tensor, strip: Tensor, dim: int, last: bool) -> Tensor:
         last: Whether the slice is the last one; where there is one only, it is both.
     """
     edge = x.shape[dim] - 1 if last else 0
-    return x.index_add(dim, torch.tensor([edge], device=x.device), strip)
+    return x.index_copy(dim, torch.tensor([edge], device=x.device), strip)
+
+
+def outermost(x: Tensor, dim: int, last: bool, count: int) -> tuple[Tensor, Tensor]:
+    """Return the ``count`` first or last slices of a map, however few it has.
+
+    Args:
+        x: (N, C, H, W).
+        dim: 2 or 3.
+        last: Whether to count from the end.
+        count: Of slices.
+
+    Returns:
+        The slices in order, any values where the map has none, and 1 or 0 for each slice that
+        the map has or has not, in a shape that broadcasts. The result's shape does not depend on
+        the map's extent along ``dim``: TensorRT plans memory for the largest that may be.
+    """
+    extent = x.shape[dim]
+    index = torch.arange(count, device=x.device) + (extent - count if last else 0)
+    inside = ((index >= 0) & (index < extent)).to(x.dtype)
+    shape = [count if axis == dim else 1 for axis in range(4)]
+    return x.index_select(dim, index.clamp(0, extent - 1)), inside.reshape(shape)

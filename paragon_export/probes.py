@@ -88,7 +88,7 @@ def choose_probes(
         raise PlanError("--images is for still models with dynamic sizes")
     chosen = [(s, 1) for s in ([static] if static else sizes)] or default_sizes(window)
     if video:
-        return video_probes(channels, chosen)
+        return video_probes(channels, chosen, batched=static is None)
     stills = still_probes(channels, chosen, batched=static is None)
     return stills + (folder_probes(channels, images) if images else [])
 
@@ -103,7 +103,7 @@ def still_probes(
     probes = []
     kinds = itertools.cycle(STRESS.items())
     for size, batch in sizes:
-        few = -(-PIXELS_PER_PROBE // (size.height * size.width))
+        few = _pictures_to_fill(size)
         count = max(batch, min(few, MOST_PICTURES))
         crops = np.stack([photograph_crop(channels, size, index) for index in range(count)])
         frames = (crops,) if batched else tuple(crops[:, None])
@@ -115,22 +115,39 @@ def still_probes(
     return probes
 
 
-def video_probe(channels: int, size: Size, frames: int = 8) -> Probe:
-    """Return a pan over a photograph with a scene cut in its middle, where ``blend`` is 0."""
+def _pictures_to_fill(size: Size) -> int:
+    """Return how many pictures of a size hold the pixels that a probe should have."""
+    return -(-PIXELS_PER_PROBE // (size.height * size.width))
+
+
+def video_probe(channels: int, size: Size, frames: int = 8, clips: int = 1) -> Probe:
+    """Return pans over photographs with a scene cut in their middle, where ``blend`` is 0.
+
+    The ``clips`` run side by side, as a batch.
+    """
     cut = frames // 2
-    scene = photograph_crop(channels, Size(size.height, size.width + frames))
+    wide = Size(size.height, size.width + frames)
+    scenes = np.stack([photograph_crop(channels, wide, index) for index in range(clips)])
     pictures = []
     for index in range(frames):
-        picture = scene[:, :, index : index + size.width]
-        pictures.append((picture if index < cut else 1.0 - picture[:, ::-1])[None])
+        picture = scenes[:, :, :, index : index + size.width]
+        pictures.append(picture if index < cut else 1.0 - picture[:, :, ::-1])
     blend = tuple(0.0 if index in (0, cut) else 0.2 for index in range(frames))
     frames_fed = tuple(np.ascontiguousarray(p, np.float32) for p in pictures)
     return Probe(label="video with a cut", size=size, frames=frames_fed, blend=blend)
 
 
-def video_probes(channels: int, sizes: Sequence[tuple[Size, int]]) -> list[Probe]:
-    """Return a short clip at every size, and one of eight frames at the first odd one."""
-    short = [video_probe(channels, size, frames=2) for size, _ in sizes]
+def video_probes(
+    channels: int, sizes: Sequence[tuple[Size, int]], *, batched: bool = True
+) -> list[Probe]:
+    """Return a short clip at every size, and one of eight frames at the first odd one.
+
+    Of tiny sizes several clips run side by side, unless ``batched`` is False.
+    """
+    short = []
+    for size, _ in sizes:
+        clips = min(_pictures_to_fill(size), MOST_PICTURES) if batched else 1
+        short.append(video_probe(channels, size, frames=2, clips=clips))
     longest = next((size for size, _ in sizes if size.height % 2 and size.height > 1), sizes[0][0])
     return [*short, video_probe(channels, longest)]
 

@@ -345,11 +345,11 @@ def test_tail_of_other_taps_and_without_bias(scale: int, side: int) -> None:
     assert applied.exact()
 
 
-def test_tail_needs_its_edge_correction() -> None:
-    """Without it the outermost pixels differ: what the rule takes off there is not nothing."""
+def test_tail_needs_its_edges() -> None:
+    """Without it the outermost pixels differ: the composed kernel sees past the picture."""
     applied = Applied(tail(2), fuse_tail)
     for node in list(applied.module.graph.nodes):
-        if node.op == "call_module" and "EdgeCorrection" in type(applied.module.get_submodule(node.target)).__name__:  # fmt: skip
+        if node.op == "call_module" and "TailAtEdges" in type(applied.module.get_submodule(node.target)).__name__:  # fmt: skip
             node.replace_all_uses_with(node.args[0])
     applied.module.recompile()
     x = torch.rand(1, 8, 9, 9, dtype=torch.float64)

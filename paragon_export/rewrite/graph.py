@@ -18,12 +18,12 @@ from paragon_export.layers import (
     TokenAttention,
     WindowAttention,
 )
-from paragon_export.primitives import add_to_edge, numbers
+from paragon_export.primitives import numbers, outermost, set_edge
 
 LEAVES = (LayerScale, RMSNorm, WindowAttention, ChannelAttention, TokenAttention)
 """Layers that rules know by name; all others are seen as what they call."""
 
-OPAQUE = (widen, narrow, numbers, add_to_edge)
+OPAQUE = (widen, narrow, numbers, outermost, set_edge)
 """Functions that are seen as one call."""
 
 Layer = TypeVar("Layer", bound=nn.Module)
@@ -98,11 +98,6 @@ class Network:
         self._calls[name] = 1
         with self.module.graph.inserting_before(before):
             return self.module.graph.call_module(name, args)
-
-    def recall(self, before: Any, node: Any, *args: Any) -> Any:
-        """Insert another call of the layer that ``node`` calls, which is about to be dropped."""
-        with self.module.graph.inserting_before(before):
-            return self.module.graph.call_module(node.target, args)
 
     def swap(self, node: Any, layer: nn.Module, *more_args: Any) -> None:
         """Let ``node`` call another layer, with more arguments; its weights keep their path."""

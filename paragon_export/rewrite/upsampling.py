@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import operator
-from collections.abc import Collection
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from paragon_export.primitives import add_to_edge
+from paragon_export.primitives import outermost, set_edge
 from paragon_export.rewrite.graph import Network, feeds_only, is_call
-
-EVERYWHERE = (-1, 0, 1)
-"""Offsets, in small pixels, of the neighbours that a kernel over large ones reaches."""
 
 
 def fuse_tail(network: Network) -> int:
@@ -29,10 +26,9 @@ def fuse_tail(network: Network) -> int:
 
     which is one convolution of ``x``, ``s^2`` times fewer channels wide where it matters.
 
-    At the edges it differs: the second convolution takes large pixels outside the picture as
-    zero, the composed one computes them. What it adds there comes from the first small pixel
-    beyond each edge alone, which with three taps sees the edge's own pixels and nothing else.
-    So it is a convolution of one row or column, and :class:`EdgeCorrection` takes it off again.
+    In the outermost ring of small pixels it differs: the second convolution takes large pixels
+    outside the picture as zero, the composed one computes them. :class:`TailAtEdges` computes
+    that ring as the network did.
 
     Applied to zero-padded convolutions of 3x3 taps, then any odd taps that reach no further
     than one small pixel, and only if that takes fewer multiplications.
@@ -52,9 +48,8 @@ def fuse_tail(network: Network) -> int:
         if second.kernel_size[0] // 2 > s or not _pays(first, second, s):
             continue
         small = first_node.args[0]
-        whole = _convolution(*compose(first, second, s, EVERYWHERE, EVERYWHERE), second.bias, s)
-        result = network.call(node, whole, small)
-        result = network.call(node, EdgeCorrection(first, second, s), result, small)
+        result = network.call(node, compose(first, second, s), small)
+        result = network.call(node, TailAtEdges(first, second, s), result, small)
         network.replace(node, network.call(node, nn.PixelShuffle(s), result))
         fired += 1
     return fired
@@ -87,95 +82,70 @@ def _pays(first: nn.Conv2d, second: nn.Conv2d, s: int) -> bool:
     return 25 * first.in_channels * second.out_channels * s**2 < apart
 
 
-def compose(
-    first: nn.Conv2d, second: nn.Conv2d, s: int, rows: Collection[int], columns: Collection[int]
-) -> tuple[Tensor, Tensor]:
-    """Compose two convolutions around a shuffle; see :func:`fuse_tail`.
-
-    Args:
-        first: 3x3, before the shuffle.
-        second: After it.
-        s: Factor of the shuffle.
-        rows: Vertical offsets of the small pixels whose share is counted, of -1, 0 and 1.
-        columns: Likewise horizontal.
-
-    Returns:
-        Kernel (channels * s^2, channels of ``first``, 5, 5) and what the bias of ``first``
-        contributes (channels * s^2), float64. The bias of ``second`` is not in it.
-    """
+def compose(first: nn.Conv2d, second: nn.Conv2d, s: int) -> nn.Conv2d:
+    """Compose two convolutions around a shuffle by ``s``; see :func:`fuse_tail`."""
     out, inner, side, _ = second.weight.shape
+    second_taps = second.weight.detach().double()
     taps = first.weight.detach().double().reshape(inner, s, s, first.in_channels, 3, 3)
     offset = torch.zeros(inner * s * s) if first.bias is None else first.bias.detach()
     offset = offset.double().reshape(inner, s, s)
     kernel = torch.zeros(out, s, s, first.in_channels, 5, 5, dtype=torch.float64)
     bias = torch.zeros(out, s, s, dtype=torch.float64)
-    for i in range(s):
-        for dy in range(side):
-            y, from_i = divmod(i + dy - side // 2, s)
-            for j in range(s):
-                for dx in range(side):
-                    x, from_j = divmod(j + dx - side // 2, s)
-                    if y in rows and x in columns:
-                        tap = second.weight.detach().double()[:, :, dy, dx]
-                        kernel[:, i, j, :, y + 1 : y + 4, x + 1 : x + 4] += torch.einsum(
-                            "oc,cnyx->onyx", tap, taps[:, from_i, from_j]
-                        )
-                        bias[:, i, j] += tap @ offset[:, from_i, from_j]
-    return kernel.reshape(out * s * s, first.in_channels, 5, 5), bias.reshape(-1)
+    for i, dy in itertools.product(range(s), range(side)):
+        y, from_i = divmod(i + dy - side // 2, s)
+        for j, dx in itertools.product(range(s), range(side)):
+            x, from_j = divmod(j + dx - side // 2, s)
+            tap = second_taps[:, :, dy, dx]
+            kernel[:, i, j, :, y + 1 : y + 4, x + 1 : x + 4] += torch.einsum(
+                "oc,cnyx->onyx", tap, taps[:, from_i, from_j]
+            )
+            bias[:, i, j] += tap @ offset[:, from_i, from_j]
+    if second.bias is not None:
+        bias += second.bias.detach().double()[:, None, None]
+    return _convolution(kernel.reshape(out * s * s, first.in_channels, 5, 5), bias.flatten())
 
 
-def _convolution(kernel: Tensor, bias: Tensor, more_bias: Tensor | None, s: int) -> nn.Conv2d:
+def _convolution(kernel: Tensor, bias: Tensor | None = None) -> nn.Conv2d:
     """Return a zero-padded convolution of size-keeping geometry, float64."""
-    if more_bias is not None:
-        bias = bias + more_bias.detach().repeat_interleave(s * s)
     height, width = kernel.shape[2:]
     made = nn.Conv2d(
         kernel.shape[1], kernel.shape[0], (height, width), padding=(height // 2, width // 2),
-        dtype=torch.float64,
+        bias=bias is not None, dtype=torch.float64,
     )  # fmt: skip
     with torch.no_grad():
         made.weight.copy_(kernel)
-        if made.bias is not None:
+        if made.bias is not None and bias is not None:
             made.bias.copy_(bias)
     return made
 
 
-class EdgeCorrection(nn.Module):
-    """Takes off what :func:`fuse_tail`'s kernel computes beyond the picture.
+class TailAtEdges(nn.Module):
+    """The tail as the network computes it, for the four edges of a map that has the rest.
 
-    Inclusion and exclusion: beyond the corners lies what is beyond both edges, so a corner's
-    share, taken off with the row and with the column, is put back once.
+    An edge is one small pixel wide; what it needs of the map below reaches two further.
     """
 
     def __init__(self, first: nn.Conv2d, second: nn.Conv2d, s: int) -> None:
         super().__init__()
-
-        def share(rows: Collection[int], columns: Collection[int], sign: int) -> nn.Conv2d:
-            kernel, bias = compose(first, second, s, rows, columns)
-            if rows != EVERYWHERE:
-                kernel = kernel[:, :, 2:3]  # of the edge's own row, where the strip is
-            if columns != EVERYWHERE:
-                kernel = kernel[:, :, :, 2:3]
-            return _convolution(sign * kernel, sign * bias, None, s)
-
-        above, below = (-1,), (1,)
-        self.top, self.bottom = share(above, EVERYWHERE, -1), share(below, EVERYWHERE, -1)
-        self.left, self.right = share(EVERYWHERE, above, -1), share(EVERYWHERE, below, -1)
-        self.top_left, self.bottom_left = share(above, above, 1), share(below, above, 1)
-        self.top_right, self.bottom_right = share(above, below, 1), share(below, below, 1)
+        self.first, self.shuffle, self.second = first, nn.PixelShuffle(s), second
+        self.s = s
 
     def forward(self, y: Tensor, x: Tensor) -> Tensor:
-        """Correct ``y``, the composed convolution of ``x``; both (N, channels, H, W)."""
-        first_row, last_row = x[:, :, :1], x[:, :, -1:]
-        left, right = self.left(x[:, :, :, :1]), self.right(x[:, :, :, -1:])
-        left = add_to_edge(left, self.top_left(first_row[:, :, :, :1]), 2, False)
-        left = add_to_edge(left, self.bottom_left(last_row[:, :, :, :1]), 2, True)
-        right = add_to_edge(right, self.top_right(first_row[:, :, :, -1:]), 2, False)
-        right = add_to_edge(right, self.bottom_right(last_row[:, :, :, -1:]), 2, True)
-        y = add_to_edge(y, self.top(first_row), 2, False)
-        y = add_to_edge(y, self.bottom(last_row), 2, True)
-        y = add_to_edge(y, left, 3, False)
-        return add_to_edge(y, right, 3, True)
+        """Set the edges of ``y`` (N, channels * s^2, H, W), the composed convolution of ``x``."""
+        n, h, w, s = y.shape[0], y.shape[2], y.shape[3], self.s
+        for last in (False, True):
+            edge = slice(-s, None) if last else slice(0, s)
+            row = self._tail(outermost(x, 2, last, 3))[:, :, edge]
+            row = row.reshape(n, -1, s, w, s).permute(0, 1, 2, 4, 3).reshape(n, -1, 1, w)
+            column = self._tail(outermost(x, 3, last, 3))[:, :, :, edge]
+            column = column.reshape(n, -1, h, s, s).permute(0, 1, 3, 4, 2).reshape(n, -1, h, 1)
+            y = set_edge(set_edge(y, row, 2, last), column, 3, last)
+        return y
+
+    def _tail(self, slices: tuple[Tensor, Tensor]) -> Tensor:
+        x, inside = slices
+        # Beyond the picture there is nothing, before the first convolution and after it.
+        return self.second(self.shuffle(self.first(x * inside) * inside))
 
 
 def repeat_after_filter(network: Network) -> int:
@@ -256,18 +226,11 @@ def _small_filter(taps: Tensor, s: int) -> nn.Conv2d:
                     for c in range(channels):
                         kernel[c, i, j, c, y, x] += taps[c, dy, dx]
     kernel = kernel.reshape(channels * s * s, channels, *kernel.shape[-2:])
-    made = _convolution(kernel, kernel.new_zeros(kernel.shape[0]), None, s)
-    made.bias = None
-    return made
+    return _convolution(kernel)
 
 
 def share_shuffle(network: Network) -> int:
-    """``shuffle(a) + shuffle(b) = shuffle(a + b)``: one pass over the large picture.
-
-    The sum is taken below an :class:`EdgeCorrection` of ``a`` or ``b``, which adds to what it
-    is given and does not care what that is: the sum then meets a convolution, into which
-    runtimes fuse it.
-    """
+    """``shuffle(a) + shuffle(b) = shuffle(a + b)``: one pass over the large picture."""
     fired = 0
     for node in network.nodes:
         if not is_call(node, operator.add):
@@ -278,12 +241,7 @@ def share_shuffle(network: Network) -> int:
         factors = {shuffle.upscale_factor for shuffle in shuffles if shuffle}
         if len(factors) != 1:
             continue
-        small = [arg.args[0] for arg in node.args]
-        fixes = [arg for arg in small if network.layer(arg, EdgeCorrection) and len(arg.users) == 1]
-        terms = [arg.args[0] if arg in fixes else arg for arg in small]
-        total = network.apply(node, operator.add, *terms)
-        for fix in fixes:
-            total = network.recall(node, fix, total, *fix.args[1:])
+        total = network.apply(node, operator.add, *(arg.args[0] for arg in node.args))
         network.replace(node, network.call(node, nn.PixelShuffle(factors.pop()), total))
         fired += 1
     return fired
