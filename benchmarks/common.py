@@ -1,22 +1,71 @@
-"""What the benchmark scripts share: random full-size networks and result files."""
+"""What the benchmark scripts share: random full-size networks, their exports, and result files."""
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
+import onnx_ir as ir
 import torch
 
 from paragon_export.artifact import to_json
 from paragon_export.environment import environment
+from paragon_export.errors import EngineBuildError
 from paragon_export.families.paragonsr2.layout import Hyperparameters
 from paragon_export.families.paragonsr2.network import ParagonSR2
+from paragon_export.onnx_file import write_onnx
+from paragon_export.plan import Backend, Precision, Profile, Runtime, Size
+from paragon_export.precision import to_precision
+from paragon_export.report import percentile
+from paragon_export.rewrite import RULES, Rule, rewrite
+from paragon_export.runners import OnnxRunner
+from paragon_export.simplify import simplify
+from paragon_export.trace import trace
 from paragon_export.variant import Port
 
 RESULTS = Path(__file__).parent / "results"
 
 SIZES = {"realtime": (16, 1, 3), "stream": (32, 2, 3), "photo": (64, 4, 4), "pro": (64, 6, 6)}
 """Features, groups and blocks of the published variants."""
+
+SCALES = (2, 4)
+
+MEASURED_AT = {
+    "realtime": Size(360, 640),
+    "stream": Size(360, 640),
+    "photo": Size(128, 128),
+    "pro": Size(96, 96),
+}
+"""Input sizes at which a CPU answers within a second or so."""
+
+OPSET = 20
+
+LARGEST_GAP = 1e-5
+"""How far an output may be from the plain export's, in units of full range."""
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A float32 ONNX model and what it took to make it."""
+
+    model: ir.Model
+    fired: Mapping[str, int]
+    """Rewrites applied and how often; empty for a plain export."""
+    seconds: float
+    """Rewriting, tracing and simplifying together."""
+
+    @property
+    def data(self) -> bytes:
+        return ir.to_proto(self.model).SerializeToString()
+
+    @property
+    def nodes(self) -> int:
+        return self.model.graph.num_nodes()
 
 
 def network(variant: str, scale: int = 2) -> ParagonSR2:
@@ -54,6 +103,98 @@ def ports(scale: int) -> tuple[list[Port], list[Port]]:
         [Port("input", ("batch", 3, "height", "width"))],
         [Port("output", ("batch", 3, f"{scale}*height", f"{scale}*width"))],
     )
+
+
+def plain(module: torch.nn.Module, scale: int) -> Exported:
+    """Export a network as trained."""
+    start = time.perf_counter()
+    model = simplify(trace(module, *ports(scale), OPSET))
+    return Exported(model, {}, time.perf_counter() - start)
+
+
+def rewritten(
+    module: torch.nn.Module, scale: int, runtime: Runtime, rules: Sequence[Rule] = RULES
+) -> Exported:
+    """Export the algebraically equal network that is made for ``runtime``."""
+    start = time.perf_counter()
+    equal = rewrite(module, runtime, rules)
+    model = simplify(trace(equal.module, *ports(scale), OPSET))
+    return Exported(model, equal.fired, time.perf_counter() - start)
+
+
+def random_picture(size: Size) -> np.ndarray:
+    """Return noise, (1, 3, H, W) float32 in [0, 1]; the same for the same size."""
+    rng = np.random.default_rng(0)
+    return rng.random((1, 3, size.height, size.width), dtype=np.float32)
+
+
+def onnx_runtime(exported: Exported, picture: np.ndarray) -> Callable[[], np.ndarray]:
+    """Return a call of ONNX Runtime on all cores, whose threads sleep when they are idle."""
+    session = OnnxRunner(exported.data).session
+    return lambda: session.run(None, {"input": picture})[0]
+
+
+def planned_megabytes(exported: Exported, largest: Size) -> float:
+    """Return the device memory that TensorRT-RTX plans for an RTX 30 card in float16, in MB.
+
+    Args:
+        exported: Made float16 first, with float32 inputs and outputs.
+        largest: What memory is planned for; the engine accepts anything from 1x1 to it.
+
+    Raises:
+        ParagonExportError: If TensorRT cannot build the engine or names no figure.
+    """
+    from paragon_export.engine import build_engine
+
+    profile = Profile(smallest=Size(1, 1), optimal=largest, largest=largest)
+    half = to_precision(exported.model, Precision.FP16, Precision.FP32)
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "model.onnx"
+        write_onnx(half, path)
+        built = build_engine(path, half, Backend.RTX, ("sm86",), profile)
+    if built.planned_bytes is None:
+        raise EngineBuildError("TensorRT did not say how much memory it plans")
+    return built.planned_bytes / 1e6
+
+
+def check_equal(name: str, output: np.ndarray, truth: np.ndarray) -> None:
+    """Raise if an output is not the plain export's; a full range is 1, or more if it reaches so."""
+    gap = float(np.abs(output - truth).max() / max(1.0, np.abs(truth).max()))
+    if not gap <= LARGEST_GAP:
+        raise RuntimeError(f"{name} is {gap:.1e} of full range off the plain export")
+
+
+def interleave(
+    contenders: Mapping[str, Callable[[], object]], samples: int
+) -> dict[str, list[float]]:
+    """Time each contender once a round, so that drift of the machine hits all alike.
+
+    Returns:
+        Name to milliseconds, one figure a round; a first round, which warms up, is left out.
+    """
+    taken: dict[str, list[float]] = {name: [] for name in contenders}
+    for step in range(samples + 1):
+        for name, run in contenders.items():
+            start = time.perf_counter()
+            run()
+            if step:
+                taken[name].append((time.perf_counter() - start) * 1000)
+    return taken
+
+
+def median(figures: Sequence[float]) -> float:
+    return percentile(figures, 50)
+
+
+def median_ratio(over: Sequence[float], under: Sequence[float]) -> float:
+    """Return the median of the ratios within each round."""
+    return median([a / b for a, b in zip(over, under, strict=True)])
+
+
+def short_reason(error: BaseException) -> str:
+    """Return what fits into a cell of a table, without the name of a temporary file."""
+    words = " ".join(str(error).rpartition("model.onnx: ")[2].split()).replace("|", "/")
+    return f"{type(error).__name__}: {words[:80]}"
 
 
 def write(name: str, rows: list[dict[str, Any]]) -> None:

@@ -332,3 +332,65 @@ def test_engine_from_an_onnx_file(exported: Finished, folder: Path) -> None:
     assert manifest["parity"]["passed"] is True
     assert manifest["tensorrt_warnings"] == []
     assert manifest["profile"]["max"] == "1080x1920"
+
+
+# --- rewrites -----------------------------------------------------------------------------
+
+
+PROFILE_FLAGS = ("--min", "1x1", "--opt", "32x32", "--max", "32x32")
+
+
+def rewrites_of(file: Path) -> tuple[dict[str, int], str]:
+    facts = {entry.key: entry.value for entry in onnx.load(file).metadata_props}
+    return json.loads(facts["rewrites"]), facts["runtime"]
+
+
+def test_rewritten_by_default_and_said_so(run_here: RunHere, folder: Path) -> None:
+    """Every way of export passes the same verdict, and the file and the user are told of it."""
+    checkpoint = tiny_checkpoint(folder / "photo.safetensors", "photo", blocks=1)
+    sizes = {}
+    for name, flags in {
+        "any": (), "ort": ("--for", "onnxruntime"), "plain": ("--no-rewrite",)
+    }.items():  # fmt: skip
+        output = folder / f"{name}.onnx"
+        finished = run_here("onnx", checkpoint, "-o", output, *flags, "--json")
+        assert finished.code == 0, finished.stderr
+        rewrites, runtime = rewrites_of(output)
+        assert document(finished)["rewrites"] == rewrites
+        assert runtime == {"ort": "onnxruntime"}.get(name, "any")
+        sizes[name] = set(rewrites)
+    assert "fuse_tail" in sizes["any"]
+    assert "split_heads" in sizes["ort"] - sizes["any"]
+    assert not sizes["plain"]
+    told = run_here("onnx", checkpoint, "-o", folder / "any.onnx").stdout
+    assert "rewritten before export: gather_windows 1" in told
+
+
+def test_runtime_without_rewrites_is_refused(run_here: RunHere, folder: Path) -> None:
+    checkpoint = tiny_checkpoint(folder / "realtime.safetensors")
+    output = folder / "refused.onnx"
+    finished = run_here("onnx", checkpoint, "-o", output, "--for", "tensorrt", "--no-rewrite")
+    assert finished.code == 3
+    assert "leave one of the two out" in finished.stderr
+    assert not output.exists()
+
+
+def test_engine_of_a_checkpoint_is_rewritten_for_tensorrt(run_here: RunHere, folder: Path) -> None:
+    """The manifest holds it, so that the other kind is not taken for it."""
+    checkpoint = tiny_checkpoint(folder / "realtime.safetensors")
+    engine = folder / "r.engine"
+    small = ("--target", "sm86", *PROFILE_FLAGS, "-o", engine)
+    assert run_here("trt", checkpoint, *small).code == 0
+    assert rewrites_of(folder / "r.engine.onnx")[1] == "tensorrt"
+    finished = run_here("trt", checkpoint, *small, "--no-rewrite", "--json")
+    assert document(finished)["reason"] == "rewrite changed from True to False"
+    assert rewrites_of(folder / "r.engine.onnx") == ({}, "any")
+
+
+def test_no_rewrite_of_an_onnx_file_is_said_to_do_nothing(run_here: RunHere, folder: Path) -> None:
+    checkpoint = tiny_checkpoint(folder / "realtime.safetensors")
+    assert run_here("onnx", checkpoint, "-o", folder / "r.onnx").code == 0
+    small = ("--target", "sm86", *PROFILE_FLAGS, "-o", folder / "r.engine")
+    finished = run_here("trt", folder / "r.onnx", *small, "--no-rewrite")
+    assert finished.code == 0
+    assert "--no-rewrite has no effect" in finished.stdout + finished.stderr

@@ -16,6 +16,7 @@ from paragon_export.families import family_of
 from paragon_export.families.paragonsr2.layout import VARIANTS, WINDOW_SIZE
 from paragon_export.plan import ExportPlan, Switches
 from paragon_export.reference import TorchReference, build_reference
+from paragon_export.rewrite import rewrite
 from paragon_export.runners import Arrays, OnnxRunner
 from paragon_export.simplify import simplify
 from paragon_export.trace import trace
@@ -194,17 +195,19 @@ def test_a_wrong_switch_breaks_conformance(
     assert excess(case, right, truth) <= 0 < excess(case, wrong, truth)
 
 
+@pytest.mark.parametrize("rewritten", [False, True])
 @pytest.mark.parametrize("name", ONNX_CASES)
-def test_exported_graph_computes_what_the_original_computed(name: str, tmp_path: Path) -> None:
+def test_exported_graph_computes_what_the_original_computed(
+    name: str, rewritten: bool, tmp_path: Path
+) -> None:
     """The traced and simplified dynamic graph reproduces recorded cases in ONNX Runtime."""
     import onnx_ir as ir
 
     case = CASES[name]
     reference, _ = reference_of(case, tmp_path)
     plan = ExportPlan(checkpoint=tmp_path / "c", output=tmp_path / "o.onnx")
-    model = simplify(
-        trace(reference.module, reference.inputs, reference.outputs, plan.operator_set)
-    )
+    module = rewrite(reference.module).module if rewritten else reference.module
+    model = simplify(trace(module, reference.inputs, reference.outputs, plan.operator_set))
     runner = OnnxRunner(ir.to_proto(model).SerializeToString())
     feeds, truth = feeds_and_truth(case)
 

@@ -43,7 +43,7 @@ CPU = frozenset({Runtime.ONNXRUNTIME, Runtime.OPENVINO})
 
 @dataclass(frozen=True)
 class Rule:
-    """A rewrite and where it pays (``benchmarks/rewrites.py``)."""
+    """A rewrite and where it pays (``benchmarks/rules.py``)."""
 
     apply: Callable[[Network], int]
     """Edits the network and returns how often it fired."""
