@@ -32,9 +32,15 @@ check: setup
 	$(BIN)/mypy
 
 bench: setup
-	$(BIN)/python -m pip install --quiet onnxslim onnxscript
+	$(BIN)/python -m pip install --quiet onnxslim onnxscript openvino matplotlib
 	$(BIN)/python benchmarks/export_time.py
 	$(BIN)/python benchmarks/simplifiers.py
+	$(BIN)/python benchmarks/latency.py
+	$(BIN)/python benchmarks/memory.py
+	$(BIN)/python benchmarks/rules.py
+	$(BIN)/python benchmarks/roofline.py
+	$(BIN)/python benchmarks/plots.py
+	$(BIN)/python benchmarks/readme_tables.py
 
 clean:
 	rm -rf $(VENV) demo

@@ -231,24 +231,21 @@ def _getitem(g: Emitter, x: Any, index: Any) -> Any:
     if not isinstance(x, ir.Value):
         return x[index]
     index = index if isinstance(index, tuple) else (index,)
-    starts, ends, axes, steps, new_axes = [], [], [], [], []
+    starts, ends, axes, new_axes = [], [], [], []
     if len(index) == 1 and isinstance(index[0], int):
         scalar = g.constant(f"int_{index[0]}", np.array(index[0], np.int64))
         return g.op("Gather", x, scalar, axis=0)
     for axis, item in enumerate(index):
         if item is None:
             new_axes.append(axis)
-        elif not isinstance(item, slice):
+        elif not isinstance(item, slice) or item.step not in (None, 1):
             raise TraceError(f"index {item!r} is not lowered")
         elif item != slice(None):
             starts.append(item.start or 0)
             ends.append(np.iinfo(np.int64).max if item.stop is None else item.stop)
             axes.append(axis - len(new_axes))
-            steps.append(1 if item.step is None else _plain(item.step))
     if axes:
-        bounds = g.ints(starts), g.ints([_plain(e) for e in ends]), g.ints(axes)
-        strides = [] if all(step == 1 for step in steps) else [g.ints(steps)]
-        x = g.op("Slice", x, *bounds, *strides)
+        x = g.op("Slice", x, g.ints(starts), g.ints([_plain(e) for e in ends]), g.ints(axes))
     return g.op("Unsqueeze", x, g.ints(new_axes)) if new_axes else x
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import operator
 from typing import Any
 
-from torch import nn
+from torch import fx, nn
 
 from paragon_export.rewrite.attention import ChannelGate, DictionaryAttention, GatheredAttention
 from paragon_export.rewrite.graph import Network, is_call
@@ -76,7 +76,12 @@ def _sink(network: Network, node: Any) -> int:
     if layer is not None and not layer.channels_last and _transposes(node.args[0], TO_FIRST):
         _turn(network, node, layer, node.args[0].args[0])
         return 1
-    if is_call(node, operator.add) and any(_transposes(a, TO_FIRST) for a in node.args):
+    terms_are_maps = all(isinstance(a, fx.Node) and a.op != "get_attr" for a in node.args)
+    if (
+        is_call(node, operator.add)
+        and terms_are_maps
+        and any(_transposes(a, TO_FIRST) for a in node.args)
+    ):
         parts = [
             a.args[0] if _transposes(a, TO_FIRST) else _transpose(network, node, a, TO_LAST)
             for a in node.args
