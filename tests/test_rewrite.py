@@ -84,7 +84,7 @@ class Applied:
     def error(self, size: tuple[int, int], channels: int = 8, batch: int = 2) -> float:
         generator = torch.Generator().manual_seed(1)
         x = torch.rand((batch, channels, *size), generator=generator, dtype=torch.float64) - 0.3
-        return float((self.module(x) - self.original(x)).abs().max())
+        return float((self.module(x) - self.original(x)).detach().abs().max())
 
     def exact(self, channels: int = 8) -> bool:
         return all(self.error(size, channels) < EXACT for size in SIZES)
@@ -240,6 +240,13 @@ def test_joined_maps_are_convolved_apart(fuse: nn.Conv2d) -> None:
     applied = Applied(chain(_contexts, a=_dw(), b=_dw(3), fuse=fuse), split_concat)
     assert applied.fired == [1]
     assert applied.exact()
+
+
+def test_joined_maps_keep_their_kind_of_padding() -> None:
+    fuse = nn.Conv2d(16, 6, 3, padding=1, padding_mode="reflect")
+    applied = Applied(chain(_contexts, a=_dw(), b=_dw(3), fuse=fuse), split_concat)
+    assert applied.fired == [1]
+    assert applied.error((7, 9)) < EXACT
 
 
 def test_joined_maps_stay_where_groups_cross_or_channels_are_unknown() -> None:
@@ -398,10 +405,10 @@ def test_base_is_filtered_before_it_is_repeated(scale: int, alpha: float) -> Non
     assert applied.exact(channels=3)
 
 
-def _base(mode: str = "nearest", **changes: Any) -> nn.Module:
+def _base(mode: str = "nearest", factor: float = 2.0, **changes: Any) -> nn.Module:
     options = {"padding": (0, 2), "groups": 3, "bias": False} | changes
     return chain(
-        lambda m, x: m.h(F.interpolate(x, scale_factor=2.0, mode=mode)),
+        lambda m, x: m.h(F.interpolate(x, scale_factor=factor, mode=mode)),
         h=nn.Conv2d(3, 3, (1, 5), **options),
     )
 
@@ -413,7 +420,8 @@ def test_base_with_one_filter() -> None:
 
 
 @pytest.mark.parametrize(
-    "module", [_base(bias=True), _base(groups=1), _base(padding=0), _base("bilinear")]
+    "module",
+    [_base(bias=True), _base(groups=1), _base(padding=0), _base("bilinear"), _base(factor=1.5)],
 )
 def test_base_stays_behind_other_filters(module: nn.Module) -> None:
     assert Applied(module, repeat_after_filter).fired == [0]

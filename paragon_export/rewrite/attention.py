@@ -72,6 +72,8 @@ def size_sources(network: Network) -> dict[Any, Any]:
 
 
 def _keeps_size(conv: nn.Conv2d) -> bool:
+    if isinstance(conv.padding, str):
+        return conv.padding == "same"
     reach = [d * (k - 1) for d, k in zip(conv.dilation, conv.kernel_size, strict=True)]
     return conv.stride == (1, 1) and [2 * int(p) for p in conv.padding] == reach
 

@@ -254,6 +254,7 @@ def like(conv: nn.Conv2d, weight: Tensor, bias: Tensor | None) -> nn.Conv2d:
         stride=conv.stride,  # type: ignore[arg-type]
         dilation=conv.dilation,  # type: ignore[arg-type]
         groups=weight.shape[0] if depthwise else 1,
+        padding_mode=conv.padding_mode,
         bias=bias is not None,
         dtype=weight.dtype,
     )

@@ -161,17 +161,23 @@ def repeat_after_filter(network: Network) -> int:
     """
     fired = 0
     for node in network.nodes:
-        if not is_call(node, F.interpolate) or node.kwargs.get("mode") != "nearest":
-            continue
-        s = int(node.kwargs["scale_factor"])
-        filters = _filters_after(network, node)
+        s = _repeats(node)
+        filters = _filters_after(network, node) if s else []
         if not filters:
             continue
-        last, kernel = filters[-1][0], _product([conv for _, conv in filters])
-        small = _small_filter(kernel, s)
-        network.replace(last, network.call(last, nn.PixelShuffle(s), network.call(last, small, node.args[0])))  # fmt: skip
+        last, taps = filters[-1][0], _product([conv for _, conv in filters])
+        small = network.call(last, _small_filter(taps, s), node.args[0])
+        network.replace(last, network.call(last, nn.PixelShuffle(s), small))
         fired += 1
     return fired
+
+
+def _repeats(node: Any) -> int:
+    """Return how often a node repeats every pixel along both axes; 0 where it does not."""
+    if not is_call(node, F.interpolate) or node.kwargs.get("mode") != "nearest":
+        return 0
+    factor = node.kwargs.get("scale_factor")
+    return int(factor) if isinstance(factor, (int, float)) and float(factor).is_integer() else 0
 
 
 def _filters_after(network: Network, node: Any) -> list[tuple[Any, nn.Conv2d]]:
@@ -183,14 +189,11 @@ def _filters_after(network: Network, node: Any) -> list[tuple[Any, nn.Conv2d]]:
         if conv is None or not _is_filter(conv):
             break
         found.append((node, conv))
-        axes = [tuple(k > 1 for k in conv.kernel_size) for _, conv in found]
         if len(found) == 2:
-            return (
-                found
-                if axes in ([(False, True), (True, False)], [(True, False), (False, True)])
-                else found[:1]
-            )
-    return found[:1]
+            # One is a row and the other a column: neither sees what the other padded.
+            shared = zip(*(conv.kernel_size for _, conv in found), strict=True)
+            return found if all(min(taps) == 1 for taps in shared) else found[:1]
+    return found
 
 
 def _is_filter(conv: nn.Conv2d) -> bool:
@@ -251,7 +254,7 @@ def shuffle_in_steps(network: Network) -> int:
     """A pixel shuffle is two transposes: columns first, then rows.
 
     ONNX Runtime moves numbers one by one in its own shuffle; swapping two neighbouring axes it
-    moves in blocks. Applied to the shuffles of pictures, which follow the last convolution.
+    moves in blocks.
     """
     fired = 0
     for node in network.nodes:
