@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from paragon_export.errors import TraceError
 from paragon_export.plan import FLOAT32_MARK
-from paragon_export.primitives import numbers, outermost, set_edge
+from paragon_export.primitives import multi_head_attention, numbers, outermost, set_edge
 
 OLDEST_OPSET = 18
 """Reductions take their axes as an input from here on."""
@@ -58,6 +58,7 @@ class Emitter:
         self._nodes: list[ir.Node] = []
         self._weights: dict[str, ir.Value] = {}
         self._emitted: dict[tuple[Any, ...], Sequence[ir.Value]] = {}
+        self._opsets = {"": opset}
         self._scope = ""
         self._wide = False
 
@@ -122,12 +123,18 @@ class Emitter:
         return self.ops(op_type, 1, *operands, **attributes)[0]
 
     def ops(
-        self, op_type: str, outputs: int, *operands: Operand | None, **attributes: Any
+        self,
+        op_type: str,
+        outputs: int,
+        *operands: Operand | None,
+        domain: str = "",
+        **attributes: Any,
     ) -> Sequence[ir.Value]:
         inputs = [None if o is None else self.tensor(o) for o in operands]
         key = (op_type, tuple(map(id, inputs)), repr(sorted(attributes.items())), self._wide)
         if key not in self._emitted:
-            node = ir.node(op_type, inputs, attributes, num_outputs=outputs)
+            self._opsets.setdefault(domain, 1)
+            node = ir.node(op_type, inputs, attributes, num_outputs=outputs, domain=domain)
             node.name = f"{self._scope}/{op_type}_{len(self._nodes)}"
             for index, value in enumerate(node.outputs):
                 value.name = f"{node.name}:{index}" if outputs > 1 else node.name
@@ -143,7 +150,7 @@ class Emitter:
             self._outputs,
             nodes=self._nodes,
             initializers=list(self._weights.values()),
-            opset_imports={"": self.opset},
+            opset_imports=dict(self._opsets),
             name="network",
         )
         return ir.Model(graph, ir_version=10, producer_name="paragon-export")
@@ -380,6 +387,15 @@ def _set_edge(g: Emitter, x: ir.Value, strip: ir.Value, dim: int, last: bool) ->
     return g.op("ScatterElements", x, index, strip, axis=dim)
 
 
+def _multi_head_attention(
+    g: Emitter, q: ir.Value, k: ir.Value, v: ir.Value, heads: int
+) -> ir.Value:
+    (y,) = g.ops(
+        "MultiHeadAttention", 1, q, k, v, domain="com.microsoft", num_heads=heads, scale=1.0
+    )
+    return y
+
+
 MODULES: Mapping[type, Callable[..., Any]] = {
     nn.Conv2d: _conv2d,
     nn.Linear: _linear,
@@ -409,6 +425,7 @@ FUNCTIONS: Mapping[Callable[..., Any], Callable[..., Any]] = {
     numbers: _numbers,
     set_edge: _set_edge,
     outermost: _outermost,
+    multi_head_attention: _multi_head_attention,
 }
 
 METHODS: Mapping[str, Callable[..., Any]] = {

@@ -30,6 +30,9 @@ BFLOAT16_OPSET = 22
 FLOAT32_INPUTS = {"Resize": (1, 2)}
 """Operands that the operator itself wants in float32, whatever the precision."""
 
+LIKE_OPERANDS = frozenset({("com.microsoft", "MultiHeadAttention")})
+"""Operators of ONNX Runtime's own whose result has the type and shape of all their operands."""
+
 MOVES = frozenset(
     {"Concat", "DepthToSpace", "Expand", "Flatten", "Gather", "Identity", "Pad", "Reshape"}
     | {"Slice", "Split", "Squeeze", "Transpose", "Unsqueeze"}
@@ -66,11 +69,21 @@ def to_precision(model: ir.Model, precision: Precision, io: Precision) -> ir.Mod
 def _typed_copy(model: ir.Model) -> ir.Model:
     """Copy, with the type of every value known and constants as initializers."""
     copy = ir.from_proto(ir.to_proto(model))
-    if any(node.domain or any(a.type == ir.AttributeType.GRAPH for a in node.attributes.values())
-           for node in copy.graph):  # fmt: skip
+    if any(
+        (node.domain and node.op_identifier()[:2] not in LIKE_OPERANDS)
+        or any(a.type == ir.AttributeType.GRAPH for a in node.attributes.values())
+        for node in copy.graph
+    ):
         raise PlanError("models with subgraphs or custom operators cannot be converted")
     common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(copy)
-    return common.ShapeInferencePass(data_prop=False)(copy).model
+    foreign = [(node, node.domain, node.op_type) for node in copy.graph if node.domain]
+    for node, _, _ in foreign:
+        # To inference it is a Max: its result, too, has the type and shape of all its operands.
+        node.domain, node.op_type = "", "Max"
+    common.ShapeInferencePass(data_prop=False)(copy)
+    for node, domain, op_type in foreign:
+        node.domain, node.op_type = domain, op_type
+    return copy
 
 
 def _values(model: ir.Model) -> list[ir.Value]:

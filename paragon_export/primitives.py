@@ -47,3 +47,27 @@ def outermost(x: Tensor, dim: int, last: bool, count: int) -> tuple[Tensor, Tens
     inside = ((index >= 0) & (index < extent)).to(x.dtype)
     shape = [count if axis == dim else 1 for axis in range(4)]
     return x.index_select(dim, index.clamp(0, extent - 1)), inside.reshape(shape)
+
+
+def multi_head_attention(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
+    """Return ``softmax(q k') v`` for every head, without a factor on the scores.
+
+    One operator of ONNX Runtime's own, which keeps the scores in cache; no other runtime has it.
+
+    Args:
+        q: (batch, tokens, C), as are the others.
+        k: Keys.
+        v: Values.
+        heads: Number of heads, of C / heads neighbouring channels each.
+
+    Returns:
+        (batch, tokens, C).
+    """
+    n, tokens, c = q.shape
+    q, k, v = (x.reshape(n, tokens, heads, c // heads).transpose(1, 2) for x in (q, k, v))
+    y = torch.softmax(q @ k.transpose(2, 3), dim=-1) @ v
+    return y.transpose(1, 2).reshape(n, tokens, c)
+
+
+PRIMITIVES = (numbers, set_edge, outermost, multi_head_attention)
+"""All of them; each is seen as one call while a network is traced."""

@@ -13,6 +13,9 @@ import onnx_ir as ir
 from paragon_export.errors import TraceError
 from paragon_export.plan import FLOAT32_MARK
 
+SKIPPED = ["fuse_qkv"]
+"""Passes that slow the graph down: three products made one have to be split again, which copies."""
+
 
 def simplify(model: ir.Model) -> ir.Model:
     """Return a copy of a float32 model with no more nodes; float32 islands stay marked.
@@ -23,7 +26,7 @@ def simplify(model: ir.Model) -> ir.Model:
     import onnxsim
 
     try:
-        proto, _ = onnxsim.simplify(ir.to_proto(model))
+        proto, _ = onnxsim.simplify(ir.to_proto(model), skipped_optimizers=SKIPPED)
     except Exception as error:  # raised by onnxsim's native part, of no common class
         raise TraceError(
             f"onnxsim cannot simplify the graph: {' '.join(str(error).split())}"

@@ -20,7 +20,7 @@ from torch.fx.passes.shape_prop import ShapeProp
 from paragon_export.errors import TraceError
 from paragon_export.islands import narrow, widen
 from paragon_export.operators import FUNCTIONS, METHODS, MODULES, Emitter, Weight
-from paragon_export.primitives import numbers, outermost, set_edge
+from paragon_export.primitives import PRIMITIVES
 
 if TYPE_CHECKING:
     from paragon_export.variant import Port
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 class _Tracer(fx.Tracer):
     def __init__(self) -> None:
-        super().__init__(autowrap_functions=(widen, narrow, numbers, outermost, set_edge))
+        super().__init__(autowrap_functions=(widen, narrow, *PRIMITIVES))
 
 
 def trace(

@@ -360,7 +360,7 @@ def test_rewritten_by_default_and_said_so(run_here: RunHere, folder: Path) -> No
         assert runtime == {"ort": "onnxruntime"}.get(name, "any")
         sizes[name] = set(rewrites)
     assert "fuse_tail" in sizes["any"]
-    assert "split_heads" in sizes["ort"] - sizes["any"]
+    assert "fuse_heads" in sizes["ort"] - sizes["any"]
     assert not sizes["plain"]
     told = run_here("onnx", checkpoint, "-o", folder / "any.onnx").stdout
     assert "rewritten before export: gather_windows 1" in told

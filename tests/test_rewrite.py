@@ -27,9 +27,9 @@ from paragon_export.layers import (
 from paragon_export.plan import Runtime
 from paragon_export.rewrite import RULES, Rule, rewrite
 from paragon_export.rewrite.attention import (
+    fuse_heads,
     gate_channels,
     gather_windows,
-    split_heads,
     tabulate_tokens,
 )
 from paragon_export.rewrite.graph import Network
@@ -477,12 +477,17 @@ def test_shuffle_in_steps(scale: int) -> None:
 
 
 @pytest.mark.parametrize("shift", [0, 2])
-@pytest.mark.parametrize("rules", [(gather_windows,), (gather_windows, split_heads)])
+@pytest.mark.parametrize("rules", [(gather_windows,), (gather_windows, fuse_heads)])
 def test_windows_are_gathered(shift: int, rules: tuple[Any, ...]) -> None:
     module = chain(lambda m, x: x + m.attn(x), attn=WindowAttention(8, 4, shift, 2))
     applied = Applied(module, *rules)
     assert set(applied.fired) == {1}
     assert applied.exact()
+
+
+def test_heads_are_fused_where_windows_are_gathered() -> None:
+    module = chain(lambda m, x: m.attn(x), attn=WindowAttention(8, 4, 0, 2))
+    assert Applied(module, fuse_heads).fired == [0]
 
 
 def test_window_orders_are_shared_by_maps_of_one_size_alone() -> None:
@@ -576,7 +581,7 @@ def test_network_is_equal_and_every_rule_meant_for_it_fires(variant: str, runtim
     rewritten = rewrite(module, runtime)
     extra = set()
     if variant in ("photo", "pro") and runtime in (Runtime.ONNXRUNTIME, Runtime.OPENVINO):
-        extra.add("split_heads")
+        extra.add("fuse_heads")
     if runtime is Runtime.ONNXRUNTIME:
         extra.add("shuffle_in_steps")
     if runtime is Runtime.ONNXRUNTIME and variant == "stream":

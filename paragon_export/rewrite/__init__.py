@@ -14,9 +14,9 @@ from torch import nn
 
 from paragon_export.plan import Runtime
 from paragon_export.rewrite.attention import (
+    fuse_heads,
     gate_channels,
     gather_windows,
-    split_heads,
     tabulate_tokens,
 )
 from paragon_export.rewrite.graph import Network
@@ -60,7 +60,7 @@ RULES = (
     Rule(gate_channels),
     Rule(fold_norms),
     Rule(fold_gains),
-    Rule(split_heads, CPU),
+    Rule(fuse_heads, CPU),
     Rule(split_concat),
     Rule(split_halves),
     Rule(narrow_products),

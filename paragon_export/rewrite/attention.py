@@ -16,7 +16,7 @@ from paragon_export.layers import (
     TokenAttention,
     WindowAttention,
 )
-from paragon_export.primitives import numbers
+from paragon_export.primitives import multi_head_attention, numbers
 from paragon_export.rewrite.graph import Network, feeds_only, is_call
 
 STEEPEST_PADDING = 64.0
@@ -146,7 +146,7 @@ class GatheredAttention(nn.Module):
         self.channels = c
         self.tokens = attention.window**2
         self.channels_last = False
-        self.attend: JointHeads | SplitHeads = JointHeads(attention)
+        self.attend: JointHeads | FusedHeads = JointHeads(attention)
         self.proj = nn.Linear(c, c, dtype=torch.float64)
         self.padding = nn.Parameter(torch.zeros(1, 1, c, dtype=torch.float64))
         """What stands in a padded place."""
@@ -199,38 +199,42 @@ class GatheredAttention(nn.Module):
         return y if self.channels_last else y.permute(0, 3, 1, 2)
 
 
-def split_heads(network: Network) -> int:
-    """Each head multiplies by its own columns of the weights, so nothing is split or transposed.
+def fuse_heads(network: Network) -> int:
+    """Two products and a softmax in one operator, ONNX Runtime's own ``MultiHeadAttention``.
 
-    ``x [W_1 W_2 ...] = [x W_1, x W_2, ...]`` with one product per head, which comes out where
-    the head needs it. Pays on CPUs; on GPUs many small products cost more than one large one.
+    It computes a tile of scores at a time and carries the softmax's maximum and sum along:
+    ``sum of exp(s_i - m) v_i`` over keys so far is multiplied by ``exp(m - m')`` when a later
+    tile raises the maximum to ``m'``. Scores never leave the cache. OpenVINO knows the operator
+    too; exports for everywhere keep to standard ones.
     """
     fired = 0
     for _, attention in network.calls(GatheredAttention):
         if isinstance(attention.attend, JointHeads):
-            attention.attend = SplitHeads(attention.attend)
-        fired += 1
+            attention.attend = FusedHeads(attention.attend)
+            fired += 1
     return fired
 
 
-class SplitHeads(nn.Module):
-    """What :class:`JointHeads` computes, with a product for each head."""
+class FusedHeads(nn.Module):
+    """What :class:`JointHeads` computes; q, k and v come as the operator wants them."""
 
     def __init__(self, joint: JointHeads) -> None:
         super().__init__()
-        c, heads = joint.qkv.in_features, joint.heads
-        q, k, v = joint.qkv.weight.detach().reshape(3, heads, c // heads, c)
-        self.q = nn.Parameter(q.transpose(1, 2).contiguous())  # (heads, C, width)
-        self.q_bias = nn.Parameter(joint.qkv.bias.detach()[:c].reshape(heads, 1, -1).clone())
-        self.k = nn.Parameter(k.clone())  # (heads, width, C)
-        self.v = nn.Parameter(v.transpose(1, 2).contiguous())
+        c = joint.qkv.in_features
+        self.heads = joint.heads
+        self.q, self.k, self.v = (
+            nn.Linear(c, c, bias=i == 0, dtype=torch.float64) for i in range(3)
+        )
+        with torch.no_grad():
+            for part, weight in zip(
+                (self.q, self.k, self.v), joint.qkv.weight.chunk(3), strict=True
+            ):
+                part.weight.copy_(weight)
+            self.q.bias.copy_(joint.qkv.bias[:c])
 
     def forward(self, windows: Tensor) -> Tensor:
-        windows = windows[:, None]
-        q = windows @ self.q + self.q_bias  # (windows, heads, tokens, width)
-        k = self.k @ windows.permute(0, 1, 3, 2)
-        weights = torch.softmax(q @ k, dim=-1)
-        return (weights @ (windows @ self.v)).permute(0, 2, 1, 3)
+        q, k, v = self.q(windows), self.k(windows), self.v(windows)
+        return multi_head_attention(q, k, v, self.heads)
 
 
 def tabulate_tokens(network: Network) -> int:

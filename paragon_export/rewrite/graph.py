@@ -18,12 +18,12 @@ from paragon_export.layers import (
     TokenAttention,
     WindowAttention,
 )
-from paragon_export.primitives import numbers, outermost, set_edge
+from paragon_export.primitives import PRIMITIVES
 
 LEAVES = (LayerScale, RMSNorm, WindowAttention, ChannelAttention, TokenAttention)
 """Layers that rules know by name; all others are seen as what they call."""
 
-OPAQUE = (widen, narrow, numbers, outermost, set_edge)
+OPAQUE = (widen, narrow, *PRIMITIVES)
 """Functions that are seen as one call."""
 
 Layer = TypeVar("Layer", bound=nn.Module)
