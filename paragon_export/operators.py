@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from paragon_export.errors import TraceError
 from paragon_export.plan import FLOAT32_MARK
-from paragon_export.primitives import multi_head_attention, numbers, outermost, set_edge
+from paragon_export.primitives import multi_head_attention, numbers, outermost, set_edges
 
 OLDEST_OPSET = 18
 """Reductions take their axes as an input from here on."""
@@ -382,9 +382,10 @@ def _outermost(
     return g.op("Gather", x, index, axis=dim), g.op("Where", exists, 1.0, 0.0)
 
 
-def _set_edge(g: Emitter, x: ir.Value, strip: ir.Value, dim: int, last: bool) -> ir.Value:
-    index = g.op("Expand", g.ints([-1 if last else 0]), g.op("Shape", strip))
-    return g.op("ScatterElements", x, index, strip, axis=dim)
+def _set_edges(g: Emitter, x: ir.Value, edges: ir.Value, dim: int) -> ir.Value:
+    ends = g.op("Reshape", g.ints([0, -1]), g.ints([2 if axis == dim else 1 for axis in range(4)]))
+    index = g.op("Expand", ends, g.op("Shape", edges))
+    return g.op("ScatterElements", x, index, edges, axis=dim)
 
 
 def _multi_head_attention(
@@ -423,7 +424,7 @@ FUNCTIONS: Mapping[Callable[..., Any], Callable[..., Any]] = {
     F.pad: _pad,
     torch.index_select: _index_select,
     numbers: _numbers,
-    set_edge: _set_edge,
+    set_edges: _set_edges,
     outermost: _outermost,
     multi_head_attention: _multi_head_attention,
 }

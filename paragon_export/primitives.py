@@ -15,17 +15,16 @@ def numbers(first: int, count: int) -> Tensor:
     return torch.arange(first, first + count)
 
 
-def set_edge(x: Tensor, strip: Tensor, dim: int, last: bool) -> Tensor:
-    """Return ``x`` with ``strip`` for its first or last slice along ``dim``.
+def set_edges(x: Tensor, edges: Tensor, dim: int) -> Tensor:
+    """Return ``x`` with ``edges`` for its first and last slice along ``dim``.
 
     Args:
-        x: Any shape.
-        strip: The shape of ``x`` with 1 along ``dim``.
+        x: Any shape with 2 or more along ``dim``.
+        edges: The shape of ``x`` with 2 along ``dim``.
         dim: Not negative.
-        last: Whether the slice is the last one; where there is one only, it is both.
     """
-    edge = x.shape[dim] - 1 if last else 0
-    return x.index_copy(dim, torch.tensor([edge], device=x.device), strip)
+    index = torch.tensor([0, x.shape[dim] - 1], device=x.device)
+    return x.index_copy(dim, index, edges)
 
 
 def outermost(x: Tensor, dim: int, last: bool, count: int) -> tuple[Tensor, Tensor]:
@@ -69,5 +68,5 @@ def multi_head_attention(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
     return y.transpose(1, 2).reshape(n, tokens, c)
 
 
-PRIMITIVES = (numbers, set_edge, outermost, multi_head_attention)
+PRIMITIVES = (numbers, set_edges, outermost, multi_head_attention)
 """All of them; each is seen as one call while a network is traced."""

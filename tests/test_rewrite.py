@@ -329,25 +329,24 @@ def _tail(m: Any, x: Tensor) -> Tensor:
     return m.out(m.shuffle(m.up(x)))
 
 
-def tail(scale: int, side: int = 3, *, bias: bool = True, inner: int = 8) -> nn.Module:
+def tail(scale: int, *, bias: bool = True, inner: int = 8) -> nn.Module:
     return chain(
         _tail,
         up=nn.Conv2d(8, inner * scale**2, 3, padding=1, bias=bias),
         shuffle=nn.PixelShuffle(scale),
-        out=nn.Conv2d(inner, 3, side, padding=side // 2, bias=bias),
+        out=nn.Conv2d(inner, 3, 3, padding=1, bias=bias),
     )
 
 
-@pytest.mark.parametrize("scale", [1, 2, 3, 4, 8])
+@pytest.mark.parametrize("scale", [2, 3, 4, 8])
 def test_tail_is_exact_at_every_size_and_border(scale: int) -> None:
     applied = Applied(tail(scale), fuse_tail)
     assert applied.fired == [1]
     assert applied.exact()
 
 
-@pytest.mark.parametrize(("scale", "side"), [(2, 1), (2, 5), (4, 7)])
-def test_tail_of_other_taps_and_without_bias(scale: int, side: int) -> None:
-    applied = Applied(tail(scale, side, bias=False, inner=40), fuse_tail)
+def test_tail_without_bias() -> None:
+    applied = Applied(tail(2, bias=False, inner=40), fuse_tail)
     assert applied.fired == [1]
     assert applied.exact()
 
@@ -385,7 +384,8 @@ def test_tail_stays_where_something_is_between_or_beside(compute: Any) -> None:
     ("up", "out"),
     [
         (nn.Conv2d(8, 32, 5, padding=2), nn.Conv2d(8, 3, 3, padding=1)),
-        (nn.Conv2d(8, 32, 3, padding=1), nn.Conv2d(8, 3, 7, padding=3)),
+        (nn.Conv2d(8, 32, 3, padding=1), nn.Conv2d(8, 3, 5, padding=2)),
+        (nn.Conv2d(8, 32, 3, padding=1), nn.Conv2d(8, 3, 1)),
         (nn.Conv2d(8, 32, 3, padding=1, padding_mode="reflect"), nn.Conv2d(8, 3, 3, padding=1)),
         (nn.Conv2d(8, 32, 3, padding=1), nn.Conv2d(8, 3, 3)),
         (nn.Conv2d(8, 32, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1, groups=8)),
@@ -397,7 +397,12 @@ def test_tail_stays_where_it_does_not_compose_or_pay(up: nn.Conv2d, out: nn.Conv
     assert Applied(module, fuse_tail).fired == [0]
 
 
-@pytest.mark.parametrize("scale", [1, 2, 3, 4])
+def test_nothing_is_upsampled_by_one() -> None:
+    assert Applied(tail(1), fuse_tail).fired == [0]
+    assert Applied(randomise(BaseUpsampler(3, 1, 0.4)), repeat_after_filter).fired == [0]
+
+
+@pytest.mark.parametrize("scale", [2, 3, 4])
 @pytest.mark.parametrize("alpha", [0.0, 0.4])
 def test_base_is_filtered_before_it_is_repeated(scale: int, alpha: float) -> None:
     applied = Applied(randomise(BaseUpsampler(3, scale, alpha)), repeat_after_filter)
@@ -439,27 +444,37 @@ def test_two_filters_along_one_axis_are_not_multiplied() -> None:
     assert applied.exact(channels=3)
 
 
-def test_shuffles_are_shared() -> None:
-    module = chain(
-        lambda m, x: m.p(m.a(x)) + m.q(m.b(x)),
-        a=nn.Conv2d(8, 12, 1), b=nn.Conv2d(8, 12, 1), p=nn.PixelShuffle(2), q=nn.PixelShuffle(2),
-    )  # fmt: skip
-    applied = Applied(module, share_shuffle)
-    assert applied.fired == [1]
+def two_tails(compute: Callable[..., Tensor], p: int, q: int) -> nn.Module:
+    return chain(compute, p=tail(p), q=tail(q))
+
+
+def _sum_of_tails(m: Any, x: Tensor) -> Tensor:
+    return _tail(m.p, x) + _tail(m.q, x)
+
+
+@pytest.mark.parametrize("scale", [2, 3])
+def test_shuffles_are_shared(scale: int) -> None:
+    applied = Applied(two_tails(_sum_of_tails, scale, scale), fuse_tail, share_shuffle)
+    assert applied.fired == [2, 1]
     assert applied.exact()
 
 
 def test_shuffles_of_unlike_factor_or_use_stay() -> None:
-    apart = chain(
-        lambda m, x: m.p(m.a(x)) + m.q(m.b(x)),
-        a=nn.Conv2d(8, 16, 1), b=nn.Conv2d(8, 4, 1), p=nn.PixelShuffle(2), q=nn.PixelShuffle(1),
-    )  # fmt: skip
-    assert Applied(apart, share_shuffle).fired == [0]
-    beside = chain(
-        lambda m, x: (lambda y: y + m.q(m.b(x)) * y)(m.p(m.a(x))),
-        a=nn.Conv2d(8, 12, 1), b=nn.Conv2d(8, 12, 1), p=nn.PixelShuffle(2), q=nn.PixelShuffle(2),
-    )  # fmt: skip
-    assert Applied(beside, share_shuffle).fired == [0]
+    apart = two_tails(lambda m, x: _tail(m.p, x)[:, :, :2, :2] + _tail(m.q, x)[:, :, :2, :2], 2, 3)
+    assert Applied(apart, fuse_tail, share_shuffle).fired == [2, 0]
+    unlike = two_tails(lambda m, x: _tail(m.p, x) + _tail(m.q, x[:, :, :2, :2]), 2, 4)
+    assert Applied(unlike, fuse_tail, share_shuffle).fired == [2, 0]
+    beside = two_tails(lambda m, x: (lambda y: y + _tail(m.q, x) * y)(_tail(m.p, x)), 2, 2)
+    assert Applied(beside, fuse_tail, share_shuffle).fired == [2, 0]
+
+
+@pytest.mark.parametrize("scale", [2, 3])
+def test_shared_shuffle_in_steps(scale: int) -> None:
+    rules = (fuse_tail, share_shuffle, shuffle_in_steps)
+    applied = Applied(two_tails(_sum_of_tails, scale, scale), *rules)
+    # The shuffles inside the tails at the edges are small and stay.
+    assert applied.fired == [2, 1, 1]
+    assert applied.exact()
 
 
 @pytest.mark.parametrize("scale", [1, 2, 3])

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from paragon_export.primitives import outermost, set_edge
+from paragon_export.primitives import outermost, set_edges
 from paragon_export.rewrite.graph import Network, feeds_only, is_call
 
 
@@ -26,12 +26,17 @@ def fuse_tail(network: Network) -> int:
 
     which is one convolution of ``x``, ``s^2`` times fewer channels wide where it matters.
 
-    In the outermost ring of small pixels it differs: the second convolution takes large pixels
+    For ``d`` and ``k`` from -1 to 1 that reaches two small pixels back for the first ``i`` and
+    two further for the last, five in all, of which no ``i`` needs more than four. Computed on
+    the grid between small pixels (:class:`GridShuffle`) all need the same four, and the kernel
+    is 4x4.
+
+    In the outermost ring of large pixels it differs: the second convolution takes large pixels
     outside the picture as zero, the composed one computes them. :class:`TailAtEdges` computes
     that ring as the network did.
 
-    Applied to zero-padded convolutions of 3x3 taps, then any odd taps that reach no further
-    than one small pixel, and only if that takes fewer multiplications.
+    Applied to zero-padded convolutions of 3x3 taps around a shuffle by 2 or more, and only if
+    that takes fewer multiplications.
     """
     fired = 0
     for node, second in network.calls(nn.Conv2d):
@@ -41,75 +46,91 @@ def fuse_tail(network: Network) -> int:
             continue
         s, first_node = shuffle.upscale_factor, shuffled.args[0]
         first = network.layer(first_node, nn.Conv2d)
-        if first is None or not _composable(first, second):
+        if first is None or not _is_plain(first) or not _is_plain(second):
             continue
         if not feeds_only(first_node, shuffled) or not feeds_only(shuffled, node):
             continue
-        if second.kernel_size[0] // 2 > s or not _pays(first, second, s):
+        if s == 1 or not _pays(first, second, s):
             continue
         small = first_node.args[0]
         result = network.call(node, compose(first, second, s), small)
         result = network.call(node, TailAtEdges(first, second, s), result, small)
-        network.replace(node, network.call(node, nn.PixelShuffle(s), result))
+        network.replace(node, network.call(node, GridShuffle(s), result))
         fired += 1
     return fired
 
 
-def _composable(first: nn.Conv2d, second: nn.Conv2d) -> bool:
-    side = second.kernel_size[0]
-    return (
-        first.kernel_size == (3, 3)
-        and second.kernel_size == (side, side)
-        and side % 2 == 1
-        and all(_is_plain(conv) for conv in (first, second))
-    )
-
-
 def _is_plain(conv: nn.Conv2d) -> bool:
-    """Tell whether a convolution is dense, steps by one pixel and zero-pads to its own size."""
+    """Tell whether a convolution is dense, 3x3, and zero-pads to its own size."""
     return (
-        conv.stride == conv.dilation == (1, 1)
+        conv.kernel_size == (3, 3)
+        and conv.stride == conv.dilation == (1, 1)
         and conv.groups == 1
         and conv.padding_mode == "zeros"
-        and conv.padding == tuple(k // 2 for k in conv.kernel_size)
+        and conv.padding == (1, 1)
     )
 
 
 def _pays(first: nn.Conv2d, second: nn.Conv2d, s: int) -> bool:
-    taps = second.kernel_size[0] ** 2
     apart = 9 * first.in_channels * first.out_channels
-    apart += taps * second.in_channels * second.out_channels * s**2
-    return 25 * first.in_channels * second.out_channels * s**2 < apart
+    apart += 9 * second.in_channels * second.out_channels * s**2
+    return 16 * first.in_channels * second.out_channels * s**2 < apart
+
+
+class GridShuffle(nn.Module):
+    """Shuffle up a map on the grid between small pixels, and cut it to the picture.
+
+    Grid point ``g`` stands between small pixels ``g - 1`` and ``g``, so a map of H x W has
+    (H + 1) x (W + 1) of them. Its channel ``i`` is large pixel ``s g + i - floor(s / 2)``.
+    """
+
+    def __init__(self, factor: int) -> None:
+        super().__init__()
+        self.factor = factor
+        self.shuffle: nn.Module = nn.PixelShuffle(factor)
+
+    def forward(self, x: Tensor) -> Tensor:
+        before, after = self.factor // 2, -(self.factor - self.factor // 2)
+        return self.shuffle(x)[:, :, before:after, before:after]
+
+
+def on_grid(i: int, s: int) -> tuple[int, int]:
+    """Return for large pixel ``i`` of a small one how far its grid point is, and its channel."""
+    return divmod(i + s // 2, s)
 
 
 def compose(first: nn.Conv2d, second: nn.Conv2d, s: int) -> nn.Conv2d:
-    """Compose two convolutions around a shuffle by ``s``; see :func:`fuse_tail`."""
-    out, inner, side, _ = second.weight.shape
+    """Compose two convolutions around a shuffle by ``s``, on the grid; see :func:`fuse_tail`."""
+    out, inner = second.weight.shape[:2]
     second_taps = second.weight.detach().double()
     taps = first.weight.detach().double().reshape(inner, s, s, first.in_channels, 3, 3)
     offset = torch.zeros(inner * s * s) if first.bias is None else first.bias.detach()
     offset = offset.double().reshape(inner, s, s)
-    kernel = torch.zeros(out, s, s, first.in_channels, 5, 5, dtype=torch.float64)
+    kernel = torch.zeros(out, s, s, first.in_channels, 4, 4, dtype=torch.float64)
     bias = torch.zeros(out, s, s, dtype=torch.float64)
-    for i, dy in itertools.product(range(s), range(side)):
-        y, from_i = divmod(i + dy - side // 2, s)
-        for j, dx in itertools.product(range(s), range(side)):
-            x, from_j = divmod(j + dx - side // 2, s)
+    for i, dy in itertools.product(range(s), range(3)):
+        point_y, to_i = on_grid(i, s)
+        y, from_i = divmod(i + dy - 1, s)
+        y += 1 - point_y
+        for j, dx in itertools.product(range(s), range(3)):
+            point_x, to_j = on_grid(j, s)
+            x, from_j = divmod(j + dx - 1, s)
+            x += 1 - point_x
             tap = second_taps[:, :, dy, dx]
-            kernel[:, i, j, :, y + 1 : y + 4, x + 1 : x + 4] += torch.einsum(
+            kernel[:, to_i, to_j, :, y : y + 3, x : x + 3] += torch.einsum(
                 "oc,cnyx->onyx", tap, taps[:, from_i, from_j]
             )
-            bias[:, i, j] += tap @ offset[:, from_i, from_j]
+            bias[:, to_i, to_j] += tap @ offset[:, from_i, from_j]
     if second.bias is not None:
         bias += second.bias.detach().double()[:, None, None]
-    return _convolution(kernel.reshape(out * s * s, first.in_channels, 5, 5), bias.flatten())
+    return _grid_convolution(kernel.flatten(0, 2), bias.flatten())
 
 
-def _convolution(kernel: Tensor, bias: Tensor | None = None) -> nn.Conv2d:
-    """Return a zero-padded convolution of size-keeping geometry, float64."""
-    height, width = kernel.shape[2:]
+def _grid_convolution(kernel: Tensor, bias: Tensor | None = None) -> nn.Conv2d:
+    """Return a convolution from H x W pixels to (H + 1) x (W + 1) grid points, float64."""
+    side = kernel.shape[2]
     made = nn.Conv2d(
-        kernel.shape[1], kernel.shape[0], (height, width), padding=(height // 2, width // 2),
+        kernel.shape[1], kernel.shape[0], side, padding=side // 2,
         bias=bias is not None, dtype=torch.float64,
     )  # fmt: skip
     with torch.no_grad():
@@ -122,7 +143,8 @@ def _convolution(kernel: Tensor, bias: Tensor | None = None) -> nn.Conv2d:
 class TailAtEdges(nn.Module):
     """The tail as the network computes it, for the four edges of a map that has the rest.
 
-    An edge is one small pixel wide; what it needs of the map below reaches two further.
+    An edge is the outermost line of grid points, which holds the outermost large pixels; what
+    they need of the small map reaches less than three pixels.
     """
 
     def __init__(self, first: nn.Conv2d, second: nn.Conv2d, s: int) -> None:
@@ -131,21 +153,26 @@ class TailAtEdges(nn.Module):
         self.s = s
 
     def forward(self, y: Tensor, x: Tensor) -> Tensor:
-        """Set the edges of ``y`` (N, channels * s^2, H, W), the composed convolution of ``x``."""
-        n, h, w, s = y.shape[0], y.shape[2], y.shape[3], self.s
-        for last in (False, True):
-            edge = slice(-s, None) if last else slice(0, s)
-            row = self._tail(outermost(x, 2, last, 3))[:, :, edge]
-            row = row.reshape(n, -1, s, w, s).permute(0, 1, 2, 4, 3).reshape(n, -1, 1, w)
-            column = self._tail(outermost(x, 3, last, 3))[:, :, :, edge]
-            column = column.reshape(n, -1, h, s, s).permute(0, 1, 3, 4, 2).reshape(n, -1, h, 1)
-            y = set_edge(set_edge(y, row, 2, last), column, 3, last)
-        return y
+        """Set the edges of ``y`` (N, channels * s^2, H + 1, W + 1), composed from ``x``."""
+        rows, columns = ([self._edge(x, dim, last) for last in (False, True)] for dim in (2, 3))
+        return set_edges(set_edges(y, torch.cat(rows, 2), 2), torch.cat(columns, 3), 3)
 
-    def _tail(self, slices: tuple[Tensor, Tensor]) -> Tensor:
-        x, inside = slices
+    def _edge(self, x: Tensor, dim: int, last: bool) -> Tensor:
+        """Return a line of grid points, zero where they hold what is outside the picture."""
+        s, channels = self.s, self.second.out_channels
+        before, after = s // 2, s - s // 2
+        n, h, w = x.shape[0], 1, 1
+        x, inside = outermost(x, dim, last, 3)
         # Beyond the picture there is nothing, before the first convolution and after it.
-        return self.second(self.shuffle(self.first(x * inside) * inside))
+        large = self.second(self.shuffle(self.first(x * inside) * inside))
+        picked = slice(-before, None) if last else slice(0, after)
+        beyond = (0, after) if last else (before, 0)
+        if dim == 2:
+            large, w = F.pad(large[:, :, picked], (before, after, *beyond)), x.shape[3] + 1
+        else:
+            large, h = F.pad(large[:, :, :, picked], (*beyond, before, after)), x.shape[2] + 1
+        large = large.reshape(n, channels, h, s, w, s).permute(0, 1, 3, 5, 2, 4)
+        return large.reshape(n, channels * s * s, h, w)
 
 
 def repeat_after_filter(network: Network) -> int:
@@ -154,7 +181,7 @@ def repeat_after_filter(network: Network) -> int:
     Large pixel ``s y + i`` is a copy of small pixel ``y``, so a tap ``d`` of a filter over large
     pixels reads small pixel ``y + floor((i + d) / s)``, and the taps that read the same one are
     summed. Filters along rows and columns commute with each other's padding and are multiplied
-    into one first. What lies outside the picture is zero before and after, so edges agree.
+    into one first. The small filter works on the grid of :class:`GridShuffle`. What lies outside the picture is zero before and after, so edges agree.
 
     Applied to depthwise filters without bias that zero-pad to their own size and directly
     follow a nearest upsampling by a whole factor.
@@ -162,12 +189,12 @@ def repeat_after_filter(network: Network) -> int:
     fired = 0
     for node in network.nodes:
         s = _repeats(node)
-        filters = _filters_after(network, node) if s else []
+        filters = _filters_after(network, node) if s > 1 else []
         if not filters:
             continue
         last, taps = filters[-1][0], _product([conv for _, conv in filters])
         small = network.call(last, _small_filter(taps, s), node.args[0])
-        network.replace(last, network.call(last, nn.PixelShuffle(s), small))
+        network.replace(last, network.call(last, GridShuffle(s), small))
         fired += 1
     return fired
 
@@ -216,20 +243,20 @@ def _product(filters: list[nn.Conv2d]) -> Tensor:
 
 
 def _small_filter(taps: Tensor, s: int) -> nn.Conv2d:
-    """Return the filter over small pixels: every channel into its own s^2."""
+    """Return the filter from small pixels to the grid: every channel into its own s^2."""
     channels, height, width = taps.shape
-    reach_y, reach_x = -(-(height // 2) // s), -(-(width // 2) // s)
-    kernel = taps.new_zeros(channels, s, s, channels, 2 * reach_y + 1, 2 * reach_x + 1)
-    for i in range(s):
-        for dy in range(height):
-            y = (i + dy - height // 2) // s + reach_y
-            for j in range(s):
-                for dx in range(width):
-                    x = (j + dx - width // 2) // s + reach_x
-                    for c in range(channels):
-                        kernel[c, i, j, c, y, x] += taps[c, dy, dx]
-    kernel = kernel.reshape(channels * s * s, channels, *kernel.shape[-2:])
-    return _convolution(kernel)
+    longest = max(height, width) // 2
+    reach = max(1 - (-longest) // s, (s - 1 + longest) // s)
+    kernel = taps.new_zeros(channels, s, s, channels, 2 * reach, 2 * reach)
+    for i, dy in itertools.product(range(s), range(height)):
+        point_y, to_i = on_grid(i, s)
+        y = (i + dy - height // 2) // s - point_y + reach
+        for j, dx in itertools.product(range(s), range(width)):
+            point_x, to_j = on_grid(j, s)
+            x = (j + dx - width // 2) // s - point_x + reach
+            for c in range(channels):
+                kernel[c, to_i, to_j, c, y, x] += taps[c, dy, dx]
+    return _grid_convolution(kernel.flatten(0, 2))
 
 
 def share_shuffle(network: Network) -> int:
@@ -238,14 +265,14 @@ def share_shuffle(network: Network) -> int:
     for node in network.nodes:
         if not is_call(node, operator.add):
             continue
-        shuffles = [network.shared(arg, nn.PixelShuffle) for arg in node.args]
+        shuffles = [network.shared(arg, GridShuffle) for arg in node.args]
         if not all(shuffles) or not all(feeds_only(arg, node) for arg in node.args):
             continue
-        factors = {shuffle.upscale_factor for shuffle in shuffles if shuffle}
+        factors = {shuffle.factor for shuffle in shuffles if shuffle}
         if len(factors) != 1:
             continue
         total = network.apply(node, operator.add, *(arg.args[0] for arg in node.args))
-        network.replace(node, network.call(node, nn.PixelShuffle(factors.pop()), total))
+        network.replace(node, network.call(node, GridShuffle(factors.pop()), total))
         fired += 1
     return fired
 
@@ -263,6 +290,9 @@ def shuffle_in_steps(network: Network) -> int:
             steps = ShuffleInSteps(shuffle.upscale_factor)
             network.replace(node, network.call(node, steps, node.args[0]))
             fired += 1
+    for _, grid in network.calls(GridShuffle):
+        grid.shuffle = ShuffleInSteps(grid.factor)
+        fired += 1
     return fired
 
 
