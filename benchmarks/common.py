@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -197,16 +199,44 @@ def short_reason(error: BaseException) -> str:
     return f"{type(error).__name__}: {words[:80]}"
 
 
-def write(name: str, rows: list[dict[str, Any]]) -> None:
-    """Write rows and provenance to ``results/NAME.json`` and print them as a Markdown table."""
+def write(name: str, rows: list[dict[str, Any]], keys: Sequence[str]) -> None:
+    """Write rows and provenance to ``results/NAME.json`` and print them as a Markdown table.
+
+    Rows that an earlier run left there stay, unless their ``keys`` are measured anew or the
+    machine or a version has changed since. A long script writes after every network.
+    """
     RESULTS.mkdir(exist_ok=True)
-    document = {"rows": rows, "environment": environment()}
-    (RESULTS / f"{name}.json").write_text(to_json(document), encoding="utf-8")
+    file, here = RESULTS / f"{name}.json", environment()
+    found = _earlier(file, here, keys)
+    found |= {tuple(row[key] for key in keys): row for row in rows}
+    everything = sorted(found.items(), key=lambda item: tuple(map(_place, item[0])))
+    document = {"rows": [row for _, row in everything], "environment": here}
+    file.write_text(to_json(document), encoding="utf-8")
     headings = list(rows[0])
     print("| " + " | ".join(headings) + " |")
     print("|" + " --- |" * len(headings))
     for row in rows:
-        print("| " + " | ".join(_cell(row[heading]) for heading in headings) + " |")
+        print("| " + " | ".join(_cell(row[heading]) for heading in headings) + " |", flush=True)
+
+
+def _place(key: Any) -> tuple[int, Any]:
+    """Variants in their own order, pictures by size, anything else as it comes."""
+    if key in SIZES:
+        return list(SIZES).index(key), 0
+    if re.fullmatch(r"\d+x\d+", str(key)):
+        return Size.parse(key).height, 0
+    return 0, key
+
+
+def _earlier(
+    file: Path, here: Mapping[str, Any], keys: Sequence[str]
+) -> dict[tuple[Any, ...], Any]:
+    if not file.exists():
+        return {}
+    document = json.loads(file.read_text(encoding="utf-8"))
+    if {**document["environment"], "time": here["time"]} != here:
+        return {}
+    return {tuple(row[key] for key in keys): row for row in document["rows"]}
 
 
 def _cell(value: Any) -> str:

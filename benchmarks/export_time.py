@@ -89,7 +89,7 @@ def main(
                     "sizes right": f"{right_sizes(model, module)} of {len(CHECKED)}",
                 }
             )
-    write("export_time", rows)
+    write("export_time", rows, ("variant", "exporter"))
 
 
 def _proto(model: bytes) -> Any:

@@ -34,7 +34,7 @@ def main(
                     **accuracy(checkpoint, rewritten),
                 }
             )
-    write("half_precision", rows)
+    write("half_precision", rows, ("network", "export"))
 
 
 def accuracy(checkpoint: Path, rewritten: bool) -> dict[str, Any]:

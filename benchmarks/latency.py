@@ -40,6 +40,8 @@ from paragon_export.plan import Runtime
 
 Call = Callable[[], np.ndarray]
 
+KEYS = ("variant", "scale")
+
 EAGER, COMPILED = "PyTorch eager", "torch.compile"
 
 
@@ -52,9 +54,6 @@ def main(
     ] = True,
 ) -> None:
     torch.set_num_threads(os.cpu_count() or 1)
-    in_onnxruntime: list[dict[str, Any]] = []
-    in_openvino: list[dict[str, Any]] = []
-    sizes: list[dict[str, Any]] = []
     for variant in variants or list(SIZES):
         for scale in scales or SCALES:
             module = network(variant, scale)
@@ -63,14 +62,12 @@ def main(
                 exports[runtime.value] = rewritten(module, scale, runtime)
             told = {"variant": variant, "scale": scale, "size": str(MEASURED_AT[variant])}
             taken, failure = measure(variant, module, exports, samples, with_compile)
-            in_onnxruntime.append({**told, **onnxruntime_row(taken, failure)})
-            in_openvino.append({**told, **openvino_row(taken)})
-            sizes.append({"variant": variant, "scale": scale, **size_row(exports)})
+            write("latency_onnxruntime", [{**told, **onnxruntime_row(taken, failure)}], KEYS)
+            write("latency_openvino", [{**told, **openvino_row(taken)}], KEYS)
+            size = {"variant": variant, "scale": scale, **size_row(exports)}
+            write("export_size", [size], KEYS)
             torch.compiler.reset()
             gc.collect()
-    write("latency_onnxruntime", in_onnxruntime)
-    write("latency_openvino", in_openvino)
-    write("export_size", sizes)
 
 
 def measure(

@@ -39,26 +39,23 @@ def main(
         list[str] | None, typer.Option("--size", help="Largest inputs, HEIGHTxWIDTH.")
     ] = None,
 ) -> None:
-    rows: list[dict[str, Any]] = []
     for variant in variants or list(SIZES):
         for scale in scales or SCALES:
             module = network(variant, scale)
             exports = (plain(module, scale), rewritten(module, scale, Runtime.TENSORRT))
             for size in sizes or LARGEST:
                 (before, slow), (after, quick) = (planned(e, Size.parse(size)) for e in exports)
-                rows.append(
-                    {
-                        "variant": variant,
-                        "scale": scale,
-                        "up to": size,
-                        "plain MB": before,
-                        "rewritten MB": after,
-                        "rewritten / plain": ratio(after, before),
-                        "build s plain": slow,
-                        "build s rewritten": quick,
-                    }
-                )
-    write("memory", rows)
+                row: dict[str, Any] = {
+                    "variant": variant,
+                    "scale": scale,
+                    "up to": size,
+                    "plain MB": before,
+                    "rewritten MB": after,
+                    "rewritten / plain": ratio(after, before),
+                    "build s plain": slow,
+                    "build s rewritten": quick,
+                }
+                write("memory", [row], ("variant", "scale", "up to"))
 
 
 def planned(exported: Exported, largest: Size) -> tuple[int | str, float]:

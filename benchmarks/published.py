@@ -67,7 +67,7 @@ def main(
             "Set5 PSNR-Y dB": score(shipped, set5),
         }
     )
-    write("published", rows)
+    write("published", rows, ("network",))
 
 
 def score(runner: Runner, folder: Path) -> float:

@@ -252,20 +252,16 @@ def main(
 ) -> None:
     check_count()
     machine = measure_machine(repetitions)
-    here: list[dict[str, Any]] = []
-    on_cards: list[dict[str, Any]] = []
+    rates = {"precision": "float32", "GMAC/s": machine.gmac_per_s, "GB/s": machine.gb_per_s}
+    write("roofline_machine", [rates], ("precision",))
     for variant in variants or list(SIZES):
         for scale in scales or SCALES:
             module = network(variant, scale)
-            here += measured_rows(variant, scale, module, machine, samples)
-            on_cards += computed_rows(variant, scale, module)
+            here = measured_rows(variant, scale, module, machine, samples)
+            write("roofline", here, ("variant", "scale", "graph"))
+            cards = computed_rows(variant, scale, module)
+            write("roofline_gpu", cards, ("variant", "scale", "card"))
             gc.collect()
-    write(
-        "roofline_machine",
-        [{"GMAC/s": machine.gmac_per_s, "GB/s": machine.gb_per_s, "precision": "float32"}],
-    )
-    write("roofline", here)
-    write("roofline_gpu", on_cards)
 
 
 def measured_rows(

@@ -48,23 +48,23 @@ def main(
         str, typer.Option(help="Largest input that memory is planned for.")
     ] = "1080x1920",
 ) -> None:
-    rows: list[dict[str, Any]] = []
     for variant in variants or list(SIZES):
         module = network(variant, SCALE)
         latency = latency_ratios(variant, module, samples)
         gc.collect()
         memory = memory_ratios(module, Size.parse(size))
+        rows: list[dict[str, Any]] = []
         for rule in RULES:
             if rule.name in latency or rule.name in memory:
                 rows.append(
                     {
-                        "rule": rule.name,
                         "variant": variant,
+                        "rule": rule.name,
                         "latency without / with": latency.get(rule.name, "-"),
                         "planned memory without / with": memory.get(rule.name, "-"),
                     }
                 )
-    write("rules", rows)
+        write("rules", rows, ("variant", "rule"))
 
 
 def ablations(module: torch.nn.Module, runtime: Runtime) -> dict[str, Exported]:

@@ -80,7 +80,7 @@ def main(rounds: int = 11) -> None:
                     "of none": median / plain,
                 }
             )
-    write("simplifiers", rows)
+    write("simplifiers", rows, ("variant", "simplifier"))
 
 
 if __name__ == "__main__":

@@ -389,10 +389,10 @@ def _set_edges(g: Emitter, x: ir.Value, edges: ir.Value, dim: int) -> ir.Value:
 
 
 def _multi_head_attention(
-    g: Emitter, q: ir.Value, k: ir.Value, v: ir.Value, heads: int
+    g: Emitter, q: ir.Value, k: ir.Value, v: ir.Value, bias: Weight, heads: int
 ) -> ir.Value:
     (y,) = g.ops(
-        "MultiHeadAttention", 1, q, k, v, domain="com.microsoft", num_heads=heads, scale=1.0
+        "MultiHeadAttention", 1, q, k, v, bias, domain="com.microsoft", num_heads=heads, scale=1.0
     )
     return y
 

@@ -48,7 +48,7 @@ def outermost(x: Tensor, dim: int, last: bool, count: int) -> tuple[Tensor, Tens
     return x.index_select(dim, index.clamp(0, extent - 1)), inside.reshape(shape)
 
 
-def multi_head_attention(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
+def multi_head_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, heads: int) -> Tensor:
     """Return ``softmax(q k') v`` for every head, without a factor on the scores.
 
     One operator of ONNX Runtime's own, which keeps the scores in cache; no other runtime has it.
@@ -57,13 +57,17 @@ def multi_head_attention(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
         q: (batch, tokens, C), as are the others.
         k: Keys.
         v: Values.
+        bias: (3 C), added to q, k and v.
         heads: Number of heads, of C / heads neighbouring channels each.
 
     Returns:
         (batch, tokens, C).
     """
     n, tokens, c = q.shape
-    q, k, v = (x.reshape(n, tokens, heads, c // heads).transpose(1, 2) for x in (q, k, v))
+    q, k, v = (
+        (x + b).reshape(n, tokens, heads, c // heads).transpose(1, 2)
+        for x, b in zip((q, k, v), bias.chunk(3), strict=True)
+    )
     y = torch.softmax(q @ k.transpose(2, 3), dim=-1) @ v
     return y.transpose(1, 2).reshape(n, tokens, c)
 

@@ -223,18 +223,18 @@ class FusedHeads(nn.Module):
         c = joint.qkv.in_features
         self.heads = joint.heads
         self.q, self.k, self.v = (
-            nn.Linear(c, c, bias=i == 0, dtype=torch.float64) for i in range(3)
+            nn.Linear(c, c, bias=False, dtype=torch.float64) for _ in range(3)
         )
+        self.bias = nn.Parameter(joint.qkv.bias.detach().clone())
         with torch.no_grad():
             for part, weight in zip(
                 (self.q, self.k, self.v), joint.qkv.weight.chunk(3), strict=True
             ):
                 part.weight.copy_(weight)
-            self.q.bias.copy_(joint.qkv.bias[:c])
 
     def forward(self, windows: Tensor) -> Tensor:
         q, k, v = self.q(windows), self.k(windows), self.v(windows)
-        return multi_head_attention(q, k, v, self.heads)
+        return multi_head_attention(q, k, v, self.bias, self.heads)
 
 
 def tabulate_tokens(network: Network) -> int:
