@@ -23,6 +23,7 @@ from paragon_export.plan import (
     Switches,
     read_recipe,
 )
+from paragon_export.switches import RARER, parse_switch
 
 app = typer.Typer(
     name="paragon-export",
@@ -48,6 +49,13 @@ UpsamplerAlpha = Annotated[
 ]
 WindowSize = Annotated[
     int | None, typer.Option(help="Attention window in pixels; weights cannot tell it.")
+]
+Scale = Annotated[
+    int | None, typer.Option(help="Of networks whose tensors do not tell it: 2 for twice as wide.")
+]
+More = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="NAME=VALUE", help=f"Rarer: {', '.join(RARER)}. Repeatable."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 CheckpointFile = Annotated[Path, typer.Argument(help=".safetensors, .pth or .pt file.")]
@@ -80,6 +88,8 @@ def inspect(
     export_safe: ExportSafe = None,
     upsampler_alpha: UpsamplerAlpha = None,
     window_size: WindowSize = None,
+    scale: Scale = None,
+    more: More = None,
     probe: Annotated[
         bool,
         typer.Option("--probe", help="Try values of what weights cannot tell on a photograph."),
@@ -90,7 +100,15 @@ def inspect(
     from paragon_export import console
     from paragon_export.reference import describe
 
-    switches = _switches(config, attention_mode, export_safe, upsampler_alpha, window_size)
+    switches = _switches(
+        config,
+        more,
+        attention_mode=attention_mode,
+        export_safe=export_safe,
+        upsampler_alpha=upsampler_alpha,
+        window_size=window_size,
+        scale=scale,
+    )
     loaded, variant = describe(checkpoint, switches)
     fits = None
     if probe:
@@ -123,6 +141,8 @@ def onnx(
     export_safe: ExportSafe = None,
     upsampler_alpha: UpsamplerAlpha = None,
     window_size: WindowSize = None,
+    scale: Scale = None,
+    more: More = None,
     json: Json = False,
 ) -> None:
     """Export a checkpoint to one verified ONNX file; a file that fails is not written."""
@@ -135,7 +155,15 @@ def onnx(
     plan = ExportPlan(
         checkpoint=checkpoint,
         output=output or Path(f"{name}.onnx"),
-        switches=_switches(config, attention_mode, export_safe, upsampler_alpha, window_size),
+        switches=_switches(
+            config,
+            more,
+            attention_mode=attention_mode,
+            export_safe=export_safe,
+            upsampler_alpha=upsampler_alpha,
+            window_size=window_size,
+            scale=scale,
+        ),
         precision=precision,
         io=io,
         static=Size.parse(static) if static else None,
@@ -174,6 +202,8 @@ def trt(
     export_safe: ExportSafe = None,
     upsampler_alpha: UpsamplerAlpha = None,
     window_size: WindowSize = None,
+    scale: Scale = None,
+    more: More = None,
     json: Json = False,
 ) -> None:
     """Build a TensorRT engine with a manifest, or reuse the one there if all of it matches."""
@@ -187,7 +217,15 @@ def trt(
         source=source,
         output=output or Path("_".join(parts) + ".engine"),
         checkpoint=checkpoint,
-        switches=_switches(config, attention_mode, export_safe, upsampler_alpha, window_size),
+        switches=_switches(
+            config,
+            more,
+            attention_mode=attention_mode,
+            export_safe=export_safe,
+            upsampler_alpha=upsampler_alpha,
+            window_size=window_size,
+            scale=scale,
+        ),
         precision=precision,
         backend=backend,
         targets=targets,
@@ -214,6 +252,8 @@ def parity(
     export_safe: ExportSafe = None,
     upsampler_alpha: UpsamplerAlpha = None,
     window_size: WindowSize = None,
+    scale: Scale = None,
+    more: More = None,
     json: Json = False,
 ) -> None:
     """Judge artifacts against the PyTorch network in float64. Exit code 1 if any fails."""
@@ -225,7 +265,15 @@ def parity(
     if junit:
         check_writable(junit, reference, *candidates, config)
     wanted = [Size.parse(size) for size in sizes.split(",")] if sizes else []
-    switches = _switches(config, attention_mode, export_safe, upsampler_alpha, window_size)
+    switches = _switches(
+        config,
+        more,
+        attention_mode=attention_mode,
+        export_safe=export_safe,
+        upsampler_alpha=upsampler_alpha,
+        window_size=window_size,
+        scale=scale,
+    )
     report, variant = judge_files(reference, switches, candidates, wanted, images)
     if junit:
         write_text(junit, junit_xml(report))
@@ -247,6 +295,8 @@ def bench(
     export_safe: ExportSafe = None,
     upsampler_alpha: UpsamplerAlpha = None,
     window_size: WindowSize = None,
+    scale: Scale = None,
+    more: More = None,
     json: Json = False,
 ) -> None:
     """Measure frames per second of every backend, interleaved in one run."""
@@ -258,7 +308,15 @@ def bench(
     for file in files:
         check_writable(file, *artifacts, config)
     sizes = [Size.parse(text) for text in size or ["270x480"]]
-    switches = _switches(config, attention_mode, export_safe, upsampler_alpha, window_size)
+    switches = _switches(
+        config,
+        more,
+        attention_mode=attention_mode,
+        export_safe=export_safe,
+        upsampler_alpha=upsampler_alpha,
+        window_size=window_size,
+        scale=scale,
+    )
     result = measure(artifacts, sizes, switches)
     if files:
         write_text(files[0], console.bench_markdown(result))
@@ -276,20 +334,14 @@ def demo(
     _exit_on_failure(run(output))
 
 
-def _switches(
-    config: Path | None,
-    attention_mode: str | None,
-    export_safe: bool | None,
-    upsampler_alpha: float | None,
-    window_size: int | None,
-) -> Switches:
-    flags: dict[str, Any] = {
-        "attention_mode": attention_mode,
-        "export_safe": export_safe,
-        "upsampler_alpha": upsampler_alpha,
-        "window_size": window_size,
-    }
-    return Switches(flags={n: v for n, v in flags.items() if v is not None}, config=config)
+def _switches(config: Path | None, more: list[str] | None, **flags: Any) -> Switches:
+    given = {name: value for name, value in flags.items() if value is not None}
+    for text in more or ():
+        name, value = parse_switch(text)
+        if name in given:
+            raise PlanError(f"{name} is given twice; give it once")
+        given[name] = value
+    return Switches(flags=given, config=config)
 
 
 def _precision(fp16: bool, bf16: bool) -> Precision:

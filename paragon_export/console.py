@@ -53,6 +53,7 @@ def inspection(
         "parameters": variant.parameters,
         "sha256": checkpoint.sha256,
         "switches": _switches(variant),
+        "needs": list(variant.needs),
         "notes": list(variant.notes),
     }
     if fits is not None:
@@ -70,11 +71,13 @@ def _switches(variant: Variant) -> Document:
 
 def inspection_table(console: Console, document: Document) -> None:
     console.print(
-        f"[bold]{document['family']} {document['variant']} {document['scale']}x[/bold], "
+        f"[bold]{document['family']} {document['variant']} {document['scale'] or '?'}x[/bold], "
         f"generation {document['generation']}, {document['parameters']:,} parameters, "
         f"{document['in_channels']} to {document['out_channels']} channels"
     )
     console.print(f"sha256 {document['sha256']}")
+    for need in document["needs"]:
+        console.print(f"still needed: {need}", markup=False, style="red")
     table = Table("switch", "value", "from")
     for name, setting in document["switches"].items():
         style = "yellow" if setting["source"] == "default" else ""

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from paragon_export.checkpoint import Checkpoint, load_checkpoint
+from paragon_export.errors import PlanError
 from paragon_export.families import family_named, family_of
 from paragon_export.metrics import Difference, difference
 from paragon_export.plan import Size, Switches
@@ -80,7 +81,16 @@ def describe(path: Path, switches: Switches) -> tuple[Checkpoint, Variant]:
 def build_reference(
     checkpoint: Checkpoint, variant: Variant, *, video: bool = False
 ) -> TorchReference:
-    """Build the network as trained; ``video`` adds the temporal ports."""
+    """Build the network as trained; ``video`` adds the temporal ports.
+
+    Raises:
+        PlanError: If something that tensors cannot tell is still open.
+    """
+    if variant.needs:
+        raise PlanError(
+            f"{checkpoint.path}: the tensors of a {variant.family} {variant.generation} network do "
+            f"not tell {'; nor '.join(variant.needs)}"
+        )
     family = family_named(variant.family)
     inputs, outputs = family.ports(variant, video=video)
     module = family.build(variant, checkpoint, video=video)

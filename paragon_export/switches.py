@@ -16,8 +16,11 @@ from paragon_export.errors import PlanError
 from paragon_export.plan import Switches
 from paragon_export.variant import Setting
 
-FLAGS = ("attention_mode", "export_safe", "upsampler_alpha", "window_size")
-"""Switches that can be given as flags."""
+RARER = ("generation", "use_norm", "dynamic_inference")
+"""Switches that are given as ``--set NAME=VALUE``."""
+
+FLAGS = ("attention_mode", "export_safe", "upsampler_alpha", "window_size", "scale", *RARER)
+"""Switches that can be given on the command line."""
 
 LARGEST_OPTION_FILE_BYTES = 2**20
 
@@ -29,6 +32,23 @@ _short.maxlevel, _short.maxlist, _short.maxdict, _short.maxstring = 2, 3, 3, 60
 def brief(value: Any) -> str:
     """Return a value for an error message; nested anchors unfold to gigabytes otherwise."""
     return _short.repr(value)
+
+
+def parse_switch(text: str) -> tuple[str, Any]:
+    """Read ``NAME=VALUE``; the value is read as YAML reads it.
+
+    Raises:
+        PlanError: If it is anything else, or no switch has that name.
+    """
+    import yaml
+
+    name, equals, value = text.partition("=")
+    if not equals or name not in RARER:
+        raise PlanError(f"--set {text}: expected NAME=VALUE with one of {', '.join(RARER)}")
+    try:
+        return name, yaml.safe_load(value)
+    except (yaml.YAMLError, ValueError) as error:
+        raise PlanError(f"--set {text}: {value!r} is no value") from error
 
 
 class Resolver:

@@ -48,6 +48,7 @@ class Variant:
     """Generations that compute the same are named together, as in ``v9/v10``."""
     name: str
     scale: int
+    """Large pixels per small one; 0 where nobody has told it yet (see ``needs``)."""
     in_channels: int
     out_channels: int
     parameters: int
@@ -59,5 +60,8 @@ class Variant:
     """What the family needs besides to build it."""
     dropped: tuple[str, ...] = ()
     """Trained tensors that the switches leave out."""
+    needs: tuple[str, ...] = ()
+    """What must be told before the network can be built, and how, as in ``scale (--scale or
+    --config)``."""
     notes: tuple[str, ...] = ()
     """What the user should be told: values assumed, tensors dropped, switches without effect."""
