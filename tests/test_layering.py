@@ -15,16 +15,22 @@ PACKAGE = Path(paragon_export.__file__).parent
 LAYERS: tuple[tuple[str, ...], ...] = (
     # Words and numbers that stand on nothing.
     ("", "errors", "metrics", "variant", "islands", "primitives", "assets", "families.paragonsr2.generations"),
-    ("plan", "checkpoint", "deps", "artifact", "environment",
-     "families.paragonsr2.release.layout", "layers"),
+    ("plan", "checkpoint", "deps", "artifact", "environment", "layers", "windows"),
     # Stages that know neither families nor each other.
     ("switches", "probes", "report", "operators", "simplify", "precision", "onnx_file",
-     "polygraphy_bridge", "families.paragonsr2.release.network", "rewrite.graph", "rewrite.normalize"),
-    ("families.paragonsr2", "runners", "console", "trace", "rewrite.attention",
-     "rewrite.upsampling"),
-    ("families", "rewrite.linear", "rewrite.layout"),
+     "polygraphy_bridge", "rewrite.graph", "rewrite.normalize",
+     "families.paragonsr2.layout", "families.paragonsr2.blocks"),
+    ("runners", "console", "trace", "rewrite.attention", "rewrite.upsampling",
+     "families.paragonsr2.describing", "families.paragonsr2.release.layout",
+     "families.paragonsr2.preview.layout", "families.paragonsr2.context.layout"),
+    ("families.paragonsr2.release.network", "families.paragonsr2.preview.network",
+     "families.paragonsr2.context.network", "rewrite.linear", "rewrite.layout"),
+    ("families.paragonsr2.release", "families.paragonsr2.preview",
+     "families.paragonsr2.context", "rewrite"),
+    ("families.paragonsr2",),
+    ("families",),
     # From a checkpoint to the network every verdict stands on.
-    ("reference", "rewrite"),
+    ("reference",),
     ("verify", "probe_switches", "outcome", "manifest"),
     ("engine",),
     # Files that claim to be the network, judged and timed.
