@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from paragon_export.islands import narrow, widen
+from paragon_export.primitives import sized_like
 
 
 class SeparableFilter(nn.Module):
@@ -111,12 +112,12 @@ class WindowAttention(nn.Module):
         self.qkv = nn.Linear(channels, 3 * channels)
         self.proj = nn.Linear(channels, channels)
 
-    def forward(self, x: Tensor) -> Tensor:
-        n, _, h, w = x.shape
+    def forward(self, given: Tensor) -> Tensor:
+        n, _, h, w = given.shape
         c, size, width = self.channels, self.window, self.channels // self.heads
         rows, columns = (h + size - 1) // size, (w + size - 1) // size
         # Always pad and always crop: a Python branch on the size would be baked into a trace.
-        x = F.pad(x.permute(0, 2, 3, 1), (0, 0, 0, columns * size - w, 0, rows * size - h))
+        x = F.pad(given.permute(0, 2, 3, 1), (0, 0, 0, columns * size - w, 0, rows * size - h))
         if self.shift:
             x = torch.roll(x, (-self.shift, -self.shift), (1, 2))
         x = x.reshape(n, rows, size, columns, size, c).permute(0, 1, 3, 2, 4, 5)
@@ -129,7 +130,7 @@ class WindowAttention(nn.Module):
         x = x.reshape(n, rows * size, columns * size, c)
         if self.shift:
             x = torch.roll(x, (self.shift, self.shift), (1, 2))
-        return x[:, :h, :w].permute(0, 3, 1, 2)
+        return sized_like(x[:, :h, :w].permute(0, 3, 1, 2), given)
 
 
 class ChannelAttention(nn.Module):

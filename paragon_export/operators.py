@@ -20,6 +20,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from paragon_export.errors import TraceError
+from paragon_export.extents import Extents
 from paragon_export.plan import FLOAT32_MARK
 from paragon_export.primitives import (
     PENALTY,
@@ -30,6 +31,7 @@ from paragon_export.primitives import (
     padding_penalty,
     positions,
     set_edges,
+    sized_like,
 )
 
 OLDEST_OPSET = 18
@@ -68,6 +70,7 @@ class Emitter:
         self._weights: dict[str, ir.Value] = {}
         self._emitted: dict[tuple[Any, ...], Sequence[ir.Value]] = {}
         self._opsets = {"": opset}
+        self.extents = Extents()
         self._scope = ""
         self._wide = False
 
@@ -131,6 +134,11 @@ class Emitter:
                 const_value=tensor,
             )
         return self._weights[name]
+
+    def extent(self, x: ir.Value, axis: int) -> Size:
+        """The extent of a tensor, read from the earliest one that is known to share it."""
+        earliest, its_axis = self.extents.source(x, axis)
+        return Size(self.op("Shape", earliest, start=its_axis, end=its_axis + 1))
 
     def op(self, op_type: str, *operands: Operand | None, **attributes: Any) -> ir.Value:
         return self.ops(op_type, 1, *operands, **attributes)[0]
@@ -209,7 +217,9 @@ def _gelu(g: Emitter, x: ir.Value, approximate: str = "none") -> ir.Value:
     return g.op("Mul", g.op("Mul", x, 0.5), g.op("Add", erf, 1.0))
 
 
-def _leaky_relu(g: Emitter, x: ir.Value, negative_slope: float = 0.01) -> ir.Value:
+def _leaky_relu(
+    g: Emitter, x: ir.Value, negative_slope: float = 0.01, inplace: bool = False
+) -> ir.Value:
     return g.op("LeakyRelu", x, alpha=float(negative_slope))
 
 
@@ -268,9 +278,11 @@ class Shape:
     def __init__(self, emitter: Emitter, tensor: ir.Value) -> None:
         self._emitter, self._tensor = emitter, tensor
 
-    def __getitem__(self, index: int) -> Size:
-        end = {} if index == -1 else {"end": index + 1}
-        return Size(self._emitter.op("Shape", self._tensor, start=index, **end))
+    def __getitem__(self, index: int) -> Size | int:
+        if index < 0:
+            return Size(self._emitter.op("Shape", self._tensor, start=index))
+        fixed = self._emitter.extents.fixed(self._tensor, index)
+        return self._emitter.extent(self._tensor, index) if fixed is None else fixed
 
 
 def _getitem(g: Emitter, x: Any, index: Any) -> Any:
@@ -424,13 +436,13 @@ def _numbers(g: Emitter, first: int, count: Size | int) -> ir.Value:
 
 
 def _positions(g: Emitter, x: ir.Value, dim: int) -> ir.Value:
-    return _whole(_numbers(g, 0, Size(g.op("Shape", x, start=dim, end=dim + 1))))
+    return _whole(_numbers(g, 0, g.extent(x, dim)))
 
 
 def _outermost(
     g: Emitter, x: ir.Value, dim: int, last: bool, count: int
 ) -> tuple[ir.Value, ir.Value]:
-    extent = g.op("Shape", x, start=dim, end=dim + 1)
+    extent = g.extent(x, dim).value
     if last:
         index = g.op("Add", extent, g.ints(range(-count, 0)))
         exists = g.op("GreaterOrEqual", index, g.ints([0]))
@@ -458,11 +470,16 @@ def _multi_head_attention(
     return y
 
 
+def _sized_like(g: Emitter, y: ir.Value, x: ir.Value) -> ir.Value:
+    g.extents.declare(y, x)
+    return y
+
+
 def _padding_penalty(g: Emitter, x: ir.Value, window: int) -> ir.Value:
     one, side = g.ints([1]), g.ints([window])
     beyond, windows = [], []
     for axis in (2, 3):
-        extent = g.op("Shape", x, start=axis, end=axis + 1)
+        extent = g.extent(x, axis).value
         count = g.op("Div", g.op("Add", extent, g.ints([window - 1])), side)
         padded = Size(g.op("Mul", count, side))
         place = _numbers(g, 0, padded)
@@ -512,6 +529,7 @@ FUNCTIONS: Mapping[Callable[..., Any], Callable[..., Any]] = {
     outermost: _outermost,
     multi_head_attention: _multi_head_attention,
     padding_penalty: _padding_penalty,
+    sized_like: _sized_like,
     F.leaky_relu: _leaky_relu,
     F.mish: lambda g, x: g.op("Mish", x),
     operator.pow: _power,

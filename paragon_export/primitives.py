@@ -85,6 +85,19 @@ def multi_head_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, heads: i
     return y.transpose(1, 2).reshape(n, tokens, c)
 
 
+def sized_like(y: Tensor, x: Tensor) -> Tensor:
+    """Return ``y`` (N, C, H, W), and say that it has the batch and size of ``x``.
+
+    Exported graphs then work out once what depends on sizes alone, not in every layer.
+
+    Raises:
+        ValueError: If it has not.
+    """
+    if (y.shape[0], *y.shape[2:]) != (x.shape[0], *x.shape[2:]):
+        raise ValueError(f"{tuple(y.shape)} is not the size of {tuple(x.shape)}")
+    return y
+
+
 def padding_penalty(x: Tensor, window: int) -> Tensor:
     """Return what keeps padding out of a softmax where a map fits into one window.
 
@@ -110,5 +123,6 @@ PENALTY = -3e4
 
 PRIMITIVES = (
     numbers, positions, floating, set_edges, outermost, multi_head_attention, padding_penalty,
+    sized_like,
 )  # fmt: skip
 """All of them; each is seen as one call while a network is traced."""

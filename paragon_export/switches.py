@@ -16,7 +16,7 @@ from paragon_export.errors import PlanError
 from paragon_export.plan import Switches
 from paragon_export.variant import Setting
 
-RARER = ("generation", "use_norm", "dynamic_inference")
+RARER = ("generation", "use_norm", "dynamic_inference", "obey_tracked_flag")
 """Switches that are given as ``--set NAME=VALUE``."""
 
 FLAGS = ("attention_mode", "export_safe", "upsampler_alpha", "window_size", "scale", *RARER)

@@ -26,7 +26,7 @@ from paragon_export.families.paragonsr2.blocks import (
 )
 from paragon_export.families.paragonsr2.preview.layout import HEADS, Hyperparameters
 from paragon_export.layers import FormerBaseUpsampler, LayerScale
-from paragon_export.primitives import padding_penalty
+from paragon_export.primitives import padding_penalty, sized_like
 
 
 class NanoBlock(nn.Module):
@@ -126,7 +126,7 @@ class WindowAttention(nn.Module):
         y = self.proj(y.reshape(n, self.hidden, rows * size, columns * size))
         if self.shift:
             y = torch.roll(y, (self.shift, self.shift), (2, 3))
-        return y[:, :, :h, :w]
+        return sized_like(y[:, :, :h, :w], x)
 
     def _project(self, x: Tensor) -> Tensor:
         if not self.has_bias:

@@ -1,0 +1,53 @@
+"""The attentions of v5: one head, over windows that overlap, or over the whole map."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from paragon_export.primitives import sized_like
+from paragon_export.windows import OverlappingWindows
+
+
+class _Attention(nn.Module):
+    """Queries, keys and values of a map (N, C, H, W), and how much of the result joins it."""
+
+    def __init__(self, channels: int, queries: int) -> None:
+        super().__init__()
+        self.query = nn.Conv2d(channels, queries, 1)
+        self.key = nn.Conv2d(channels, queries, 1)
+        self.value = nn.Conv2d(channels, channels, 1)
+        self.gamma = nn.Parameter(torch.zeros(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        attended = self.attend(self.query(x), self.key(x), self.value(x))
+        return x + self.gamma * sized_like(attended, x)
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Return (N, C, H, W)."""
+        raise NotImplementedError
+
+
+class LocalAttention(_Attention):
+    """Inside windows of 32 that overlap by 8: v5."""
+
+    def __init__(self, channels: int, queries: int) -> None:
+        super().__init__(channels, queries)
+        self.windows = OverlappingWindows(32, 8)
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return self.windows(q, k, v)
+
+
+class GlobalAttention(_Attention):
+    """Over the whole map at once, ``softmax(q k' / sqrt(H W)) v``: v5h."""
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        n, h, w = v.shape[0], v.shape[2], v.shape[3]
+        flat = [x.reshape(n, x.shape[1], -1) for x in (q, k, v)]
+        scores = flat[0].permute(0, 2, 1) * (h * w) ** -0.5 @ flat[1]
+        attended = torch.softmax(scores, dim=-1) @ flat[2].permute(0, 2, 1)
+        return attended.permute(0, 2, 1).reshape(n, v.shape[1], h, w)
+
+
+ATTENTIONS: dict[str, type[_Attention]] = {"local": LocalAttention, "global": GlobalAttention}
