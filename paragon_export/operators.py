@@ -531,7 +531,7 @@ FUNCTIONS: Mapping[Callable[..., Any], Callable[..., Any]] = {
     padding_penalty: _padding_penalty,
     sized_like: _sized_like,
     F.leaky_relu: _leaky_relu,
-    F.mish: lambda g, x: g.op("Mish", x),
+    F.mish: lambda g, x, inplace=False: g.op("Mish", x),
     operator.pow: _power,
 }
 

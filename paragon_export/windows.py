@@ -48,19 +48,20 @@ class OverlappingWindows(nn.Module):
         self.window = window
         self.overlap = overlap
 
-    def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, window: int | None = None) -> Tensor:
         """Attend.
 
         Args:
             q: Queries (N, R, H, W).
             k: Keys, as ``q``.
             v: Values (N, C, H, W).
+            window: Side of the windows instead of the usual one, where it follows from the size.
 
         Returns:
             (N, C, H, W): weighted means of values, 0 where no window is.
         """
-        rows = _along(q, 2, self.window, self.overlap)
-        columns = _along(q, 3, self.window, self.overlap)
+        window, overlap = self.window if window is None else window, self.overlap
+        rows, columns = _along(q, 2, window, overlap), _along(q, 3, window, overlap)
         inside = rows.inside[:, None, :, None] * columns.inside[:, None]
         inside = inside.reshape(-1, 1, rows.width * columns.width)
         tokens = (rows.lengths[:, None] * columns.lengths).reshape(-1, 1, 1)
@@ -73,6 +74,27 @@ class OverlappingWindows(nn.Module):
         total = widen(rows.cover[:, None] * columns.cover)
         divisor = total + FADE * widen(floating(_beyond(rows, columns), q))
         return narrow(widen(blended) * _exists(rows, columns, q) / divisor, q)
+
+
+class Coverage(nn.Module):
+    """How much of a map the windows of :class:`OverlappingWindows` cover."""
+
+    def __init__(self, overlap: int) -> None:
+        super().__init__()
+        self.overlap = overlap
+
+    def forward(self, x: Tensor, window: int) -> tuple[Tensor, Tensor]:
+        """Look at the size of ``x`` (N, C, H, W) alone.
+
+        Returns:
+            (H, W): the sum of weights over itself plus 1e-8, so 1 in windows and 0 in gaps; 0
+            throughout where the map is one window. And (1): 1 where it is more than one, else 0.
+        """
+        rows, columns = _along(x, 2, window, self.overlap), _along(x, 3, window, self.overlap)
+        total = widen(rows.cover[:, None] * columns.cover)
+        several = floating(_beyond(rows, columns), x)
+        covered = total / (total + FADE) * widen(several) * _exists(rows, columns, x)
+        return narrow(covered, x), several
 
 
 @dataclass(frozen=True)

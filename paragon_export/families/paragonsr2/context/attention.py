@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from paragon_export.primitives import sized_like
-from paragon_export.windows import OverlappingWindows
+from paragon_export.windows import Coverage, OverlappingWindows
 
 
 class _Attention(nn.Module):
@@ -50,4 +50,38 @@ class GlobalAttention(_Attention):
         return attended.permute(0, 2, 1).reshape(n, v.shape[1], h, w)
 
 
-ATTENTIONS: dict[str, type[_Attention]] = {"local": LocalAttention, "global": GlobalAttention}
+WHOLE = 16384
+"""Pixels up to which the hierarchical attention takes a map as a whole."""
+
+REGION, OVERLAP = 64, 8
+
+
+class HierarchicalAttention(_Attention):
+    """Over the whole map up to 16384 pixels; beyond, inside regions of 64 that overlap by 8.
+
+    A region's result is its features plus ``gamma`` times what was attended, and what is blended
+    of that joins the features by ``gamma`` once more. Maps with less than 32 pixels along one axis
+    and more than 16384 in all would overlap by less and are not served.
+    """
+
+    def __init__(self, channels: int, queries: int) -> None:
+        super().__init__(channels, queries)
+        self.regions, self.coverage = OverlappingWindows(REGION, OVERLAP), Coverage(OVERLAP)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h, w = x.shape[2], x.shape[3]
+        parts = (h * w + WHOLE - 1) // WHOLE
+        is_large = (2 * parts - 2) // parts  # 0 for one part, else 1: no branch on a size
+        region = REGION + (1 - is_large) * WHOLE
+        q, k, v = self.query(x), self.key(x), self.value(x)
+        attended = sized_like(self.regions(q, k, v, region), x)
+        covered, several = self.coverage(q, region)
+        blended = x * covered + attended * (1 + several * (self.gamma - 1))
+        return x + self.gamma * blended
+
+
+ATTENTIONS: dict[str, type[_Attention]] = {
+    "local": LocalAttention,
+    "global": GlobalAttention,
+    "hierarchical": HierarchicalAttention,
+}
