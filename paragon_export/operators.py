@@ -21,7 +21,14 @@ from torch.nn import functional as F
 
 from paragon_export.errors import TraceError
 from paragon_export.plan import FLOAT32_MARK
-from paragon_export.primitives import multi_head_attention, numbers, outermost, set_edges
+from paragon_export.primitives import (
+    floating,
+    multi_head_attention,
+    numbers,
+    outermost,
+    positions,
+    set_edges,
+)
 
 OLDEST_OPSET = 18
 """Reductions take their axes as an input from here on."""
@@ -211,9 +218,25 @@ def _elementwise(op_type: str, compute: Callable[[Any, Any], Any]) -> Callable[.
             return compute(a, b)
         if isinstance(a, (Size, int)) and isinstance(b, (Size, int)):
             return Size(g.op(op_type, g.ints([a]), g.ints([b])))
+        if _is_whole(a) or _is_whole(b):
+            return _whole(g.op(op_type, *(_as_ints(g, operand) for operand in (a, b))))
         return g.op(op_type, a, b)
 
     return lower
+
+
+def _whole(value: ir.Value) -> ir.Value:
+    """Note that a tensor holds int64: numbers beside it must not become float32."""
+    value.type = ir.TensorType(ir.DataType.INT64)
+    return value
+
+
+def _is_whole(operand: Operand) -> bool:
+    return isinstance(operand, ir.Value) and operand.dtype == ir.DataType.INT64
+
+
+def _as_ints(g: Emitter, operand: Any) -> ir.Value:
+    return g.ints([operand]) if isinstance(operand, (Size, int)) else g.tensor(operand)
 
 
 def _getattr(g: Emitter, x: ir.Value, name: str) -> Shape:
@@ -252,8 +275,12 @@ def _getitem(g: Emitter, x: Any, index: Any) -> Any:
             ends.append(np.iinfo(np.int64).max if item.stop is None else item.stop)
             axes.append(axis - len(new_axes))
     if axes:
-        x = g.op("Slice", x, g.ints(starts), g.ints([_plain(e) for e in ends]), g.ints(axes))
-    return g.op("Unsqueeze", x, g.ints(new_axes)) if new_axes else x
+        y = g.op("Slice", x, g.ints(starts), g.ints([_plain(e) for e in ends]), g.ints(axes))
+        x = _whole(y) if _is_whole(x) else y
+    if new_axes:
+        y = g.op("Unsqueeze", x, g.ints(new_axes))
+        x = _whole(y) if _is_whole(x) else y
+    return x
 
 
 def _plain(size: Any) -> int | Size:
@@ -307,7 +334,8 @@ def _roll(g: Emitter, x: ir.Value, shifts: Any, dims: Any) -> ir.Value:
 
 def _reshape(g: Emitter, x: ir.Value, *sizes: Any) -> ir.Value:
     sizes = tuple(sizes[0]) if isinstance(sizes[0], (tuple, list)) else sizes
-    return g.op("Reshape", x, g.ints(sizes))
+    y = g.op("Reshape", x, g.ints(sizes))
+    return _whole(y) if _is_whole(x) else y
 
 
 def _permute(g: Emitter, x: ir.Value, *dims: int) -> ir.Value:
@@ -331,8 +359,12 @@ def _chunk(g: Emitter, x: ir.Value, chunks: int, dim: int = 0) -> Sequence[ir.Va
     return g.ops("Split", chunks, x, axis=dim, num_outputs=chunks)
 
 
-def _clamp(g: Emitter, x: ir.Value, low: float, high: float) -> ir.Value:
-    return g.op("Clip", x, low, high)
+def _clamp(g: Emitter, x: ir.Value, min: Any = None, max: Any = None) -> ir.Value:
+    if not _is_whole(x):
+        return g.op("Clip", x, min, max)
+    for op_type, bound in (("Max", min), ("Min", max)):
+        x = x if bound is None else _whole(g.op(op_type, x, _as_ints(g, bound)))
+    return x
 
 
 def _sum(g: Emitter, x: ir.Value, dim: Any, keepdim: bool = False) -> ir.Value:
@@ -364,6 +396,10 @@ def _numbers(g: Emitter, first: int, count: Size | int) -> ir.Value:
     start, step = (g.constant(f"int_{i}", np.array(i, np.int64)) for i in (first, 1))
     end = g.op("Add", g.op("Squeeze", count.value, g.ints([0])), start)
     return g.op("Range", start, end, step)
+
+
+def _positions(g: Emitter, x: ir.Value, dim: int) -> ir.Value:
+    return _whole(_numbers(g, 0, Size(g.op("Shape", x, start=dim, end=dim + 1))))
 
 
 def _outermost(
@@ -416,6 +452,7 @@ FUNCTIONS: Mapping[Callable[..., Any], Callable[..., Any]] = {
     operator.getitem: _getitem,
     getattr: _getattr,
     torch.sqrt: lambda g, x: g.op("Sqrt", x),
+    torch.log: lambda g, x: g.op("Log", x),
     torch.softmax: _softmax,
     torch.roll: _roll,
     torch.cat: _cat,
@@ -424,6 +461,8 @@ FUNCTIONS: Mapping[Callable[..., Any], Callable[..., Any]] = {
     F.pad: _pad,
     torch.index_select: _index_select,
     numbers: _numbers,
+    positions: _positions,
+    floating: lambda g, x, like: g.op("Cast", x, to=ir.DataType.FLOAT.value),
     set_edges: _set_edges,
     outermost: _outermost,
     multi_head_attention: _multi_head_attention,

@@ -121,6 +121,8 @@ class _Converter:
         for value in node.outputs:
             if value in self.floats:
                 value.dtype = wanted
+                if node.op_type == "Cast":  # of whole numbers
+                    node.attributes["to"] = ir.AttrInt64("to", wanted.value)
 
     def _as(self, value: ir.Value, wanted: ir.DataType, before: ir.Node) -> ir.Value:
         """The value in another type, cast once however many nodes want it."""

@@ -15,6 +15,19 @@ def numbers(first: int, count: int) -> Tensor:
     return torch.arange(first, first + count)
 
 
+def positions(x: Tensor, dim: int) -> Tensor:
+    """Return the whole numbers from 0 to the extent of ``x`` along ``dim`` as an int64 vector.
+
+    Arithmetic on it, with whole numbers and extents, stays int64 in ONNX too.
+    """
+    return torch.arange(x.shape[dim], device=x.device)
+
+
+def floating(x: Tensor, like: Tensor) -> Tensor:
+    """Return whole numbers in the floating dtype of ``like``."""
+    return x.to(like.dtype)
+
+
 def set_edges(x: Tensor, edges: Tensor, dim: int) -> Tensor:
     """Return ``x`` with ``edges`` for its first and last slice along ``dim``.
 
@@ -72,5 +85,5 @@ def multi_head_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, heads: i
     return y.transpose(1, 2).reshape(n, tokens, c)
 
 
-PRIMITIVES = (numbers, set_edges, outermost, multi_head_attention)
+PRIMITIVES = (numbers, positions, floating, set_edges, outermost, multi_head_attention)
 """All of them; each is seen as one call while a network is traced."""

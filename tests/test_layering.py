@@ -16,7 +16,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     # Words and numbers that stand on nothing.
     ("", "errors", "metrics", "variant", "islands", "primitives", "assets", "families.paragonsr2.generations"),
     ("plan", "checkpoint", "deps", "artifact", "environment",
-     "families.paragonsr2.layout", "layers"),
+     "families.paragonsr2.layout", "layers", "windows"),
     # Stages that know neither families nor each other.
     ("switches", "probes", "report", "operators", "simplify", "precision", "onnx_file",
      "polygraphy_bridge", "families.paragonsr2.network", "rewrite.graph", "rewrite.normalize"),
