@@ -20,6 +20,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from paragon_export.errors import TraceError
+from paragon_export.fourier import lower_spectrum
 from paragon_export.plan import FLOAT32_MARK
 from paragon_export.primitives import (
     floating,
@@ -28,6 +29,7 @@ from paragon_export.primitives import (
     outermost,
     positions,
     set_edges,
+    spectrum,
 )
 
 OLDEST_OPSET = 18
@@ -74,6 +76,13 @@ class Emitter:
         """Name the nodes emitted inside after ``name``; ``wide`` marks them as float32."""
         self._scope, self._wide = name, wide
         yield
+
+    @contextmanager
+    def float32(self) -> Iterator[None]:
+        """Mark the nodes emitted inside as float32, whatever stands around them."""
+        around, self._wide = self._wide, True
+        yield
+        self._wide = around
 
     def input(self, name: str, dims: Sequence[int | str]) -> ir.Value:
         value = ir.Value(name=name, shape=ir.Shape(dims), type=ir.TensorType(ir.DataType.FLOAT))
@@ -295,8 +304,12 @@ def _interpolate(
     mode: str = "nearest",
     **_: Any,
 ) -> ir.Value:
-    if mode != "nearest" or size is not None or not float(scale_factor).is_integer():
-        raise TraceError("only nearest upsampling by a whole factor is lowered")
+    if mode == "nearest" and size is not None:
+        for dim, extent in zip((2, 3), size, strict=True):
+            x = g.op("Gather", x, _nearest(g, x, dim, extent), axis=dim)
+        return x
+    if mode != "nearest" or not float(scale_factor).is_integer():
+        raise TraceError("only nearest resizing, to a size or by a whole factor, is lowered")
     scales = np.array([1, 1, scale_factor, scale_factor], np.float32)
     return g.op(
         "Resize",
@@ -307,6 +320,19 @@ def _interpolate(
         coordinate_transformation_mode="asymmetric",
         nearest_mode="floor",
     )
+
+
+def _nearest(g: Emitter, x: ir.Value, dim: int, extent: Size | int) -> ir.Value:
+    """Which slice stands at each place, in PyTorch's own float32 arithmetic whatever the model's."""
+    with g.float32():
+        have, wanted = (
+            g.op("Cast", whole, to=ir.DataType.FLOAT.value)
+            for whole in (g.op("Shape", x, start=dim, end=dim + 1), g.ints([extent]))
+        )
+        place = g.op("Cast", _numbers(g, 0, Size(g.ints([extent]))), to=ir.DataType.FLOAT.value)
+        index = g.op("Floor", g.op("Mul", place, g.op("Div", have, wanted)))
+        index = g.op("Min", index, g.op("Sub", have, 1.0))
+        return g.op("Cast", index, to=ir.DataType.INT64.value)
 
 
 def _pad(
@@ -325,7 +351,8 @@ def _pad(
 def _roll(g: Emitter, x: ir.Value, shifts: Any, dims: Any) -> ir.Value:
     """A cyclic shift by less than the map's extent: two slices in the other order."""
     for shift, axis in zip(shifts, dims, strict=True):
-        cut, last = g.ints([-shift]), g.ints([np.iinfo(np.int64).max])
+        cut = g.op("Neg", shift) if isinstance(shift, Size) else g.ints([-shift])
+        last = g.ints([np.iinfo(np.int64).max])
         head = g.op("Slice", x, g.ints([0]), cut, g.ints([axis]))
         tail = g.op("Slice", x, cut, last, g.ints([axis]))
         x = g.op("Concat", tail, head, axis=axis)
@@ -437,6 +464,7 @@ MODULES: Mapping[type, Callable[..., Any]] = {
     nn.Conv2d: _conv2d,
     nn.Linear: _linear,
     nn.GELU: lambda g, module, name, x: _gelu(g, x, module.approximate),
+    nn.LeakyReLU: lambda g, module, name, x: g.op("LeakyRelu", x, alpha=module.negative_slope),
     nn.Sigmoid: lambda g, module, name, x: g.op("Sigmoid", x),
     nn.PixelShuffle: _pixel_shuffle,
     nn.Identity: lambda g, module, name, x: x,
@@ -463,6 +491,7 @@ FUNCTIONS: Mapping[Callable[..., Any], Callable[..., Any]] = {
     numbers: _numbers,
     positions: _positions,
     floating: lambda g, x, like: g.op("Cast", x, to=ir.DataType.FLOAT.value),
+    spectrum: lower_spectrum,
     set_edges: _set_edges,
     outermost: _outermost,
     multi_head_attention: _multi_head_attention,

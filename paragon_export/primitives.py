@@ -28,6 +28,18 @@ def floating(x: Tensor, like: Tensor) -> Tensor:
     return x.to(like.dtype)
 
 
+def spectrum(x: Tensor) -> Tensor:
+    """Return the magnitude of the two-dimensional Fourier transform, orthonormal.
+
+    Args:
+        x: (N, 1, H, W), float32 or float64: widen half precision before.
+
+    Returns:
+        (N, 1, H, W), not negative, frequency 0 first.
+    """
+    return torch.fft.fft2(x, norm="ortho").abs()
+
+
 def set_edges(x: Tensor, edges: Tensor, dim: int) -> Tensor:
     """Return ``x`` with ``edges`` for its first and last slice along ``dim``.
 
@@ -85,5 +97,5 @@ def multi_head_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, heads: i
     return y.transpose(1, 2).reshape(n, tokens, c)
 
 
-PRIMITIVES = (numbers, positions, floating, set_edges, outermost, multi_head_attention)
+PRIMITIVES = (numbers, positions, floating, spectrum, set_edges, outermost, multi_head_attention)
 """All of them; each is seen as one call while a network is traced."""

@@ -14,13 +14,14 @@ PACKAGE = Path(paragon_export.__file__).parent
 
 LAYERS: tuple[tuple[str, ...], ...] = (
     # Words and numbers that stand on nothing.
-    ("", "errors", "metrics", "variant", "islands", "primitives", "assets", "families.paragonsr2.generations"),
+    ("", "errors", "metrics", "variant", "islands", "primitives", "assets", "families.paragonsr2.generations",
+     "families.munet.versions", "fourier"),
     ("plan", "checkpoint", "deps", "artifact", "environment",
-     "families.paragonsr2.layout", "layers", "windows"),
+     "families.paragonsr2.layout", "layers", "windows", "families.munet.layout"),
     # Stages that know neither families nor each other.
     ("switches", "probes", "report", "operators", "simplify", "precision", "onnx_file",
-     "polygraphy_bridge", "families.paragonsr2.network", "rewrite.graph", "rewrite.normalize"),
-    ("families.paragonsr2", "runners", "console", "trace", "rewrite.attention",
+     "polygraphy_bridge", "families.paragonsr2.network", "families.munet.network", "rewrite.graph", "rewrite.normalize"),
+    ("families.paragonsr2", "families.munet", "runners", "console", "trace", "rewrite.attention",
      "rewrite.upsampling"),
     ("families", "rewrite.linear", "rewrite.layout"),
     # From a checkpoint to the network every verdict stands on.
