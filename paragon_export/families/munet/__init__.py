@@ -50,7 +50,9 @@ class MUNetFamily:
             raise CheckpointError(f"{checkpoint.path}: {error}") from error
         _check_layout(checkpoint, hyperparameters)
         smallest = hyperparameters.smallest
-        windows = generation and VERSIONS[generation.value].attention == "windows"
+        attention = VERSIONS[generation.value].attention if generation else ""
+        # Below one window munet4 and munet5 are equal, so neither is judged there alone.
+        cut = attention in ("tokens", "windows")
         named = " or ".join([", ".join(possible[:-1]), possible[-1]]).removeprefix(" or ")
         return Variant(
             family=self.name,
@@ -67,7 +69,7 @@ class MUNetFamily:
             notes=_without_effect(switches),
             is_picture=False,
             smallest=smallest,
-            also_probed=((ROWS_BEYOND_A_WINDOW * smallest, 2 * smallest),) if windows else (),
+            also_probed=((ROWS_BEYOND_A_WINDOW * smallest, 2 * smallest),) if cut else (),
         )
 
     def build(self, variant: Variant, checkpoint: Checkpoint, *, video: bool = False) -> nn.Module:

@@ -104,9 +104,7 @@ def stored_name(name: str) -> str:
     return re.sub(r"(\.magic_upsample\.\w+\.)([hv])\.", r"\1conv_\2.", name)
 
 
-def folded(
-    tensors: Mapping[str, np.ndarray], names: list[str]
-) -> Iterator[tuple[str, np.ndarray]]:
+def folded(tensors: Mapping[str, np.ndarray], names: list[str]) -> Iterator[tuple[str, np.ndarray]]:
     """Yield the tensors of the built network by name, float32, spectral norms divided out.
 
     ``W / (u . (W v))`` with u and v as they are stored, in float64: neither is normalised and no
@@ -122,7 +120,8 @@ def folded(
             yield name, tensors[stored_name(name)]
             continue
         weight, u, v = (
-            tensors[f"{conv}{NORM}{part}"].astype(np.float64) for part in ("original", "0._u", "0._v")
+            tensors[f"{conv}{NORM}{part}"].astype(np.float64)
+            for part in ("original", "0._u", "0._v")
         )
         norm = float(u @ (weight.reshape(len(weight), -1) @ v))
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):

@@ -7,6 +7,8 @@ are divided out when a checkpoint is loaded. Attribute names are key names of ch
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -34,13 +36,11 @@ class MUNet(nn.Module):
         self.in_conv = _conv(hp.in_channels, features, bias=True)
         self.down_blocks = nn.ModuleList(
             nn.Sequential(nn.Conv2d(a, b, 4, 2, 1, bias=False), nn.LeakyReLU(SLOPE))
-            for a, b in zip(widths, widths[1:], strict=False)
+            for a, b in pairwise(widths)
         )
         self.mid_conv = _stack(widths[-1], widths[-1], widths[-1])
         self.self_attn = SelfAttention(widths[-1], traits.attention) if traits.attention else None
-        self.up_blocks = nn.ModuleList(
-            UpBlock(b, a) for a, b in reversed(list(zip(widths, widths[1:], strict=False)))
-        )
+        self.up_blocks = nn.ModuleList(UpBlock(b, a) for a, b in reversed(list(pairwise(widths))))
         self.centred = traits.centred
         self.gradient = traits.gradient
         self.branches = traits.frequency
@@ -50,9 +50,7 @@ class MUNet(nn.Module):
 
     def _add_branches(self, traits: Traits, hp: Hyperparameters) -> None:
         features, half = hp.features, hp.features // 2
-        self.freq_luma = (
-            nn.Conv2d(hp.in_channels, 1, 1, bias=False) if traits.stored_luma else Luma()
-        )
+        self.freq_luma = StoredLuma() if traits.stored_luma else Luma()
         self.freq_proc = _stack(1, half, features)
         self.patch_reduce = _stack(hp.widths[-1], features, kernel=1, bias=traits.patch_bias)
         self.patch_upsample = _stack(
@@ -82,7 +80,7 @@ class MUNet(nn.Module):
         frequency, patch = self.frequency(x), self.patch(x, z)
         if not self.gradient:
             return self.fusion_conv(torch.cat((d, frequency, patch), dim=1))
-        edges = differences(self.grad_luma(x), self.gradient)
+        edges = narrow(differences(self.grad_luma(x), self.gradient), x)
         return self.attention_fusion(d, self.grad_conv(edges), frequency, patch)
 
     def frequency(self, x: Tensor) -> Tensor:
@@ -90,7 +88,7 @@ class MUNet(nn.Module):
 
         In float32 at least: a magnitude may be as small as 1e-8.
         """
-        magnitude = spectrum(widen(self.freq_luma(x)))
+        magnitude = spectrum(self.freq_luma(x))
         if self.centred:
             n, _, h, w = x.shape
             # The batch too: trained with the default of fftshift, which shifts every dimension.
@@ -182,10 +180,22 @@ class AttentionFusion(nn.Module):
         return self.fusion_conv(mean)
 
 
-class Luma(nn.Module):
-    """Luma after BT.601: (N, 3, H, W) to (N, 1, H, W)."""
+class StoredLuma(nn.Module):
+    """A frozen 1x1 filter: (N, 3, H, W) to (N, 1, H, W), in float32 at least."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(1, 3, 1, 1))
 
     def forward(self, x: Tensor) -> Tensor:
+        return (widen(self.weight) * widen(x)).sum(dim=1, keepdim=True)
+
+
+class Luma(nn.Module):
+    """Luma after BT.601: (N, 3, H, W) to (N, 1, H, W), in float32 at least."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = widen(x)
         return 0.299 * x[:, 0:1] + 0.587 * x[:, 1:2] + 0.114 * x[:, 2:3]
 
 
@@ -215,6 +225,6 @@ def _conv(into: int, out: int, kernel: int = 3, *, bias: bool = False) -> nn.Con
 def _stack(*widths: int, kernel: int = 3, bias: bool = False) -> nn.Sequential:
     """Convolutions from width to width, each followed by a leaky ReLU."""
     layers: list[nn.Module] = []
-    for into, out in zip(widths, widths[1:], strict=False):
+    for into, out in pairwise(widths):
         layers += [_conv(into, out, kernel, bias=bias), nn.LeakyReLU(SLOPE)]
     return nn.Sequential(*layers)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,17 +28,17 @@ class Traits:
     ``width``; ``windows`` is by tokens in overlapping windows. Empty without attention."""
 
 
-_SECOND = {"spectral_input": True, "frequency": True}
-_THIRD = {**_SECOND, "gradient": "zero"}
+_SECOND = Traits(spectral_input=True, frequency=True)
+_THIRD = replace(_SECOND, gradient="zero")
 
 VERSIONS = {
     "munet1": Traits(),
-    "munet2": Traits(**_SECOND),
-    "munet3": Traits(**_THIRD, attention="one"),
-    "munet4": Traits(**_THIRD, attention="tokens"),
-    "munet5": Traits(**_THIRD, attention="windows"),
-    "munet6": Traits(
-        **_SECOND,
+    "munet2": _SECOND,
+    "munet3": replace(_THIRD, attention="one"),
+    "munet4": replace(_THIRD, attention="tokens"),
+    "munet5": replace(_THIRD, attention="windows"),
+    "munet6": replace(
+        _SECOND,
         stored_luma=False,
         centred=True,
         patch_convolutions=1,
@@ -47,6 +47,7 @@ VERSIONS = {
         attention="width",
     ),
 }
+"""In the order of training. munet0 and munet3b cannot run as published and are not served."""
 
 
 def versions_of(names: Collection[str]) -> tuple[str, ...]:
