@@ -132,7 +132,8 @@ def judge_conversion(source: Path, converted: Path) -> ParityReport:
     )
     probes = choose_probes(int(channels), window, opened.static, opened.video, smallest=smallest)
     reference = OnnxReference(path=source, inputs=inputs, outputs=outputs)
-    return verify(reference, [opened.candidate], probes, {precision: bar})
+    is_picture = opened.metadata.get("is_picture") is not False
+    return verify(reference, [opened.candidate], probes, {precision: bar}, is_picture=is_picture)
 
 
 def judge_files(

@@ -72,6 +72,7 @@ def describe_in(
         "out_channels": variant.out_channels,
         "window": variant.window,
         "smallest": variant.smallest,
+        "is_picture": variant.is_picture,
         "switches": switches,
         "precision": plan.precision.value,
         "io": plan.io.value,

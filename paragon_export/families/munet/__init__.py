@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 SLOPE = 0.2
 """Of every leaky ReLU: no network was trained with another."""
 
-ROWS_BEYOND_A_WINDOW = 41
-"""A bottleneck of so many rows is cut into two windows of which the second is short."""
+CUT = (41, 5)
+"""Rows and columns of a bottleneck that is cut into two windows, the second of them short."""
 
 
 class MUNetFamily:
@@ -69,7 +69,7 @@ class MUNetFamily:
             notes=_without_effect(switches),
             is_picture=False,
             smallest=smallest,
-            also_probed=((ROWS_BEYOND_A_WINDOW * smallest, 2 * smallest),) if cut else (),
+            also_probed=((CUT[0] * smallest, CUT[1] * smallest),) if cut else (),
         )
 
     def build(self, variant: Variant, checkpoint: Checkpoint, *, video: bool = False) -> nn.Module:
