@@ -245,6 +245,8 @@ def _is_whole(operand: Operand) -> bool:
 
 
 def _as_ints(g: Emitter, operand: Any) -> ir.Value:
+    if isinstance(operand, (float, Weight)):
+        raise TraceError("a tensor of whole numbers beside others; see primitives.floating")
     return g.ints([operand]) if isinstance(operand, (Size, int)) else g.tensor(operand)
 
 

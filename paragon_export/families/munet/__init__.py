@@ -14,16 +14,13 @@ from paragon_export.families.munet.layout import (
     infer,
     stored_shapes,
 )
-from paragon_export.families.munet.versions import VERSIONS, versions_of
+from paragon_export.families.munet.versions import SLOPE, VERSIONS, one_of, versions_of
 from paragon_export.plan import Switches
 from paragon_export.switches import FLAGS, Resolver, brief
 from paragon_export.variant import Port, Setting, Variant
 
 if TYPE_CHECKING:
     from torch import nn
-
-SLOPE = 0.2
-"""Of every leaky ReLU: no network was trained with another."""
 
 CUT = (41, 5)
 """Rows and columns of a bottleneck that is cut into two windows, the second of them short."""
@@ -36,7 +33,7 @@ class MUNetFamily:
 
     def recognises(self, checkpoint: Checkpoint) -> bool:
         names = checkpoint.tensors
-        return any(n.startswith("down_blocks.") for n in names) and "out_conv.bias" in names
+        return all(any(n.startswith(p) for n in names) for p in ("down_blocks.", "mid_conv."))
 
     def describe(self, checkpoint: Checkpoint, switches: Switches) -> Variant:
         possible = versions_of(checkpoint.tensors)
@@ -53,7 +50,7 @@ class MUNetFamily:
         attention = VERSIONS[generation.value].attention if generation else ""
         # Below one window munet4 and munet5 are equal, so neither is judged there alone.
         cut = attention in ("tokens", "windows")
-        named = " or ".join([", ".join(possible[:-1]), possible[-1]]).removeprefix(" or ")
+        named = one_of(possible)
         return Variant(
             family=self.name,
             generation=generation.value if generation else named,
@@ -104,7 +101,7 @@ def _settle(resolver: Resolver, possible: tuple[str, ...]) -> Setting | None:
         if value not in VERSIONS:
             raise ValueError(f"it must be one of {', '.join(VERSIONS)}")
         if value not in possible:
-            raise ValueError(f"the tensors are those of {' or '.join(possible)}")
+            raise ValueError(f"the tensors are those of {one_of(possible)}")
         return str(value)
 
     told = resolver.settle("generation", None, check)

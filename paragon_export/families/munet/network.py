@@ -14,13 +14,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from paragon_export.families.munet.layout import Hyperparameters
-from paragon_export.families.munet.versions import VERSIONS, Traits
+from paragon_export.families.munet.versions import SLOPE, VERSIONS, Traits
 from paragon_export.islands import narrow, widen
 from paragon_export.layers import SeparableFilter
 from paragon_export.primitives import floating, positions, spectrum
 from paragon_export.windows import OverlappingWindows
-
-SLOPE = 0.2
 
 SMALLEST_MAGNITUDE = 1e-8
 """Added to a spectrum before its logarithm is taken."""

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
+
+SLOPE = 0.2
+"""Of every leaky ReLU: no network was trained with another."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,3 +60,9 @@ def versions_of(names: Collection[str]) -> tuple[str, ...]:
     if not any(name.startswith("grad_conv.") for name in names):
         return ("munet2",)
     return ("munet3", "munet4", "munet5") if "freq_luma.weight" in names else ("munet6",)
+
+
+def one_of(versions: Sequence[str]) -> str:
+    """Return versions as people list them."""
+    *first, last = versions
+    return f"{', '.join(first)} or {last}" if first else last
