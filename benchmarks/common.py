@@ -18,8 +18,8 @@ import torch
 from paragon_export.artifact import to_json
 from paragon_export.environment import environment
 from paragon_export.errors import EngineBuildError
-from paragon_export.families.paragonsr2.layout import Hyperparameters
-from paragon_export.families.paragonsr2.network import ParagonSR2
+from paragon_export.families.paragonsr2.release.layout import Hyperparameters
+from paragon_export.families.paragonsr2.release.network import ParagonSR2
 from paragon_export.onnx_file import write_onnx
 from paragon_export.plan import Backend, Precision, Profile, Runtime, Size
 from paragon_export.precision import to_precision

@@ -16,18 +16,21 @@ from paragon_export.islands import narrow, widen
 class SeparableFilter(nn.Module):
     """Depthwise filter along the width, then along the height, zero padded, frozen."""
 
-    def __init__(self, channels: int, taps: int) -> None:
+    def __init__(self, channels: int, taps: int, names: tuple[str, str] = ("h", "v")) -> None:
         super().__init__()
         pad = taps // 2
-        self.h = nn.Conv2d(
-            channels, channels, (1, taps), padding=(0, pad), groups=channels, bias=False
-        )
-        self.v = nn.Conv2d(
-            channels, channels, (taps, 1), padding=(pad, 0), groups=channels, bias=False
-        )
+        self.names = names
+        for name, kernel in zip(names, ((1, taps), (taps, 1)), strict=True):
+            padding = (0, pad) if kernel[0] == 1 else (pad, 0)
+            conv = nn.Conv2d(
+                channels, channels, kernel, padding=padding, groups=channels, bias=False
+            )
+            self.add_module(name, conv)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.v(self.h(x))
+        for name in self.names:
+            x = getattr(self, name)(x)
+        return x
 
 
 class BaseUpsampler(nn.Module):
@@ -41,9 +44,27 @@ class BaseUpsampler(nn.Module):
         self.blur = SeparableFilter(channels, 5)
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.alpha > 0:
-            x = x + self.alpha * (self.sharp(x) - x)
-        return self.blur(F.interpolate(x, scale_factor=float(self.scale), mode="nearest"))
+        return _upsample(x, self.scale, self.alpha, self.sharp, self.blur)
+
+
+class FormerBaseUpsampler(nn.Module):
+    """The same under the names that generations before v9 gave its filters."""
+
+    def __init__(self, channels: int, scale: int, alpha: float) -> None:
+        super().__init__()
+        self.scale = scale
+        self.alpha = alpha
+        self.sharpen = SeparableFilter(channels, 7, ("conv_h", "conv_v"))
+        self.resample_conv = SeparableFilter(channels, 5, ("conv_h", "conv_v"))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return _upsample(x, self.scale, self.alpha, self.sharpen, self.resample_conv)
+
+
+def _upsample(x: Tensor, scale: int, alpha: float, sharp: nn.Module, blur: nn.Module) -> Tensor:
+    if alpha > 0:
+        x = x + alpha * (sharp(x) - x)
+    return blur(F.interpolate(x, scale_factor=float(scale), mode="nearest"))
 
 
 class LayerScale(nn.Module):

@@ -23,10 +23,12 @@ from paragon_export.errors import TraceError
 from paragon_export.fourier import lower_spectrum
 from paragon_export.plan import FLOAT32_MARK
 from paragon_export.primitives import (
+    PENALTY,
     floating,
     multi_head_attention,
     numbers,
     outermost,
+    padding_penalty,
     positions,
     set_edges,
     spectrum,
@@ -104,7 +106,11 @@ class Emitter:
         if isinstance(operand, Size):
             return operand.value
         if isinstance(operand, Weight):
-            return self.constant(operand.name, operand.tensor.float().numpy())
+            tensor = operand.tensor
+            if tensor.is_floating_point():
+                return self.constant(operand.name, tensor.float().numpy())
+            # Tables of indices are shared by layers, and large.
+            return self.constant(f"table_{tensor.data_ptr():x}", tensor.numpy())
         return self.constant(f"float_{operand!r}", np.array(operand, np.float32))
 
     def ints(self, values: Iterable[int | Size]) -> ir.Value:
@@ -212,6 +218,17 @@ def _gelu(g: Emitter, x: ir.Value, approximate: str = "none") -> ir.Value:
     return g.op("Mul", g.op("Mul", x, 0.5), g.op("Add", erf, 1.0))
 
 
+def _leaky_relu(g: Emitter, x: ir.Value, negative_slope: float = 0.01) -> ir.Value:
+    return g.op("LeakyRelu", x, alpha=float(negative_slope))
+
+
+def _power(g: Emitter, x: Operand, exponent: float) -> Operand:
+    """A power of a size, in float32."""
+    if not isinstance(x, Size):
+        raise TraceError("only powers of sizes are lowered")
+    return g.op("Pow", g.op("Cast", x, to=ir.DataType.FLOAT.value), float(exponent))
+
+
 def _pixel_shuffle(g: Emitter, module: nn.PixelShuffle, name: str, x: Operand) -> ir.Value:
     return g.op("DepthToSpace", x, blocksize=module.upscale_factor, mode="CRD")
 
@@ -298,6 +315,16 @@ def _plain(size: Any) -> int | Size:
     return size if isinstance(size, Size) else int(size)
 
 
+_RESIZES: Mapping[str, Mapping[str, Any]] = {
+    "nearest": {
+        "mode": "nearest",
+        "coordinate_transformation_mode": "asymmetric",
+        "nearest_mode": "floor",
+    },
+    "bilinear": {"mode": "linear", "coordinate_transformation_mode": "half_pixel"},
+}
+
+
 def _interpolate(
     g: Emitter,
     x: ir.Value,
@@ -310,17 +337,18 @@ def _interpolate(
         for dim, extent in zip((2, 3), size, strict=True):
             x = g.op("Gather", x, _nearest(g, x, dim, extent), axis=dim)
         return x
-    if mode != "nearest" or not float(scale_factor).is_integer():
-        raise TraceError("only nearest resizing, to a size or by a whole factor, is lowered")
+    if mode not in _RESIZES or size is not None or not float(scale_factor).is_integer():
+        raise TraceError(
+            "only nearest resizing to a size, and nearest and bilinear upsampling by a whole "
+            "factor, are lowered"
+        )
     scales = np.array([1, 1, scale_factor, scale_factor], np.float32)
     return g.op(
         "Resize",
         x,
         None,
         g.constant(f"scales_{scale_factor:g}", scales),
-        mode="nearest",
-        coordinate_transformation_mode="asymmetric",
-        nearest_mode="floor",
+        **_RESIZES[mode],
     )
 
 
@@ -462,12 +490,31 @@ def _multi_head_attention(
     return y
 
 
+def _padding_penalty(g: Emitter, x: ir.Value, window: int) -> ir.Value:
+    one, side = g.ints([1]), g.ints([window])
+    beyond, windows = [], []
+    for axis in (2, 3):
+        extent = g.op("Shape", x, start=axis, end=axis + 1)
+        count = g.op("Div", g.op("Add", extent, g.ints([window - 1])), side)
+        padded = Size(g.op("Mul", count, side))
+        place = _numbers(g, 0, padded)
+        outside = g.op("GreaterOrEqual", place, extent)
+        sizes = [padded if axis == other else 1 for other in range(4)]
+        beyond.append(g.op("Reshape", outside, g.ints(sizes)))
+        windows.append(count)
+    is_alone = g.op("Equal", g.op("Mul", *windows), one)
+    hidden = g.op("And", g.op("Or", *beyond), is_alone)
+    return g.op("Where", hidden, PENALTY, 0.0)
+
+
 MODULES: Mapping[type, Callable[..., Any]] = {
     nn.Conv2d: _conv2d,
     nn.Linear: _linear,
     nn.GELU: lambda g, module, name, x: _gelu(g, x, module.approximate),
-    nn.LeakyReLU: lambda g, module, name, x: g.op("LeakyRelu", x, alpha=module.negative_slope),
     nn.Sigmoid: lambda g, module, name, x: g.op("Sigmoid", x),
+    nn.ReLU: lambda g, module, name, x: g.op("Relu", x),
+    nn.LeakyReLU: lambda g, module, name, x: _leaky_relu(g, x, module.negative_slope),
+    nn.Hardswish: lambda g, module, name, x: g.op("HardSwish", x),
     nn.PixelShuffle: _pixel_shuffle,
     nn.Identity: lambda g, module, name, x: x,
 }
@@ -497,6 +544,10 @@ FUNCTIONS: Mapping[Callable[..., Any], Callable[..., Any]] = {
     set_edges: _set_edges,
     outermost: _outermost,
     multi_head_attention: _multi_head_attention,
+    padding_penalty: _padding_penalty,
+    F.leaky_relu: _leaky_relu,
+    F.mish: lambda g, x: g.op("Mish", x),
+    operator.pow: _power,
 }
 
 METHODS: Mapping[str, Callable[..., Any]] = {

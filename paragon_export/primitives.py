@@ -97,5 +97,30 @@ def multi_head_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, heads: i
     return y.transpose(1, 2).reshape(n, tokens, c)
 
 
-PRIMITIVES = (numbers, positions, floating, spectrum, set_edges, outermost, multi_head_attention)
+def padding_penalty(x: Tensor, window: int) -> Tensor:
+    """Return what keeps padding out of a softmax where a map fits into one window.
+
+    Args:
+        x: (N, C, H, W).
+        window: Side of the windows, to whole numbers of which the map is padded.
+
+    Returns:
+        (1, 1, H', W'), H' and W' being the padded extents: a large negative number beyond a map
+        of one window, 0 elsewhere.
+    """
+    h, w = x.shape[2], x.shape[3]
+    rows, columns = -(-h // window), -(-w // window)
+    penalty = x.new_zeros(1, 1, rows * window, columns * window)
+    if rows == columns == 1:
+        penalty[:, :, h:], penalty[:, :, :, w:] = PENALTY, PENALTY
+    return penalty
+
+
+PENALTY = -3e4
+"""Far below any score, and within float16 together with one."""
+
+
+PRIMITIVES = (
+    numbers, positions, floating, spectrum, set_edges, outermost, multi_head_attention, padding_penalty,
+)  # fmt: skip
 """All of them; each is seen as one call while a network is traced."""

@@ -8,6 +8,7 @@ measurement (``benchmarks/simplifiers.py``).
 
 from __future__ import annotations
 
+import onnx
 import onnx_ir as ir
 
 from paragon_export.errors import TraceError
@@ -16,6 +17,10 @@ from paragon_export.plan import FLOAT32_MARK
 SKIPPED = ["fuse_qkv"]
 """Passes that slow the graph down: three products made one have to be split again, which copies."""
 
+MOST_GROWTH = 1.25
+"""By how much constants may grow when what follows from them is computed; beyond, it is left to
+the run. A bias for every pair of places of a window is gathered from a small table."""
+
 
 def simplify(model: ir.Model) -> ir.Model:
     """Return a copy of a float32 model with no more nodes; float32 islands stay marked.
@@ -23,14 +28,10 @@ def simplify(model: ir.Model) -> ir.Model:
     Raises:
         TraceError: If onnxsim fails on the graph.
     """
-    import onnxsim
-
-    try:
-        proto, _ = onnxsim.simplify(ir.to_proto(model), skipped_optimizers=SKIPPED)
-    except Exception as error:  # raised by onnxsim's native part, of no common class
-        raise TraceError(
-            f"onnxsim cannot simplify the graph: {' '.join(str(error).split())}"
-        ) from error
+    given = ir.to_proto(model)
+    proto = _simplified(given)
+    if proto.ByteSize() > MOST_GROWTH * given.ByteSize():
+        proto = _simplified(given, skip_constant_folding=True)
     simplified = ir.from_proto(proto)
     if simplified.graph.num_nodes() >= model.graph.num_nodes():
         # Biases merged into Gemm can cost more reshapes around it than the merge removes.
@@ -42,6 +43,17 @@ def simplify(model: ir.Model) -> ir.Model:
             node.metadata_props[FLOAT32_MARK] = "float32"
     _restore_symbols(model, simplified)
     return simplified
+
+
+def _simplified(proto: onnx.ModelProto, **options: bool) -> onnx.ModelProto:
+    import onnxsim
+
+    try:
+        return onnxsim.simplify(proto, skipped_optimizers=SKIPPED, **options)[0]
+    except Exception as error:  # raised by onnxsim's native part, of no common class
+        raise TraceError(
+            f"onnxsim cannot simplify the graph: {' '.join(str(error).split())}"
+        ) from error
 
 
 def _restore_symbols(model: ir.Model, simplified: ir.Model) -> None:

@@ -158,6 +158,15 @@ def whole_number(value: Any) -> int:
     return value
 
 
+def factor(value: Any) -> int:
+    """Check a scale: a whole number from 1 to 16."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError("it must be a whole number")
+    if not 1 <= value <= 16:
+        raise ValueError("it must be 1 to 16")
+    return value
+
+
 def yes_or_no(value: Any) -> bool:
     """Check a switch that is on or off."""
     if not isinstance(value, bool):

@@ -26,6 +26,12 @@ if TYPE_CHECKING:
     from paragon_export.variant import Port
 
 
+LARGEST_UNFOLDED = 2**20
+"""Bytes up to which what follows from weights alone is computed here even if it is larger than
+they are. Beyond, the graph computes it: a bias for every pair of places of a window is gathered
+from a small table, in every block."""
+
+
 class _Tracer(fx.Tracer):
     def __init__(self) -> None:
         super().__init__(autowrap_functions=(widen, narrow, *PRIMITIVES))
@@ -115,8 +121,10 @@ class _Lowering:
         args = fx.map_arg(node.args, self.values.__getitem__)
         kwargs = fx.map_arg(node.kwargs, self.values.__getitem__)
         if _is_constant(args):
-            self.values[node] = Weight(node.name, self._compute(node, args, kwargs))
-            return
+            computed = self._compute(node, args, kwargs)
+            if computed.nbytes <= LARGEST_UNFOLDED or computed.nbytes <= _bytes(args):
+                self.values[node] = Weight(node.name, computed)
+                return
         with self.emitter.scope(node.name, wide=node in self.wide):
             self.values[node] = self._call(node, args, kwargs)
 
@@ -150,6 +158,10 @@ def _is_constant(args: tuple[Any, ...]) -> bool:
     return any(weights) and all(
         w or isinstance(a, (int, float)) for w, a in zip(weights, args, strict=True)
     )
+
+
+def _bytes(args: tuple[Any, ...]) -> int:
+    return sum(a.tensor.nbytes for a in args if isinstance(a, Weight))
 
 
 def _attribute(module: torch.nn.Module, name: str) -> Any:

@@ -17,7 +17,7 @@ import pytest
 from paragon_export.checkpoint import Checkpoint, load_checkpoint
 from paragon_export.errors import CheckpointError, PlanError, UnsupportedNetworkError
 from paragon_export.families import family_of
-from paragon_export.families.paragonsr2.layout import (
+from paragon_export.families.paragonsr2.release.layout import (
     IGNORED,
     VARIANTS,
     Hyperparameters,

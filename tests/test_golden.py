@@ -13,7 +13,7 @@ import pytest
 
 from paragon_export.checkpoint import Checkpoint, load_checkpoint
 from paragon_export.families import family_of
-from paragon_export.families.paragonsr2.layout import VARIANTS, WINDOW_SIZE
+from paragon_export.families.paragonsr2.release.layout import VARIANTS, WINDOW_SIZE
 from paragon_export.plan import ExportPlan, Switches
 from paragon_export.reference import TorchReference, build_reference
 from paragon_export.rewrite import rewrite

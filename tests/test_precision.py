@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from paragon_export.errors import PlanError
-from paragon_export.families.paragonsr2.network import ParagonSR2, VideoParagonSR2
+from paragon_export.families.paragonsr2.release.network import ParagonSR2, VideoParagonSR2
 from paragon_export.plan import FLOAT32_MARK, Precision
 from paragon_export.precision import FLOAT32_INPUTS, rounding_model, to_precision
 from paragon_export.simplify import simplify

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from paragon_export.families.paragonsr2.network import ParagonSR2, VideoParagonSR2
+from paragon_export.families.paragonsr2.release.network import ParagonSR2, VideoParagonSR2
 from paragon_export.islands import narrow, widen
 from paragon_export.layers import (
     BaseUpsampler,

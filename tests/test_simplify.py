@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from paragon_export.errors import TraceError
-from paragon_export.families.paragonsr2.network import ParagonSR2
+from paragon_export.families.paragonsr2.release.network import ParagonSR2
 from paragon_export.plan import FLOAT32_MARK
 from paragon_export.simplify import simplify
 from paragon_export.trace import trace

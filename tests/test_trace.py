@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from paragon_export.errors import TraceError
-from paragon_export.families.paragonsr2.network import ParagonSR2
+from paragon_export.families.paragonsr2.release.network import ParagonSR2
 from paragon_export.islands import narrow, widen
 from paragon_export.plan import FLOAT32_MARK, Size, Switches
 from paragon_export.reference import TorchReference, build_reference, describe

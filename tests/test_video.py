@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import nn
 
-from paragon_export.families.paragonsr2.network import ParagonSR2, VideoParagonSR2
+from paragon_export.families.paragonsr2.release.network import ParagonSR2, VideoParagonSR2
 from paragon_export.judge import judge_files
 from paragon_export.pipeline import export
 from paragon_export.plan import ExportPlan, Precision, Size, Switches

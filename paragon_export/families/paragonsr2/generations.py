@@ -1,61 +1,98 @@
 """Name the generations of ParagonSR and ParagonSR2 from the names of their tensors.
 
-Generations before v9 are told apart so that they can be refused by name. Renaming their keys
-to those of v9 loads every tensor and computes another picture, so it is never done.
+Renaming the keys of an older generation to those of a later one loads every tensor and computes
+another picture, so it is never done: each is built as it was.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
-Keys = Collection[str]
+Shapes = Mapping[str, tuple[int, ...]]
+
+Rule = Callable[[Shapes], bool]
 
 BLOCK = "body.0.blocks.0."
 
 
-def _has(*names: str) -> Callable[[Keys], bool]:
-    return lambda keys: all(name in keys for name in names)
+@dataclass(frozen=True)
+class Generation:
+    """One way of computing, which several published versions may share."""
+
+    name: str
+    line: str
+    """The folder that builds it; empty where it is recognised and refused."""
+    rule: Rule
+    variant: str = ""
+    """Where the tensors' names tell it."""
 
 
-def _any(*fragments: str) -> Callable[[Keys], bool]:
-    return lambda keys: any(f in key for key in keys for f in fragments)
+def _has(*names: str) -> Rule:
+    return lambda found: all(name in found for name in names)
 
 
-def _both(*rules: Callable[[Keys], bool]) -> Callable[[Keys], bool]:
-    return lambda keys: all(rule(keys) for rule in rules)
+def _any(*fragments: str) -> Rule:
+    return lambda found: any(f in name for name in found for f in fragments)
 
 
-GENERATIONS: tuple[tuple[str, Callable[[Keys], bool]], ...] = (
-    ("v11atd or v11pre (pro)", _both(_has("conv_mid.weight"), _any("body.0.layers."))),
-    ("v12dev (ultimate)", _has("conv_mid.weight", BLOCK + "gated_conv.conv1.weight")),
-    ("v11 (pro)", _has("conv_mid.weight", BLOCK + "token_ca.token_dict")),
-    ("v11 (stream)", _has("conv_mid.weight", BLOCK + "fuse.weight", BLOCK + "scale.gamma")),
-    ("v9/v10 (stream)", _has("conv_mid.weight", BLOCK + "fuse.weight")),
-    ("v11 (photo)", _has("conv_mid.weight", BLOCK + "norm.scale", BLOCK + "norm.bias")),
-    ("v11pre (photo)", _has("conv_mid.weight", BLOCK + "norm.scale")),
-    ("v11 (realtime)", _has("conv_mid.weight", BLOCK + "conv1.weight", BLOCK + "scale.gamma")),
-    ("v9/v10 (realtime)", _has("conv_mid.weight", BLOCK + "conv1.weight")),
-    ("v8", _both(_any("detail_upsampler."), _has("body.0.mscf.p1.weight", "base_upsampler.sharpen.source_kernel"))),
-    ("v7", _both(_any("detail_upsampler."), _has("body.0.mscf.p1.weight"))),
-    ("v6", _both(_any("detail_upsampler."), _has("global_detail_gain"))),
-    ("v55", _any("detail_upsampler.")),
-    ("v45d", _has("upsampler_net.up_conv.weight", "body.0.dense_proj.weight")),
-    ("v5", _both(_has("upsampler_net.up_conv.weight"), _any("transformer.attention.", "content_processor."))),
-    ("v45g, v45r or v5", _has("upsampler_net.up_conv.weight")),
-    ("predecessor ParagonSR", _any("transformer.project_in_g.")),
-    ("v0", _both(_any("transformer.project_in."), _has("upsampler.0.weight"))),
-    ("v0b", _both(_has("upsampler.weight"), _any(".dynamic_conv."))),
-    ("v0c", _both(_has("upsampler.weight"), _any(".tracked_kernel"))),
-    ("v4", _both(_has("hr_conv_in.weight"), _any(".dw_mixer."))),
-    ("v1, v2 or v3", _has("hr_conv_in.weight")),
+def _both(*rules: Rule) -> Rule:
+    return lambda found: all(rule(found) for rule in rules)
+
+
+def _release(*names: str) -> Rule:
+    return _has("conv_mid.weight", *(BLOCK + name for name in names))
+
+
+def _tail(*rules: Rule) -> Rule:
+    return _both(_any("detail_upsampler."), *rules)
+
+
+def _context(*rules: Rule) -> Rule:
+    return _both(_any("context.dwconv_hw."), *rules)
+
+
+_MSCF = _has("body.0.mscf.p1.weight")
+_HEAD = _has("hr_conv_in.weight")
+_IMAGE = _has("upsampler_net.up_conv.weight")
+_GATED = _any("transformer.project_in_g.")
+
+
+def _flat_gain(found: Shapes) -> bool:
+    return len(found.get(BLOCK + "ls1.gamma", ())) == 1
+
+
+GENERATIONS = (
+    Generation("v11atd or v11pre", "", _both(_release(), _any("body.0.layers.")), "pro"),
+    Generation("v12dev", "", _release("gated_conv.conv1.weight"), "ultimate"),
+    Generation("v11", "release", _release("token_ca.token_dict"), "pro"),
+    Generation("v11", "release", _release("fuse.weight", "scale.gamma"), "stream"),
+    Generation("v9/v10", "release", _release("fuse.weight"), "stream"),
+    Generation("v11", "release", _release("norm.scale", "norm.bias"), "photo"),
+    Generation("v11pre", "", _release("norm.scale"), "photo"),
+    Generation("v11", "release", _release("conv1.weight", "scale.gamma"), "realtime"),
+    Generation("v9/v10", "release", _release("conv1.weight"), "realtime"),
+    Generation("v8", "preview", _tail(_MSCF, _has("base_upsampler.sharpen.source_kernel"))),
+    Generation("v7", "preview", _tail(_MSCF)),
+    Generation("v6", "preview", _tail(_has("global_detail_gain"))),
+    Generation("v55", "preview", _tail()),
+    Generation("v45d", "context", _context(_IMAGE, _has("body.0.dense_proj.weight"))),
+    Generation("v5", "context", _context(_IMAGE, _any("transformer.attention.", "content_processor."))),
+    Generation("v45r/v5", "context", _context(_IMAGE, _has(BLOCK + "norm.scale"))),
+    Generation("v45g/v45r/v5", "context", _context(_IMAGE)),
+    Generation("psr1-mk", "context", _context(_GATED, _any("magic_upsampler."))),
+    Generation("psr1-nn", "context", _context(_GATED, _has("upsampler.1.weight"))),
+    Generation("psr1-ps", "context", _context(_GATED)),
+    Generation("v0", "context", _context(_has("upsampler.0.weight"))),
+    Generation("v0b", "context", _context(_has("upsampler.weight"), _any(".dynamic_conv."))),
+    Generation("v0c", "context", _context(_has("upsampler.weight"))),
+    Generation("v4", "context", _context(_HEAD, _any(".dw_mixer."))),
+    Generation("v2a/v2", "context", _context(_HEAD, _flat_gain)),
+    Generation("v1/v3", "context", _context(_HEAD)),
 )  # fmt: skip
-"""Name and rule, in order of detection: the first rule that holds names the generation."""
-
-SERVED = re.compile(r"(v9/v10|v11) \((realtime|stream|photo|pro)\)")
+"""In order of detection: the first rule that holds names the generation."""
 
 
-def generation_of(keys: Keys) -> str | None:
-    """Return the name of the generation that these tensor names belong to, if it is known."""
-    names = set(keys)
-    return next((name for name, rule in GENERATIONS if rule(names)), None)
+def generation_of(shapes: Shapes) -> Generation | None:
+    """Return the generation that tensors of these names and shapes belong to, if it is known."""
+    return next((g for g in GENERATIONS if g.rule(shapes)), None)

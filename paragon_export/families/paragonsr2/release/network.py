@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from paragon_export.families.paragonsr2.layout import HEADS, Hyperparameters
+from paragon_export.families.paragonsr2.release.layout import HEADS, Hyperparameters
 from paragon_export.islands import narrow, widen
 from paragon_export.layers import (
     BaseUpsampler,
