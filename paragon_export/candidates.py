@@ -15,7 +15,7 @@ from paragon_export.plan import ENGINE_SUFFIXES, Precision, Profile, Size
 from paragon_export.precision import rounding_model
 from paragon_export.probes import default_sizes
 from paragon_export.runners import OnnxRunner
-from paragon_export.switches import FLAGS
+from paragon_export.switches import FLAGS, RARER
 from paragon_export.variant import Port, Variant
 from paragon_export.verify import Candidate
 
@@ -32,7 +32,7 @@ class Opened:
     profile: Profile | None = None
     """The range of sizes that an engine accepts; None for other files."""
 
-    def allowed_sizes(self, window: int) -> list[Size]:
+    def allowed_sizes(self, window: int, smallest: int = 1) -> list[Size]:
         """Return the default sizes brought into an engine's range; empty where none is needed."""
         if self.profile is None:
             return []
@@ -42,7 +42,7 @@ class Opened:
                 min(max(size.height, low.height), high.height),
                 min(max(size.width, low.width), high.width),
             )
-            for size, _ in default_sizes(window)
+            for size, _ in default_sizes(window, smallest)
         )
         return list(dict.fromkeys(brought))
 
@@ -56,7 +56,9 @@ class Opened:
             if not isinstance(told, dict) or told.get("value") == setting.value:
                 continue
             negation = "no-" if setting.value is True else ""
-            advice = f"; give --{negation}{name.replace('_', '-')} if the reference is wrong"
+            flag = f"{negation}{name.replace('_', '-')}"
+            flag = f"set {name}={told.get('value')}" if name in RARER else flag
+            advice = f"; give --{flag} if the reference is wrong"
             notes.append(
                 f"{self.candidate.name} was made with {name} = {told.get('value')}, the reference "
                 f"has {setting.value} (from the {setting.source}){advice if name in FLAGS else ''}"

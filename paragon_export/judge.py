@@ -48,11 +48,18 @@ def judge(
     notes: list[str] = []
     for path in candidates:
         opened = open_candidate(path, video=len(reference.inputs) > 1)
-        wanted = sizes or opened.allowed_sizes(variant.window)
+        wanted = sizes or opened.allowed_sizes(variant.window, variant.smallest)
         probes = choose_probes(
-            variant.in_channels, variant.window, opened.static, opened.video, wanted, images
+            variant.in_channels,
+            variant.window,
+            opened.static,
+            opened.video,
+            wanted,
+            images,
+            variant.smallest,
+            variant.also_probed,
         )
-        report = verify(reference, [opened.candidate], probes)
+        report = verify(reference, [opened.candidate], probes, is_picture=variant.is_picture)
         rows += report.rows
         notes += [*report.notes, *opened.disagreements(variant)]
     return ParityReport(rows=tuple(rows), notes=tuple(dict.fromkeys(notes)))
@@ -111,9 +118,9 @@ def judge_conversion(source: Path, converted: Path) -> ParityReport:
     """
     inputs, outputs = ports_of(read_onnx(source))
     opened = open_onnx(converted)
-    window = opened.metadata.get("window", 1)
+    window, smallest = (opened.metadata.get(name, 1) for name in ("window", "smallest"))
     channels = inputs[0].dims[1]
-    if not isinstance(channels, int) or not isinstance(window, int):
+    if not all(isinstance(told, int) for told in (channels, window, smallest)):
         raise PlanError(f"{source}: the number of input channels must be fixed")
     precision = opened.candidate.precision
     usual = Tolerance.for_precision(precision)
@@ -123,9 +130,10 @@ def judge_conversion(source: Path, converted: Path) -> ParityReport:
         reference_floor=math.inf,
         min_psnr_db=usual.min_psnr_db,
     )
-    probes = choose_probes(channels, window, opened.static, opened.video)
+    probes = choose_probes(int(channels), window, opened.static, opened.video, smallest=smallest)
     reference = OnnxReference(path=source, inputs=inputs, outputs=outputs)
-    return verify(reference, [opened.candidate], probes, {precision: bar})
+    is_picture = opened.metadata.get("is_picture") is not False
+    return verify(reference, [opened.candidate], probes, {precision: bar}, is_picture=is_picture)
 
 
 def judge_files(

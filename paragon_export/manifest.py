@@ -14,7 +14,14 @@ import paragon_export
 from paragon_export.artifact import Staged, sha256_of, staged, to_json, write_text
 from paragon_export.environment import cuda_gpu, environment
 from paragon_export.errors import PlanError
-from paragon_export.onnx_file import is_onnx, metadata_of, precision_of, read_onnx, static_size
+from paragon_export.onnx_file import (
+    is_onnx,
+    metadata_of,
+    precision_of,
+    read_onnx,
+    smallest_of,
+    static_size,
+)
 from paragon_export.plan import EnginePlan
 from paragon_export.polygraphy_bridge import tensorrt
 
@@ -47,20 +54,21 @@ def identify(plan: EnginePlan) -> dict[str, Any]:
     from paragon_export.reference import describe
 
     precision, video, static = plan.precision, plan.video, None
+    smallest = 1
     rewritten: bool | None = plan.rewrite
     if is_onnx(plan.source):
         model = read_onnx(plan.source)
         facts = metadata_of(model)
         switches, checkpoint = facts.get("switches"), facts.get("checkpoint_sha256")
-        static = static_size(model)
+        static, smallest = static_size(model), smallest_of(model)
         rewritten = None
         precision = precision if precision.is_half else precision_of(model)
         video = any(value.name == "prev_feat" for value in model.graph.inputs)
     else:
         loaded, variant = describe(plan.source, plan.switches)
         switches = {name: asdict(setting) for name, setting in variant.switches.items()}
-        checkpoint = loaded.sha256
-    profile = plan.profile_for(static)
+        checkpoint, smallest = loaded.sha256, variant.smallest
+    profile = plan.profile_for(static, smallest)
     return {
         "source": plan.source.name,
         "source_sha256": _sha256(plan.source),

@@ -71,6 +71,8 @@ def describe_in(
         "in_channels": variant.in_channels,
         "out_channels": variant.out_channels,
         "window": variant.window,
+        "smallest": variant.smallest,
+        "is_picture": variant.is_picture,
         "switches": switches,
         "precision": plan.precision.value,
         "io": plan.io.value,
@@ -120,3 +122,9 @@ def static_size(model: ir.Model) -> Size | None:
         )
     height, width = dims[2:]
     return Size(height, width) if isinstance(height, int) and isinstance(width, int) else None
+
+
+def smallest_of(model: ir.Model) -> int:
+    """Return the least extent at which the model's network is defined; 1 where it is not told."""
+    told = metadata_of(model).get("smallest")
+    return told if isinstance(told, int) else 1

@@ -21,6 +21,7 @@ from torch.nn import functional as F
 
 from paragon_export.errors import TraceError
 from paragon_export.extents import Extents
+from paragon_export.fourier import lower_spectrum
 from paragon_export.plan import FLOAT32_MARK
 from paragon_export.primitives import (
     PENALTY,
@@ -32,6 +33,7 @@ from paragon_export.primitives import (
     positions,
     set_edges,
     sized_like,
+    spectrum,
 )
 
 OLDEST_OPSET = 18
@@ -79,6 +81,13 @@ class Emitter:
         """Name the nodes emitted inside after ``name``; ``wide`` marks them as float32."""
         self._scope, self._wide = name, wide
         yield
+
+    @contextmanager
+    def float32(self) -> Iterator[None]:
+        """Mark the nodes emitted inside as float32, whatever stands around them."""
+        around, self._wide = self._wide, True
+        yield
+        self._wide = around
 
     def input(self, name: str, dims: Sequence[int | str]) -> ir.Value:
         value = ir.Value(name=name, shape=ir.Shape(dims), type=ir.TensorType(ir.DataType.FLOAT))
@@ -263,6 +272,8 @@ def _is_whole(operand: Operand) -> bool:
 
 
 def _as_ints(g: Emitter, operand: Any) -> ir.Value:
+    if isinstance(operand, (float, Weight)):
+        raise TraceError("a tensor of whole numbers beside others; see primitives.floating")
     return g.ints([operand]) if isinstance(operand, (Size, int)) else g.tensor(operand)
 
 
@@ -334,8 +345,15 @@ def _interpolate(
     mode: str = "nearest",
     **_: Any,
 ) -> ir.Value:
+    if mode == "nearest" and size is not None:
+        for dim, extent in zip((2, 3), size, strict=True):
+            x = g.op("Gather", x, _nearest(g, x, dim, extent), axis=dim)
+        return x
     if mode not in _RESIZES or size is not None or not float(scale_factor).is_integer():
-        raise TraceError("only nearest and bilinear upsampling by a whole factor is lowered")
+        raise TraceError(
+            "only nearest resizing to a size, and nearest and bilinear upsampling by a whole "
+            "factor, are lowered"
+        )
     scales = np.array([1, 1, scale_factor, scale_factor], np.float32)
     return g.op(
         "Resize",
@@ -344,6 +362,19 @@ def _interpolate(
         g.constant(f"scales_{scale_factor:g}", scales),
         **_RESIZES[mode],
     )
+
+
+def _nearest(g: Emitter, x: ir.Value, dim: int, extent: Size | int) -> ir.Value:
+    """Which slice stands at each place, in PyTorch's own float32 arithmetic whatever the model's."""
+    with g.float32():
+        have, wanted = (
+            g.op("Cast", whole, to=ir.DataType.FLOAT.value)
+            for whole in (g.op("Shape", x, start=dim, end=dim + 1), g.ints([extent]))
+        )
+        place = g.op("Cast", _numbers(g, 0, Size(g.ints([extent]))), to=ir.DataType.FLOAT.value)
+        index = g.op("Floor", g.op("Mul", place, g.op("Div", have, wanted)))
+        index = g.op("Min", index, g.op("Sub", have, 1.0))
+        return g.op("Cast", index, to=ir.DataType.INT64.value)
 
 
 def _pad(
@@ -362,7 +393,8 @@ def _pad(
 def _roll(g: Emitter, x: ir.Value, shifts: Any, dims: Any) -> ir.Value:
     """A cyclic shift by less than the map's extent: two slices in the other order."""
     for shift, axis in zip(shifts, dims, strict=True):
-        cut, last = g.ints([-shift]), g.ints([np.iinfo(np.int64).max])
+        cut = g.op("Neg", shift) if isinstance(shift, Size) else g.ints([-shift])
+        last = g.ints([np.iinfo(np.int64).max])
         head = g.op("Slice", x, g.ints([0]), cut, g.ints([axis]))
         tail = g.op("Slice", x, cut, last, g.ints([axis]))
         x = g.op("Concat", tail, head, axis=axis)
@@ -525,6 +557,7 @@ FUNCTIONS: Mapping[Callable[..., Any], Callable[..., Any]] = {
     numbers: _numbers,
     positions: _positions,
     floating: lambda g, x, like: g.op("Cast", x, to=ir.DataType.FLOAT.value),
+    spectrum: lower_spectrum,
     set_edges: _set_edges,
     outermost: _outermost,
     multi_head_attention: _multi_head_attention,

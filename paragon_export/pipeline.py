@@ -23,12 +23,14 @@ def export(plan: ExportPlan) -> Export:
     from paragon_export.judge import judge
     from paragon_export.onnx_file import describe_in, write_onnx
     from paragon_export.precision import to_precision
+    from paragon_export.probes import check_defined
     from paragon_export.rewrite import rewrite, unchanged
     from paragon_export.simplify import simplify
     from paragon_export.trace import trace
 
     check_writable(plan.output, plan.checkpoint)
     checkpoint, variant = describe(plan.checkpoint, plan.switches)
+    check_defined([plan.static] if plan.static else [], variant.smallest)
     reference = build_reference(checkpoint, variant, video=plan.video)
     ports = reference.fixed(plan.static, variant.scale) if plan.static else None
     inputs, outputs = ports or (reference.inputs, reference.outputs)
@@ -74,7 +76,7 @@ def build(plan: EnginePlan, prove: Prover | None = None) -> Build:
         why_judge_again,
         why_rebuild,
     )
-    from paragon_export.onnx_file import read_onnx, static_size
+    from paragon_export.onnx_file import read_onnx, smallest_of, static_size
     from paragon_export.polygraphy_bridge import polygraphy_trt
 
     check_writable(plan.output, plan.source, plan.checkpoint)
@@ -100,7 +102,7 @@ def build(plan: EnginePlan, prove: Prover | None = None) -> Build:
         if result.passed is False:
             return result
         model = read_onnx(source.path)
-        profile = plan.profile_for(static_size(model))
+        profile = plan.profile_for(static_size(model), smallest_of(model))
         built = build_engine(source.path, model, plan.backend, plan.targets, profile)
         manifest = describe_engine(plan, identity, source, model, built)
         with staged_engine(plan.output, built.data, manifest) as file:

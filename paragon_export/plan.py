@@ -6,7 +6,7 @@ import math
 import re
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -232,14 +232,22 @@ class EnginePlan:
                 "--target is for --backend rtx; full TensorRT builds for the GPU it runs on"
             )
 
-    def profile_for(self, static: Size | None) -> Profile:
+    def profile_for(self, static: Size | None, smallest: int = 1) -> Profile:
         """Return the profile to build: the one asked for, or the only one a static model has.
 
         Raises:
-            PlanError: If one is asked for that a model fixed to size ``static`` cannot have.
+            PlanError: If one is asked for that a model fixed to size ``static`` cannot have, or
+                that goes below the ``smallest`` extent at which the network is defined.
         """
         if static is None:
-            return self.profile or DEFAULT_PROFILE
+            least = Size(smallest, smallest)
+            profile = self.profile or replace(DEFAULT_PROFILE, smallest=least)
+            if min(profile.smallest.height, profile.smallest.width) < smallest:
+                raise PlanError(
+                    f"impossible profile: the network is defined from {least} on, not at "
+                    f"{profile.smallest}; give --min {least}"
+                )
+            return profile
         only = Profile(smallest=static, optimal=static, largest=static)
         if self.profile not in (None, only):
             raise PlanError(

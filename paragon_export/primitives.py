@@ -28,6 +28,18 @@ def floating(x: Tensor, like: Tensor) -> Tensor:
     return x.to(like.dtype)
 
 
+def spectrum(x: Tensor) -> Tensor:
+    """Return the magnitude of the two-dimensional Fourier transform, orthonormal.
+
+    Args:
+        x: (N, 1, H, W), float32 or float64: widen half precision before.
+
+    Returns:
+        (N, 1, H, W), not negative, frequency 0 first.
+    """
+    return torch.fft.fft2(x, norm="ortho").abs()
+
+
 def set_edges(x: Tensor, edges: Tensor, dim: int) -> Tensor:
     """Return ``x`` with ``edges`` for its first and last slice along ``dim``.
 
@@ -122,7 +134,7 @@ PENALTY = -3e4
 
 
 PRIMITIVES = (
-    numbers, positions, floating, set_edges, outermost, multi_head_attention, padding_penalty,
-    sized_like,
+    numbers, positions, floating, spectrum, set_edges, outermost, multi_head_attention,
+    padding_penalty, sized_like,
 )  # fmt: skip
 """All of them; each is seen as one call while a network is traced."""

@@ -44,6 +44,8 @@ def probe_switches(path: Path, switches: Switches) -> list[Fit]:
         ParagonExportError: If the checkpoint cannot be read or a switch is impossible.
     """
     checkpoint, variant = describe(path, switches)
+    if not variant.is_picture:
+        raise PlanError(f"--probe compares pictures, and a {variant.family} network makes none")
     if variant.in_channels != 3:
         raise PlanError(
             f"--probe compares pictures in RGB, and {path} takes {variant.in_channels} channels"

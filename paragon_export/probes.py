@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,10 +46,13 @@ class Probe:
         return int(self.frames[0].shape[0])
 
 
-def default_sizes(window: int) -> list[tuple[Size, int]]:
-    """Return sizes and batches around a window: below, at, above, odd, portrait, batch 2."""
-    w = window if window > 1 else 16
-    return [
+def default_sizes(window: int, smallest: int = 1) -> list[tuple[Size, int]]:
+    """Return sizes and batches around a window: below, at, above, odd, portrait, batch 2.
+
+    Extents below ``smallest``, at which the network is not defined, are brought up to it.
+    """
+    w = max(window if window > 1 else 16, smallest)
+    sizes = [
         (Size(1, 1), 1),
         (Size(w // 2 + 1, w // 2 + 3), 1),
         (Size(w - 1, 2 * w - 1) if w > 1 else Size(2, 3), 1),
@@ -58,6 +61,24 @@ def default_sizes(window: int) -> list[tuple[Size, int]]:
         (Size(2 * w + 5, 3 * w + 5), 2),
         (Size(3 * w, w + 5), 1),
     ]
+    large_enough = [
+        (Size(max(size.height, smallest), max(size.width, smallest)), batch)
+        for size, batch in sizes
+    ]
+    return list(dict.fromkeys(large_enough))
+
+
+def check_defined(sizes: Iterable[Size], smallest: int) -> None:
+    """Refuse sizes at which a network is not defined.
+
+    Raises:
+        PlanError: Naming the first extent below ``smallest``.
+    """
+    for size in sizes:
+        if min(size.height, size.width) < smallest:
+            raise PlanError(
+                f"size {size} is too small: the network is defined from {smallest}x{smallest} on"
+            )
 
 
 def choose_probes(
@@ -67,6 +88,8 @@ def choose_probes(
     video: bool = False,
     sizes: Sequence[Size] = (),
     images: Path | None = None,
+    smallest: int = 1,
+    also: Sequence[tuple[int, int]] = (),
 ) -> list[Probe]:
     """Return the probes for one candidate.
 
@@ -77,20 +100,26 @@ def choose_probes(
         video: Whether the candidate carries features from frame to frame.
         sizes: Sizes to use instead of the default ones.
         images: Folder of pictures to add.
+        smallest: Least extent at which the network is defined.
+        also: Heights and widths to add to the default sizes.
 
     Raises:
-        PlanError: If a static candidate is to be judged at another size, or a folder of stills
-            is to judge a video model.
+        PlanError: If a static candidate is to be judged at another size, a folder of stills is
+            to judge a video model, or the network is not defined at a size.
     """
     if static and any(size != static for size in sizes):
         raise PlanError(f"the model is fixed to {static}; it cannot be judged at other sizes")
     if images and (static or video):
         raise PlanError("--images is for still models with dynamic sizes")
-    chosen = [(s, 1) for s in ([static] if static else sizes)] or default_sizes(window)
+    chosen = [(s, 1) for s in ([static] if static else sizes)]
+    chosen = chosen or [*default_sizes(window, smallest), *((Size(*size), 1) for size in also)]
+    check_defined((size for size, _ in chosen), smallest)
     if video:
         return video_probes(channels, chosen, batched=static is None)
     stills = still_probes(channels, chosen, batched=static is None)
-    return stills + (folder_probes(channels, images) if images else [])
+    pictures = folder_probes(channels, images) if images else []
+    check_defined((probe.size for probe in pictures), smallest)
+    return stills + pictures
 
 
 def still_probes(

@@ -18,6 +18,9 @@ NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 DIVERGED = 4.0
 """A float64 output beyond this many times full range is no picture any more."""
 
+UNDETERMINED = 0.01
+"""An output that one rounding of the input moves by this part of its range is undetermined."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ParityRow:
@@ -36,6 +39,10 @@ class ParityRow:
     tolerance: Tolerance
     reference_peak: float = 1.0
     """Largest magnitude of the float64 output, in units of full range."""
+    full_range: float = 1.0
+    """What errors are relative to: 1 for pictures; the peak, but 1 at least, of what is none."""
+    reference_moved: float = 0.0
+    """How far the float64 output moves with its input by one rounding; 0 where not measured."""
     is_stress: bool = False
     """Whether the picture is one that a network need not know."""
     fault: str = ""
@@ -43,9 +50,22 @@ class ParityRow:
 
     @property
     def limit(self) -> float:
-        """The largest error allowed here."""
+        """The largest error allowed here.
+
+        Where a few roundings of the input move the output beyond the bar, no arithmetic could
+        stay below it: there the bar is left out, and what one rounding does counts as an error of
+        PyTorch's own.
+        """
         t = self.tolerance
-        return min(t.max_abs, t.times_reference * max(self.reference_max_abs, t.reference_floor))
+        own = max(self.reference_max_abs, t.reference_floor * self.full_range, self.reference_moved)
+        bar = t.max_abs * self.full_range
+        beyond = t.times_reference * self.reference_moved > bar
+        return t.times_reference * own if beyond else min(bar, t.times_reference * own)
+
+    @property
+    def is_undetermined(self) -> bool:
+        """Whether one rounding of the input moves the output by a visible part of its range."""
+        return self.reference_moved > UNDETERMINED * self.full_range
 
     @property
     def is_judged(self) -> bool:
@@ -54,8 +74,8 @@ class ParityRow:
         A network may blow up on a checkerboard: its output is no picture then, the slightest
         rounding changes it wholly, and PyTorch disagrees with itself. Photographs always count.
         """
-        diverged = self.is_stress and self.reference_peak > DIVERGED
-        return bool(self.fault) or not diverged
+        diverged = self.reference_peak > DIVERGED * self.full_range or self.is_undetermined
+        return bool(self.fault) or not (self.is_stress and diverged)
 
     @property
     def failure(self) -> str:
@@ -71,7 +91,8 @@ class ParityRow:
         if not self.found.max_abs <= self.limit:
             inside = self.found.interior_max_abs <= self.limit
             return "error at the border" if inside else "error"
-        if not self.found.psnr_db >= self.tolerance.min_psnr_db:
+        decibels = self.found.psnr_db + 20 * math.log10(self.full_range)
+        if not decibels >= self.tolerance.min_psnr_db:
             return "PSNR"
         return ""
 
@@ -90,6 +111,7 @@ class ParityRow:
             "reference_max_abs": _number(self.reference_max_abs),
             "limit": _number(self.limit),
             "reference_peak": _number(self.reference_peak),
+            "reference_moved": _number(self.reference_moved),
             "judged": self.is_judged,
             "passed": not self.failure,
             "failure": self.failure,

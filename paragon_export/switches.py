@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 import reprlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,8 +54,14 @@ def parse_switch(text: str) -> tuple[str, Any]:
 class Resolver:
     """Looks a switch up in every source, the strongest first."""
 
-    def __init__(self, switches: Switches, metadata: Mapping[str, str]) -> None:
-        self.options = read_option_file(switches.config) if switches.config else {}
+    def __init__(
+        self,
+        switches: Switches,
+        metadata: Mapping[str, str],
+        tables: Sequence[str] = ("network_g",),
+    ) -> None:
+        """Read the sources; ``tables`` are those of an option file, of which the first counts."""
+        self.options = read_option_file(switches.config, tables) if switches.config else {}
         self._sources: list[tuple[Any, Mapping[str, Any]]] = [
             ("flag", switches.flags),
             ("config", self.options),
@@ -85,11 +91,13 @@ class Resolver:
         return Setting(default, "default")
 
 
-def read_option_file(path: Path) -> dict[str, Any]:
-    """Return ``network_g`` of a traiNNer option file, with the file's ``scale`` if it has one.
+def read_option_file(path: Path, tables: Sequence[str] = ("network_g",)) -> dict[str, Any]:
+    """Return the network of a traiNNer option file, with the file's ``scale`` if it has one.
+
+    It is the first of ``tables`` that is there: ``network_g`` is the generator.
 
     Raises:
-        PlanError: If the file cannot be read, is not YAML, or has no ``network_g`` table.
+        PlanError: If the file cannot be read, is not YAML, or has no such table.
     """
     import yaml
 
@@ -107,9 +115,10 @@ def read_option_file(path: Path) -> dict[str, Any]:
         raise PlanError(
             f"option file {path} is not YAML: {' '.join(str(error).split())}"
         ) from error
-    network = document.get("network_g") if isinstance(document, dict) else None
+    document = document if isinstance(document, dict) else {}
+    network = next((document[name] for name in tables if name in document), None)
     if not isinstance(network, dict):
-        raise PlanError(f"option file {path} has no network_g table; give a traiNNer option file")
+        raise PlanError(f"option file {path} has no {tables[0]} table; give a traiNNer option file")
     options = {str(key): value for key, value in network.items()}
     if "scale" in document:
         options.setdefault("scale", document["scale"])

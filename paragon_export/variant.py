@@ -63,5 +63,11 @@ class Variant:
     needs: tuple[str, ...] = ()
     """What must be told before the network can be built, and how, as in ``scale (--scale or
     --config)``."""
+    is_picture: bool = True
+    """Whether the output is a picture in [0, 1]; if not, errors are judged by its own size."""
+    smallest: int = 1
+    """Least height and width in pixels at which the network is defined."""
+    also_probed: tuple[tuple[int, int], ...] = ()
+    """Heights and widths beside the default ones without which a verdict would miss something."""
     notes: tuple[str, ...] = ()
     """What the user should be told: values assumed, tensors dropped, switches without effect."""

@@ -9,7 +9,7 @@ compared has failed.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -24,6 +24,9 @@ from paragon_export.variant import Port
 
 BORDER_PX = 4
 """Width of the border band, in pixels of the network's input."""
+
+ROUNDING = 2.0**-24
+"""Largest rounding error of float32 for values of a picture."""
 
 STATE = {"feature_map": "prev_feat"}
 """Outputs that become inputs of the next frame."""
@@ -47,10 +50,14 @@ def verify(
     candidates: Sequence[Candidate],
     probes: Iterable[Probe],
     tolerances: dict[Precision, Tolerance] | None = None,
+    *,
+    is_picture: bool = True,
 ) -> ParityReport:
     """Judge candidates on probes.
 
-    ``tolerances`` replaces the defaults of :meth:`Tolerance.for_precision`.
+    ``tolerances`` replaces the defaults of :meth:`Tolerance.for_precision`. An output that is no
+    picture has no full range of its own: errors are relative to its peak, if that is above 1,
+    and what one rounding of the input moves the float64 output by stands beside them.
     """
     precisions = {candidate.precision for candidate in candidates}
     allowed = {p: Tolerance.for_precision(p) for p in precisions} | (tolerances or {})
@@ -60,6 +67,7 @@ def verify(
     for probe in probes:
         truth = play(truth_runner, probe, reference.inputs)
         own = {p: play(runner, probe, reference.inputs) for p, runner in own_runners.items()}
+        moved = {} if is_picture else play(truth_runner, nudged(probe), reference.inputs)
         for candidate in candidates:
             rows += _judge(
                 candidate,
@@ -67,6 +75,7 @@ def verify(
                 reference.inputs,
                 truth,
                 own[candidate.precision],
+                moved,
                 allowed[candidate.precision],
             )
     return ParityReport(rows=tuple(rows), notes=tuple(_divergences(rows)))
@@ -92,6 +101,13 @@ def play(runner: Runner, probe: Probe, inputs: Sequence[Port]) -> Arrays:
     return {name: np.concatenate([frame[name] for frame in played]) for name in played[0]}
 
 
+def nudged(probe: Probe) -> Probe:
+    """Return a probe whose every value is moved up or down by one rounding, in float64."""
+    rng = np.random.default_rng(0)
+    frames = tuple(f + ROUNDING * rng.choice((-1.0, 1.0), f.shape) for f in probe.frames)
+    return replace(probe, frames=frames)
+
+
 def _zeros(port: Port, frame: np.ndarray) -> np.ndarray:
     return np.zeros((frame.shape[0], int(port.dims[1]), *frame.shape[2:]), np.float32)
 
@@ -102,9 +118,10 @@ def _judge(
     inputs: Sequence[Port],
     truth: Arrays,
     own: Arrays,
+    moved: Arrays,
     tolerance: Tolerance,
 ) -> list[ParityRow]:
-    """One row for each output."""
+    """One row for each output; ``moved`` is empty where the outputs are pictures."""
     fault, found = "", {}
     try:
         found = play(candidate.runner, probe, inputs)
@@ -116,6 +133,7 @@ def _judge(
         problem = fault or _shape_fault(got, expected)
         border = BORDER_PX * (expected.shape[-1] // probe.size.width)
         gap = _NOTHING if problem or got is None else difference(got, expected, border)
+        peak = float(np.abs(truth["output"]).max())
         rows.append(
             ParityRow(
                 candidate=candidate.name,
@@ -127,7 +145,9 @@ def _judge(
                 found=gap,
                 reference_max_abs=difference(own[name], expected, border).max_abs,
                 tolerance=tolerance,
-                reference_peak=float(np.abs(truth["output"]).max()),
+                reference_peak=peak,
+                full_range=max(1.0, peak) if moved else 1.0,
+                reference_moved=difference(moved[name], expected, 0).max_abs if moved else 0.0,
                 is_stress=probe.is_stress,
                 fault=problem,
             )
@@ -137,11 +157,14 @@ def _judge(
 
 def _divergences(rows: Sequence[ParityRow]) -> list[str]:
     """Say on which pictures the network itself diverges, once for each."""
-    peaks = {f"{row.picture} {row.size}": row.reference_peak for row in rows if not row.is_judged}
+    unjudged = {f"{row.picture} {row.size}": row for row in rows if not row.is_judged}
     return [
-        f"the network itself diverges on {picture}: its float64 output reaches {peak:.3g} times "
-        "full range; not judged"
-        for picture, peak in peaks.items()
+        f"the network does not determine its output on {picture}: moving the input by one rounding "
+        f"moves the float64 output by {row.reference_moved:.3g}; not judged"
+        if row.is_undetermined
+        else f"the network itself diverges on {picture}: its float64 output reaches "
+        f"{row.reference_peak:.3g} times full range; not judged"
+        for picture, row in unjudged.items()
     ]
 
 

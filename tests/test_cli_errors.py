@@ -58,7 +58,10 @@ BAD_CHECKPOINTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "truncated": (_truncated, "whole"),
     "truncated pickle": (_truncated_pickle, "whole"),
     "older generation": (lambda path: save(other("v6"), path), "v6"),
-    "another network": (lambda path: save(other("munet"), path), "no known network"),
+    "another network": (
+        lambda path: save({"conv_first.weight": np.ones(3, np.float32)}, path),
+        "no known network",
+    ),
     "wrong shape": (
         _changed(lambda t: t.update({"conv_out.bias": np.ones(4, np.float32)})),
         "conv_out.bias is [4], expected [3]",

@@ -368,12 +368,12 @@ def test_the_generation_is_found_whatever_its_size(version: str) -> None:
 @pytest.mark.parametrize(
     "tensors",
     [
-        other("munet"),
+        {"down_blocks.0.attentions.0.weight": np.ones((3, 3), np.float32)},
         {},
         {"weight": np.ones(3, np.float32)},
         {"conv_first.weight": np.ones(3, np.float32), "body.0.rdb1.weight": np.ones(1, np.float32)},
     ],
-    ids=["munet", "none", "one", "esrgan"],
+    ids=["diffusion", "none", "one", "esrgan"],
 )
 def test_unknown_networks_are_refused(tensors: Tensors) -> None:
     """Tensors of a network that no family knows are refused with what is served."""

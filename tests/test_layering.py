@@ -14,13 +14,16 @@ PACKAGE = Path(paragon_export.__file__).parent
 
 LAYERS: tuple[tuple[str, ...], ...] = (
     # Words and numbers that stand on nothing.
-    ("", "errors", "metrics", "variant", "islands", "primitives", "assets", "families.paragonsr2.generations"),
-    ("plan", "checkpoint", "deps", "artifact", "environment", "layers", "windows"),
+    ("", "errors", "metrics", "variant", "islands", "primitives", "assets", "families.paragonsr2.generations",
+     "families.munet.versions", "fourier"),
+    ("plan", "checkpoint", "deps", "artifact", "environment", "layers", "windows", "extents",
+     "families.munet.layout"),
     # Stages that know neither families nor each other.
     ("switches", "probes", "report", "operators", "simplify", "precision", "onnx_file",
-     "polygraphy_bridge", "rewrite.graph", "rewrite.normalize",
-     "families.paragonsr2.layout", "families.paragonsr2.blocks"),
-    ("runners", "console", "trace", "rewrite.attention", "rewrite.upsampling",
+     "polygraphy_bridge", "rewrite.graph", "rewrite.normalize", "families.munet.network",
+     "families.paragonsr2.layout", "families.paragonsr2.blocks",
+     "families.paragonsr2.context.attention"),
+    ("runners", "console", "trace", "rewrite.attention", "rewrite.upsampling", "families.munet",
      "families.paragonsr2.describing", "families.paragonsr2.release.layout",
      "families.paragonsr2.preview.layout", "families.paragonsr2.context.layout"),
     ("families.paragonsr2.release.network", "families.paragonsr2.preview.network",

@@ -8,10 +8,12 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from paragon_export.errors import TraceError
 from paragon_export.plan import Precision
 from paragon_export.precision import rounding_model, to_precision
+from paragon_export.primitives import floating, positions
 from paragon_export.runners import OnnxRunner
 from paragon_export.simplify import simplify
 from paragon_export.trace import trace
@@ -184,3 +186,15 @@ def test_a_fixed_size_can_be_traced(size: tuple[int, int]) -> None:
     found = runner.infer({n: x.numpy() for n, x in zip("qkv", (q, k, v), strict=True)})["output"]
 
     assert np.abs(found - one_by_one(q, k, v).numpy()).max() < 2e-5
+
+
+class Halved(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x * floating(positions(x, 3) * 0.5, x)
+
+
+def test_whole_numbers_are_not_mixed_with_others() -> None:
+    """What PyTorch would promote in silence is an error of the tracer, which names the way out."""
+    port = Port("x", ("n", 1, "h", "w"))
+    with pytest.raises(TraceError, match="floating"):
+        trace(Halved(), (port,), (port,), 20)
