@@ -356,15 +356,6 @@ def test_older_generations_are_named_and_refused(version: str) -> None:
     assert len(message.splitlines()) == 1
 
 
-@pytest.mark.parametrize("version", ["v2", "v5", "v0c"])
-def test_the_generation_is_found_whatever_its_size(version: str) -> None:
-    """Detection goes by names alone: a file with other shapes is named just the same."""
-    tensors = {name: np.ones(1, np.float32) for name in other(version)}
-
-    with pytest.raises(UnsupportedNetworkError, match=version):
-        describe(tensors)
-
-
 @pytest.mark.parametrize(
     "tensors",
     [
@@ -407,7 +398,7 @@ def renamed(tensors: Tensors) -> Tensors:
 
 @pytest.mark.parametrize("version", ["v6", "v7", "v8"])
 def test_no_rename_turns_an_old_checkpoint_into_a_new_one(version: str) -> None:
-    """v6 to v8 are refused although renaming their tensors would load every one of v9's.
+    """v6 to v8 stay what they are although renaming their tensors would load every one of v9's.
 
     A renamed network computes another picture: a real checkpoint falls from 24.7 to 17.6 dB.
     """
@@ -416,8 +407,7 @@ def test_no_rename_turns_an_old_checkpoint_into_a_new_one(version: str) -> None:
     shapes_after = {name: array.shape for name, array in renamed(tensors).items()}
     assert v9.items() <= shapes_after.items(), "the trap is not there: nothing is tested"
 
-    with pytest.raises(UnsupportedNetworkError, match=f"{version} network.*another picture"):
-        describe(tensors)
+    assert describe(tensors).generation == version
 
 
 # --- switches that drop attention ----------------------------------------------------------
