@@ -17,10 +17,10 @@ from pathlib import Path
 
 import numpy as np
 
-from paragon_export.candidates import is_engine, ports_of
+from paragon_export.candidates import is_engine
 from paragon_export.environment import environment
 from paragon_export.errors import ParagonExportError, PlanError, RunError
-from paragon_export.onnx_file import is_onnx, read_onnx
+from paragon_export.onnx_file import is_onnx, ports_of, read_onnx
 from paragon_export.plan import Size, Switches
 from paragon_export.probes import photograph_crop
 from paragon_export.reference import build_reference, describe

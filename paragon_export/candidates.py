@@ -16,7 +16,7 @@ from paragon_export.precision import rounding_model
 from paragon_export.probes import default_sizes
 from paragon_export.runners import OnnxRunner
 from paragon_export.switches import FLAGS
-from paragon_export.variant import Port, Variant
+from paragon_export.variant import Variant
 from paragon_export.verify import Candidate
 
 
@@ -115,16 +115,3 @@ def open_onnx(path: Path) -> Opened:
         static=static_size(model),
         video="prev_feat" in inputs,
     )
-
-
-def ports_of(model: ir.Model) -> tuple[tuple[Port, ...], tuple[Port, ...]]:
-    """Return the inputs and outputs of a model as ports."""
-    inputs, outputs = (
-        tuple(Port(str(v.name), tuple(_dim(d) for d in v.shape or ())) for v in values)
-        for values in (model.graph.inputs, model.graph.outputs)
-    )
-    return inputs, outputs
-
-
-def _dim(dim: Any) -> int | str:
-    return dim if isinstance(dim, int) else str(dim)

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from paragon_export.artifact import sha256_of
-from paragon_export.candidates import open_candidate, open_onnx, ports_of
+from paragon_export.candidates import open_candidate, open_onnx
 from paragon_export.errors import PlanError
-from paragon_export.onnx_file import is_onnx, metadata_of, read_onnx
+from paragon_export.onnx_file import is_onnx, metadata_of, ports_of, read_onnx
 from paragon_export.plan import EnginePlan, Size, Switches, Tolerance
 from paragon_export.probes import choose_probes
 from paragon_export.reference import (

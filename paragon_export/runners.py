@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from paragon_export.errors import RunError
+from paragon_export.feeds import checked
+from paragon_export.onnx_file import guarded_ports
+from paragon_export.variant import Port
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -27,13 +30,15 @@ class Runner(Protocol):
 
         Args:
             feeds: Input name to array: images (N, C, H, W) in [0, 1] and other ports of the
-                graph. Floating arrays are cast to what the network takes.
+                graph. Floating arrays are cast to what the network takes. Grids of IDs are of
+                any integer type and become int64.
 
         Returns:
             Output name to array, not clamped; copies that are safe to keep.
 
         Raises:
             RunError: If the network cannot run on these inputs.
+            PlanError: If an ID or a cell is none, before any runtime sees it (see ``feeds``).
         """
 
 
@@ -47,8 +52,12 @@ class TorchRunner:
         outputs: Sequence[str],
         dtype: str = "float32",
         device: str = "cpu",
+        ports: Sequence[Port] = (),
     ) -> None:
-        """Copy ``module`` to ``dtype``; ``module`` itself is not changed."""
+        """Copy ``module`` to ``dtype``; ``module`` itself is not changed.
+
+        ``ports`` are the inputs whose arrays are checked.
+        """
         import copy
 
         import torch
@@ -56,14 +65,16 @@ class TorchRunner:
         self.name = f"PyTorch {dtype}"
         self.inputs, self.outputs = tuple(inputs), tuple(outputs)
         self.dtype, self.device = getattr(torch, dtype), device
+        self.ports = tuple(ports)
         self.module = copy.deepcopy(module).to(device=device, dtype=self.dtype).eval()
 
     def infer(self, feeds: Mapping[str, np.ndarray]) -> Arrays:
         import torch
 
+        feeds = checked(self.ports, feeds)
+        given = [torch.from_numpy(np.asarray(feeds[name])) for name in self.inputs]
         tensors = [
-            torch.from_numpy(np.asarray(feeds[name])).to(self.device, self.dtype)
-            for name in self.inputs
+            t.to(self.device, self.dtype if t.is_floating_point() else None) for t in given
         ]
         with torch.inference_mode():
             results = self.module(*tensors)
@@ -103,11 +114,14 @@ class OnnxRunner:
             ) from error
         self._types = {i.name: _numpy_type(i) for i in self.session.get_inputs()}
         self._outputs = [o.name for o in self.session.get_outputs()]
+        is_classifier = any(len(o.shape) == 2 for o in self.session.get_outputs())
+        self._ports = guarded_ports(model) if is_classifier else ()
 
     def infer(self, feeds: Mapping[str, np.ndarray]) -> Arrays:
         missing = sorted(set(self._types) - set(feeds))
         if missing:
             raise RunError(f"{self.name}: the model also wants {', '.join(missing)}")
+        feeds = checked(self._ports, feeds)
         cast = {name: np.asarray(feeds[name], dtype) for name, dtype in self._types.items()}
         try:
             results = self.session.run(None, cast)

@@ -16,7 +16,10 @@ from paragon_export.errors import PlanError
 from paragon_export.plan import Switches
 from paragon_export.variant import Setting
 
-RARER = ("generation", "use_norm", "dynamic_inference")
+RARER = (
+    "generation", "use_norm", "dynamic_inference",
+    "activation", "normalize_embeddings", "stem_stride", "bn_eps",
+)  # fmt: skip
 """Switches that are given as ``--set NAME=VALUE``."""
 
 FLAGS = ("attention_mode", "export_safe", "upsampler_alpha", "window_size", "scale", *RARER)
@@ -91,6 +94,22 @@ def read_option_file(path: Path) -> dict[str, Any]:
     Raises:
         PlanError: If the file cannot be read, is not YAML, or has no ``network_g`` table.
     """
+    document = read_yaml(path)
+    network = document.get("network_g") if isinstance(document, dict) else None
+    if not isinstance(network, dict):
+        raise PlanError(f"option file {path} has no network_g table; give a traiNNer option file")
+    options = {str(key): value for key, value in network.items()}
+    if "scale" in document:
+        options.setdefault("scale", document["scale"])
+    return options
+
+
+def read_yaml(path: Path) -> Any:
+    """Return what an option file holds, whatever it is.
+
+    Raises:
+        PlanError: If the file cannot be read or is not YAML.
+    """
     import yaml
 
     if path.is_fifo():
@@ -98,7 +117,7 @@ def read_option_file(path: Path) -> dict[str, Any]:
     try:
         if path.stat().st_size > LARGEST_OPTION_FILE_BYTES:
             raise PlanError(f"option file {path} is over {LARGEST_OPTION_FILE_BYTES} bytes")
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise PlanError(f"cannot read option file {path}: {error.strerror or error}") from error
     except (yaml.YAMLError, ValueError, TypeError, KeyError, AttributeError, OverflowError,
@@ -107,13 +126,6 @@ def read_option_file(path: Path) -> dict[str, Any]:
         raise PlanError(
             f"option file {path} is not YAML: {' '.join(str(error).split())}"
         ) from error
-    network = document.get("network_g") if isinstance(document, dict) else None
-    if not isinstance(network, dict):
-        raise PlanError(f"option file {path} has no network_g table; give a traiNNer option file")
-    options = {str(key): value for key, value in network.items()}
-    if "scale" in document:
-        options.setdefault("scale", document["scale"])
-    return options
 
 
 def _from_metadata(metadata: Mapping[str, str]) -> dict[str, Any]:

@@ -16,11 +16,12 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     # Words and numbers that stand on nothing.
     ("", "errors", "metrics", "variant", "islands", "primitives", "assets", "families.paragonsr2.generations"),
     ("plan", "checkpoint", "deps", "artifact", "environment",
-     "families.paragonsr2.layout", "layers"),
+     "families.paragonsr2.layout", "layers", "feeds", "families.glyph.layout"),
     # Stages that know neither families nor each other.
     ("switches", "probes", "report", "operators", "simplify", "precision", "onnx_file",
-     "polygraphy_bridge", "families.paragonsr2.network", "rewrite.graph", "rewrite.normalize"),
-    ("families.paragonsr2", "runners", "console", "trace", "rewrite.attention",
+     "polygraphy_bridge", "families.paragonsr2.network", "rewrite.graph", "rewrite.normalize",
+     "families.glyph.config", "families.glyph.network"),
+    ("families.paragonsr2", "families.glyph", "runners", "console", "trace", "rewrite.attention",
      "rewrite.upsampling"),
     ("families", "rewrite.linear", "rewrite.layout"),
     # From a checkpoint to the network every verdict stands on.
