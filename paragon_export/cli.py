@@ -14,8 +14,10 @@ from paragon_export.plan import (
     DEFAULT_PROFILE,
     TARGETS,
     Backend,
+    BatchProfile,
     EnginePlan,
     ExportPlan,
+    OnnxBackend,
     Precision,
     Profile,
     Runtime,
@@ -65,6 +67,10 @@ Bf16 = Annotated[bool, typer.Option("--bf16", help="bfloat16, strongly typed.")]
 Rewrite = Annotated[
     bool,
     typer.Option(help="Export an equal network that runs faster, or the network as trained."),
+]
+Backends = Annotated[
+    list[OnnxBackend] | None,
+    typer.Option("--backend", help="What runs ONNX files. Repeatable; default onnxruntime."),
 ]
 Video = Annotated[
     bool, typer.Option("--video", help="Add prev_feat and alpha in, feature_map out.")
@@ -188,9 +194,13 @@ def trt(
         list[str] | None,
         typer.Option(help=f"GPU generations in one engine: {', '.join(TARGETS)}. Repeatable."),
     ] = None,
-    min: Annotated[str | None, typer.Option(metavar="HxW", help="Smallest input.")] = None,
-    opt: Annotated[str | None, typer.Option(metavar="HxW", help="Size to tune for.")] = None,
-    max: Annotated[str | None, typer.Option(metavar="HxW", help="Largest input.")] = None,
+    min: Annotated[
+        str | None, typer.Option(metavar="HxW", help="Smallest input, or batch.")
+    ] = None,
+    opt: Annotated[
+        str | None, typer.Option(metavar="HxW", help="Size or batch to tune for.")
+    ] = None,
+    max: Annotated[str | None, typer.Option(metavar="HxW", help="Largest input, or batch.")] = None,
     recipe: Annotated[Path | None, typer.Option(help="Profile from a file in engines/.")] = None,
     checkpoint: Annotated[
         Path | None, typer.Option(help="Reference to judge an ONNX source against.")
@@ -246,6 +256,7 @@ def parity(
         str | None, typer.Option(metavar="HxW,...", help="Sizes instead of the default ones.")
     ] = None,
     images: Annotated[Path | None, typer.Option(help="Folder of pictures to add.")] = None,
+    backend: Backends = None,
     junit: Annotated[Path | None, typer.Option(help="JUnit XML file to write.")] = None,
     config: Config = None,
     attention_mode: AttentionMode = None,
@@ -274,7 +285,9 @@ def parity(
         window_size=window_size,
         scale=scale,
     )
-    report, variant = judge_files(reference, switches, candidates, wanted, images)
+    report, variant = judge_files(
+        reference, switches, candidates, wanted, images, _backends(backend)
+    )
     if junit:
         write_text(junit, junit_xml(report))
     console.show(json, console.judged(report, variant, candidates), console.parity_table)
@@ -287,6 +300,10 @@ def bench(
     size: Annotated[
         list[str] | None, typer.Option(metavar="HxW", help="Input size. Repeatable.")
     ] = None,
+    batch: Annotated[
+        list[int] | None, typer.Option(min=1, help="Glyphs at a time. Repeatable.")
+    ] = None,
+    backend: Backends = None,
     report: Annotated[
         Path | None, typer.Option(help="Markdown file to write, and JSON beside it.")
     ] = None,
@@ -307,7 +324,7 @@ def bench(
     files = [report.with_suffix(".md"), report.with_suffix(".json")] if report else []
     for file in files:
         check_writable(file, *artifacts, config)
-    sizes = [Size.parse(text) for text in size or ["270x480"]]
+    sizes = [Size.parse(text) for text in size or ()]
     switches = _switches(
         config,
         more,
@@ -317,7 +334,7 @@ def bench(
         window_size=window_size,
         scale=scale,
     )
-    result = measure(artifacts, sizes, switches)
+    result = measure(artifacts, sizes, switches, batch or (), _backends(backend))
     if files:
         write_text(files[0], console.bench_markdown(result))
         write_text(files[1], to_json(result.to_json()))
@@ -350,9 +367,13 @@ def _precision(fp16: bool, bf16: bool) -> Precision:
     return Precision.FP16 if fp16 else Precision.BF16 if bf16 else Precision.FP32
 
 
+def _backends(given: list[OnnxBackend] | None) -> list[OnnxBackend]:
+    return list(dict.fromkeys(given or [OnnxBackend.ONNXRUNTIME]))
+
+
 def _profile(
     smallest: str | None, optimal: str | None, largest: str | None, recipe: Path | None
-) -> Profile | None:
+) -> Profile | BatchProfile | None:
     given = [smallest, optimal, largest]
     if recipe and any(given):
         raise PlanError("give --recipe, or --min, --opt and --max, not both")
@@ -366,6 +387,9 @@ def _profile(
             f"--min {DEFAULT_PROFILE.smallest} --opt {DEFAULT_PROFILE.optimal} "
             f"--max {DEFAULT_PROFILE.largest}"
         )
+    if all(text.isdecimal() and len(text) < 7 for text in (smallest, optimal, largest)):
+        low, best, high = (int(text) for text in (smallest, optimal, largest))
+        return BatchProfile(smallest=low, optimal=best, largest=high)
     return Profile(
         smallest=Size.parse(smallest), optimal=Size.parse(optimal), largest=Size.parse(largest)
     )

@@ -51,6 +51,7 @@ def inspection(
         "in_channels": variant.in_channels,
         "out_channels": variant.out_channels,
         "parameters": variant.parameters,
+        **({"classes": variant.out_channels} if variant.is_classifier else {}),
         "sha256": checkpoint.sha256,
         "switches": _switches(variant),
         "needs": list(variant.needs),
@@ -70,10 +71,15 @@ def _switches(variant: Variant) -> Document:
 
 
 def inspection_table(console: Console, document: Document) -> None:
+    if "classes" in document:
+        kind = f"{document['classes']} classes"
+        size = ""
+    else:
+        kind = f"{document['in_channels']} to {document['out_channels']} channels"
+        size = f" {document['scale'] or '?'}x"
     console.print(
-        f"[bold]{document['family']} {document['variant']} {document['scale'] or '?'}x[/bold], "
-        f"generation {document['generation']}, {document['parameters']:,} parameters, "
-        f"{document['in_channels']} to {document['out_channels']} channels"
+        f"[bold]{document['family']} {document['variant']}{size}[/bold], "
+        f"generation {document['generation']}, {document['parameters']:,} parameters, {kind}"
     )
     console.print(f"sha256 {document['sha256']}")
     for need in document["needs"]:
@@ -219,16 +225,21 @@ def bench_table(console: Console, document: Document) -> None:
         table.add_row(f"[bold]{escape(artifact)}[/]")
         for row in rows:
             if "reason" not in row:
-                table.add_row(row["backend"], row["size"], *_bench_cells(row))
+                table.add_row(row["backend"], _extent(row), *_bench_cells(row))
     console.print(table)
     for row in document["rows"]:
         if "reason" in row:
             console.print(
-                f"not run: {row['backend']} on {row['artifact']} at {row['size']}: {row['reason']}",
+                f"not run: {row['backend']} on {row['artifact']} at {_extent(row)}: {row['reason']}",
                 markup=False,
             )
     gpu = document["environment"]["gpu"] or "no GPU: nothing here ran on one"
     console.print(f"{document['environment']['processor']}, {gpu}")
+
+
+def _extent(row: Mapping[str, Any]) -> str:
+    """Say how much is computed at a time: a picture of a size, or a batch of glyphs."""
+    return f"{row['size']} x{row['batch']}" if "batch" in row else str(row["size"])
 
 
 def _bench_cells(row: Mapping[str, Any]) -> list[str]:
@@ -251,7 +262,7 @@ def bench_markdown(report: BenchReport) -> str:
         "| --- | --- | --- | --- | --- | --- | --- |",
     ]
     for row in document["rows"]:
-        cells = [row["artifact"], row["backend"], row["size"], *_bench_cells(row)]
+        cells = [row["artifact"], row["backend"], _extent(row), *_bench_cells(row)]
         lines.append("| " + " | ".join(cell.replace("|", "/") for cell in cells) + " |")
     facts = document["environment"]
     versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())

@@ -14,8 +14,15 @@ import paragon_export
 from paragon_export.artifact import Staged, sha256_of, staged, to_json, write_text
 from paragon_export.environment import cuda_gpu, environment
 from paragon_export.errors import PlanError
-from paragon_export.onnx_file import is_onnx, metadata_of, precision_of, read_onnx, static_size
-from paragon_export.plan import EnginePlan
+from paragon_export.onnx_file import (
+    is_classifier,
+    is_onnx,
+    metadata_of,
+    precision_of,
+    read_onnx,
+    static_size,
+)
+from paragon_export.plan import BatchProfile, EnginePlan, Profile, Size
 from paragon_export.polygraphy_bridge import tensorrt
 
 if TYPE_CHECKING:
@@ -52,15 +59,15 @@ def identify(plan: EnginePlan) -> dict[str, Any]:
         model = read_onnx(plan.source)
         facts = metadata_of(model)
         switches, checkpoint = facts.get("switches"), facts.get("checkpoint_sha256")
-        static = static_size(model)
+        static, batches = static_size(model), is_classifier(model)
         rewritten = None
         precision = precision if precision.is_half else precision_of(model)
         video = any(value.name == "prev_feat" for value in model.graph.inputs)
     else:
         loaded, variant = describe(plan.source, plan.switches)
         switches = {name: asdict(setting) for name, setting in variant.switches.items()}
-        checkpoint = loaded.sha256
-    profile = plan.profile_for(static)
+        checkpoint, batches = loaded.sha256, variant.is_classifier
+    profile = plan.batches() if batches else plan.profile_for(static)
     return {
         "source": plan.source.name,
         "source_sha256": _sha256(plan.source),
@@ -69,17 +76,30 @@ def identify(plan: EnginePlan) -> dict[str, Any]:
         "precision": precision.value,
         "video": video,
         "rewrite": rewritten,
-        "profile": {
-            "min": str(profile.smallest),
-            "opt": str(profile.optimal),
-            "max": str(profile.largest),
-            "batch": profile.batch,
-        },
+        "profile": _profile_entry(profile),
         "target": target_name(plan),
         "backend": plan.backend.value,
         "tensorrt": str(tensorrt(plan.backend.value).__version__),
         "paragon_export": paragon_export.__version__,
     }
+
+
+def _profile_entry(profile: Profile | BatchProfile) -> dict[str, Any]:
+    """Batches are whole numbers, sizes are text with a batch beside them."""
+    if isinstance(profile, BatchProfile):
+        return {"min": profile.smallest, "opt": profile.optimal, "max": profile.largest}
+    smallest, optimal, largest = map(str, profile.sizes)
+    return {"min": smallest, "opt": optimal, "max": largest, "batch": profile.batch}
+
+
+def profile_of(manifest: Mapping[str, Any]) -> Profile | BatchProfile:
+    """Return the profile that a manifest records."""
+    told = manifest["profile"]
+    if "batch" not in told:
+        return BatchProfile(smallest=told["min"], optimal=told["opt"], largest=told["max"])
+    sizes = (Size.parse(told[key]) for key in ("min", "opt", "max"))
+    smallest, optimal, largest = sizes
+    return Profile(smallest=smallest, optimal=optimal, largest=largest, batch=told["batch"])
 
 
 def _sha256(path: Path) -> str:

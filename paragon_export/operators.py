@@ -210,7 +210,9 @@ def _batch_norm(g: Emitter, module: nn.BatchNorm2d, name: str, x: Operand) -> ir
 
 
 def _layer_norm(g: Emitter, module: nn.LayerNorm, name: str, x: Operand) -> ir.Value:
-    weights = [Weight(f"{name}.{leaf}", getattr(module, leaf).detach()) for leaf in ("weight", "bias")]
+    weights = [
+        Weight(f"{name}.{leaf}", getattr(module, leaf).detach()) for leaf in ("weight", "bias")
+    ]
     return g.op(
         "LayerNormalization", x, *weights, axis=-len(module.normalized_shape), epsilon=module.eps
     )
@@ -218,8 +220,11 @@ def _layer_norm(g: Emitter, module: nn.LayerNorm, name: str, x: Operand) -> ir.V
 
 def _max_pool(g: Emitter, module: nn.MaxPool2d, name: str, x: Operand) -> ir.Value:
     sizes = module.kernel_size, module.stride
-    if module.padding or module.dilation != 1 or module.ceil_mode or not all(
-        isinstance(size, int) for size in sizes
+    if (
+        module.padding
+        or module.dilation != 1
+        or module.ceil_mode
+        or not all(isinstance(size, int) for size in sizes)
     ):
         raise TraceError(f"{name}: only square max pooling without padding is lowered")
     kernel, stride = sizes

@@ -6,7 +6,7 @@ import math
 import re
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,13 @@ class Runtime(StrEnum):
     ONNXRUNTIME = "onnxruntime"
     OPENVINO = "openvino"
     TENSORRT = "tensorrt"
+
+
+class OnnxBackend(StrEnum):
+    """What runs an ONNX file here."""
+
+    ONNXRUNTIME = "onnxruntime"
+    OPENVINO = "openvino"
 
 
 FLOAT32_MARK = "paragon.precision"
@@ -98,6 +105,21 @@ class Tolerance:
             )
         decibels = 50.0 if precision is Precision.FP16 else 30.0
         return cls(max_abs=math.inf, times_reference=1.5, reference_floor=0.0, min_psnr_db=decibels)
+
+    @classmethod
+    def for_logits(cls, precision: Precision) -> Tolerance:
+        """The defaults for rows of logits: those for pictures without a bar of decibels.
+
+        Errors are in units of the largest logit, or of 1 where that is larger. In half precision
+        1/20 of it (bfloat16: 1/4) is too much even where PyTorch overflows.
+        """
+        most = {Precision.FP32: 1e-5, Precision.FP16: 0.05, Precision.BF16: 0.25}[precision]
+        return replace(cls.for_precision(precision), max_abs=most, min_psnr_db=-math.inf)
+
+    def limit(self, reference_error: float) -> float:
+        """Return the largest error allowed where PyTorch itself errs by ``reference_error``."""
+        floored = max(reference_error, self.reference_floor)
+        return min(self.max_abs, self.times_reference * floored)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,6 +204,22 @@ class Profile:
         return self.smallest, self.optimal, self.largest
 
 
+@dataclass(frozen=True, kw_only=True)
+class BatchProfile:
+    """The range of batches that an engine of a glyph classifier accepts; its grid is fixed."""
+
+    smallest: int = 1
+    optimal: int = 32
+    largest: int = 256
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.smallest <= self.optimal <= self.largest <= LARGEST_EXTENT:
+            raise PlanError(
+                f"impossible profile: batches must rise from min {self.smallest} over opt "
+                f"{self.optimal} to max {self.largest}, within 1 to {LARGEST_EXTENT}"
+            )
+
+
 DEFAULT_PROFILE = Profile(smallest=Size(1, 1), optimal=Size(720, 1280), largest=Size(1080, 1920))
 """Everything up to 1080p, tuned for 720p."""
 
@@ -213,7 +251,7 @@ class EnginePlan:
     """Empty: Ampere and later in one engine (rtx), or the GPU at hand (tensorrt)."""
     rewrite: bool = True
     """As for :class:`ExportPlan`; of checkpoints alone, an ONNX file is compiled as it is."""
-    profile: Profile | None = None
+    profile: Profile | BatchProfile | None = None
     """None: ``DEFAULT_PROFILE``, or the only size of a static model."""
     video: bool = False
 
@@ -238,6 +276,11 @@ class EnginePlan:
         Raises:
             PlanError: If one is asked for that a model fixed to size ``static`` cannot have.
         """
+        if isinstance(self.profile, BatchProfile):
+            raise PlanError(
+                "--min, --opt and --max are sizes of pictures here, as in 720x1280; a range of "
+                "batches is for glyph classifiers"
+            )
         if static is None:
             return self.profile or DEFAULT_PROFILE
         only = Profile(smallest=static, optimal=static, largest=static)
@@ -247,6 +290,19 @@ class EnginePlan:
                 "leave --min, --opt, --max and --recipe out"
             )
         return only
+
+    def batches(self) -> BatchProfile:
+        """Return the batches to build a glyph classifier for.
+
+        Raises:
+            PlanError: If sizes of pictures are asked for.
+        """
+        if isinstance(self.profile, Profile):
+            raise PlanError(
+                "a glyph classifier has one grid; give a range of batches instead of sizes, as "
+                "in --min 1 --opt 32 --max 256"
+            )
+        return self.profile or BatchProfile()
 
 
 def check_suffix(path: Path, suffixes: tuple[str, ...]) -> None:

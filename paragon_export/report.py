@@ -40,12 +40,14 @@ class ParityRow:
     """Whether the picture is one that a network need not know."""
     fault: str = ""
     """Set where nothing could be compared: a wrong shape, a run that failed."""
+    wrong_top1: int | None = None
+    """Of logits: items whose best class is not the reference's although the reference's two best
+    are further apart than the error allowed. None where the output is a picture."""
 
     @property
     def limit(self) -> float:
         """The largest error allowed here."""
-        t = self.tolerance
-        return min(t.max_abs, t.times_reference * max(self.reference_max_abs, t.reference_floor))
+        return self.tolerance.limit(self.reference_max_abs)
 
     @property
     def is_judged(self) -> bool:
@@ -71,6 +73,8 @@ class ParityRow:
         if not self.found.max_abs <= self.limit:
             inside = self.found.interior_max_abs <= self.limit
             return "error at the border" if inside else "error"
+        if self.wrong_top1:
+            return "top-1"
         if not self.found.psnr_db >= self.tolerance.min_psnr_db:
             return "PSNR"
         return ""
@@ -93,6 +97,7 @@ class ParityRow:
             "judged": self.is_judged,
             "passed": not self.failure,
             "failure": self.failure,
+            **({} if self.wrong_top1 is None else {"wrong_top1": self.wrong_top1}),
         }
 
 
@@ -179,6 +184,8 @@ class BenchRow:
     """Largest resident size of the process while this backend ran alone; None if unknown."""
     reason: str = ""
     """Why it could not run; empty where it did."""
+    batch: int | None = None
+    """Glyphs at a time; None where the input is a picture."""
 
     @property
     def median_ms(self) -> float:
@@ -189,12 +196,13 @@ class BenchRow:
             "artifact": self.artifact,
             "backend": self.backend,
             "size": str(self.size),
+            **({} if self.batch is None else {"batch": self.batch}),
         }
         if self.reason:
             return {**row, "reason": self.reason}
         return {
             **row,
-            "fps": 1000 / self.median_ms,
+            "fps": 1000 * (self.batch or 1) / self.median_ms,
             "median_ms": self.median_ms,
             "p95_ms": percentile(self.samples_ms, 95),
             "samples": len(self.samples_ms),

@@ -81,3 +81,8 @@ class Variant:
     --config)``."""
     notes: tuple[str, ...] = ()
     """What the user should be told: values assumed, tensors dropped, switches without effect."""
+
+    @property
+    def is_classifier(self) -> bool:
+        """Whether it gives logits and not pictures."""
+        return "classes" in self.contract

@@ -22,7 +22,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
      "polygraphy_bridge", "families.paragonsr2.network", "rewrite.graph", "rewrite.normalize",
      "families.glyph.config", "families.glyph.network"),
     ("families.paragonsr2", "families.glyph", "runners", "console", "trace", "rewrite.attention",
-     "rewrite.upsampling"),
+     "rewrite.upsampling", "glyph_probes"),
     ("families", "rewrite.linear", "rewrite.layout"),
     # From a checkpoint to the network every verdict stands on.
     ("reference", "rewrite"),

@@ -100,9 +100,7 @@ def _check_stages(entries: Entries, found: Hyperparameters) -> None:
     blocks = _blocks(entries["blocks_per_stage"], len(told))
     _, counts = merge(told, blocks)
     if counts != found.blocks:
-        raise PlanError(
-            _clash("blocks_per_stage", entries["blocks_per_stage"], list(found.blocks))
-        )
+        raise PlanError(_clash("blocks_per_stage", entries["blocks_per_stage"], list(found.blocks)))
 
 
 def _stages(entries: Entries) -> tuple[tuple[int, ...], str]:
@@ -132,9 +130,7 @@ def _blocks(value: Any, stages: int) -> list[int]:
     return (counts + [counts[-1]] * stages)[:stages]
 
 
-def _plain(
-    widths: Sequence[int], blocks: Sequence[int]
-) -> tuple[tuple[int, ...], tuple[int, ...]]:
+def _plain(widths: Sequence[int], blocks: Sequence[int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
     return tuple(widths), tuple(blocks)
 
 

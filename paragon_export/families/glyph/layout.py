@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from paragon_export.errors import CheckpointError
 
@@ -19,7 +20,7 @@ GRID = 16
 CELL = 8
 """Pixels per side of a cell."""
 
-VARIANTS = {
+VARIANTS: Mapping[tuple[Any, ...], str] = {
     (96, (96, 192, 256), (3, 3, 3), 256): "full",
     (64, (64, 128, 192), (2, 2, 2), 256): "light",
     (48, (48, 96, 128), (2, 2, 2), 128): "tiny",
