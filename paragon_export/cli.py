@@ -342,6 +342,35 @@ def bench(
 
 
 @app.command()
+def glyphs(
+    phase_1: Annotated[Path, typer.Argument(help="Checkpoint or ONNX file of phase 1.")],
+    phase_2: Annotated[Path, typer.Argument(help="Of phase 2; the order does not matter.")],
+    rasters: Annotated[list[Path], typer.Argument(help="Grey pictures of 128x128 pixels.")],
+    label_map: Annotated[
+        Path | None, typer.Option(help="JSON file {label: class}; default: the checkpoint's own.")
+    ] = None,
+    top: Annotated[int, typer.Option(min=1, help="Classes to name for each glyph.")] = 5,
+    backend: Annotated[
+        OnnxBackend, typer.Option(help="What runs both phases.")
+    ] = OnnxBackend.ONNXRUNTIME,
+    config: Config = None,
+    more: More = None,
+    json: Json = False,
+) -> None:
+    """Name the glyphs on rasters with both phases of the glyph classifier."""
+    import numpy as np
+
+    from paragon_export import console
+    from paragon_export.glyphs import name_glyphs, open_chain, read_raster
+
+    pictures = np.stack([read_raster(path) for path in rasters])
+    chain = open_chain((phase_1, phase_2), _switches(config, more), label_map, backend)
+    grids, named = name_glyphs(chain, pictures, top)
+    document = console.glyphs(rasters, grids, named, backend.value, chain.notes)
+    console.show(json, document, console.glyphs_table)
+
+
+@app.command()
 def demo(
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder to fill.")] = Path("demo"),
 ) -> None:

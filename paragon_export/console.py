@@ -20,6 +20,9 @@ from paragon_export.report import BenchReport, ParityReport
 from paragon_export.variant import Variant
 
 if TYPE_CHECKING:
+    import numpy as np
+
+    from paragon_export.glyphs import Named
     from paragon_export.outcome import Build, Export
     from paragon_export.probe_switches import Fit
 
@@ -210,6 +213,38 @@ def build_table(console: Console, document: Document) -> None:
     table.add_row("parity of the ONNX file", judged_words)
     for warning in document["tensorrt_warnings"]:
         table.add_row("TensorRT warns", warning)
+    console.print(table)
+
+
+# --- glyphs -------------------------------------------------------------------------------
+
+
+def glyphs(
+    rasters: Sequence[Path],
+    grids: np.ndarray,
+    named: Sequence[Sequence[Named]],
+    backend: str,
+    notes: Sequence[str],
+) -> Document:
+    return {
+        "glyphs": [
+            {"raster": str(raster), "top": [asdict(name) for name in names], "grid": grid.tolist()}
+            for raster, names, grid in zip(rasters, named, grids, strict=True)
+        ],
+        "backend": backend,
+        "notes": list(notes),
+    }
+
+
+def glyphs_table(console: Console, document: Document) -> None:
+    table = Table("raster", "rank", "class", "label")
+    table.add_column("probability", justify="right")
+    for glyph in document["glyphs"]:
+        table.add_section()
+        for name in glyph["top"]:
+            first = escape(glyph["raster"]) if name["rank"] == 1 else ""
+            figures = str(name["rank"]), str(name["index"]), escape(name["label"])
+            table.add_row(first, *figures, f"{name['probability']:.4f}")
     console.print(table)
 
 

@@ -26,7 +26,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("families", "rewrite.linear", "rewrite.layout"),
     # From a checkpoint to the network every verdict stands on.
     ("reference", "rewrite"),
-    ("verify", "probe_switches", "outcome", "manifest"),
+    ("verify", "probe_switches", "outcome", "manifest", "glyphs"),
     ("engine",),
     # Files that claim to be the network, judged and timed.
     ("candidates",),
