@@ -13,7 +13,6 @@ import numpy as np
 from paragon_export.deps import require
 from paragon_export.errors import RunError
 from paragon_export.feeds import checked
-from paragon_export.onnx_file import guarded_ports
 from paragon_export.plan import OnnxBackend
 from paragon_export.variant import Port
 
@@ -119,8 +118,7 @@ class OnnxRunner:
             ) from error
         self._types = {i.name: _numpy_type(i) for i in self.session.get_inputs()}
         self._outputs = [o.name for o in self.session.get_outputs()]
-        is_classifier = any(len(o.shape) == 2 for o in self.session.get_outputs())
-        self._ports = guarded_ports(model) if is_classifier else ()
+        self._ports = _guarded(model, [len(o.shape) for o in self.session.get_outputs()])
 
     def infer(self, feeds: Mapping[str, np.ndarray]) -> Arrays:
         missing = sorted(set(self._types) - set(feeds))
@@ -165,8 +163,7 @@ class OpenVinoRunner:
         self._request = compiled.create_infer_request()
         self._inputs = {port.any_name: port.element_type.to_dtype() for port in compiled.inputs}
         self._outputs = [port.any_name for port in compiled.outputs]
-        is_classifier = any(len(port.partial_shape) == 2 for port in compiled.outputs)
-        self._ports = guarded_ports(model) if is_classifier else ()
+        self._ports = _guarded(model, [len(port.partial_shape) for port in compiled.outputs])
 
     def infer(self, feeds: Mapping[str, np.ndarray]) -> Arrays:
         missing = sorted(set(self._inputs) - set(feeds))
@@ -257,6 +254,15 @@ class EngineRunner:
             raise RunError(f"{self.name}: {_one_line(error)}") from error
         # Polygraphy reuses its output buffers.
         return {name: np.array(array) for name, array in results.items()}
+
+
+def _guarded(model: Path | bytes, ranks: Sequence[int]) -> tuple[Port, ...]:
+    """Return the inputs to be checked of a model with outputs of these ranks: a classifier's."""
+    if 2 not in ranks:
+        return ()
+    from paragon_export.onnx_file import guarded_ports
+
+    return guarded_ports(model)
 
 
 def _numpy_type(port: onnxruntime.NodeArg) -> np.dtype:
