@@ -116,6 +116,8 @@ def open_onnx(path: Path, backend: OnnxBackend = OnnxBackend.ONNXRUNTIME) -> Ope
     outputs = [str(value.name) for value in model.graph.outputs]
     if "input" not in inputs or "output" not in outputs:
         raise PlanError(f"{path}: ports are {inputs} and {outputs}; expected input and output")
+    if any(node.op_type == "QuantizeLinear" for node in model.graph):
+        raise PlanError(f"{path} is INT8: onnx --int8 judges it, on real inputs held back")
     precision = precision_of(model)
     source: Path | bytes = path
     if precision is not Precision.FP32 and backend is OnnxBackend.OPENVINO:

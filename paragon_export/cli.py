@@ -142,6 +142,18 @@ def onnx(
         Runtime, typer.Option("--for", help="What the rewritten network is to run best on.")
     ] = Runtime.ANY,
     opset: Annotated[int | None, typer.Option(help="ONNX operator set, 18 to 23.")] = None,
+    int8: Annotated[
+        bool, typer.Option("--int8", help="Glyph classifier, phase 2: 8-bit; needs --calibrate.")
+    ] = False,
+    calibrate: Annotated[
+        Path | None, typer.Option(help="Real grids: .npy, .npz, or a folder of rasters.")
+    ] = None,
+    phase_1: Annotated[
+        Path | None, typer.Option("--phase-1", help="Turns rasters of --calibrate into grids.")
+    ] = None,
+    agreement: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of best classes that INT8 must keep.")
+    ] = 0.95,
     config: Config = None,
     attention_mode: AttentionMode = None,
     export_safe: ExportSafe = None,
@@ -156,7 +168,12 @@ def onnx(
     from paragon_export.pipeline import export
 
     precision = _precision(fp16, bf16)
-    suffixes = [s for s in (precision.value if precision.is_half else "", static) if s]
+    if int8 != (calibrate is not None) or (phase_1 and not int8):
+        raise PlanError("--int8 needs --calibrate with real inputs, and these flags need --int8")
+    if int8 and (precision.is_half or static or video or io is not Precision.FP32):
+        raise PlanError("--int8 goes with float32 inputs and outputs and no other precision")
+    kind = Precision.INT8 if int8 else precision
+    suffixes = [s for s in (kind.value if kind is not Precision.FP32 else "", static) if s]
     name = "_".join([checkpoint.stem, *(["video"] if video else []), *suffixes])
     plan = ExportPlan(
         checkpoint=checkpoint,
@@ -178,8 +195,16 @@ def onnx(
         runtime=runtime,
         opset=opset,
     )
-    result = export(plan)
-    console.show(json, console.exported(result), console.export_table)
+    if calibrate:
+        from paragon_export.int8 import Calibration, export_int8
+
+        calibration = Calibration(path=calibrate, phase_1=phase_1, agreement=agreement)
+        result, figures = export_int8(plan, calibration)
+        document = {**console.exported(result), "int8": figures}
+    else:
+        result = export(plan)
+        document = console.exported(result)
+    console.show(json, document, console.export_table)
     _exit_on_failure(result.parity.passed)
 
 

@@ -144,7 +144,14 @@ def parity_table(console: Console, document: Document) -> None:
             table.add_row(*_parity_cells(row))
         console.print(table)
     colour, word = ("green", "PASSED") if document["passed"] else ("red", "FAILED")
-    console.print(f"[{colour} bold]{word}[/]: every pixel counts, the worst case decides")
+    console.print(f"[{colour} bold]{word}[/]: {_what_decides(document['rows'])}")
+
+
+def _what_decides(rows: Sequence[Mapping[str, Any]]) -> str:
+    if any(row["precision"] == "int8" for row in rows):
+        return "the best class on inputs held back from calibration decides"
+    counts = "logit and best class" if any("wrong_top1" in row for row in rows) else "pixel"
+    return f"every {counts} counts, the worst case decides"
 
 
 def _parity_cells(row: Mapping[str, Any]) -> list[str]:

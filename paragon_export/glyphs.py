@@ -194,6 +194,18 @@ def read_raster(path: Path) -> np.ndarray:
     raise PlanError(f"raster {path} is {found}; expected {RASTER}x{RASTER}, 8-bit grey (mode L)")
 
 
+def open_phase_1(path: Path) -> Runner:
+    """Open a checkpoint or ONNX file of phase 1 in ONNX Runtime.
+
+    Raises:
+        ParagonExportError: If it is anything else.
+    """
+    opened = _open(path, Switches(), OnnxBackend.ONNXRUNTIME)
+    if opened.phase != 1:
+        raise PlanError(f"{path} is of phase {opened.phase}; expected phase 1")
+    return opened.runner
+
+
 def _chunks(array: np.ndarray, most: int) -> list[np.ndarray]:
     return [array[start : start + most] for start in range(0, len(array), most)]
 

@@ -27,10 +27,12 @@ class Precision(StrEnum):
     FP32 = "fp32"
     FP16 = "fp16"
     BF16 = "bf16"
+    INT8 = "int8"
+    """Of phase 2 of the glyph classifier alone (see ``int8``)."""
 
     @property
     def is_half(self) -> bool:
-        return self is not Precision.FP32
+        return self in (Precision.FP16, Precision.BF16)
 
 
 class Runtime(StrEnum):

@@ -30,7 +30,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("engine",),
     # Files that claim to be the network, judged and timed.
     ("candidates",),
-    ("judge", "bench"),
+    ("judge", "bench", "int8"),
     ("gpu",),
     # The flow, and what the user touches.
     ("pipeline",),
