@@ -39,6 +39,7 @@ bench: setup
 	$(BIN)/python benchmarks/memory.py
 	$(BIN)/python benchmarks/rules.py
 	$(BIN)/python benchmarks/roofline.py
+	$(BIN)/python benchmarks/glyphs.py
 	$(BIN)/python benchmarks/plots.py
 	$(BIN)/python benchmarks/readme_tables.py
 

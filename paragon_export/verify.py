@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from paragon_export.errors import RunError
+from paragon_export.errors import PlanError, RunError
 from paragon_export.metrics import Difference, difference, wrong_top1
 from paragon_export.plan import Precision, Tolerance
 from paragon_export.probes import Probe
@@ -196,7 +196,7 @@ def _run(candidate: Candidate, probe: Probe, inputs: Sequence[Port]) -> tuple[Ar
     """Return what a candidate gives, and what went wrong if it cannot run."""
     try:
         return play(candidate.runner, probe, inputs), ""
-    except RunError as error:
+    except (RunError, PlanError) as error:  # the latter: it does not know an ID that it should
         return {}, f"cannot run: {error}"
 
 

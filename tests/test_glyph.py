@@ -235,6 +235,7 @@ def test_a_given_config_is_stronger_than_the_embedded_one(tmp_path: Path) -> Non
         {"stages": [], "width_base": 12, "width_factor": 4 / 3, "num_stages": 2},
         {"stages": None, "width_base": 12, "width_factor": "1.3333", "num_stages": 2},
         {"blocks_per_stage": [1]},
+        {"blocks_per_stage": None},
         {"blocks_per_stage": [1, 1, 7, 7]},
         {"classifier_hidden_dim": 10, "dropout": 0.9, "kernel_size": 3},
     ],

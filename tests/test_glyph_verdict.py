@@ -32,7 +32,7 @@ from paragon_export.runners import (
 from paragon_export.variant import Port
 from paragon_export.verify import Candidate, verify
 from tests.conftest import RunHere
-from tests.glyph import SMALL_CELLS, reference_of, small_checkpoint
+from tests.glyph import SMALL, SMALL_CELLS, reference_of, small_checkpoint
 from tests.test_glyph import to_onnx
 
 
@@ -343,6 +343,19 @@ def test_export_parity_and_both_backends(
     other = small_checkpoint(tmp_path / "other.pt", salt="other")
     assert run_here("parity", other, "small.onnx", "--backend", "openvino").code == 1
     assert run_here("parity", checkpoint, "small.onnx", "--sizes", "9x9").code == 3
+
+
+def test_another_kind_of_network_fails_and_is_no_crash(
+    checkpoint: Path, tiny_realtime: Path, run_here: RunHere, tmp_path: Path
+) -> None:
+    """A classifier of fewer IDs or of pictures beside it: a verdict, not a refusal to judge."""
+    few = small_checkpoint(tmp_path / "few.pt", replace(SMALL, vocabulary=30))
+    for path, name in ((few, "few.onnx"), (tiny_realtime, "pictures.onnx")):
+        assert run_here("onnx", path, "-o", name).code == 0
+        done = run_here("parity", checkpoint, name, "--json")
+        assert done.code == 1, done.stderr
+        report = json.loads(done.stdout)
+        assert all(row["failure"].startswith("cannot run") for row in report["rows"])
 
 
 @pytest.mark.parametrize("flag", ["--fp16", "--bf16"])

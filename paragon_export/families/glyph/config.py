@@ -95,7 +95,7 @@ def _check_stages(entries: Entries, found: Hyperparameters) -> None:
     widths, counts = merge(told, [0] * len(told))
     if stages and widths != found.stages:
         raise PlanError(_clash(source, list(told), list(found.stages)))
-    if "blocks_per_stage" not in entries:
+    if entries.get("blocks_per_stage") in (None, [], ()):
         return
     blocks = _blocks(entries["blocks_per_stage"], len(told))
     _, counts = merge(told, blocks)
@@ -125,8 +125,6 @@ def _stages(entries: Entries) -> tuple[tuple[int, ...], str]:
 def _blocks(value: Any, stages: int) -> list[int]:
     """Too short a list is filled with its last value, the rest of too long a one is ignored."""
     counts = [whole(count, "blocks_per_stage") for count in _list(value, "blocks_per_stage")]
-    if not counts:
-        raise PlanError(f"{PATHS['blocks_per_stage']} is empty; expected a count for each stage")
     return (counts + [counts[-1]] * stages)[:stages]
 
 
@@ -150,6 +148,8 @@ def _merged(
 
 
 def _table(value: Any, path: str) -> Mapping[str, Any]:
+    if value is None:  # a heading in YAML with nothing under it
+        return {}
     if not isinstance(value, Mapping):
         raise PlanError(f"the config's {path} is {type(value).__name__}, expected a table")
     return value
