@@ -116,7 +116,10 @@ def _contenders(
 ) -> list[Contender]:
     name = artifact.name
     if is_engine(artifact):
-        return [Contender(name, "TensorRT", lambda: _open_engine(artifact))]
+        from paragon_export.engine import classifier_ports
+
+        port = next(iter(classifier_ports(artifact)), None)
+        return [Contender(name, "TensorRT", lambda: _open_engine(artifact), 3, port)]
     if is_onnx(artifact):
         (image, *_), (output, *_) = ports_of(read_onnx(artifact))
         channels, port = int(image.dims[1]), image if output.is_logits else None

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -152,9 +151,9 @@ def _shapes(trt: Any, model: ir.Model, profile: AnyProfile) -> list[Any]:
     return [shapes] if shapes else []
 
 
-def _ports(manifest: Mapping[str, Any]) -> tuple[Port, ...]:
-    """Return what may be fed to an engine of a glyph classifier; nothing is checked for others."""
-    facts = manifest.get("onnx_metadata") or {}
+def classifier_ports(path: Path) -> tuple[Port, ...]:
+    """Return what may be fed to an engine of a glyph classifier, by its manifest; none of others."""
+    facts = (read(path) or {}).get("onnx_metadata") or {}
     if "classes" not in facts:
         return ()
     if "vocabulary" not in facts:
@@ -175,5 +174,5 @@ def open_engine(path: Path) -> tuple[EngineRunner, Precision, AnyProfile]:
         raise PlanError(f"{path} has no manifest that matches its bytes; build it again with trt")
     if cuda_gpu() is None:
         raise PlanError(f"{path} needs a GPU and none was found; judge {manifest.get('onnx')}")
-    runner = EngineRunner(path, str(manifest["backend"]), _ports(manifest))
+    runner = EngineRunner(path, str(manifest["backend"]), classifier_ports(path))
     return runner, Precision(manifest["precision"]), profile_of(manifest)

@@ -73,12 +73,13 @@ class GlyphFamily:
         settings, entries = _settle(checkpoint, switches)
         check(entries, found)
         h = replace(found, **{name: setting.value for name, setting in settings.items()})
-        assumed = [f"{n} = {s.value}" for n, s in settings.items() if s.is_assumed]
+        assumed = {name: s.value for name, s in settings.items() if s.is_assumed}
         notes = []
         if assumed:
+            told = ", ".join(f"{name} = {value}" for name, value in assumed.items())
             notes.append(
-                f"{', '.join(assumed)}: assumed, the defaults of {self.name}: the weights cannot "
-                f"tell; give --config or --set {next(n for n, s in settings.items() if s.is_assumed)}=VALUE"
+                f"{told}: assumed, the defaults of {self.name}: the weights cannot tell; give "
+                f"--config or --set {next(iter(assumed))}=VALUE"
             )
         return Variant(
             family=self.name,
@@ -158,11 +159,15 @@ def _settle(
     """Settle what tensors do not tell: flag, ``--config``, the checkpoint's own config, default.
 
     Returns:
-        The settings, and all that configs say of the network, the stronger one first.
+        The settings, and all that configs say of the network: of two, the stronger one.
     """
     sources: list[tuple[Source, Mapping[str, Any]]] = [("flag", switches.flags)]
     if switches.config:
-        sources.append(("config", _named(entries_of, f"{switches.config}", switches.config)))
+        document = read_yaml(switches.config)
+        try:
+            sources.append(("config", entries_of(document)))
+        except PlanError as error:
+            raise PlanError(f"{switches.config}: {error}") from error
     embedded = checkpoint.beside.get("config")
     if isinstance(embedded, Mapping) and ("input" in embedded or "model" in embedded):
         sources.append(("metadata", entries_of(embedded)))
@@ -170,14 +175,6 @@ def _settle(
     for _, values in reversed(sources[1:]):
         entries |= values
     return {name: _setting(name, sources) for name in OPEN}, entries
-
-
-def _named(read: Any, where: str, path: Any) -> dict[str, Any]:
-    try:
-        return read(read_yaml(path))
-    except PlanError as error:
-        message = str(error)
-        raise PlanError(message if where in message else f"{where}: {message}") from error
 
 
 def _setting(name: str, sources: list[tuple[Source, Mapping[str, Any]]]) -> Setting:
