@@ -118,11 +118,6 @@ class Tolerance:
         most = {Precision.FP32: 1e-5, Precision.FP16: 0.05, Precision.BF16: 0.25}[precision]
         return replace(cls.for_precision(precision), max_abs=most, min_psnr_db=-math.inf)
 
-    def limit(self, reference_error: float) -> float:
-        """Return the largest error allowed where PyTorch itself errs by ``reference_error``."""
-        floored = max(reference_error, self.reference_floor)
-        return min(self.max_abs, self.times_reference * floored)
-
 
 @dataclass(frozen=True, kw_only=True)
 class Switches:

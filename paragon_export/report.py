@@ -49,7 +49,8 @@ class ParityRow:
     @property
     def limit(self) -> float:
         """The largest error allowed here."""
-        return self.tolerance.limit(self.reference_max_abs)
+        t = self.tolerance
+        return min(t.max_abs, t.times_reference * max(self.reference_max_abs, t.reference_floor))
 
     @property
     def is_judged(self) -> bool:

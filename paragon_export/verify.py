@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -111,7 +111,11 @@ def _judge(
     tolerance: Tolerance,
 ) -> list[ParityRow]:
     """One row for each output."""
-    found, fault = _run(candidate, probe, inputs)
+    fault, found = "", {}
+    try:
+        found = play(candidate.runner, probe, inputs)
+    except RunError as error:
+        fault = f"cannot run: {error}"
     rows = []
     for name, expected in truth.items():
         got = found.get(name)
@@ -169,26 +173,24 @@ def _judge_logits(
         found, fault = _run(candidate, probe, reference.inputs)
         got = found.get(name)
         fault = fault or _shape_fault(got, truth)
-        gap, wrong = _NOTHING, 0
+        row = ParityRow(
+            candidate=candidate.name,
+            precision=precision,
+            output=name,
+            picture=probe.label,
+            size=probe.size,
+            batch=probe.batch,
+            found=_NOTHING,
+            reference_max_abs=own_error,
+            tolerance=tolerance,
+            reference_peak=peak,
+            fault=fault,
+            wrong_top1=0,
+        )
         if got is not None and not fault:
             gap = difference(got.astype(np.float64) / peak, truth, border=0)
-            wrong = wrong_top1(got, truth, tolerance.limit(own_error))
-        rows.append(
-            ParityRow(
-                candidate=candidate.name,
-                precision=precision,
-                output=name,
-                picture=probe.label,
-                size=probe.size,
-                batch=probe.batch,
-                found=gap,
-                reference_max_abs=own_error,
-                tolerance=tolerance,
-                reference_peak=peak,
-                fault=fault,
-                wrong_top1=wrong,
-            )
-        )
+            row = replace(row, found=gap, wrong_top1=wrong_top1(got, truth, row.limit))
+        rows.append(row)
     return rows
 
 

@@ -19,7 +19,7 @@ from paragon_export.errors import PlanError
 from paragon_export.families.glyph.network import ConvUnit, GlyphClassifier, ResidualBlock
 from paragon_export.glyph_probes import GLYPHS, glyph_batch, glyph_probes
 from paragon_export.metrics import wrong_top1
-from paragon_export.plan import BatchProfile, EnginePlan, Precision, Profile, Size, Tolerance
+from paragon_export.plan import BatchProfile, EnginePlan, Precision, Profile, Size
 from paragon_export.reference import TorchReference
 from paragon_export.report import ParityReport
 from paragon_export.runners import (
@@ -228,7 +228,8 @@ def test_half_precision_is_judged_by_what_pytorch_errs(reference: TorchReference
     assert judged(reference, half, Precision.FP16).passed
     assert not judged(reference, half, Precision.FP32).passed
     assert not judged(reference, reference.runner("bfloat16"), Precision.FP16).passed
-    assert Tolerance.for_logits(Precision.FP16).limit(np.inf) == 0.05
+    row = judged(reference, half, Precision.FP16).rows[0]
+    assert replace(row, reference_max_abs=np.inf).limit == 0.05
 
 
 def test_probes_are_those_wanted() -> None:
