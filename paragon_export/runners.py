@@ -170,7 +170,7 @@ class OpenVinoRunner:
         if missing:
             raise RunError(f"{self.name}: the model also wants {', '.join(missing)}")
         feeds = checked(self._ports, feeds)
-        cast = {n: np.ascontiguousarray(feeds[n], dtype) for n, dtype in self._inputs.items()}
+        cast = {n: np.asarray(feeds[n], dtype, order="C") for n, dtype in self._inputs.items()}
         try:
             results = self._request.infer(cast)
         except RuntimeError as error:

@@ -321,6 +321,19 @@ def test_another_checkpoint_never_reuses_a_compiled_model(tmp_path: Path) -> Non
     assert len({openvino_key(b"a", "1"), openvino_key(b"b", "1"), openvino_key(b"a", "2")}) == 3
 
 
+@pytest.mark.parametrize("video", [False, True])
+def test_pictures_in_openvino(
+    video: bool, tiny_realtime: Path, run_here: RunHere, tmp_path: Path
+) -> None:
+    """The other families are run and judged alike, with state and a scalar input too."""
+    flag = ["--video"] if video else []
+    assert run_here("onnx", tiny_realtime, *flag, "-o", "n.onnx").code == 0
+    done = run_here("parity", tiny_realtime, "n.onnx", "--backend", "openvino", "--json")
+    assert done.code == 0, done.stdout
+    outputs = {row["output"] for row in json.loads(done.stdout)["rows"]}
+    assert outputs == ({"output", "feature_map"} if video else {"output"})
+
+
 # --- the command line ---------------------------------------------------------------------
 
 
