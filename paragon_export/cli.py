@@ -172,8 +172,8 @@ def onnx(
         raise PlanError("--int8 needs --calibrate with real inputs, and these flags need --int8")
     if int8 and (precision.is_half or static or video or io is not Precision.FP32):
         raise PlanError("--int8 goes with float32 inputs and outputs and no other precision")
-    kind = Precision.INT8 if int8 else precision
-    suffixes = [s for s in (kind.value if kind is not Precision.FP32 else "", static) if s]
+    kind = "int8" if int8 else precision.value if precision.is_half else ""
+    suffixes = [s for s in (kind, static) if s]
     name = "_".join([checkpoint.stem, *(["video"] if video else []), *suffixes])
     plan = ExportPlan(
         checkpoint=checkpoint,

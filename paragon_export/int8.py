@@ -27,7 +27,7 @@ from paragon_export.glyphs import grids_of, logits_of, open_phase_1, read_raster
 from paragon_export.metrics import Difference, difference, wrong_top1
 from paragon_export.onnx_file import describe_in, write_onnx
 from paragon_export.outcome import Export
-from paragon_export.plan import ExportPlan, Precision, Size, Tolerance
+from paragon_export.plan import ExportPlan, Quantisation, Size, Tolerance
 from paragon_export.probes import PICTURE_SUFFIXES
 from paragon_export.reference import build_reference, describe
 from paragon_export.report import ParityReport, ParityRow
@@ -77,7 +77,7 @@ def export_int8(plan: ExportPlan, calibration: Calibration) -> tuple[Export, dic
     wide = simplify(trace(reference.module, (port,), reference.outputs, plan.operator_set))
     model = quantise(wide, grids[~judged])
     describe_in(model, variant, checkpoint, plan, {})
-    model.metadata_props["precision"] = Precision.INT8.value
+    model.metadata_props["precision"] = Quantisation.INT8.value
     with staged(plan.output) as file:
         write_onnx(model, file.path)
         runner = OnnxRunner(file.path)
@@ -217,7 +217,7 @@ def _row(
     )
     return ParityRow(
         candidate=name,
-        precision=Precision.INT8,
+        precision=Quantisation.INT8,
         output="output",
         picture="held-back grids",
         size=Size(*grids.shape[1:]),

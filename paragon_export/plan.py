@@ -27,12 +27,16 @@ class Precision(StrEnum):
     FP32 = "fp32"
     FP16 = "fp16"
     BF16 = "bf16"
-    INT8 = "int8"
-    """Of phase 2 of the glyph classifier alone (see ``int8``)."""
 
     @property
     def is_half(self) -> bool:
-        return self in (Precision.FP16, Precision.BF16)
+        return self is not Precision.FP32
+
+
+class Quantisation(StrEnum):
+    """Arithmetic in whole numbers: of phase 2 of the glyph classifier alone (see ``int8``)."""
+
+    INT8 = "int8"
 
 
 class Runtime(StrEnum):

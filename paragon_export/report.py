@@ -10,7 +10,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 from paragon_export.metrics import Difference
-from paragon_export.plan import Precision, Size, Tolerance
+from paragon_export.plan import Precision, Quantisation, Size, Tolerance
 
 NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 """Characters that XML cannot hold."""
@@ -24,7 +24,7 @@ class ParityRow:
     """One candidate on one probe."""
 
     candidate: str
-    precision: Precision
+    precision: Precision | Quantisation
     output: str
     """Name of the graph output that was compared."""
     picture: str
