@@ -14,7 +14,7 @@ setup: $(VENV)/ready
 $(VENV)/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet $(TORCH)
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[rtx,dev]"
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[rtx,openvino,dev]"
 	touch $@
 
 demo: setup
@@ -39,6 +39,7 @@ bench: setup
 	$(BIN)/python benchmarks/memory.py
 	$(BIN)/python benchmarks/rules.py
 	$(BIN)/python benchmarks/roofline.py
+	$(BIN)/python benchmarks/glyphs.py
 	$(BIN)/python benchmarks/plots.py
 	$(BIN)/python benchmarks/readme_tables.py
 

@@ -17,15 +17,17 @@ from pathlib import Path
 
 import numpy as np
 
-from paragon_export.candidates import is_engine, ports_of
+from paragon_export.candidates import is_engine
 from paragon_export.environment import environment
 from paragon_export.errors import ParagonExportError, PlanError, RunError
-from paragon_export.onnx_file import is_onnx, read_onnx
-from paragon_export.plan import Size, Switches
+from paragon_export.glyph_probes import glyph_batch
+from paragon_export.onnx_file import is_onnx, ports_of, read_onnx
+from paragon_export.plan import OnnxBackend, Size, Switches
 from paragon_export.probes import photograph_crop
 from paragon_export.reference import build_reference, describe
 from paragon_export.report import BenchReport, BenchRow
-from paragon_export.runners import Arrays, OnnxRunner, Runner, TorchRunner
+from paragon_export.runners import Arrays, OnnxRunner, Runner, TorchRunner, open_runner
+from paragon_export.variant import Port
 
 FEWEST_SAMPLES, MOST_SAMPLES = 5, 50
 
@@ -42,49 +44,97 @@ class Contender:
     open: Callable[[], Runner]
     channels: int = 3
     """Of the input."""
+    port: Port | None = None
+    """The input of a glyph classifier; None for networks that take pictures."""
 
 
-def bench(artifacts: Sequence[Path], sizes: Sequence[Size], switches: Switches) -> BenchReport:
-    """Measure every backend on every artifact at every size.
+DEFAULT_SIZES = (Size(270, 480),)
+
+DEFAULT_BATCHES = (1, 32, 256)
+"""Glyphs or cells at a time."""
+
+
+def bench(
+    artifacts: Sequence[Path],
+    sizes: Sequence[Size],
+    switches: Switches,
+    batches: Sequence[int] = (),
+    backends: Sequence[OnnxBackend] = (OnnxBackend.ONNXRUNTIME,),
+) -> BenchReport:
+    """Measure every backend on every artifact at every size, or batch of glyphs.
 
     Args:
-        artifacts: Checkpoints (PyTorch), ONNX files (ONNX Runtime), engines (TensorRT).
-        sizes: Of the input.
+        artifacts: Checkpoints (PyTorch), ONNX files (``backends``), engines (TensorRT).
+        sizes: Of pictures; empty takes ``DEFAULT_SIZES``.
         switches: For the checkpoints.
+        batches: Of glyph classifiers; empty takes ``DEFAULT_BATCHES``.
+        backends: Which run the ONNX files.
 
     Raises:
         ParagonExportError: If an artifact cannot be read. A backend that cannot run is a row
             with the reason, not an error.
     """
-    contenders = [c for artifact in artifacts for c in _contenders(artifact, switches)]
+    contenders = [c for artifact in artifacts for c in _contenders(artifact, switches, backends)]
+    pictures = [contender for contender in contenders if contender.port is None]
+    glyphs = [contender for contender in contenders if contender.port is not None]
+    if (sizes and not pictures) or (batches and not glyphs):
+        wrong, right = ("--size", "--batch") if sizes and not pictures else ("--batch", "--size")
+        raise PlanError(f"{wrong} does not suit these artifacts; give {right}")
     rows: list[BenchRow] = []
-    for size in sizes:
-        rows += _bench_size(contenders, size)
+    for size in (sizes or DEFAULT_SIZES) if pictures else ():
+        rows += _bench_size(pictures, size)
+    for batch in (batches or DEFAULT_BATCHES) if glyphs else ():
+        for grid in dict.fromkeys(_grid(c.port) for c in glyphs if c.port):
+            rows += _bench_size(
+                [c for c in glyphs if c.port and _grid(c.port) == grid], grid, batch
+            )
     return BenchReport(rows=tuple(rows), environment=environment())
 
 
 def bench_runners(
-    artifact: str, runners: Mapping[str, Callable[[], Runner]], size: Size
+    artifact: str,
+    runners: Mapping[str, Callable[[], Runner]],
+    extent: Size | int,
+    port: Port | None = None,
 ) -> BenchReport:
-    """Measure runners that are opened when called, under the names given, at one size."""
-    contenders = [Contender(artifact, name, opened) for name, opened in runners.items()]
-    return BenchReport(rows=tuple(_bench_size(contenders, size)), environment=environment())
+    """Measure runners that are opened when called, under the names given.
+
+    ``extent`` is the size of a picture, or a batch for the glyph classifier with input ``port``.
+    """
+    contenders = [Contender(artifact, name, opened, 3, port) for name, opened in runners.items()]
+    where = (extent,) if isinstance(extent, Size) else (_grid(port), extent)
+    return BenchReport(rows=tuple(_bench_size(contenders, *where)), environment=environment())
 
 
-def _contenders(artifact: Path, switches: Switches) -> list[Contender]:
+def _grid(port: Port | None) -> Size:
+    rows, columns = port.dims[-2:] if port else (1, 1)
+    return Size(int(rows), int(columns))
+
+
+def _contenders(
+    artifact: Path, switches: Switches, backends: Sequence[OnnxBackend]
+) -> list[Contender]:
     name = artifact.name
     if is_engine(artifact):
-        return [Contender(name, "TensorRT", lambda: _open_engine(artifact))]
+        from paragon_export.engine import classifier_ports
+
+        port = next(iter(classifier_ports(artifact)), None)
+        return [Contender(name, "TensorRT", lambda: _open_engine(artifact), 3, port)]
     if is_onnx(artifact):
-        (image, *_), _ = ports_of(read_onnx(artifact))
-        channels = int(image.dims[1])
-        return [
-            Contender(name, f"ONNX Runtime {d}", partial(_open_onnx, artifact, d), channels)
-            for d in ("CPU", "CUDA")
-        ]
+        (image, *_), (output, *_) = ports_of(read_onnx(artifact))
+        channels, port = int(image.dims[1]), image if output.is_logits else None
+        opened: dict[str, Callable[[], Runner]] = {}
+        if OnnxBackend.ONNXRUNTIME in backends:
+            opened |= {
+                f"ONNX Runtime {d}": partial(_open_onnx, artifact, d) for d in ("CPU", "CUDA")
+            }
+        if OnnxBackend.OPENVINO in backends:
+            opened["OpenVINO CPU"] = partial(open_runner, artifact, OnnxBackend.OPENVINO)
+        return [Contender(name, label, run, channels, port) for label, run in opened.items()]
     checkpoint, variant = describe(artifact, switches)
     reference = build_reference(checkpoint, variant)
     channels = variant.in_channels
+    port = reference.inputs[0] if variant.is_classifier else None
     device = "cuda" if _torch_has_gpu() else "cpu"
     dtype = "float16" if device == "cuda" else "float32"
 
@@ -93,8 +143,8 @@ def _contenders(artifact: Path, switches: Switches) -> list[Contender]:
 
     label = f"{device} {dtype}"
     return [
-        Contender(name, f"PyTorch eager ({label})", eager, channels),
-        Contender(name, f"torch.compile ({label})", lambda: _compiled(eager()), channels),
+        Contender(name, f"PyTorch eager ({label})", eager, channels, port),
+        Contender(name, f"torch.compile ({label})", lambda: _compiled(eager()), channels, port),
     ]
 
 
@@ -125,12 +175,16 @@ def _open_engine(path: Path) -> Runner:
     return runner
 
 
-def _bench_size(contenders: Sequence[Contender], size: Size) -> list[BenchRow]:
-    rows = [BenchRow(artifact=c.artifact, backend=c.backend, size=size) for c in contenders]
+def _bench_size(
+    contenders: Sequence[Contender], size: Size, batch: int | None = None
+) -> list[BenchRow]:
+    rows = [
+        BenchRow(artifact=c.artifact, backend=c.backend, size=size, batch=batch) for c in contenders
+    ]
     running: dict[int, Callable[[], Arrays]] = {}
     for index, contender in enumerate(contenders):
         try:
-            run, peak = _warm_up(contender, size)
+            run, peak = _warm_up(contender, size, batch)
         except ParagonExportError as error:
             rows[index] = replace(rows[index], reason=str(error))
         except Exception as error:  # a compiler or driver that is missing on this machine
@@ -156,21 +210,31 @@ def _wants_more(samples_ms: Sequence[float]) -> bool:
     return len(samples_ms) < MOST_SAMPLES and sum(samples_ms) < SECONDS_PER_BACKEND * 1000
 
 
-def _warm_up(contender: Contender, size: Size) -> tuple[Callable[[], Arrays], float | None]:
-    """Open a backend, run it twice at the size, and look at what comes out."""
-    picture = photograph_crop(contender.channels, size)[None]
+def _warm_up(
+    contender: Contender, size: Size, batch: int | None
+) -> tuple[Callable[[], Arrays], float | None]:
+    """Open a backend, run it twice at the size or batch, and look at what comes out."""
+    if contender.port is None:
+        fed = photograph_crop(contender.channels, size)[None]
+    else:
+        fed = glyph_batch(contender.port, batch or 1)
     gc.collect()
     before = _reset_peak_memory()
     runner = contender.open()
 
     def run() -> Arrays:
-        return runner.infer({"input": picture})
+        return runner.infer({"input": fed})
 
     for _ in range(2):
         output = run()["output"]
-    height, width = output.shape[-2:]
-    if not np.isfinite(output).all() or height % size.height or width % size.width:
-        raise RunError(f"{contender.backend} gives a wrong picture {list(output.shape)}")
+    if contender.port is None:
+        height, width = output.shape[-2:]
+        fits = not (height % size.height or width % size.width)
+    else:
+        fits = output.ndim == 2 and len(output) == batch
+    if not np.isfinite(output).all() or not fits:
+        kind = "picture" if contender.port is None else "set of logits"
+        raise RunError(f"{contender.backend} gives a wrong {kind} {list(output.shape)}")
     return run, _peak_memory_mib(before)
 
 

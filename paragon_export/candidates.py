@@ -10,13 +10,14 @@ from typing import Any
 import onnx_ir as ir
 
 from paragon_export.errors import PlanError
+from paragon_export.glyph_probes import GLYPHS
 from paragon_export.onnx_file import is_onnx, metadata_of, precision_of, read_onnx, static_size
-from paragon_export.plan import ENGINE_SUFFIXES, Precision, Profile, Size
+from paragon_export.plan import ENGINE_SUFFIXES, BatchProfile, OnnxBackend, Precision, Profile, Size
 from paragon_export.precision import rounding_model
 from paragon_export.probes import default_sizes
-from paragon_export.runners import OnnxRunner
+from paragon_export.runners import open_runner
 from paragon_export.switches import FLAGS, RARER
-from paragon_export.variant import Port, Variant
+from paragon_export.variant import Variant
 from paragon_export.verify import Candidate
 
 
@@ -29,12 +30,12 @@ class Opened:
     static: Size | None = None
     """The only size it accepts; None where height and width are dynamic."""
     video: bool = False
-    profile: Profile | None = None
-    """The range of sizes that an engine accepts; None for other files."""
+    profile: Profile | BatchProfile | None = None
+    """The range of sizes or batches that an engine accepts; None for other files."""
 
     def allowed_sizes(self, window: int, smallest: int = 1) -> list[Size]:
         """Return the default sizes brought into an engine's range; empty where none is needed."""
-        if self.profile is None:
+        if not isinstance(self.profile, Profile):
             return []
         low, high = self.profile.smallest, self.profile.largest
         brought = (
@@ -45,6 +46,11 @@ class Opened:
             for size, _ in default_sizes(window, smallest)
         )
         return list(dict.fromkeys(brought))
+
+    @property
+    def largest_batch(self) -> int:
+        """Items of a batch that a glyph classifier may be fed in its judgement."""
+        return self.profile.largest if isinstance(self.profile, BatchProfile) else GLYPHS
 
     def disagreements(self, variant: Variant) -> list[str]:
         """Say where the file was made with other switches than the reference has."""
@@ -70,8 +76,12 @@ def is_engine(path: Path) -> bool:
     return path.suffix.lower() in ENGINE_SUFFIXES
 
 
-def open_candidate(path: Path, *, video: bool) -> Opened:
+def open_candidate(
+    path: Path, *, video: bool, backend: OnnxBackend = OnnxBackend.ONNXRUNTIME
+) -> Opened:
     """Open an ONNX file or an engine for judgement against a still or a video reference.
+
+    ``backend`` runs ONNX files; engines are run by TensorRT.
 
     Raises:
         RunError: If the file cannot be read or run.
@@ -85,48 +95,45 @@ def open_candidate(path: Path, *, video: bool) -> Opened:
         return Opened(candidate=candidate, profile=profile, video=video)
     if not is_onnx(path):
         raise PlanError(f"{path}: a candidate must be an .onnx file or an .engine file")
-    opened = open_onnx(path)
+    opened = open_onnx(path, backend)
     if opened.video != video:
         kind = "a video" if opened.video else "a still"
         raise PlanError(f"{path} is {kind} model; judge it apart from models of the other kind")
     return opened
 
 
-def open_onnx(path: Path) -> Opened:
+def open_onnx(path: Path, backend: OnnxBackend = OnnxBackend.ONNXRUNTIME) -> Opened:
     """Open an ONNX file for judgement.
 
     Half precision is computed node by node in float32 and rounded after each, so that the CPU
     errs and overflows where a GPU would.
 
     Raises:
-        RunError: If it is not a self-contained ONNX file, or ONNX Runtime refuses it.
-        PlanError: If its ports are not those of a super-resolution network.
+        RunError: If it is not a self-contained ONNX file, or the backend refuses it.
+        PlanError: If its ports are not those of a network that is served, or a half-precision
+            model is to be judged in OpenVINO.
     """
     model = read_onnx(path)
     inputs = [str(value.name) for value in model.graph.inputs]
     outputs = [str(value.name) for value in model.graph.outputs]
     if "input" not in inputs or "output" not in outputs:
         raise PlanError(f"{path}: ports are {inputs} and {outputs}; expected input and output")
+    if any(node.op_type == "QuantizeLinear" for node in model.graph):
+        raise PlanError(f"{path} is INT8: onnx --int8 judges it, on real inputs held back")
     precision = precision_of(model)
     source: Path | bytes = path
+    if precision is not Precision.FP32 and backend is OnnxBackend.OPENVINO:
+        raise PlanError(
+            f"{path} is {precision.value}: OpenVINO computes it in float32 here and would hide "
+            "every overflow; judge it with --backend onnxruntime"
+        )
     if precision is not Precision.FP32:
         source = ir.to_proto(rounding_model(model)).SerializeToString()
+    name = path.name if backend is OnnxBackend.ONNXRUNTIME else f"{path.name} in OpenVINO"
+    runner = open_runner(source, backend)
     return Opened(
-        candidate=Candidate(name=path.name, runner=OnnxRunner(source), precision=precision),
+        candidate=Candidate(name=name, runner=runner, precision=precision),
         metadata=metadata_of(model),
         static=static_size(model),
         video="prev_feat" in inputs,
     )
-
-
-def ports_of(model: ir.Model) -> tuple[tuple[Port, ...], tuple[Port, ...]]:
-    """Return the inputs and outputs of a model as ports."""
-    inputs, outputs = (
-        tuple(Port(str(v.name), tuple(_dim(d) for d in v.shape or ())) for v in values)
-        for values in (model.graph.inputs, model.graph.outputs)
-    )
-    return inputs, outputs
-
-
-def _dim(dim: Any) -> int | str:
-    return dim if isinstance(dim, int) else str(dim)

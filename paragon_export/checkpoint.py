@@ -9,7 +9,7 @@ import pickle
 import struct
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,16 @@ import numpy as np
 
 from paragon_export.errors import CheckpointError
 
-CONTAINERS = ("params_ema", "params", "state_dict", "model", "net")
+CONTAINERS = (
+    "params_ema", "params", "state_dict", "model_state", "model_state_dict", "model", "net",
+)  # fmt: skip
 """Keys under which trainers put the weights, the averaged ones first."""
+
+BESIDE = ("config", "label_map", "epoch", "metrics")
+"""What trainers put beside the weights and a family may want to know."""
+
+WRAPPERS = ("model", "net")
+"""Prefixes that are removed where every tensor has them: a network may use these names itself."""
 
 DEEPEST_CONTAINER = 4
 """Levels of containers in containers."""
@@ -43,13 +51,17 @@ class Checkpoint:
     """Floating point tensors are float32, whatever width they are stored in."""
     metadata: Mapping[str, str]
     """The header entries of a safetensors file; empty for other formats."""
+    beside: Mapping[str, Any] = field(default_factory=dict)
+    """What a pickle's containers said beside the tensors, of the entries ``BESIDE``: plain
+    values as the trainer wrote them, unchecked. Empty for other formats."""
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
     """Read a ``.safetensors``, ``.pth`` or ``.pt`` file; the content decides, not the name.
 
-    Containers and the prefixes ``module.`` and ``_orig_mod.`` are removed. Pickles are read
-    with ``weights_only=True`` and so run no code.
+    Containers are removed, and the prefixes ``module.`` and ``_orig_mod.``, and ``model.`` and
+    ``net.`` where every tensor has them. Pickles are read with ``weights_only=True`` and so run
+    no code.
 
     Raises:
         CheckpointError: If the file is missing, is no checkpoint, is cut short, asks to run
@@ -57,11 +69,12 @@ def load_checkpoint(path: Path) -> Checkpoint:
     """
     data = _read(path)
     metadata: dict[str, str] = {}
+    beside: dict[str, Any] = {}
     pickled = data[:2] == b"PK" or data[:1] == b"\x80"
     if data[8:9] == b"{" and (not pickled or _header_fits(data)):
         tensors, metadata = _from_safetensors(path, data)
     elif pickled:
-        tensors = _from_pickle(path, data)
+        tensors, beside = _from_pickle(path, data)
     else:
         raise CheckpointError(
             f"{path} is not a checkpoint: expected .safetensors, .pth or .pt, "
@@ -74,6 +87,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
         sha256=hashlib.sha256(data).hexdigest(),
         tensors=tensors,
         metadata=metadata,
+        beside=beside,
     )
 
 
@@ -126,7 +140,7 @@ def _widen(array: np.ndarray) -> np.ndarray:
     return array.astype(np.float32) if array.dtype.kind == "f" else array
 
 
-def _from_pickle(path: Path, data: bytes) -> dict[str, np.ndarray]:
+def _from_pickle(path: Path, data: bytes) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     import torch
 
     try:
@@ -144,8 +158,9 @@ def _from_pickle(path: Path, data: bytes) -> dict[str, np.ndarray]:
         raise CheckpointError(
             f"{path} is not a whole PyTorch checkpoint ({_reason(error)}); download it again"
         ) from error
-    state = _unwrap(path, loaded)
-    return {name: _widen_torch(path, name, tensor) for name, tensor in state.items()}
+    beside: dict[str, Any] = {}
+    state = _unwrap(path, loaded, beside)
+    return {name: _widen_torch(path, name, tensor) for name, tensor in state.items()}, beside
 
 
 def _reason(error: Exception) -> str:
@@ -155,13 +170,15 @@ def _reason(error: Exception) -> str:
     return (telling or lines or [type(error).__name__])[0][:200]
 
 
-def _unwrap(path: Path, loaded: Any, depth: int = 0) -> dict[str, Any]:
+def _unwrap(path: Path, loaded: Any, beside: dict[str, Any], depth: int = 0) -> dict[str, Any]:
+    """Return the tensors by name; what containers hold beside them is put into ``beside``."""
     import torch
 
     if isinstance(loaded, Mapping) and depth < DEEPEST_CONTAINER:
         for container in CONTAINERS:
             if isinstance(loaded.get(container), Mapping):
-                return _unwrap(path, loaded[container], depth + 1)
+                beside |= {name: loaded[name] for name in BESIDE if name in loaded}
+                return _unwrap(path, loaded[container], beside, depth + 1)
         tensors = {str(k): v for k, v in loaded.items() if isinstance(v, torch.Tensor)}
         if tensors and len(tensors) == len(loaded):
             return tensors
@@ -188,7 +205,10 @@ def _widen_torch(path: Path, name: str, tensor: Any) -> np.ndarray:
 
 
 def _strip_prefixes(path: Path, tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Remove ``module`` in front and ``_orig_mod`` anywhere, as whole path components."""
+    """Remove ``module`` in front and ``_orig_mod`` anywhere, as whole path components.
+
+    What then stands in front of every name and is one of ``WRAPPERS`` goes too, stacked or not.
+    """
     stripped: dict[str, np.ndarray] = {}
     for name, array in tensors.items():
         parts = [part for part in name.split(".") if part != "_orig_mod"]
@@ -198,6 +218,10 @@ def _strip_prefixes(path: Path, tensors: Mapping[str, np.ndarray]) -> dict[str, 
         if key in stripped:
             raise CheckpointError(f"{path}: tensor {key} is there twice, with and without a prefix")
         stripped[key] = array
+    for wrapper in WRAPPERS:
+        if stripped and all(name.startswith(f"{wrapper}.") for name in stripped):
+            inner = {name.partition(".")[2]: array for name, array in stripped.items()}
+            return _strip_prefixes(path, inner)
     return stripped
 
 

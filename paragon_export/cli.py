@@ -14,8 +14,10 @@ from paragon_export.plan import (
     DEFAULT_PROFILE,
     TARGETS,
     Backend,
+    BatchProfile,
     EnginePlan,
     ExportPlan,
+    OnnxBackend,
     Precision,
     Profile,
     Runtime,
@@ -65,6 +67,10 @@ Bf16 = Annotated[bool, typer.Option("--bf16", help="bfloat16, strongly typed.")]
 Rewrite = Annotated[
     bool,
     typer.Option(help="Export an equal network that runs faster, or the network as trained."),
+]
+Backends = Annotated[
+    list[OnnxBackend] | None,
+    typer.Option("--backend", help="What runs ONNX files. Repeatable; default onnxruntime."),
 ]
 Video = Annotated[
     bool, typer.Option("--video", help="Add prev_feat and alpha in, feature_map out.")
@@ -136,6 +142,18 @@ def onnx(
         Runtime, typer.Option("--for", help="What the rewritten network is to run best on.")
     ] = Runtime.ANY,
     opset: Annotated[int | None, typer.Option(help="ONNX operator set, 18 to 23.")] = None,
+    int8: Annotated[
+        bool, typer.Option("--int8", help="Glyph classifier, phase 2: 8-bit; needs --calibrate.")
+    ] = False,
+    calibrate: Annotated[
+        Path | None, typer.Option(help="Real grids: .npy, .npz, or a folder of rasters.")
+    ] = None,
+    phase_1: Annotated[
+        Path | None, typer.Option("--phase-1", help="Turns rasters of --calibrate into grids.")
+    ] = None,
+    agreement: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of best classes that INT8 must keep.")
+    ] = 0.95,
     config: Config = None,
     attention_mode: AttentionMode = None,
     export_safe: ExportSafe = None,
@@ -150,7 +168,12 @@ def onnx(
     from paragon_export.pipeline import export
 
     precision = _precision(fp16, bf16)
-    suffixes = [s for s in (precision.value if precision.is_half else "", static) if s]
+    if int8 != (calibrate is not None) or (phase_1 and not int8):
+        raise PlanError("--int8 needs --calibrate with real inputs, and these flags need --int8")
+    if int8 and (precision.is_half or static or video or io is not Precision.FP32):
+        raise PlanError("--int8 goes with float32 inputs and outputs and no other precision")
+    kind = "int8" if int8 else precision.value if precision.is_half else ""
+    suffixes = [s for s in (kind, static) if s]
     name = "_".join([checkpoint.stem, *(["video"] if video else []), *suffixes])
     plan = ExportPlan(
         checkpoint=checkpoint,
@@ -172,8 +195,16 @@ def onnx(
         runtime=runtime,
         opset=opset,
     )
-    result = export(plan)
-    console.show(json, console.exported(result), console.export_table)
+    if calibrate:
+        from paragon_export.int8 import Calibration, export_int8
+
+        calibration = Calibration(path=calibrate, phase_1=phase_1, agreement=agreement)
+        result, figures = export_int8(plan, calibration)
+        document = {**console.exported(result), "int8": figures}
+    else:
+        result = export(plan)
+        document = console.exported(result)
+    console.show(json, document, console.export_table)
     _exit_on_failure(result.parity.passed)
 
 
@@ -188,9 +219,13 @@ def trt(
         list[str] | None,
         typer.Option(help=f"GPU generations in one engine: {', '.join(TARGETS)}. Repeatable."),
     ] = None,
-    min: Annotated[str | None, typer.Option(metavar="HxW", help="Smallest input.")] = None,
-    opt: Annotated[str | None, typer.Option(metavar="HxW", help="Size to tune for.")] = None,
-    max: Annotated[str | None, typer.Option(metavar="HxW", help="Largest input.")] = None,
+    min: Annotated[
+        str | None, typer.Option(metavar="HxW", help="Smallest input, or batch.")
+    ] = None,
+    opt: Annotated[
+        str | None, typer.Option(metavar="HxW", help="Size or batch to tune for.")
+    ] = None,
+    max: Annotated[str | None, typer.Option(metavar="HxW", help="Largest input, or batch.")] = None,
     recipe: Annotated[Path | None, typer.Option(help="Profile from a file in engines/.")] = None,
     checkpoint: Annotated[
         Path | None, typer.Option(help="Reference to judge an ONNX source against.")
@@ -246,6 +281,7 @@ def parity(
         str | None, typer.Option(metavar="HxW,...", help="Sizes instead of the default ones.")
     ] = None,
     images: Annotated[Path | None, typer.Option(help="Folder of pictures to add.")] = None,
+    backend: Backends = None,
     junit: Annotated[Path | None, typer.Option(help="JUnit XML file to write.")] = None,
     config: Config = None,
     attention_mode: AttentionMode = None,
@@ -274,7 +310,9 @@ def parity(
         window_size=window_size,
         scale=scale,
     )
-    report, variant = judge_files(reference, switches, candidates, wanted, images)
+    report, variant = judge_files(
+        reference, switches, candidates, wanted, images, _backends(backend)
+    )
     if junit:
         write_text(junit, junit_xml(report))
     console.show(json, console.judged(report, variant, candidates), console.parity_table)
@@ -287,6 +325,10 @@ def bench(
     size: Annotated[
         list[str] | None, typer.Option(metavar="HxW", help="Input size. Repeatable.")
     ] = None,
+    batch: Annotated[
+        list[int] | None, typer.Option(min=1, help="Glyphs at a time. Repeatable.")
+    ] = None,
+    backend: Backends = None,
     report: Annotated[
         Path | None, typer.Option(help="Markdown file to write, and JSON beside it.")
     ] = None,
@@ -307,7 +349,7 @@ def bench(
     files = [report.with_suffix(".md"), report.with_suffix(".json")] if report else []
     for file in files:
         check_writable(file, *artifacts, config)
-    sizes = [Size.parse(text) for text in size or ["270x480"]]
+    sizes = [Size.parse(text) for text in size or ()]
     switches = _switches(
         config,
         more,
@@ -317,11 +359,40 @@ def bench(
         window_size=window_size,
         scale=scale,
     )
-    result = measure(artifacts, sizes, switches)
+    result = measure(artifacts, sizes, switches, batch or (), _backends(backend))
     if files:
         write_text(files[0], console.bench_markdown(result))
         write_text(files[1], to_json(result.to_json()))
     console.show(json, result.to_json(), console.bench_table)
+
+
+@app.command()
+def glyphs(
+    phase_1: Annotated[Path, typer.Argument(help="Checkpoint or ONNX file of phase 1.")],
+    phase_2: Annotated[Path, typer.Argument(help="Of phase 2; the order does not matter.")],
+    rasters: Annotated[list[Path], typer.Argument(help="Grey pictures of 128x128 pixels.")],
+    label_map: Annotated[
+        Path | None, typer.Option(help="JSON file {label: class}; default: the checkpoint's own.")
+    ] = None,
+    top: Annotated[int, typer.Option(min=1, help="Classes to name for each glyph.")] = 5,
+    backend: Annotated[
+        OnnxBackend, typer.Option(help="What runs both phases.")
+    ] = OnnxBackend.ONNXRUNTIME,
+    config: Config = None,
+    more: More = None,
+    json: Json = False,
+) -> None:
+    """Name the glyphs on rasters with both phases of the glyph classifier."""
+    import numpy as np
+
+    from paragon_export import console
+    from paragon_export.glyphs import name_glyphs, open_chain, read_raster
+
+    pictures = np.stack([read_raster(path) for path in rasters])
+    chain = open_chain((phase_1, phase_2), _switches(config, more), label_map, backend)
+    grids, named = name_glyphs(chain, pictures, top)
+    document = console.glyphs(rasters, grids, named, backend.value, chain.notes)
+    console.show(json, document, console.glyphs_table)
 
 
 @app.command()
@@ -350,9 +421,13 @@ def _precision(fp16: bool, bf16: bool) -> Precision:
     return Precision.FP16 if fp16 else Precision.BF16 if bf16 else Precision.FP32
 
 
+def _backends(given: list[OnnxBackend] | None) -> list[OnnxBackend]:
+    return list(dict.fromkeys(given or [OnnxBackend.ONNXRUNTIME]))
+
+
 def _profile(
     smallest: str | None, optimal: str | None, largest: str | None, recipe: Path | None
-) -> Profile | None:
+) -> Profile | BatchProfile | None:
     given = [smallest, optimal, largest]
     if recipe and any(given):
         raise PlanError("give --recipe, or --min, --opt and --max, not both")
@@ -366,6 +441,9 @@ def _profile(
             f"--min {DEFAULT_PROFILE.smallest} --opt {DEFAULT_PROFILE.optimal} "
             f"--max {DEFAULT_PROFILE.largest}"
         )
+    if all(text.isdecimal() and len(text) < 7 for text in (smallest, optimal, largest)):
+        low, best, high = (int(text) for text in (smallest, optimal, largest))
+        return BatchProfile(smallest=low, optimal=best, largest=high)
     return Profile(
         smallest=Size.parse(smallest), optimal=Size.parse(optimal), largest=Size.parse(largest)
     )

@@ -20,6 +20,9 @@ from paragon_export.report import BenchReport, ParityReport
 from paragon_export.variant import Variant
 
 if TYPE_CHECKING:
+    import numpy as np
+
+    from paragon_export.glyphs import Named
     from paragon_export.outcome import Build, Export
     from paragon_export.probe_switches import Fit
 
@@ -51,6 +54,7 @@ def inspection(
         "in_channels": variant.in_channels,
         "out_channels": variant.out_channels,
         "parameters": variant.parameters,
+        **({"classes": variant.out_channels} if variant.is_classifier else {}),
         "sha256": checkpoint.sha256,
         "switches": _switches(variant),
         "needs": list(variant.needs),
@@ -70,10 +74,15 @@ def _switches(variant: Variant) -> Document:
 
 
 def inspection_table(console: Console, document: Document) -> None:
+    if "classes" in document:
+        kind = f"{document['classes']} classes"
+        size = ""
+    else:
+        kind = f"{document['in_channels']} to {document['out_channels']} channels"
+        size = f" {document['scale'] or '?'}x"
     console.print(
-        f"[bold]{document['family']} {document['variant']} {document['scale'] or '?'}x[/bold], "
-        f"generation {document['generation']}, {document['parameters']:,} parameters, "
-        f"{document['in_channels']} to {document['out_channels']} channels"
+        f"[bold]{document['family']} {document['variant']}{size}[/bold], "
+        f"generation {document['generation']}, {document['parameters']:,} parameters, {kind}"
     )
     console.print(f"sha256 {document['sha256']}")
     for need in document["needs"]:
@@ -135,7 +144,14 @@ def parity_table(console: Console, document: Document) -> None:
             table.add_row(*_parity_cells(row))
         console.print(table)
     colour, word = ("green", "PASSED") if document["passed"] else ("red", "FAILED")
-    console.print(f"[{colour} bold]{word}[/]: every pixel counts, the worst case decides")
+    console.print(f"[{colour} bold]{word}[/]: {_what_decides(document['rows'])}")
+
+
+def _what_decides(rows: Sequence[Mapping[str, Any]]) -> str:
+    if any(row["precision"] == "int8" for row in rows):
+        return "the best class on inputs held back from calibration decides"
+    counts = "logit and best class" if any("wrong_top1" in row for row in rows) else "pixel"
+    return f"every {counts} counts, the worst case decides"
 
 
 def _parity_cells(row: Mapping[str, Any]) -> list[str]:
@@ -207,6 +223,38 @@ def build_table(console: Console, document: Document) -> None:
     console.print(table)
 
 
+# --- glyphs -------------------------------------------------------------------------------
+
+
+def glyphs(
+    rasters: Sequence[Path],
+    grids: np.ndarray,
+    named: Sequence[Sequence[Named]],
+    backend: str,
+    notes: Sequence[str],
+) -> Document:
+    return {
+        "glyphs": [
+            {"raster": str(raster), "top": [asdict(name) for name in names], "grid": grid.tolist()}
+            for raster, names, grid in zip(rasters, named, grids, strict=True)
+        ],
+        "backend": backend,
+        "notes": list(notes),
+    }
+
+
+def glyphs_table(console: Console, document: Document) -> None:
+    table = Table("raster", "rank", "class", "label")
+    table.add_column("probability", justify="right")
+    for glyph in document["glyphs"]:
+        table.add_section()
+        for name in glyph["top"]:
+            first = escape(glyph["raster"]) if name["rank"] == 1 else ""
+            figures = str(name["rank"]), str(name["index"]), escape(name["label"])
+            table.add_row(first, *figures, f"{name['probability']:.4f}")
+    console.print(table)
+
+
 # --- bench --------------------------------------------------------------------------------
 
 
@@ -219,16 +267,21 @@ def bench_table(console: Console, document: Document) -> None:
         table.add_row(f"[bold]{escape(artifact)}[/]")
         for row in rows:
             if "reason" not in row:
-                table.add_row(row["backend"], row["size"], *_bench_cells(row))
+                table.add_row(row["backend"], _extent(row), *_bench_cells(row))
     console.print(table)
     for row in document["rows"]:
         if "reason" in row:
             console.print(
-                f"not run: {row['backend']} on {row['artifact']} at {row['size']}: {row['reason']}",
+                f"not run: {row['backend']} on {row['artifact']} at {_extent(row)}: {row['reason']}",
                 markup=False,
             )
     gpu = document["environment"]["gpu"] or "no GPU: nothing here ran on one"
     console.print(f"{document['environment']['processor']}, {gpu}")
+
+
+def _extent(row: Mapping[str, Any]) -> str:
+    """Say how much is computed at a time: a picture of a size, or a batch of glyphs."""
+    return f"{row['size']} x{row['batch']}" if "batch" in row else str(row["size"])
 
 
 def _bench_cells(row: Mapping[str, Any]) -> list[str]:
@@ -251,7 +304,7 @@ def bench_markdown(report: BenchReport) -> str:
         "| --- | --- | --- | --- | --- | --- | --- |",
     ]
     for row in document["rows"]:
-        cells = [row["artifact"], row["backend"], row["size"], *_bench_cells(row)]
+        cells = [row["artifact"], row["backend"], _extent(row), *_bench_cells(row)]
         lines.append("| " + " | ".join(cell.replace("|", "/") for cell in cells) + " |")
     facts = document["environment"]
     versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())

@@ -15,13 +15,17 @@ from typing import TYPE_CHECKING, Any
 from paragon_export.artifact import sha256_of
 from paragon_export.environment import cuda_gpu
 from paragon_export.errors import EngineBuildError, PlanError
-from paragon_export.manifest import read
-from paragon_export.plan import Backend, Precision, Profile, Size
+from paragon_export.families.glyph.layout import CELL, GRID
+from paragon_export.manifest import profile_of, read
+from paragon_export.plan import Backend, BatchProfile, Precision, Profile
 from paragon_export.polygraphy_bridge import polygraphy_trt, tensorrt
 from paragon_export.runners import EngineRunner
+from paragon_export.variant import Port
 
 if TYPE_CHECKING:
     import onnx_ir as ir
+
+AnyProfile = Profile | BatchProfile
 
 MEMORY_LINE = re.compile(r"Total (Activation|Weights) Memory: (\d+) bytes")
 """TensorRT's own plan of device memory for the largest shape of the profile."""
@@ -64,7 +68,7 @@ class _Log(logging.Handler):
 
 
 def build_engine(
-    onnx: Path, model: ir.Model, backend: Backend, targets: tuple[str, ...], profile: Profile
+    onnx: Path, model: ir.Model, backend: Backend, targets: tuple[str, ...], profile: AnyProfile
 ) -> BuiltEngine:
     """Compile an ONNX file.
 
@@ -73,7 +77,7 @@ def build_engine(
         model: The same, loaded, for its ports.
         backend: Which TensorRT.
         targets: Compute capabilities such as ``sm86``, in one engine; RTX only.
-        profile: Sizes that the engine must accept.
+        profile: Sizes that the engine must accept, or batches of a glyph classifier.
 
     Raises:
         EngineBuildError: With TensorRT's own first error.
@@ -129,22 +133,35 @@ def _config(trt: Any, backend: Backend, targets: tuple[str, ...], profiles: list
     return trt.PostprocessConfig(config, without_tf32)
 
 
-def _shapes(trt: Any, model: ir.Model, profile: Profile) -> list[Any]:
+def _shapes(trt: Any, model: ir.Model, profile: AnyProfile) -> list[Any]:
     """Spell the profile out for every dynamic input; a static model needs none."""
     shapes = trt.Profile()
     for value in model.graph.inputs:
         dims = list(value.shape or ())
-        if len(dims) == 4 and not all(isinstance(dim, int) for dim in dims):
-            batches = (1, 1, profile.batch)
+        if isinstance(profile, BatchProfile):
+            if not isinstance(dims[0], int):
+                batches = (profile.smallest, profile.optimal, profile.largest)
+                shapes.add(str(value.name), *((batch, *dims[1:]) for batch in batches))
+        elif len(dims) == 4 and not all(isinstance(dim, int) for dim in dims):
             extents = [
                 (batch, dims[1], size.height, size.width)
-                for batch, size in zip(batches, profile.sizes, strict=True)
+                for batch, size in zip((1, 1, profile.batch), profile.sizes, strict=True)
             ]
             shapes.add(str(value.name), *extents)
     return [shapes] if shapes else []
 
 
-def open_engine(path: Path) -> tuple[EngineRunner, Precision, Profile]:
+def classifier_ports(path: Path) -> tuple[Port, ...]:
+    """Return what may be fed to an engine of a glyph classifier, by its manifest; none of others."""
+    facts = (read(path) or {}).get("onnx_metadata") or {}
+    if "classes" not in facts:
+        return ()
+    if "vocabulary" not in facts:
+        return (Port("input", ("batch", 1, CELL, CELL), span=(0, 1)),)
+    return (Port("input", ("batch", GRID, GRID), "int64", span=(0, facts["vocabulary"] - 1)),)
+
+
+def open_engine(path: Path) -> tuple[EngineRunner, Precision, AnyProfile]:
     """Load an engine onto the GPU. Untested here: needs a GPU.
 
     A TensorRT engine is code: only one whose bytes match its manifest is loaded.
@@ -157,12 +174,5 @@ def open_engine(path: Path) -> tuple[EngineRunner, Precision, Profile]:
         raise PlanError(f"{path} has no manifest that matches its bytes; build it again with trt")
     if cuda_gpu() is None:
         raise PlanError(f"{path} needs a GPU and none was found; judge {manifest.get('onnx')}")
-    told = manifest["profile"]
-    profile = Profile(
-        smallest=Size.parse(told["min"]),
-        optimal=Size.parse(told["opt"]),
-        largest=Size.parse(told["max"]),
-        batch=told["batch"],
-    )
-    runner = EngineRunner(path, str(manifest["backend"]))
-    return runner, Precision(manifest["precision"]), profile
+    runner = EngineRunner(path, str(manifest["backend"]), classifier_ports(path))
+    return runner, Precision(manifest["precision"]), profile_of(manifest)

@@ -12,17 +12,17 @@ from paragon_export.environment import cuda_gpu
 from paragon_export.errors import RunError
 from paragon_export.judge import judge
 from paragon_export.outcome import Known, Proof
-from paragon_export.plan import Profile
+from paragon_export.plan import BatchProfile, Profile
 from paragon_export.runners import Runner
 
 
-def prove_on_gpu(engine: Path, known: Known, profile: Profile) -> Proof:
+def prove_on_gpu(engine: Path, known: Known, profile: Profile | BatchProfile) -> Proof:
     """Judge an engine against its network, and time it beside PyTorch at the optimal size.
 
     Args:
         engine: With its manifest beside it.
         known: The network that it claims to be; None if that is not known.
-        profile: The sizes that it accepts.
+        profile: The sizes or batches that it accepts.
     """
     gpu = cuda_gpu()
     if gpu is None:
@@ -39,4 +39,6 @@ def prove_on_gpu(engine: Path, known: Known, profile: Profile) -> Proof:
         "PyTorch eager (cuda float16)": partial(reference.runner, "float16", "cuda"),
         "TensorRT": lambda: runner,
     }
-    return Proof(parity=parity, bench=bench_runners(engine.name, contenders, profile.optimal))
+    port = reference.inputs[0] if variant.is_classifier else None
+    bench = bench_runners(engine.name, contenders, profile.optimal, port)
+    return Proof(parity=parity, bench=bench)

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from paragon_export.artifact import sha256_of
-from paragon_export.candidates import open_candidate, open_onnx, ports_of
+from paragon_export.candidates import Opened, is_engine, open_candidate, open_onnx
 from paragon_export.errors import PlanError
-from paragon_export.onnx_file import is_onnx, metadata_of, read_onnx
-from paragon_export.plan import EnginePlan, Size, Switches, Tolerance
-from paragon_export.probes import choose_probes
+from paragon_export.glyph_probes import glyph_probes
+from paragon_export.onnx_file import is_onnx, metadata_of, ports_of, read_onnx
+from paragon_export.plan import EnginePlan, OnnxBackend, Size, Switches, Tolerance
+from paragon_export.probes import Probe, choose_probes
 from paragon_export.reference import (
     OnnxReference,
     Reference,
@@ -36,29 +37,26 @@ def judge(
     candidates: Sequence[Path],
     sizes: Sequence[Size] = (),
     images: Path | None = None,
+    backends: Sequence[OnnxBackend] = (OnnxBackend.ONNXRUNTIME,),
 ) -> ParityReport:
     """Judge ONNX files and engines against the network they claim to be.
 
-    ``sizes`` replaces the default sizes; ``images`` adds the pictures of a folder.
+    ``sizes`` replaces the default sizes; ``images`` adds the pictures of a folder; each of
+    ``backends`` runs every ONNX file.
 
     Raises:
         ParagonExportError: If a candidate cannot be opened.
     """
     rows: list[ParityRow] = []
     notes: list[str] = []
-    for path in candidates:
-        opened = open_candidate(path, video=len(reference.inputs) > 1)
-        wanted = sizes or opened.allowed_sizes(variant.window, variant.smallest)
-        probes = choose_probes(
-            variant.in_channels,
-            variant.window,
-            opened.static,
-            opened.video,
-            wanted,
-            images,
-            variant.smallest,
-            variant.also_probed,
-        )
+    opened_by = [
+        (path, backend)
+        for path in candidates
+        for backend in (backends[:1] if is_engine(path) else dict.fromkeys(backends))
+    ]
+    for path, backend in opened_by:
+        opened = open_candidate(path, video=len(reference.inputs) > 1, backend=backend)
+        probes = _probes(reference, variant, opened, sizes, images)
         report = verify(reference, [opened.candidate], probes, is_picture=variant.is_picture)
         rows += report.rows
         notes += [*report.notes, *opened.disagreements(variant)]
@@ -120,6 +118,7 @@ def judge_conversion(source: Path, converted: Path) -> ParityReport:
     opened = open_onnx(converted)
     window, smallest = (opened.metadata.get(name, 1) for name in ("window", "smallest"))
     channels = inputs[0].dims[1]
+    is_glyph = outputs[0].is_logits
     if not all(isinstance(told, int) for told in (channels, window, smallest)):
         raise PlanError(f"{source}: the number of input channels must be fixed")
     precision = opened.candidate.precision
@@ -130,10 +129,40 @@ def judge_conversion(source: Path, converted: Path) -> ParityReport:
         reference_floor=math.inf,
         min_psnr_db=usual.min_psnr_db,
     )
-    probes = choose_probes(int(channels), window, opened.static, opened.video, smallest=smallest)
+    probes = (
+        glyph_probes(inputs[0])
+        if is_glyph
+        else choose_probes(int(channels), window, opened.static, opened.video, smallest=smallest)
+    )
     reference = OnnxReference(path=source, inputs=inputs, outputs=outputs)
     is_picture = opened.metadata.get("is_picture") is not False
     return verify(reference, [opened.candidate], probes, {precision: bar}, is_picture=is_picture)
+
+
+def _probes(
+    reference: Reference,
+    variant: Variant,
+    opened: Opened,
+    sizes: Sequence[Size],
+    images: Path | None,
+) -> list[Probe]:
+    """Return what a candidate is judged on."""
+    if reference.outputs[0].is_logits:
+        if sizes or images:
+            given = "--sizes" if sizes else "--images"
+            raise PlanError(f"{given} is for networks that take pictures; leave it out")
+        return glyph_probes(reference.inputs[0], opened.largest_batch)
+    wanted = sizes or opened.allowed_sizes(variant.window, variant.smallest)
+    return choose_probes(
+        variant.in_channels,
+        variant.window,
+        opened.static,
+        opened.video,
+        wanted,
+        images,
+        variant.smallest,
+        variant.also_probed,
+    )
 
 
 def judge_files(
@@ -142,6 +171,7 @@ def judge_files(
     candidates: Sequence[Path],
     sizes: Sequence[Size] = (),
     images: Path | None = None,
+    backends: Sequence[OnnxBackend] = (OnnxBackend.ONNXRUNTIME,),
 ) -> tuple[ParityReport, Variant]:
     """Judge files against a checkpoint; all of them are stills, or all are video models.
 
@@ -151,7 +181,7 @@ def judge_files(
     loaded, variant = describe(checkpoint, switches)
     video = any(is_onnx(path) and open_onnx(path).video for path in candidates)
     reference = build_reference(loaded, variant, video=video)
-    report = judge(reference, variant, candidates, sizes, images)
+    report = judge(reference, variant, candidates, sizes, images, backends)
     others = [_another_checkpoint(path, loaded.sha256) for path in candidates if is_onnx(path)]
     return replace(report, notes=(*report.notes, *filter(None, others))), variant
 

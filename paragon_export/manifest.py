@@ -15,6 +15,7 @@ from paragon_export.artifact import Staged, sha256_of, staged, to_json, write_te
 from paragon_export.environment import cuda_gpu, environment
 from paragon_export.errors import PlanError
 from paragon_export.onnx_file import (
+    is_classifier,
     is_onnx,
     metadata_of,
     precision_of,
@@ -22,7 +23,7 @@ from paragon_export.onnx_file import (
     smallest_of,
     static_size,
 )
-from paragon_export.plan import EnginePlan
+from paragon_export.plan import BatchProfile, EnginePlan, Profile, Size
 from paragon_export.polygraphy_bridge import tensorrt
 
 if TYPE_CHECKING:
@@ -61,6 +62,7 @@ def identify(plan: EnginePlan) -> dict[str, Any]:
         facts = metadata_of(model)
         switches, checkpoint = facts.get("switches"), facts.get("checkpoint_sha256")
         static, smallest = static_size(model), smallest_of(model)
+        batches = is_classifier(model)
         rewritten = None
         precision = precision if precision.is_half else precision_of(model)
         video = any(value.name == "prev_feat" for value in model.graph.inputs)
@@ -68,7 +70,8 @@ def identify(plan: EnginePlan) -> dict[str, Any]:
         loaded, variant = describe(plan.source, plan.switches)
         switches = {name: asdict(setting) for name, setting in variant.switches.items()}
         checkpoint, smallest = loaded.sha256, variant.smallest
-    profile = plan.profile_for(static, smallest)
+        batches = variant.is_classifier
+    profile = plan.batches() if batches else plan.profile_for(static, smallest)
     return {
         "source": plan.source.name,
         "source_sha256": _sha256(plan.source),
@@ -77,17 +80,30 @@ def identify(plan: EnginePlan) -> dict[str, Any]:
         "precision": precision.value,
         "video": video,
         "rewrite": rewritten,
-        "profile": {
-            "min": str(profile.smallest),
-            "opt": str(profile.optimal),
-            "max": str(profile.largest),
-            "batch": profile.batch,
-        },
+        "profile": _profile_entry(profile),
         "target": target_name(plan),
         "backend": plan.backend.value,
         "tensorrt": str(tensorrt(plan.backend.value).__version__),
         "paragon_export": paragon_export.__version__,
     }
+
+
+def _profile_entry(profile: Profile | BatchProfile) -> dict[str, Any]:
+    """Batches are whole numbers, sizes are text with a batch beside them."""
+    if isinstance(profile, BatchProfile):
+        return {"min": profile.smallest, "opt": profile.optimal, "max": profile.largest}
+    smallest, optimal, largest = map(str, profile.sizes)
+    return {"min": smallest, "opt": optimal, "max": largest, "batch": profile.batch}
+
+
+def profile_of(manifest: Mapping[str, Any]) -> Profile | BatchProfile:
+    """Return the profile that a manifest records."""
+    told = manifest["profile"]
+    if "batch" not in told:
+        return BatchProfile(smallest=told["min"], optimal=told["opt"], largest=told["max"])
+    sizes = (Size.parse(told[key]) for key in ("min", "opt", "max"))
+    smallest, optimal, largest = sizes
+    return Profile(smallest=smallest, optimal=optimal, largest=largest, batch=told["batch"])
 
 
 def _sha256(path: Path) -> str:

@@ -64,6 +64,20 @@ def difference(candidate: np.ndarray, reference: np.ndarray, border: int) -> Dif
     )
 
 
+def wrong_top1(candidate: np.ndarray, reference: np.ndarray, allowed: float) -> int:
+    """Count the rows whose best class differs although the reference's is clearly the best.
+
+    Args:
+        candidate: (N, classes) logits; the first of equal ones is the best.
+        reference: The truth, of the same shape.
+        allowed: Rows count whose two best logits in the reference are further apart than this.
+    """
+    ordered = np.sort(reference, axis=1)
+    gap = ordered[:, -1] - ordered[:, -2] if reference.shape[1] > 1 else np.zeros(len(reference))
+    differs = candidate.argmax(axis=1) != reference.argmax(axis=1)
+    return int(np.count_nonzero(differs & (gap > allowed)))
+
+
 def psnr_db(error: np.ndarray) -> float:
     """``10 log10(PEAK^2 / mean(error^2))``; infinite where there is no error."""
     mean_square = float(np.mean(np.square(error, dtype=np.float64)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from paragon_export.checkpoint import Checkpoint
 from paragon_export.environment import versions
 from paragon_export.errors import PlanError, RunError
 from paragon_export.plan import ONNX_SUFFIXES, ExportPlan, Precision, Size
-from paragon_export.variant import Variant
+from paragon_export.variant import Port, Variant
 
 
 def is_onnx(path: Path) -> bool:
@@ -79,9 +79,7 @@ def describe_in(
         "video": plan.video,
         "rewrites": dict(rewrites),
         "runtime": plan.runtime.value,
-        "value_range": [0, 1],
-        "colour_order": "RGB",
-        "layout": "NCHW",
+        **variant.contract,
         "checkpoint": checkpoint.path.name,
         "checkpoint_sha256": checkpoint.sha256,
         "dropped_tensors": len(variant.dropped),
@@ -111,8 +109,60 @@ def precision_of(model: ir.Model) -> Precision:
     return Precision.BF16 if ir.DataType.BFLOAT16 in types else Precision.FP32
 
 
+def ports_of(model: ir.Model) -> tuple[tuple[Port, ...], tuple[Port, ...]]:
+    """Return the inputs and outputs of a model as ports; those of a classifier with their span.
+
+    Raises:
+        PlanError: If a classifier reads IDs from nowhere that says how many there are.
+    """
+    inputs, outputs = (
+        tuple(_port(value) for value in values)
+        for values in (model.graph.inputs, model.graph.outputs)
+    )
+    if any(port.is_logits for port in outputs):
+        spans = [
+            (0, _table_rows(value) - 1) if port.dtype == "int64" else (0, 1)
+            for value, port in zip(model.graph.inputs, inputs, strict=True)
+        ]
+        inputs = tuple(replace(p, span=span) for p, span in zip(inputs, spans, strict=True))
+    return inputs, outputs
+
+
+def guarded_ports(model: Path | bytes) -> tuple[Port, ...]:
+    """Return the inputs of a model file or a serialized model, with what may be fed to them."""
+    import onnx
+
+    if isinstance(model, bytes):
+        return ports_of(ir.from_proto(onnx.ModelProto.FromString(model)))[0]
+    return ports_of(read_onnx(model))[0]
+
+
+def _port(value: ir.Value) -> Port:
+    dims = tuple(dim if isinstance(dim, int) else str(dim) for dim in value.shape or ())
+    whole = value.dtype is not None and value.dtype.is_integer()
+    return Port(str(value.name), dims, "int64" if whole else "float32")
+
+
+def _table_rows(ids: ir.Value) -> int:
+    """Return how many rows the table has from which ``ids`` picks."""
+    for user, index in ids.uses():
+        if user.op_type == "Cast":
+            return _table_rows(user.outputs[0])
+        table = user.inputs[0]
+        if user.op_type == "Gather" and index == 1 and table is not None and table.shape:
+            return int(table.shape[0])  # type: ignore[arg-type]
+    raise PlanError(f"input {ids.name} holds whole numbers and no Gather says how many there are")
+
+
+def is_classifier(model: ir.Model) -> bool:
+    """Tell a model that gives a row of logits for each item from one that gives pictures."""
+    return any(_port(value).is_logits for value in model.graph.outputs)
+
+
 def static_size(model: ir.Model) -> Size | None:
-    """Return the size that a model is fixed to; None where it is dynamic."""
+    """Return the picture size that a model is fixed to; None where it is dynamic or there is none."""
+    if is_classifier(model):
+        return None
     dims = [
         dim for value in model.graph.inputs if value.name == "input" for dim in value.shape or ()
     ]

@@ -89,8 +89,9 @@ class Emitter:
         yield
         self._wide = around
 
-    def input(self, name: str, dims: Sequence[int | str]) -> ir.Value:
-        value = ir.Value(name=name, shape=ir.Shape(dims), type=ir.TensorType(ir.DataType.FLOAT))
+    def input(self, name: str, dims: Sequence[int | str], dtype: str = "float32") -> ir.Value:
+        kind = ir.TensorType(ir.DataType.from_numpy(np.dtype(dtype)))
+        value = ir.Value(name=name, shape=ir.Shape(dims), type=kind)
         self._inputs.append(value)
         return value
 
@@ -241,6 +242,40 @@ def _power(g: Emitter, x: Operand, exponent: float) -> Operand:
 
 def _pixel_shuffle(g: Emitter, module: nn.PixelShuffle, name: str, x: Operand) -> ir.Value:
     return g.op("DepthToSpace", x, blocksize=module.upscale_factor, mode="CRD")
+
+
+def _batch_norm(g: Emitter, module: nn.BatchNorm2d, name: str, x: Operand) -> ir.Value:
+    weights = [
+        Weight(f"{name}.{leaf}", getattr(module, leaf).detach())
+        for leaf in ("weight", "bias", "running_mean", "running_var")
+    ]
+    return g.op("BatchNormalization", x, *weights, epsilon=module.eps)
+
+
+def _layer_norm(g: Emitter, module: nn.LayerNorm, name: str, x: Operand) -> ir.Value:
+    weights = [
+        Weight(f"{name}.{leaf}", getattr(module, leaf).detach()) for leaf in ("weight", "bias")
+    ]
+    return g.op(
+        "LayerNormalization", x, *weights, axis=-len(module.normalized_shape), epsilon=module.eps
+    )
+
+
+def _max_pool(g: Emitter, module: nn.MaxPool2d, name: str, x: Operand) -> ir.Value:
+    sizes = module.kernel_size, module.stride
+    if (
+        module.padding
+        or module.dilation != 1
+        or module.ceil_mode
+        or not all(isinstance(size, int) for size in sizes)
+    ):
+        raise TraceError(f"{name}: only square max pooling without padding is lowered")
+    kernel, stride = sizes
+    return g.op("MaxPool", x, kernel_shape=[kernel, kernel], strides=[stride, stride])
+
+
+def _embedding(g: Emitter, ids: ir.Value, table: Weight, **_: Any) -> ir.Value:
+    return g.op("Gather", table, ids, axis=0)
 
 
 # --- functions and methods: (emitter, operands of the call) -------------------------------
@@ -527,6 +562,10 @@ def _padding_penalty(g: Emitter, x: ir.Value, window: int) -> ir.Value:
 MODULES: Mapping[type, Callable[..., Any]] = {
     nn.Conv2d: _conv2d,
     nn.Linear: _linear,
+    nn.BatchNorm2d: _batch_norm,
+    nn.LayerNorm: _layer_norm,
+    nn.MaxPool2d: _max_pool,
+    nn.Flatten: lambda g, module, name, x: g.op("Flatten", x, axis=module.start_dim),
     nn.GELU: lambda g, module, name, x: _gelu(g, x, module.approximate),
     nn.Sigmoid: lambda g, module, name, x: g.op("Sigmoid", x),
     nn.ReLU: lambda g, module, name, x: g.op("Relu", x),
@@ -551,6 +590,7 @@ FUNCTIONS: Mapping[Callable[..., Any], Callable[..., Any]] = {
     torch.roll: _roll,
     torch.cat: _cat,
     F.gelu: _gelu,
+    F.embedding: _embedding,
     F.interpolate: _interpolate,
     F.pad: _pad,
     torch.index_select: _index_select,

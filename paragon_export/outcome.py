@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from paragon_export.metrics import Difference
-from paragon_export.plan import Profile
+from paragon_export.plan import BatchProfile, Profile
 from paragon_export.reference import TorchReference
 from paragon_export.report import BenchReport, ParityReport
 from paragon_export.variant import Variant
@@ -76,7 +76,7 @@ class Proof:
     notes: tuple[str, ...] = ()
 
 
-Prover = Callable[[Path, Known, Profile], Proof]
+Prover = Callable[[Path, Known, Profile | BatchProfile], Proof]
 """Judges and times an engine that has its manifest beside it."""
 
 

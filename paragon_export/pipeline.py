@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from paragon_export.artifact import check_writable, staged
+from paragon_export.errors import PlanError
 from paragon_export.outcome import Build, Export, Prover, Source
 from paragon_export.plan import EnginePlan, ExportPlan, Precision, Runtime
 from paragon_export.reference import build_reference, describe, measure_drop
@@ -32,6 +33,8 @@ def export(plan: ExportPlan) -> Export:
     checkpoint, variant = describe(plan.checkpoint, plan.switches)
     check_defined([plan.static] if plan.static else [], variant.smallest)
     reference = build_reference(checkpoint, variant, video=plan.video)
+    if plan.static and variant.is_classifier:
+        raise PlanError(f"--static is for pictures; a {variant.family} network has one grid")
     ports = reference.fixed(plan.static, variant.scale) if plan.static else None
     inputs, outputs = ports or (reference.inputs, reference.outputs)
     network = reference.module
@@ -76,7 +79,7 @@ def build(plan: EnginePlan, prove: Prover | None = None) -> Build:
         why_judge_again,
         why_rebuild,
     )
-    from paragon_export.onnx_file import read_onnx, smallest_of, static_size
+    from paragon_export.onnx_file import is_classifier, read_onnx, smallest_of, static_size
     from paragon_export.polygraphy_bridge import polygraphy_trt
 
     check_writable(plan.output, plan.source, plan.checkpoint)
@@ -102,7 +105,8 @@ def build(plan: EnginePlan, prove: Prover | None = None) -> Build:
         if result.passed is False:
             return result
         model = read_onnx(source.path)
-        profile = plan.profile_for(static_size(model), smallest_of(model))
+        batches = plan.batches() if is_classifier(model) else None
+        profile = batches or plan.profile_for(static_size(model), smallest_of(model))
         built = build_engine(source.path, model, plan.backend, plan.targets, profile)
         manifest = describe_engine(plan, identity, source, model, built)
         with staged_engine(plan.output, built.data, manifest) as file:

@@ -33,6 +33,12 @@ class Precision(StrEnum):
         return self is not Precision.FP32
 
 
+class Quantisation(StrEnum):
+    """Arithmetic in whole numbers: of phase 2 of the glyph classifier alone (see ``int8``)."""
+
+    INT8 = "int8"
+
+
 class Runtime(StrEnum):
     """What an ONNX file is meant to be run by; any of them can run any file."""
 
@@ -40,6 +46,13 @@ class Runtime(StrEnum):
     ONNXRUNTIME = "onnxruntime"
     OPENVINO = "openvino"
     TENSORRT = "tensorrt"
+
+
+class OnnxBackend(StrEnum):
+    """What runs an ONNX file here."""
+
+    ONNXRUNTIME = "onnxruntime"
+    OPENVINO = "openvino"
 
 
 FLOAT32_MARK = "paragon.precision"
@@ -98,6 +111,16 @@ class Tolerance:
             )
         decibels = 50.0 if precision is Precision.FP16 else 30.0
         return cls(max_abs=math.inf, times_reference=1.5, reference_floor=0.0, min_psnr_db=decibels)
+
+    @classmethod
+    def for_logits(cls, precision: Precision) -> Tolerance:
+        """The defaults for rows of logits: those for pictures without a bar of decibels.
+
+        Errors are in units of the largest logit, or of 1 where that is larger. In half precision
+        1/20 of it (bfloat16: 1/4) is too much even where PyTorch overflows.
+        """
+        most = {Precision.FP32: 1e-5, Precision.FP16: 0.05, Precision.BF16: 0.25}[precision]
+        return replace(cls.for_precision(precision), max_abs=most, min_psnr_db=-math.inf)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,6 +205,22 @@ class Profile:
         return self.smallest, self.optimal, self.largest
 
 
+@dataclass(frozen=True, kw_only=True)
+class BatchProfile:
+    """The range of batches that an engine of a glyph classifier accepts; its grid is fixed."""
+
+    smallest: int = 1
+    optimal: int = 32
+    largest: int = 256
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.smallest <= self.optimal <= self.largest <= LARGEST_EXTENT:
+            raise PlanError(
+                f"impossible profile: batches must rise from min {self.smallest} over opt "
+                f"{self.optimal} to max {self.largest}, within 1 to {LARGEST_EXTENT}"
+            )
+
+
 DEFAULT_PROFILE = Profile(smallest=Size(1, 1), optimal=Size(720, 1280), largest=Size(1080, 1920))
 """Everything up to 1080p, tuned for 720p."""
 
@@ -213,7 +252,7 @@ class EnginePlan:
     """Empty: Ampere and later in one engine (rtx), or the GPU at hand (tensorrt)."""
     rewrite: bool = True
     """As for :class:`ExportPlan`; of checkpoints alone, an ONNX file is compiled as it is."""
-    profile: Profile | None = None
+    profile: Profile | BatchProfile | None = None
     """None: ``DEFAULT_PROFILE``, or the only size of a static model."""
     video: bool = False
 
@@ -239,6 +278,11 @@ class EnginePlan:
             PlanError: If one is asked for that a model fixed to size ``static`` cannot have, or
                 that goes below the ``smallest`` extent at which the network is defined.
         """
+        if isinstance(self.profile, BatchProfile):
+            raise PlanError(
+                "--min, --opt and --max are sizes of pictures here, as in 720x1280; a range of "
+                "batches is for glyph classifiers"
+            )
         if static is None:
             least = Size(smallest, smallest)
             profile = self.profile or replace(DEFAULT_PROFILE, smallest=least)
@@ -255,6 +299,19 @@ class EnginePlan:
                 "leave --min, --opt, --max and --recipe out"
             )
         return only
+
+    def batches(self) -> BatchProfile:
+        """Return the batches to build a glyph classifier for.
+
+        Raises:
+            PlanError: If sizes of pictures are asked for.
+        """
+        if isinstance(self.profile, Profile):
+            raise PlanError(
+                "a glyph classifier has one grid; give a range of batches instead of sizes, as "
+                "in --min 1 --opt 32 --max 256"
+            )
+        return self.profile or BatchProfile()
 
 
 def check_suffix(path: Path, suffixes: tuple[str, ...]) -> None:

@@ -47,7 +47,7 @@ class TorchReference:
 
     def runner(self, dtype: str, device: str = "cpu") -> TorchRunner:
         names = [port.name for port in self.inputs], [port.name for port in self.outputs]
-        return TorchRunner(self.module, *names, dtype=dtype, device=device)
+        return TorchRunner(self.module, *names, dtype=dtype, device=device, ports=self.inputs)
 
     def fixed(self, size: Size, scale: int) -> tuple[tuple[Port, ...], tuple[Port, ...]]:
         """Return the ports for one input size and batch 1."""

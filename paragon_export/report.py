@@ -10,7 +10,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 from paragon_export.metrics import Difference
-from paragon_export.plan import Precision, Size, Tolerance
+from paragon_export.plan import Precision, Quantisation, Size, Tolerance
 
 NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 """Characters that XML cannot hold."""
@@ -27,7 +27,7 @@ class ParityRow:
     """One candidate on one probe."""
 
     candidate: str
-    precision: Precision
+    precision: Precision | Quantisation
     output: str
     """Name of the graph output that was compared."""
     picture: str
@@ -47,6 +47,11 @@ class ParityRow:
     """Whether the picture is one that a network need not know."""
     fault: str = ""
     """Set where nothing could be compared: a wrong shape, a run that failed."""
+    wrong_top1: int | None = None
+    """Of logits: items whose best class is not the reference's although the reference's two best
+    are further apart than the error allowed. None where the output is a picture."""
+    allowed_wrong: int = 0
+    """How many of them may be: more than none in INT8 alone."""
 
     @property
     def limit(self) -> float:
@@ -91,6 +96,8 @@ class ParityRow:
         if not self.found.max_abs <= self.limit:
             inside = self.found.interior_max_abs <= self.limit
             return "error at the border" if inside else "error"
+        if (self.wrong_top1 or 0) > self.allowed_wrong:
+            return "top-1"
         decibels = self.found.psnr_db + 20 * math.log10(self.full_range)
         if not decibels >= self.tolerance.min_psnr_db:
             return "PSNR"
@@ -115,6 +122,7 @@ class ParityRow:
             "judged": self.is_judged,
             "passed": not self.failure,
             "failure": self.failure,
+            **({} if self.wrong_top1 is None else {"wrong_top1": self.wrong_top1}),
         }
 
 
@@ -201,6 +209,8 @@ class BenchRow:
     """Largest resident size of the process while this backend ran alone; None if unknown."""
     reason: str = ""
     """Why it could not run; empty where it did."""
+    batch: int | None = None
+    """Glyphs at a time; None where the input is a picture."""
 
     @property
     def median_ms(self) -> float:
@@ -211,12 +221,13 @@ class BenchRow:
             "artifact": self.artifact,
             "backend": self.backend,
             "size": str(self.size),
+            **({} if self.batch is None else {"batch": self.batch}),
         }
         if self.reason:
             return {**row, "reason": self.reason}
         return {
             **row,
-            "fps": 1000 / self.median_ms,
+            "fps": 1000 * (self.batch or 1) / self.median_ms,
             "median_ms": self.median_ms,
             "p95_ms": percentile(self.samples_ms, 95),
             "samples": len(self.samples_ms),

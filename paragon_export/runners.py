@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
+from paragon_export.deps import require
 from paragon_export.errors import RunError
+from paragon_export.feeds import checked
+from paragon_export.plan import OnnxBackend
+from paragon_export.variant import Port
 
 if TYPE_CHECKING:
     import onnxruntime
     from torch import nn
 
 Arrays = dict[str, np.ndarray]
+
+OPENVINO_SETTINGS = {"INFERENCE_PRECISION_HINT": "f32"}
+"""Left to itself, OpenVINO computes in bfloat16 on processors that have it."""
 
 
 class Runner(Protocol):
@@ -27,13 +36,15 @@ class Runner(Protocol):
 
         Args:
             feeds: Input name to array: images (N, C, H, W) in [0, 1] and other ports of the
-                graph. Floating arrays are cast to what the network takes.
+                graph. Floating arrays are cast to what the network takes. Grids of IDs are of
+                any integer type and become int64.
 
         Returns:
             Output name to array, not clamped; copies that are safe to keep.
 
         Raises:
             RunError: If the network cannot run on these inputs.
+            PlanError: If an ID or a cell is none, before any runtime sees it (see ``feeds``).
         """
 
 
@@ -47,8 +58,12 @@ class TorchRunner:
         outputs: Sequence[str],
         dtype: str = "float32",
         device: str = "cpu",
+        ports: Sequence[Port] = (),
     ) -> None:
-        """Copy ``module`` to ``dtype``; ``module`` itself is not changed."""
+        """Copy ``module`` to ``dtype``; ``module`` itself is not changed.
+
+        ``ports`` are the inputs whose arrays are checked.
+        """
         import copy
 
         import torch
@@ -56,15 +71,15 @@ class TorchRunner:
         self.name = f"PyTorch {dtype}"
         self.inputs, self.outputs = tuple(inputs), tuple(outputs)
         self.dtype, self.device = getattr(torch, dtype), device
+        self.ports = tuple(ports)
         self.module = copy.deepcopy(module).to(device=device, dtype=self.dtype).eval()
 
     def infer(self, feeds: Mapping[str, np.ndarray]) -> Arrays:
         import torch
 
-        tensors = [
-            torch.from_numpy(np.asarray(feeds[name])).to(self.device, self.dtype)
-            for name in self.inputs
-        ]
+        feeds = checked(self.ports, feeds)
+        given = [torch.from_numpy(np.asarray(feeds[name])) for name in self.inputs]
+        tensors = [t.to(self.device, self.dtype if t.is_floating_point() else None) for t in given]
         with torch.inference_mode():
             results = self.module(*tensors)
         results = results if isinstance(results, tuple) else (results,)
@@ -103,11 +118,13 @@ class OnnxRunner:
             ) from error
         self._types = {i.name: _numpy_type(i) for i in self.session.get_inputs()}
         self._outputs = [o.name for o in self.session.get_outputs()]
+        self._ports = _guarded(model, [len(o.shape) for o in self.session.get_outputs()])
 
     def infer(self, feeds: Mapping[str, np.ndarray]) -> Arrays:
         missing = sorted(set(self._types) - set(feeds))
         if missing:
             raise RunError(f"{self.name}: the model also wants {', '.join(missing)}")
+        feeds = checked(self._ports, feeds)
         cast = {name: np.asarray(feeds[name], dtype) for name, dtype in self._types.items()}
         try:
             results = self.session.run(None, cast)
@@ -117,11 +134,96 @@ class OnnxRunner:
         return {n: np.asarray(r) for n, r in zip(self._outputs, results, strict=True)}
 
 
+class OpenVinoRunner:
+    """An ONNX file in OpenVINO, on the CPU, in float32."""
+
+    def __init__(self, model: Path | bytes, cache: Path | None = None) -> None:
+        """Load a model file, or a serialized model.
+
+        Args:
+            model: Self-contained.
+            cache: Folder under which compiled models are kept, each in a folder named after the
+                content of the model, OpenVINO's version and the settings; None keeps none.
+
+        Raises:
+            RunError: If OpenVINO refuses the model.
+            MissingDependencyError: If OpenVINO is not installed.
+        """
+        ov = require("openvino", "openvino")
+        self.name = "OpenVINO"
+        try:
+            data = model if isinstance(model, bytes) else model.read_bytes()
+            core = ov.Core()
+            if cache is not None:
+                key = openvino_key(data, ov.get_version())
+                core.set_property({"CACHE_DIR": str(cache / key)})
+            compiled = core.compile_model(core.read_model(data), "CPU", OPENVINO_SETTINGS)
+        except (RuntimeError, OSError) as error:
+            raise RunError(f"OpenVINO cannot load {_title(model)}: {_one_line(error)}") from error
+        self._request = compiled.create_infer_request()
+        self._inputs = {port.any_name: port.element_type.to_dtype() for port in compiled.inputs}
+        self._outputs = [port.any_name for port in compiled.outputs]
+        self._ports = _guarded(model, [len(port.partial_shape) for port in compiled.outputs])
+
+    def infer(self, feeds: Mapping[str, np.ndarray]) -> Arrays:
+        missing = sorted(set(self._inputs) - set(feeds))
+        if missing:
+            raise RunError(f"{self.name}: the model also wants {', '.join(missing)}")
+        feeds = checked(self._ports, feeds)
+        cast = {n: np.asarray(feeds[n], dtype, order="C") for n, dtype in self._inputs.items()}
+        try:
+            results = self._request.infer(cast)
+        except RuntimeError as error:
+            shapes = ", ".join(f"{n} {list(a.shape)}" for n, a in cast.items())
+            raise RunError(f"{self.name} fails on {shapes}: {_one_line(error)}") from error
+        # OpenVINO reuses its output buffers.
+        return {name: np.array(results[name]) for name in self._outputs}
+
+
+def openvino_key(data: bytes, version: str) -> str:
+    """Return the name under which OpenVINO's compiled form of a model is kept.
+
+    Whatever decides that form is in it, so that no other model, version or setting can be taken
+    for it.
+    """
+    parts = [
+        hashlib.sha256(data).hexdigest(),
+        version,
+        *sorted(map(str, OPENVINO_SETTINGS.items())),
+    ]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def user_cache() -> Path | None:
+    """Return this tool's folder in the user's cache folder; None if it cannot be made."""
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    folder = folder / "paragon-export" / "openvino"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return None
+    return folder
+
+
+def open_runner(model: Path | bytes, backend: OnnxBackend) -> Runner:
+    """Return a runner for an ONNX model; compiled models of OpenVINO are kept for the user.
+
+    Raises:
+        RunError: If the backend refuses the model.
+        MissingDependencyError: If the backend is not installed.
+    """
+    if backend is OnnxBackend.OPENVINO:
+        return OpenVinoRunner(model, user_cache())
+    return OnnxRunner(model)
+
+
 class EngineRunner:
     """A TensorRT engine on the GPU at hand. Untested here: needs a GPU."""
 
-    def __init__(self, engine: Path, flavour: str) -> None:
+    def __init__(self, engine: Path, flavour: str, ports: Sequence[Port] = ()) -> None:
         """Load an engine that this tool built; the caller has checked its manifest.
+
+        ``ports`` are the inputs whose arrays are checked.
 
         Raises:
             RunError: If TensorRT refuses it.
@@ -129,6 +231,7 @@ class EngineRunner:
         from paragon_export.polygraphy_bridge import polygraphy_trt
 
         self.name = f"TensorRT ({flavour})"
+        self._ports = tuple(ports)
         backend = polygraphy_trt(flavour)  # before anything else of Polygraphy is imported
         from polygraphy.exception import PolygraphyException
 
@@ -142,6 +245,7 @@ class EngineRunner:
     def infer(self, feeds: Mapping[str, np.ndarray]) -> Arrays:
         from polygraphy.exception import PolygraphyException
 
+        feeds = checked(self._ports, feeds)
         wanted = self._runner.get_input_metadata()
         cast = {n: np.ascontiguousarray(feeds[n], m.dtype.numpy()) for n, m in wanted.items()}
         try:
@@ -150,6 +254,15 @@ class EngineRunner:
             raise RunError(f"{self.name}: {_one_line(error)}") from error
         # Polygraphy reuses its output buffers.
         return {name: np.array(array) for name, array in results.items()}
+
+
+def _guarded(model: Path | bytes, ranks: Sequence[int]) -> tuple[Port, ...]:
+    """Return the inputs to be checked of a model with outputs of these ranks: a classifier's."""
+    if 2 not in ranks:
+        return ()
+    from paragon_export.onnx_file import guarded_ports
+
+    return guarded_ports(model)
 
 
 def _numpy_type(port: onnxruntime.NodeArg) -> np.dtype:

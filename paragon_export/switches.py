@@ -16,7 +16,10 @@ from paragon_export.errors import PlanError
 from paragon_export.plan import Switches
 from paragon_export.variant import Setting
 
-RARER = ("generation", "use_norm", "dynamic_inference", "obey_tracked_flag")
+RARER = (
+    "generation", "use_norm", "dynamic_inference", "obey_tracked_flag",
+    "activation", "normalize_embeddings", "stem_stride", "bn_eps",
+)  # fmt: skip
 """Switches that are given as ``--set NAME=VALUE``."""
 
 FLAGS = ("attention_mode", "export_safe", "upsampler_alpha", "window_size", "scale", *RARER)
@@ -99,22 +102,7 @@ def read_option_file(path: Path, tables: Sequence[str] = ("network_g",)) -> dict
     Raises:
         PlanError: If the file cannot be read, is not YAML, or has no such table.
     """
-    import yaml
-
-    if path.is_fifo():
-        raise PlanError(f"option file {path} is a pipe, not a file")
-    try:
-        if path.stat().st_size > LARGEST_OPTION_FILE_BYTES:
-            raise PlanError(f"option file {path} is over {LARGEST_OPTION_FILE_BYTES} bytes")
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise PlanError(f"cannot read option file {path}: {error.strerror or error}") from error
-    except (yaml.YAMLError, ValueError, TypeError, KeyError, AttributeError, OverflowError,
-            RecursionError) as error:  # fmt: skip
-        # PyYAML lets what its constructors raise through.
-        raise PlanError(
-            f"option file {path} is not YAML: {' '.join(str(error).split())}"
-        ) from error
+    document = read_yaml(path)
     document = document if isinstance(document, dict) else {}
     network = next((document[name] for name in tables if name in document), None)
     if not isinstance(network, dict):
@@ -123,6 +111,30 @@ def read_option_file(path: Path, tables: Sequence[str] = ("network_g",)) -> dict
     if "scale" in document:
         options.setdefault("scale", document["scale"])
     return options
+
+
+def read_yaml(path: Path) -> Any:
+    """Return what an option file holds, whatever it is.
+
+    Raises:
+        PlanError: If the file cannot be read or is not YAML.
+    """
+    import yaml
+
+    if path.is_fifo():
+        raise PlanError(f"option file {path} is a pipe, not a file")
+    try:
+        if path.stat().st_size > LARGEST_OPTION_FILE_BYTES:
+            raise PlanError(f"option file {path} is over {LARGEST_OPTION_FILE_BYTES} bytes")
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise PlanError(f"cannot read option file {path}: {error.strerror or error}") from error
+    except (yaml.YAMLError, ValueError, TypeError, KeyError, AttributeError, OverflowError,
+            RecursionError) as error:  # fmt: skip
+        # PyYAML lets what its constructors raise through.
+        raise PlanError(
+            f"option file {path} is not YAML: {' '.join(str(error).split())}"
+        ) from error
 
 
 def _from_metadata(metadata: Mapping[str, str]) -> dict[str, Any]:

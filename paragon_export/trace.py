@@ -71,7 +71,7 @@ def trace(
     lowering = _Lowering(module, emitter, static)
     placeholders = [node for node in graph.nodes if node.op == "placeholder"]
     for node, port in zip(placeholders, inputs, strict=True):
-        lowering.values[node] = emitter.input(port.name, port.dims)
+        lowering.values[node] = emitter.input(port.name, port.dims, port.dtype)
     for node in graph.nodes:
         lowering.lower(node)
     results = lowering.result if isinstance(lowering.result, tuple) else (lowering.result,)
@@ -83,7 +83,7 @@ def trace(
 
 
 def _zeros(port: Port) -> torch.Tensor:
-    return torch.zeros([int(dim) for dim in port.dims])
+    return torch.zeros([int(dim) for dim in port.dims], dtype=getattr(torch, port.dtype))
 
 
 class _Lowering:

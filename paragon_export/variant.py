@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 Source = Literal["tensors", "flag", "config", "metadata", "default"]
@@ -29,6 +29,16 @@ class Port:
     name: str
     dims: tuple[int | str, ...]
     """Extents; a string names one that is known only at run time."""
+    dtype: str = "float32"
+    """A name of NumPy's."""
+    span: tuple[float, float] | None = None
+    """Smallest and largest value that may be fed. Where it is given, values, dtype and shape are
+    checked before any runtime sees them (see ``feeds``)."""
+
+    @property
+    def is_logits(self) -> bool:
+        """Whether it holds a row of scores for each item, (N, classes), and not a map."""
+        return len(self.dims) == 2
 
     @property
     def is_static(self) -> bool:
@@ -36,7 +46,11 @@ class Port:
 
     def at(self, extents: Mapping[str, int]) -> Port:
         """Return the port with the named dimensions fixed to ``extents``."""
-        return Port(self.name, tuple(extents.get(str(dim), dim) for dim in self.dims))
+        return replace(self, dims=tuple(extents.get(str(dim), dim) for dim in self.dims))
+
+
+PICTURES: Mapping[str, Any] = {"value_range": [0, 1], "colour_order": "RGB", "layout": "NCHW"}
+"""How pictures are fed to a network."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +72,8 @@ class Variant:
     switches: Mapping[str, Setting]
     structure: Mapping[str, Any] = field(default_factory=dict)
     """What the family needs besides to build it."""
+    contract: Mapping[str, Any] = field(default_factory=lambda: PICTURES)
+    """What whoever runs the exported file must know of its ports; it is written into the file."""
     dropped: tuple[str, ...] = ()
     """Trained tensors that the switches leave out."""
     needs: tuple[str, ...] = ()
@@ -71,3 +87,8 @@ class Variant:
     """Heights and widths beside the default ones without which a verdict would miss something."""
     notes: tuple[str, ...] = ()
     """What the user should be told: values assumed, tensors dropped, switches without effect."""
+
+    @property
+    def is_classifier(self) -> bool:
+        """Whether it gives logits and not pictures."""
+        return "classes" in self.contract

@@ -23,6 +23,12 @@ LONGEST_RUN_S = 300
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
+@pytest.fixture(autouse=True)
+def empty_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep what a test compiles out of the user's cache folder, and out of other tests."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+
+
 def shell_environment(**changes: str) -> dict[str, str]:
     """Return the environment of a user's shell: without what this process set for itself."""
     inherited = {n: v for n, v in os.environ.items() if n != "POLYGRAPHY_USE_TENSORRT_RTX"}

@@ -95,7 +95,10 @@ def loaded_by(*args: str | Path, cwd: Path) -> set[str]:
 
 @pytest.mark.parametrize(
     "args",
-    [["--help"], *([c, "--help"] for c in ("inspect", "onnx", "trt", "parity", "bench", "demo"))],
+    [
+        ["--help"],
+        *([c, "--help"] for c in ("inspect", "onnx", "trt", "parity", "bench", "glyphs", "demo")),
+    ],
     ids=" ".join,
 )
 def test_help_loads_nothing_heavy(args: list[str], tmp_path: Path) -> None:

@@ -17,13 +17,15 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("", "errors", "metrics", "variant", "islands", "primitives", "assets", "families.paragonsr2.generations",
      "families.munet.versions", "fourier"),
     ("plan", "checkpoint", "deps", "artifact", "environment", "layers", "windows", "extents",
-     "families.munet.layout"),
+     "families.munet.layout", "feeds", "families.glyph.layout"),
     # Stages that know neither families nor each other.
     ("switches", "probes", "report", "operators", "simplify", "precision", "onnx_file",
      "polygraphy_bridge", "rewrite.graph", "rewrite.normalize", "families.munet.network",
+     "families.glyph.config", "families.glyph.network",
      "families.paragonsr2.layout", "families.paragonsr2.blocks",
      "families.paragonsr2.context.attention"),
     ("runners", "console", "trace", "rewrite.attention", "rewrite.upsampling", "families.munet",
+     "families.glyph", "glyph_probes",
      "families.paragonsr2.describing", "families.paragonsr2.release.layout",
      "families.paragonsr2.preview.layout", "families.paragonsr2.context.layout"),
     ("families.paragonsr2.release.network", "families.paragonsr2.preview.network",
@@ -34,11 +36,11 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("families",),
     # From a checkpoint to the network every verdict stands on.
     ("reference",),
-    ("verify", "probe_switches", "outcome", "manifest"),
+    ("verify", "probe_switches", "outcome", "manifest", "glyphs"),
     ("engine",),
     # Files that claim to be the network, judged and timed.
     ("candidates",),
-    ("judge", "bench"),
+    ("judge", "bench", "int8"),
     ("gpu",),
     # The flow, and what the user touches.
     ("pipeline",),

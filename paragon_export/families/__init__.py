@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from paragon_export.checkpoint import listing
 from paragon_export.errors import UnsupportedNetworkError
+from paragon_export.families.glyph import GlyphFamily
 from paragon_export.families.munet import MUNetFamily
 from paragon_export.families.paragonsr2 import ParagonSR2Family
 
@@ -48,7 +49,7 @@ class Family(Protocol):
         """
 
 
-REGISTRY: tuple[Family, ...] = (ParagonSR2Family(), MUNetFamily())
+REGISTRY: tuple[Family, ...] = (ParagonSR2Family(), MUNetFamily(), GlyphFamily())
 
 
 def family_of(checkpoint: Checkpoint) -> Family:

@@ -1,0 +1,246 @@
+"""INT8: phase 2 of the glyph classifier with 8-bit convolutions and linear layers.
+
+Quantised after training by ONNX Runtime: weights per channel, activations unsigned, ranges from
+real grids that the user gives. Eight bits change logits by a percent and more, so the verdict is
+another one than for float: on grids that were held back from calibration, the best class has to
+be that of the untouched network in a stated share of cases.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from paragon_export.artifact import check_writable, staged
+from paragon_export.errors import PlanError, RunError
+from paragon_export.feeds import checked
+from paragon_export.glyphs import grids_of, logits_of, open_phase_1, read_raster
+from paragon_export.metrics import Difference, difference, wrong_top1
+from paragon_export.onnx_file import describe_in, write_onnx
+from paragon_export.outcome import Export
+from paragon_export.plan import ExportPlan, Quantisation, Size, Tolerance
+from paragon_export.probes import PICTURE_SUFFIXES
+from paragon_export.reference import build_reference, describe
+from paragon_export.report import ParityReport, ParityRow
+from paragon_export.runners import OnnxRunner, Runner
+from paragon_export.simplify import simplify
+from paragon_export.trace import trace
+from paragon_export.variant import Port
+
+FEWEST_GRIDS = 64
+
+HELD_BACK = 4
+"""Every fourth grid is not calibrated on but judged on."""
+
+QUANTISED = ("Conv", "Gemm", "MatMul")
+"""The rest stays float: table, norm, mean and activations hold little and lose much."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Calibration:
+    """What activation ranges are taken from, and how much may change."""
+
+    path: Path
+    """``.npy`` or ``.npz`` with grids (N, 16, 16) of IDs, or a folder of rasters."""
+    phase_1: Path | None = None
+    """Turns rasters into grids."""
+    agreement: float = 0.95
+    """Share of held-back grids whose best class has to stay."""
+
+
+def export_int8(plan: ExportPlan, calibration: Calibration) -> tuple[Export, dict[str, Any]]:
+    """Turn a phase-2 checkpoint into a judged INT8 ONNX file.
+
+    Returns:
+        What became of it, and agreement, relative error and file sizes as figures.
+
+    Raises:
+        ParagonExportError: If a stage could not run; nothing is written then.
+    """
+    check_writable(plan.output, plan.checkpoint, calibration.path, calibration.phase_1)
+    checkpoint, variant = describe(plan.checkpoint, plan.switches)
+    if "vocabulary" not in variant.contract:
+        raise PlanError(f"--int8 is for phase 2 of a glyph classifier, not {variant.name}")
+    reference = build_reference(checkpoint, variant)
+    (port,) = reference.inputs
+    grids = read_grids(calibration, port)
+    judged = np.arange(len(grids)) % HELD_BACK == HELD_BACK - 1
+    wide = simplify(trace(reference.module, (port,), reference.outputs, plan.operator_set))
+    model = quantise(wide, grids[~judged])
+    describe_in(model, variant, checkpoint, plan, {})
+    model.metadata_props["precision"] = Quantisation.INT8.value
+    with staged(plan.output) as file:
+        write_onnx(model, file.path)
+        runner = OnnxRunner(file.path)
+        truth = logits_of(grids[judged], reference.runner("float64"))
+        row = _row(plan.output.name, runner, grids[judged], truth, calibration.agreement)
+        size_before = len(ir.to_proto(wide).SerializeToString())
+        figures = {
+            "held_back_grids": int(judged.sum()),
+            "top1_agreement": 1 - (row.wrong_top1 or 0) / int(judged.sum()),
+            "agreement_bar": calibration.agreement,
+            "relative_logit_error": 10 ** (-row.found.psnr_db / 20) if not row.fault else None,
+            "bytes_float32": size_before,
+            "bytes_int8": file.path.stat().st_size,
+        }
+        parity = ParityReport(rows=(row,), notes=_notes(figures))
+        file.keep = parity.passed
+    exported = Export(
+        output=plan.output,
+        reference=reference,
+        variant=variant,
+        fired={},
+        parity=parity,
+        drop_cost=None,
+    )
+    return exported, figures
+
+
+def read_grids(calibration: Calibration, port: Port) -> np.ndarray:
+    """Return the grids to calibrate and judge on, (N, 16, 16) int64.
+
+    Raises:
+        PlanError: If they cannot be read, are too few, or hold what ``port`` does not take.
+    """
+    path = calibration.path
+    if path.is_dir():
+        rasters = sorted(p for p in path.iterdir() if p.suffix.lower() in PICTURE_SUFFIXES)
+        if calibration.phase_1 is None:
+            raise PlanError(f"--calibrate {path} is a folder of rasters; give --phase-1 as well")
+        if len(rasters) < FEWEST_GRIDS:
+            raise PlanError(_too_few(path, len(rasters)))
+        pictures = np.stack([read_raster(raster) for raster in rasters])
+        grids = grids_of(pictures, open_phase_1(calibration.phase_1))
+    else:
+        grids = _read_array(path)
+    if grids.ndim and len(grids) < FEWEST_GRIDS:
+        raise PlanError(_too_few(path, len(grids)))
+    return checked([port], {port.name: grids})[port.name]
+
+
+def _too_few(path: Path, found: int) -> str:
+    return f"--calibrate {path} holds {found} grids; give {FEWEST_GRIDS} or more real ones"
+
+
+def _read_array(path: Path) -> np.ndarray:
+    try:
+        loaded = np.load(path, allow_pickle=False)
+        if isinstance(loaded, np.ndarray):
+            return loaded
+        with loaded as arrays:
+            names = [name for name in ("grids", "ids") if name in arrays.files] or arrays.files
+            if len(names) != 1:
+                raise PlanError(f"--calibrate {path} holds {arrays.files}; name one array grids")
+            return arrays[names[0]]
+    except (OSError, ValueError, EOFError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise PlanError(
+            f"--calibrate {path}: expected .npy, .npz or a folder of rasters; {reason}"
+        ) from error
+
+
+class _Reader:
+    """Feeds grids to ONNX Runtime's calibration, some at a time."""
+
+    def __init__(self, grids: np.ndarray) -> None:
+        self._parts = iter(np.array_split(grids, -(-len(grids) // 32)))
+
+    def get_next(self) -> dict[str, np.ndarray] | None:
+        part = next(self._parts, None)
+        return None if part is None else {"input": part}
+
+
+def quantise(model: ir.Model, grids: np.ndarray) -> ir.Model:
+    """Return an INT8 copy of a float32 model, with ranges from ``grids`` (N, 16, 16).
+
+    Raises:
+        RunError: If ONNX Runtime cannot quantise it.
+    """
+    import onnx
+    from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
+
+    with tempfile.TemporaryDirectory() as folder, _without_advice():
+        made = Path(folder) / "int8.onnx"
+        try:
+            quantize_static(
+                ir.to_proto(model),
+                made,
+                _Reader(grids),
+                quant_format=QuantFormat.QDQ,
+                op_types_to_quantize=list(QUANTISED),
+                per_channel=True,
+                activation_type=QuantType.QUInt8,
+                weight_type=QuantType.QInt8,
+            )
+        except Exception as error:  # ONNX Runtime raises a dozen unrelated classes
+            reason = " ".join(str(error).split())[:400]
+            raise RunError(f"ONNX Runtime cannot quantise the model: {reason}") from error
+        return ir.from_proto(onnx.load(made))
+
+
+@contextmanager
+def _without_advice() -> Iterator[None]:
+    """Keep ONNX Runtime from telling to fold batch norms first: they are folded."""
+    root = logging.getLogger()
+    level = root.level
+    root.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        root.setLevel(level)
+
+
+def _row(
+    name: str, runner: Runner, grids: np.ndarray, truth: np.ndarray, agreement: float
+) -> ParityRow:
+    """Judge by the best class alone; a range of logits is shown and not judged."""
+    gap, wrong, fault = None, len(grids), ""
+    peak = max(1.0, float(np.abs(truth).max()))
+    try:
+        found = logits_of(grids, runner)
+    except RunError as error:
+        fault = f"cannot run: {error}"
+    else:
+        gap = difference(found[None] / _rms(truth), truth[None] / _rms(truth), border=0)
+        wrong = wrong_top1(found, truth, allowed=-1.0)
+    anything = Tolerance(
+        max_abs=math.inf, times_reference=1, reference_floor=math.inf, min_psnr_db=-math.inf
+    )
+    return ParityRow(
+        candidate=name,
+        precision=Quantisation.INT8,
+        output="output",
+        picture="held-back grids",
+        size=Size(*grids.shape[1:]),
+        batch=len(grids),
+        found=gap or Difference(math.inf, -math.inf, math.inf, math.inf, False, False),
+        reference_max_abs=0.0,
+        tolerance=anything,
+        reference_peak=peak,
+        fault=fault,
+        wrong_top1=wrong,
+        allowed_wrong=math.floor((1 - agreement) * len(grids) + 1e-9),
+    )
+
+
+def _rms(logits: np.ndarray) -> float:
+    return max(float(np.sqrt(np.mean(np.square(logits)))), 1e-30)
+
+
+def _notes(figures: dict[str, Any]) -> tuple[str, ...]:
+    error = figures["relative_logit_error"]
+    return (
+        f"INT8 keeps the best class of {figures['top1_agreement']:.1%} of "
+        f"{figures['held_back_grids']} held-back grids (bar {figures['agreement_bar']:.1%}); "
+        f"relative logit error {error if error is None else format(error, '.2%')}; "
+        f"{figures['bytes_float32'] / 1e6:.2f} MB in float32, {figures['bytes_int8'] / 1e6:.2f} MB",
+    )
