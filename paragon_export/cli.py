@@ -143,10 +143,11 @@ def onnx(
     ] = Runtime.ANY,
     opset: Annotated[int | None, typer.Option(help="ONNX operator set, 18 to 23.")] = None,
     int8: Annotated[
-        bool, typer.Option("--int8", help="Glyph classifier, phase 2: 8-bit; needs --calibrate.")
+        bool, typer.Option("--int8", help="8-bit, if what it costs on real inputs is little.")
     ] = False,
     calibrate: Annotated[
-        Path | None, typer.Option(help="Real grids: .npy, .npz, or a folder of rasters.")
+        Path | None,
+        typer.Option(help="Real inputs for --int8: a folder of pictures or rasters, .npy, .npz."),
     ] = None,
     phase_1: Annotated[
         Path | None, typer.Option("--phase-1", help="Turns rasters of --calibrate into grids.")
@@ -154,6 +155,9 @@ def onnx(
     agreement: Annotated[
         float, typer.Option(min=0, max=1, help="Share of best classes that INT8 must keep.")
     ] = 0.95,
+    accept_loss: Annotated[
+        bool, typer.Option("--accept-loss", help="Write an INT8 picture network whatever it loses.")
+    ] = False,
     config: Config = None,
     attention_mode: AttentionMode = None,
     export_safe: ExportSafe = None,
@@ -168,8 +172,8 @@ def onnx(
     from paragon_export.pipeline import export
 
     precision = _precision(fp16, bf16)
-    if int8 != (calibrate is not None) or (phase_1 and not int8):
-        raise PlanError("--int8 needs --calibrate with real inputs, and these flags need --int8")
+    if (calibrate or phase_1 or accept_loss) and not int8:
+        raise PlanError("--calibrate, --phase-1 and --accept-loss need --int8")
     if int8 and (precision.is_half or static or video or io is not Precision.FP32):
         raise PlanError("--int8 goes with float32 inputs and outputs and no other precision")
     kind = "int8" if int8 else precision.value if precision.is_half else ""
@@ -195,10 +199,12 @@ def onnx(
         runtime=runtime,
         opset=opset,
     )
-    if calibrate:
+    if int8:
         from paragon_export.int8 import Calibration, export_int8
 
-        calibration = Calibration(path=calibrate, phase_1=phase_1, agreement=agreement)
+        calibration = Calibration(
+            path=calibrate, phase_1=phase_1, agreement=agreement, accept_loss=accept_loss
+        )
         result, figures = export_int8(plan, calibration)
         document = {**console.exported(result), "int8": figures}
     else:

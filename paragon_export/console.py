@@ -148,9 +148,11 @@ def parity_table(console: Console, document: Document) -> None:
 
 
 def _what_decides(rows: Sequence[Mapping[str, Any]]) -> str:
+    is_logits = any("wrong_top1" in row for row in rows)
     if any(row["precision"] == "int8" for row in rows):
-        return "the best class on inputs held back from calibration decides"
-    counts = "logit and best class" if any("wrong_top1" in row for row in rows) else "pixel"
+        what = "the best class" if is_logits else "the worst picture"
+        return f"{what} on inputs held back from calibration decides"
+    counts = "logit and best class" if is_logits else "pixel"
     return f"every {counts} counts, the worst case decides"
 
 

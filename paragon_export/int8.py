@@ -8,11 +8,7 @@ be that of the untouched network in a stated share of cases.
 
 from __future__ import annotations
 
-import logging
 import math
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,11 +20,13 @@ from paragon_export.artifact import check_writable, staged
 from paragon_export.errors import PlanError, RunError
 from paragon_export.feeds import checked
 from paragon_export.glyphs import grids_of, logits_of, open_phase_1, read_raster
+from paragon_export.int8_pictures import export_int8_pictures
 from paragon_export.metrics import Difference, difference, wrong_top1
 from paragon_export.onnx_file import describe_in, write_onnx
 from paragon_export.outcome import Export
 from paragon_export.plan import ExportPlan, Quantisation, Size, Tolerance
 from paragon_export.probes import PICTURE_SUFFIXES
+from paragon_export.quantise import quantise
 from paragon_export.reference import build_reference, describe
 from paragon_export.report import ParityReport, ParityRow
 from paragon_export.runners import OnnxRunner, Runner
@@ -41,20 +39,20 @@ FEWEST_GRIDS = 64
 HELD_BACK = 4
 """Every fourth grid is not calibrated on but judged on."""
 
-QUANTISED = ("Conv", "Gemm", "MatMul")
-"""The rest stays float: table, norm, mean and activations hold little and lose much."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class Calibration:
     """What activation ranges are taken from, and how much may change."""
 
-    path: Path
-    """``.npy`` or ``.npz`` with grids (N, 16, 16) of IDs, or a folder of rasters."""
+    path: Path | None
+    """``.npy`` or ``.npz`` with grids (N, 16, 16) of IDs, or a folder of rasters. For pictures
+    a folder of photographs; None takes the shipped one."""
     phase_1: Path | None = None
     """Turns rasters into grids."""
     agreement: float = 0.95
     """Share of held-back grids whose best class has to stay."""
+    accept_loss: bool = False
+    """Of pictures: whether the file is written however much is lost."""
 
 
 def export_int8(plan: ExportPlan, calibration: Calibration) -> tuple[Export, dict[str, Any]]:
@@ -68,14 +66,24 @@ def export_int8(plan: ExportPlan, calibration: Calibration) -> tuple[Export, dic
     """
     check_writable(plan.output, plan.checkpoint, calibration.path, calibration.phase_1)
     checkpoint, variant = describe(plan.checkpoint, plan.switches)
+    if variant.is_picture and not variant.is_classifier:
+        return export_int8_pictures(plan, calibration.path, calibration.accept_loss)
     if "vocabulary" not in variant.contract:
-        raise PlanError(f"--int8 is for phase 2 of a glyph classifier, not {variant.name}")
+        raise PlanError(
+            f"--int8 is for pictures and phase 2 of a glyph classifier, not {variant.name}"
+        )
+    if calibration.path is None or calibration.accept_loss:
+        raise PlanError(
+            "--int8 of a glyph classifier needs --calibrate with real grids, and knows no "
+            "--accept-loss: --agreement is its bar"
+        )
     reference = build_reference(checkpoint, variant)
     (port,) = reference.inputs
     grids = read_grids(calibration, port)
     judged = np.arange(len(grids)) % HELD_BACK == HELD_BACK - 1
     wide = simplify(trace(reference.module, (port,), reference.outputs, plan.operator_set))
-    model = quantise(wide, grids[~judged])
+    calibrated = np.array_split(grids[~judged], -(-int((~judged).sum()) // 32))
+    model = quantise(wide, [{port.name: part} for part in calibrated])
     describe_in(model, variant, checkpoint, plan, {})
     model.metadata_props["precision"] = Quantisation.INT8.value
     with staged(plan.output) as file:
@@ -112,6 +120,7 @@ def read_grids(calibration: Calibration, port: Port) -> np.ndarray:
         PlanError: If they cannot be read, are too few, or hold what ``port`` does not take.
     """
     path = calibration.path
+    assert path is not None  # the caller has refused to guess
     if path.is_dir():
         rasters = sorted(p for p in path.iterdir() if p.suffix.lower() in PICTURE_SUFFIXES)
         if calibration.phase_1 is None:
@@ -146,57 +155,6 @@ def _read_array(path: Path) -> np.ndarray:
         raise PlanError(
             f"--calibrate {path}: expected .npy, .npz or a folder of rasters; {reason}"
         ) from error
-
-
-class _Reader:
-    """Feeds grids to ONNX Runtime's calibration, some at a time."""
-
-    def __init__(self, grids: np.ndarray) -> None:
-        self._parts = iter(np.array_split(grids, -(-len(grids) // 32)))
-
-    def get_next(self) -> dict[str, np.ndarray] | None:
-        part = next(self._parts, None)
-        return None if part is None else {"input": part}
-
-
-def quantise(model: ir.Model, grids: np.ndarray) -> ir.Model:
-    """Return an INT8 copy of a float32 model, with ranges from ``grids`` (N, 16, 16).
-
-    Raises:
-        RunError: If ONNX Runtime cannot quantise it.
-    """
-    import onnx
-    from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
-
-    with tempfile.TemporaryDirectory() as folder, _without_advice():
-        made = Path(folder) / "int8.onnx"
-        try:
-            quantize_static(
-                ir.to_proto(model),
-                made,
-                _Reader(grids),
-                quant_format=QuantFormat.QDQ,
-                op_types_to_quantize=list(QUANTISED),
-                per_channel=True,
-                activation_type=QuantType.QUInt8,
-                weight_type=QuantType.QInt8,
-            )
-        except Exception as error:  # ONNX Runtime raises a dozen unrelated classes
-            reason = " ".join(str(error).split())[:400]
-            raise RunError(f"ONNX Runtime cannot quantise the model: {reason}") from error
-        return ir.from_proto(onnx.load(made))
-
-
-@contextmanager
-def _without_advice() -> Iterator[None]:
-    """Keep ONNX Runtime from telling to fold batch norms first: they are folded."""
-    root = logging.getLogger()
-    level = root.level
-    root.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        root.setLevel(level)
 
 
 def _row(

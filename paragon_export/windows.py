@@ -21,7 +21,7 @@ FADE = 1e-8
 """Added to the sum of the windows' weights before the blend is divided by it."""
 
 
-class OverlappingWindows(nn.Module):
+class BlendedWindows(nn.Module):
     """``softmax(q k' / sqrt(tokens of the window)) v`` in overlapping windows, blended.
 
     Along an axis of length L there are ``(L + overlap - 1) // (window - overlap)`` windows, or
@@ -36,32 +36,23 @@ class OverlappingWindows(nn.Module):
     window is not divided by anything.
     """
 
-    def __init__(self, window: int = 32, overlap: int = 8) -> None:
-        """Take the extent of a window and of an overlap in pixels.
-
-        Raises:
-            ValueError: If a window that ends the axis could be too short for a ramp.
-        """
+    def __init__(self, overlap: int) -> None:
         super().__init__()
-        if not (2 <= overlap <= window // 4 and window - 2 * overlap >= 7):
-            raise ValueError(f"windows of {window} cannot overlap by {overlap}")
-        self.window = window
         self.overlap = overlap
 
-    def forward(self, q: Tensor, k: Tensor, v: Tensor, window: int | None = None) -> Tensor:
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
         """Attend.
 
         Args:
             q: Queries (N, R, H, W).
             k: Keys, as ``q``.
             v: Values (N, C, H, W).
-            window: Side of the windows instead of the usual one, where it follows from the size.
+            window: Side of the windows in pixels; may follow from the map's size.
 
         Returns:
             (N, C, H, W): weighted means of values, 0 where no window is.
         """
-        window, overlap = self.window if window is None else window, self.overlap
-        rows, columns = _along(q, 2, window, overlap), _along(q, 3, window, overlap)
+        rows, columns = _along(q, 2, window, self.overlap), _along(q, 3, window, self.overlap)
         inside = rows.inside[:, None, :, None] * columns.inside[:, None]
         inside = inside.reshape(-1, 1, rows.width * columns.width)
         tokens = (rows.lengths[:, None] * columns.lengths).reshape(-1, 1, 1)
@@ -76,8 +67,27 @@ class OverlappingWindows(nn.Module):
         return narrow(widen(blended) * _exists(rows, columns, q) / divisor, q)
 
 
+class OverlappingWindows(BlendedWindows):
+    """The same with windows of one size."""
+
+    def __init__(self, window: int = 32, overlap: int = 8) -> None:
+        """Take the extent of a window and of an overlap in pixels.
+
+        Raises:
+            ValueError: If a window that ends the axis could be too short for a ramp.
+        """
+        if not (2 <= overlap <= window // 4 and window - 2 * overlap >= 7):
+            raise ValueError(f"windows of {window} cannot overlap by {overlap}")
+        super().__init__(overlap)
+        self.window = window
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:  # type: ignore[override]
+        """Attend; see :class:`BlendedWindows`."""
+        return super().forward(q, k, v, self.window)
+
+
 class Coverage(nn.Module):
-    """How much of a map the windows of :class:`OverlappingWindows` cover."""
+    """How much of a map the windows of :class:`BlendedWindows` cover."""
 
     def __init__(self, overlap: int) -> None:
         super().__init__()

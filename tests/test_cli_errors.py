@@ -57,7 +57,7 @@ BAD_CHECKPOINTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "not a checkpoint": (_bytes(b"GIF89a" + bytes(100)), "not a checkpoint"),
     "truncated": (_truncated, "whole"),
     "truncated pickle": (_truncated_pickle, "whole"),
-    "older generation": (lambda path: save(other("v6"), path), "v6"),
+    "generation not served": (lambda path: save(other("v11atd"), path), "v11atd"),
     "another network": (
         lambda path: save({"conv_first.weight": np.ones(3, np.float32)}, path),
         "no known network",

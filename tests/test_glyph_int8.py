@@ -91,7 +91,7 @@ def test_int8_can_fail(grids: Path, run_here: RunHere, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("args", "said"),
     [
-        (("--int8",), "needs --calibrate"),
+        (("--int8",), "needs --calibrate with real grids"),
         (("--calibrate", "grids.npy"), "need --int8"),
         (("--int8", "--calibrate", "few.npy"), "holds 8 grids; give 64"),
         (("--int8", "--calibrate", "high.npy"), "expected IDs from 0 to 39"),
@@ -126,7 +126,7 @@ def test_what_cannot_be_is_refused(
 def test_phase_1_is_not_served(run_here: RunHere, grids: Path, tmp_path: Path) -> None:
     path = small_checkpoint(tmp_path / "cells.pt", SMALL_CELLS)
     done = run_here("onnx", path, "--int8", "--calibrate", grids)
-    assert (done.code, "is for phase 2" in done.stderr) == (3, True)
+    assert (done.code, "is for pictures and phase 2" in done.stderr) == (3, True)
 
 
 def test_rasters_calibrate_through_phase_1(

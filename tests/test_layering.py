@@ -19,7 +19,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("plan", "checkpoint", "deps", "artifact", "environment", "layers", "windows", "extents",
      "families.munet.layout", "feeds", "families.glyph.layout"),
     # Stages that know neither families nor each other.
-    ("switches", "probes", "report", "operators", "simplify", "precision", "onnx_file",
+    ("switches", "probes", "report", "operators", "simplify", "quantise", "precision", "onnx_file",
      "polygraphy_bridge", "rewrite.graph", "rewrite.normalize", "families.munet.network",
      "families.glyph.config", "families.glyph.network",
      "families.paragonsr2.layout", "families.paragonsr2.blocks",
@@ -37,7 +37,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     # From a checkpoint to the network every verdict stands on.
     ("reference",),
     ("verify", "probe_switches", "outcome", "manifest", "glyphs"),
-    ("engine",),
+    ("engine", "int8_pictures"),
     # Files that claim to be the network, judged and timed.
     ("candidates",),
     ("judge", "bench", "int8"),

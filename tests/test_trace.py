@@ -314,8 +314,8 @@ def test_python_loop_over_a_size_is_refused() -> None:
 UNKNOWN_CALLS: dict[str, tuple[nn.Module, str]] = {
     "function": (Snippet(lambda x: torch.sin(x)), "sin"),
     "method": (Snippet(lambda x: x.cumsum(2)), "cumsum"),
-    "operator": (Snippet(lambda x: x**2), "pow"),
-    "module": (nn.Sequential(nn.Conv2d(3, 3, 1), nn.Hardswish()).eval(), "Hardswish"),
+    "operator": (Snippet(lambda x: x > 0), "gt"),
+    "module": (nn.Sequential(nn.Conv2d(3, 3, 1), nn.Softshrink()).eval(), "Softshrink"),
 }
 
 

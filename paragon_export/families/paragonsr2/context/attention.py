@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from paragon_export.primitives import sized_like
-from paragon_export.windows import Coverage, OverlappingWindows
+from paragon_export.windows import BlendedWindows, Coverage, OverlappingWindows
 
 
 class _Attention(nn.Module):
@@ -66,7 +66,7 @@ class HierarchicalAttention(_Attention):
 
     def __init__(self, channels: int, queries: int) -> None:
         super().__init__(channels, queries)
-        self.regions, self.coverage = OverlappingWindows(REGION, OVERLAP), Coverage(OVERLAP)
+        self.regions, self.coverage = BlendedWindows(OVERLAP), Coverage(OVERLAP)
 
     def forward(self, x: Tensor) -> Tensor:
         h, w = x.shape[2], x.shape[3]

@@ -1,0 +1,68 @@
+"""INT8 of super-resolution: what it costs is measured, and refused unless accepted."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import onnx
+import pytest
+from PIL import Image
+
+from paragon_export.assets import CHECKPOINT, PHOTOGRAPH
+from tests.conftest import RunHere
+
+ALPHA = ("--upsampler-alpha", "0")
+
+
+def test_loss_is_told_and_refused_unless_accepted(run_here: RunHere, tmp_path: Path) -> None:
+    output = tmp_path / "int8.onnx"
+    refused = run_here("onnx", CHECKPOINT, "--int8", *ALPHA, "-o", output, "--json")
+    told = json.loads(refused.stdout)
+    assert (refused.code, told["passed"], output.exists()) == (1, False, False)
+    assert {row["failure"] for row in told["rows"]} == {"PSNR"}
+    assert told["int8"]["photographs"] == 6
+    assert 0.05 < told["int8"]["fidelity_lost_db"] < 3
+    assert told["int8"]["psnr_to_float_db"] < told["int8"]["bar_db"] == 50
+    assert "--accept-loss writes the file anyway" in refused.stderr
+
+    accepted = run_here("onnx", CHECKPOINT, "--int8", "--accept-loss", *ALPHA, "-o", output)
+    assert accepted.code == 0
+    assert "the worst picture on inputs held back" in accepted.stdout
+    types = {tensor.data_type for tensor in onnx.load(output).graph.initializer}
+    assert onnx.TensorProto.INT8 in types
+
+
+def test_photographs_are_the_users_own(run_here: RunHere, tmp_path: Path) -> None:
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    with Image.open(PHOTOGRAPH) as whole:
+        for index in range(5):
+            left = 32 * index
+            whole.crop((left, 0, left + 192, 192)).save(folder / f"{index}.png")
+    args = ("--int8", "--accept-loss", *ALPHA, "-o", tmp_path / "i.onnx", "--json")
+    finished = run_here("onnx", CHECKPOINT, *args, "--calibrate", folder)
+    assert finished.code == 0, finished.stderr
+    assert json.loads(finished.stdout)["int8"]["photographs"] == 2
+
+
+@pytest.mark.parametrize(
+    ("args", "reason"),
+    [
+        (("--accept-loss",), "need --int8"),
+        (("--int8", "--calibrate", "absent"), "absent is not a folder of photographs"),
+        (("--int8", "--calibrate", "few"), "holds 1 pictures of 192x192 pixels or more; give 4"),
+        (("--int8", "--fp16"), "no other precision"),
+    ],
+)
+def test_bad_requests_are_one_line(
+    args: tuple[str, ...], reason: str, run_here: RunHere, tmp_path: Path
+) -> None:
+    few = tmp_path / "few"
+    few.mkdir()
+    Image.new("RGB", (200, 200)).save(few / "a.png")
+    named = [str(few) if arg == "few" else arg for arg in args]
+    refused = run_here("onnx", CHECKPOINT, *ALPHA, "-o", tmp_path / "i.onnx", *named)
+    assert refused.code == 3
+    assert reason in refused.stderr
+    assert not (tmp_path / "i.onnx").exists()
