@@ -20,8 +20,9 @@ $(VENV)/ready: pyproject.toml constraints.txt
 demo: setup
 	$(BIN)/paragon-export demo -o demo
 
+# One worker for each core, each with one thread.
 test: setup
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
 
 test-slow: setup
 	$(BIN)/python -m pytest -m "slow"
@@ -38,6 +39,9 @@ bench: setup
 	$(BIN)/python benchmarks/latency.py
 	$(BIN)/python benchmarks/memory.py
 	$(BIN)/python benchmarks/rules.py
+	$(BIN)/python benchmarks/breakdown.py
+	$(BIN)/python benchmarks/int8.py
+	$(BIN)/python benchmarks/attention.py
 	$(BIN)/python benchmarks/roofline.py
 	$(BIN)/python benchmarks/glyphs.py
 	$(BIN)/python benchmarks/plots.py

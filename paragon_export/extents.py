@@ -68,7 +68,8 @@ class Extents:
         if node.op_type == "Transpose":
             return first, node.attributes["perm"].as_ints()[axis]
         if node.op_type in ("Concat", "Split"):
-            return None if node.attributes["axis"].as_int() == axis else (first, axis)
+            along = node.attributes["axis"].as_int()
+            return None if along < 0 or along == axis else (first, axis)
         if node.op_type == "ReduceMean" and node.attributes["keepdims"].as_int():
             return None if _may_name(node.inputs[1], axis) else (first, axis)
         if node.op_type == "Slice":
@@ -99,8 +100,9 @@ class Extents:
         if node is None or node.op_type != "ReduceMean":
             return False
         axes = node.inputs[1]
-        is_known = axes is not None and axes.const_value is not None
-        return is_known and bool(node.attributes["keepdims"].as_int()) and _may_name(axes, axis)
+        if axes is None or axes.const_value is None or not node.attributes["keepdims"].as_int():
+            return False
+        return axis in axes.const_value.numpy()
 
 
 def _rank(value: ir.Value) -> int | None:
@@ -123,8 +125,10 @@ def _rank(value: ir.Value) -> int | None:
 
 
 def _may_name(axes: ir.Value | None, axis: int) -> bool:
-    """Tell whether a list of axes holds one, or is not known."""
-    return axes is None or axes.const_value is None or axis in axes.const_value.numpy()
+    """Tell whether a list of axes holds one, or is not known; negative ones count from the end."""
+    if axes is None or axes.const_value is None:
+        return True
+    return any(named < 0 or named == axis for named in axes.const_value.numpy())
 
 
 def _keeps_size(conv: ir.Node, side: int) -> bool:

@@ -32,6 +32,7 @@ from paragon_export.primitives import (
     padding_penalty,
     positions,
     set_edges,
+    single_head_attention,
     sized_like,
     spectrum,
 )
@@ -537,6 +538,11 @@ def _multi_head_attention(
     return y
 
 
+def _single_head_attention(g: Emitter, q: ir.Value, k: ir.Value, v: ir.Value) -> ir.Value:
+    (y,) = g.ops("MultiHeadAttention", 1, q, k, v, domain="com.microsoft", num_heads=1, scale=1.0)
+    return y
+
+
 def _sized_like(g: Emitter, y: ir.Value, x: ir.Value) -> ir.Value:
     g.extents.declare(y, x)
     return y
@@ -601,6 +607,7 @@ FUNCTIONS: Mapping[Callable[..., Any], Callable[..., Any]] = {
     set_edges: _set_edges,
     outermost: _outermost,
     multi_head_attention: _multi_head_attention,
+    single_head_attention: _single_head_attention,
     padding_penalty: _padding_penalty,
     sized_like: _sized_like,
     F.leaky_relu: _leaky_relu,

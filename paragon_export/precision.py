@@ -30,8 +30,10 @@ BFLOAT16_OPSET = 22
 FLOAT32_INPUTS = {"Resize": (1, 2)}
 """Operands that the operator itself wants in float32, whatever the precision."""
 
-LIKE_OPERANDS = frozenset({("com.microsoft", "MultiHeadAttention")})
-"""Operators of ONNX Runtime's own whose result has the type and shape of all their operands."""
+ATTENTIONS = frozenset({("com.microsoft", "MultiHeadAttention")})
+"""Operators of ONNX Runtime's own: queries, keys, values. The result has the shape of values."""
+
+VALUES = 2
 
 MOVES = frozenset(
     {"Concat", "DepthToSpace", "Expand", "Flatten", "Gather", "Identity", "Pad", "Reshape"}
@@ -70,19 +72,23 @@ def _typed_copy(model: ir.Model) -> ir.Model:
     """Copy, with the type of every value known and constants as initializers."""
     copy = ir.from_proto(ir.to_proto(model))
     if any(
-        (node.domain and node.op_identifier()[:2] not in LIKE_OPERANDS)
+        (node.domain and node.op_identifier()[:2] not in ATTENTIONS)
         or any(a.type == ir.AttributeType.GRAPH for a in node.attributes.values())
         for node in copy.graph
     ):
         raise PlanError("models with subgraphs or custom operators cannot be converted")
     common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(copy)
-    foreign = [(node, node.domain, node.op_type) for node in copy.graph if node.domain]
-    for node, _, _ in foreign:
-        # To inference it is a Max: its result, too, has the type and shape of all its operands.
+    foreign = [(n, n.domain, n.op_type, tuple(n.inputs)) for n in copy.graph if n.domain]
+    for node, _, _, operands in foreign:
+        # To inference it is a Max of its values: its result has their type and shape.
         node.domain, node.op_type = "", "Max"
+        for index in range(len(operands)):
+            node.replace_input_with(index, operands[VALUES])
     common.ShapeInferencePass(data_prop=False)(copy)
-    for node, domain, op_type in foreign:
+    for node, domain, op_type, operands in foreign:
         node.domain, node.op_type = domain, op_type
+        for index, operand in enumerate(operands):
+            node.replace_input_with(index, operand)
     return copy
 
 

@@ -110,6 +110,23 @@ def sized_like(y: Tensor, x: Tensor) -> Tensor:
     return y
 
 
+def single_head_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Return ``softmax(q k') v`` with one head, without a factor on the scores.
+
+    ONNX Runtime's operator, as for :func:`multi_head_attention`: memory does not grow with the
+    square of the tokens.
+
+    Args:
+        q: (batch, tokens, R), as is ``k``.
+        k: Keys.
+        v: (batch, tokens, C).
+
+    Returns:
+        (batch, tokens, C).
+    """
+    return torch.softmax(q @ k.transpose(1, 2), dim=-1) @ v
+
+
 def padding_penalty(x: Tensor, window: int) -> Tensor:
     """Return what keeps padding out of a softmax where a map fits into one window.
 
@@ -135,6 +152,6 @@ PENALTY = -3e4
 
 PRIMITIVES = (
     numbers, positions, floating, spectrum, set_edges, outermost, multi_head_attention,
-    padding_penalty, sized_like,
+    padding_penalty, sized_like, single_head_attention,
 )  # fmt: skip
 """All of them; each is seen as one call while a network is traced."""

@@ -21,6 +21,26 @@ FADE = 1e-8
 """Added to the sum of the windows' weights before the blend is divided by it."""
 
 
+class MaskedAttention(nn.Module):
+    """``softmax(q k') v`` with one head, some places being no keys."""
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, inside: Tensor) -> Tensor:
+        """Attend.
+
+        Args:
+            q: Queries (N, windows, tokens, R).
+            k: Keys, as ``q``.
+            v: Values (N, windows, tokens, C).
+            inside: (1, windows, tokens, 1): 1, or 0 where a place is no key.
+
+        Returns:
+            (N, windows, tokens, C).
+        """
+        # The logarithm of 1 or 0.
+        scores = q @ k.permute(0, 1, 3, 2) + torch.log(inside).permute(0, 1, 3, 2)
+        return torch.softmax(scores, dim=-1) @ v
+
+
 class BlendedWindows(nn.Module):
     """``softmax(q k' / sqrt(tokens of the window)) v`` in overlapping windows, blended.
 
@@ -39,6 +59,7 @@ class BlendedWindows(nn.Module):
     def __init__(self, overlap: int) -> None:
         super().__init__()
         self.overlap = overlap
+        self.attend: nn.Module = MaskedAttention()
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
         """Attend.
@@ -54,13 +75,12 @@ class BlendedWindows(nn.Module):
         """
         rows, columns = _along(q, 2, window, self.overlap), _along(q, 3, window, self.overlap)
         inside = rows.inside[:, None, :, None] * columns.inside[:, None]
-        inside = inside.reshape(-1, 1, rows.width * columns.width)
+        inside = inside.reshape(1, -1, rows.width * columns.width, 1)
         tokens = (rows.lengths[:, None] * columns.lengths).reshape(-1, 1, 1)
         query = _cut(q, rows, columns) / torch.sqrt(floating(tokens, q))
-        key = _cut(k, rows, columns).permute(0, 1, 3, 2)
-        # The logarithm of 1 or 0: places beyond the map's end are no keys.
-        weights = torch.softmax(query @ key + torch.log(inside), dim=-1)
-        blended = _blend(_join(weights @ _cut(v, rows, columns), rows, columns), rows, columns)
+        key, value = _cut(k, rows, columns), _cut(v, rows, columns)
+        attended = self.attend(query, key, value, inside)
+        blended = _blend(_join(attended, rows, columns), rows, columns)
         # 1e-8 is no float16, and where no window is it is all there is to divide by.
         total = widen(rows.cover[:, None] * columns.cover)
         divisor = total + FADE * widen(floating(_beyond(rows, columns), q))

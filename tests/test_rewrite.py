@@ -28,6 +28,7 @@ from paragon_export.plan import Runtime
 from paragon_export.rewrite import RULES, Rule, rewrite
 from paragon_export.rewrite.attention import (
     fuse_heads,
+    fuse_windows,
     gate_channels,
     gather_windows,
     tabulate_tokens,
@@ -50,6 +51,7 @@ from paragon_export.rewrite.upsampling import (
 )
 from paragon_export.trace import trace
 from paragon_export.variant import Port
+from paragon_export.windows import OverlappingWindows
 from tests.tiny import tiny_hyperparameters, tiny_tensors
 
 VARIANTS = ("realtime", "stream", "photo", "pro")
@@ -503,6 +505,16 @@ def test_windows_are_gathered(shift: int, rules: tuple[Any, ...]) -> None:
 def test_heads_are_fused_where_windows_are_gathered() -> None:
     module = chain(lambda m, x: m.attn(x), attn=WindowAttention(8, 4, 0, 2))
     assert Applied(module, fuse_heads).fired == [0]
+
+
+@pytest.mark.parametrize("size", [(5, 9), (33, 40), (41, 20)])
+def test_windows_are_fused(size: tuple[int, int]) -> None:
+    """The mask in a channel bars what the mask of scores bars."""
+    module = chain(lambda m, x: m.w(x[:, :3], x[:, 3:6], x), w=OverlappingWindows())
+    applied = Applied(module, fuse_windows)
+    assert applied.fired == [1]
+    assert applied.error(size) < 1e-11
+    assert Applied(nn.Identity(), fuse_windows).fired == [0]
 
 
 def test_window_orders_are_shared_by_maps_of_one_size_alone() -> None:

@@ -15,6 +15,7 @@ from torch import nn
 from paragon_export.plan import Runtime
 from paragon_export.rewrite.attention import (
     fuse_heads,
+    fuse_windows,
     gate_channels,
     gather_windows,
     tabulate_tokens,
@@ -61,6 +62,7 @@ RULES = (
     Rule(fold_norms),
     Rule(fold_gains),
     Rule(fuse_heads, CPU),
+    Rule(fuse_windows, CPU),
     Rule(split_concat),
     Rule(split_halves),
     Rule(narrow_products),

@@ -19,8 +19,11 @@ from paragon_export.layers import (
     WindowAttention,
 )
 from paragon_export.primitives import PRIMITIVES
+from paragon_export.windows import MaskedAttention
 
-LEAVES = (LayerScale, RMSNorm, WindowAttention, ChannelAttention, TokenAttention)
+LEAVES = (
+    LayerScale, RMSNorm, WindowAttention, ChannelAttention, TokenAttention, MaskedAttention,
+)  # fmt: skip
 """Layers that rules know by name; all others are seen as what they call."""
 
 OPAQUE = (widen, narrow, *PRIMITIVES)

@@ -42,13 +42,16 @@ class LocalAttention(_Attention):
 class GlobalAttention(_Attention):
     """Over the whole map at once, ``softmax(q k' / sqrt(H W)) v``: v5h."""
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        n, h, w = v.shape[0], v.shape[2], v.shape[3]
-        flat = [x.reshape(n, x.shape[1], -1) for x in (q, k, v)]
-        scores = flat[0].permute(0, 2, 1) * (h * w) ** -0.5 @ flat[1]
-        attended = torch.softmax(scores, dim=-1) @ flat[2].permute(0, 2, 1)
-        return attended.permute(0, 2, 1).reshape(n, v.shape[1], h, w)
+    def __init__(self, channels: int, queries: int) -> None:
+        super().__init__(channels, queries)
+        self.windows = OverlappingWindows(LARGER_THAN_ANY, OVERLAP)
 
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return self.windows(q, k, v)
+
+
+LARGER_THAN_ANY = 2**20
+"""A window of so many pixels a side holds every map."""
 
 WHOLE = 16384
 """Pixels up to which the hierarchical attention takes a map as a whole."""
