@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,9 @@ ALPHAS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6)
 
 WINDOWS = (8, 16)
 
+SCALES = (2, 3, 4, 8)
+"""Tried where no tensor tells it."""
+
 EXTENT_PX = 192
 """Side of the piece of the photograph that is compared."""
 
@@ -35,6 +39,8 @@ class Fit:
     switches: dict[str, Any]
     psnr_y_db: float
     """On luma, 8-bit rounding, a border of ``scale`` pixels left out as papers do."""
+    over_bicubic_db: float
+    """More than bicubic upscaling by the same factor: comparable from scale to scale."""
 
 
 def probe_switches(path: Path, switches: Switches) -> list[Fit]:
@@ -50,29 +56,31 @@ def probe_switches(path: Path, switches: Switches) -> list[Fit]:
         raise PlanError(
             f"--probe compares pictures in RGB, and {path} takes {variant.in_channels} channels"
         )
-    values: dict[str, tuple[float, ...]] = {"upsampler_alpha": ALPHAS}
-    if variant.window > 1:
-        values["window_size"] = WINDOWS
     settings = variant.switches
-    open_switches = {
+    values = {"upsampler_alpha": ALPHAS, "window_size": WINDOWS}
+    open_switches: dict[str, list[float]] = {
         name: sorted({*tried, settings[name].value})
         for name, tried in values.items()
-        if settings[name].source != "flag"
+        if name in settings and settings[name].source not in ("flag", "tensors")
     }
-    truth, small = _pair(variant.scale)
+    if not variant.scale:
+        open_switches["scale"] = list(SCALES)
     fits = []
     for combination in itertools.product(*open_switches.values()):
         tried = dict(zip(open_switches, combination, strict=True))
         flags = {**switches.flags, **tried}
         _, candidate = describe(path, replace(switches, flags=flags))
+        truth, small, bicubic = _pictures(candidate.scale)
         runner = build_reference(checkpoint, candidate).runner("float32")
         output = runner.infer({"input": small})["output"]
-        fits.append(Fit(tried, _psnr_y_db(output, truth, variant.scale)))
-    return sorted(fits, key=lambda fit: -fit.psnr_y_db)
+        found = _psnr_y_db(output, truth, candidate.scale)
+        fits.append(Fit(tried, found, found - _psnr_y_db(bicubic, truth, candidate.scale)))
+    return sorted(fits, key=lambda fit: -fit.over_bicubic_db)
 
 
-def _pair(scale: int) -> tuple[np.ndarray, np.ndarray]:
-    """The photograph at its own size (H, W, 3), and made smaller as (1, 3, h, w)."""
+@cache
+def _pictures(scale: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The photograph (H, W, 3), made smaller as (1, 3, h, w), and that upscaled, (1, 3, H, W)."""
     from PIL import Image
 
     side = EXTENT_PX - EXTENT_PX % scale
@@ -81,8 +89,11 @@ def _pair(scale: int) -> tuple[np.ndarray, np.ndarray]:
     truth = whole[top : top + side, left : left + side]
     picture = Image.fromarray((truth * 255).round().astype(np.uint8))
     small = picture.resize((side // scale, side // scale), Image.Resampling.BICUBIC)
-    pixels = np.asarray(small, np.float32).transpose(2, 0, 1)[None] / 255
-    return truth, pixels
+    again = small.resize((side, side), Image.Resampling.BICUBIC)
+    pixels, upscaled = (
+        np.asarray(image, np.float32).transpose(2, 0, 1)[None] / 255 for image in (small, again)
+    )
+    return truth, pixels, upscaled
 
 
 def _psnr_y_db(output: np.ndarray, truth: np.ndarray, border: int) -> float:

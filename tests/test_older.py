@@ -276,6 +276,16 @@ def test_scale_must_be_told(run_here: RunHere, tmp_path: Path) -> None:
         output.unlink()
 
 
+def test_probe_tries_scales_where_none_is_told(run_here: RunHere, tmp_path: Path) -> None:
+    checkpoint = save(weights_of("v2_nano_x2_24x20"), tmp_path / "v2.safetensors")
+    told = run_here("inspect", checkpoint, "--probe", "--upsampler-alpha", "0.5", "--json")
+    fits = json.loads(told.stdout)["probe"]
+    assert {fit["scale"] for fit in fits} == {2, 3, 4, 8}
+    ranks = [fit["over_bicubic_db"] for fit in fits]
+    assert ranks == sorted(ranks, reverse=True)
+    assert fits[0]["below_best_db"] == 0
+
+
 @pytest.mark.parametrize(
     ("name", "flags", "reason"),
     [
