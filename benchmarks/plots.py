@@ -1,7 +1,7 @@
-"""Pictures of the result files: latency, planned memory, roofline.
+"""Pictures of the result files: latency, planned memory, roofline, attention.
 
 Drawn from the JSON files alone: ``latency_onnxruntime``, ``latency_openvino``, ``memory``,
-``roofline`` and ``roofline_machine``. A picture whose files are missing is left out.
+``roofline``, ``roofline_machine`` and ``attention``. A picture whose files are missing is left out.
 """
 
 from __future__ import annotations
@@ -52,6 +52,7 @@ def main(
         "latency": (latency, ("latency_onnxruntime", "latency_openvino")),
         "memory": (memory, ("memory",)),
         "roofline": (roofline, ("roofline", "roofline_machine")),
+        "attention": (attention, ("attention",)),
     }
     for name, (draw, sources) in drawings.items():
         paths = [results / f"{source}.json" for source in sources]
@@ -115,6 +116,39 @@ def memory(document: Document) -> Figure:
     axes.set_ylabel("GB (billions of bytes)")
     axes.set_title(f"Device memory that TensorRT-RTX plans for {FRAME} input, float16", loc="left")
     _finish(figure, axes, document, "Planned by TensorRT-RTX for sm86; not run on a GPU.")
+    return figure
+
+
+def attention(document: Document) -> Figure:
+    """Memory and time of v5's attentions by the side of the picture; a cross is where it ends."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(8.6, 4.4))
+    colours = {
+        "PyTorch": GREY,
+        "ONNX Runtime": BLUE,
+        "ONNX Runtime, made for it": GREEN,
+        "TensorRT-RTX FP16, planned": ORANGE,
+    }
+    for mode, style in (("local", "-"), ("hierarchical", "--")):
+        for backend, colour in colours.items():
+            rows = [
+                row
+                for row in document["rows"]
+                if (row["attention"], row["backend"]) == (mode, backend)
+            ]
+            for axes, figure_of in ((left, "MB"), (right, "ms")):
+                known = [row for row in rows if isinstance(row[figure_of], (int, float))]
+                sides = [int(row["size"].split("x")[0]) for row in known]
+                label = f"{mode}, {backend}"
+                values = [row[figure_of] for row in known]
+                axes.plot(sides, values, style, marker="o", color=colour, label=label)
+    for axes, title in ((left, "peak memory, MB"), (right, "milliseconds")):
+        axes.set(xscale="log", yscale="log", title=title, xlabel="side of the picture, pixels")
+        axes.set_xticks([128, 256, 512, 1024], ["128", "256", "512", "1024"])
+        axes.xaxis.set_minor_locator(NullLocator())
+    handles, labels = left.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="lower center", ncols=2, fontsize=8, frameon=False)
+    figure.suptitle("v5 nano 2x: attention at growing sizes")
+    figure.tight_layout(rect=(0, 0.2, 1, 1))
     return figure
 
 

@@ -146,7 +146,7 @@ class ChannelAttention(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        return x * self.fc(x.mean(dim=(2, 3)))[:, :, None, None]
+        return sized_like(x * self.fc(x.mean(dim=(2, 3)))[:, :, None, None], x)
 
 
 class TokenAttention(nn.Module):
@@ -166,4 +166,4 @@ class TokenAttention(nn.Module):
         key, value = self.k_proj(self.token_dict), self.v_proj(self.token_dict)
         query = self.q_proj(pixels)
         weights = torch.softmax(query @ key.permute(0, 2, 1) * self.temperature, dim=-1)
-        return self.out_proj(weights @ value).permute(0, 3, 1, 2)
+        return sized_like(self.out_proj(weights @ value).permute(0, 3, 1, 2), x)
