@@ -14,12 +14,23 @@ import pytest
 import torch
 
 from paragon_export.checkpoint import Checkpoint, load_checkpoint
+from paragon_export.engine import build_engine
 from paragon_export.errors import CheckpointError, PlanError
 from paragon_export.families import family_of
 from paragon_export.families.paragonsr2.context.attention import HierarchicalAttention
 from paragon_export.families.paragonsr2.preview.layout import TRAITS
+from paragon_export.onnx_file import write_onnx
 from paragon_export.pipeline import export
-from paragon_export.plan import ExportPlan, Switches
+from paragon_export.plan import (
+    Backend,
+    ExportPlan,
+    Precision,
+    Profile,
+    Runtime,
+    Size,
+    Switches,
+)
+from paragon_export.precision import to_precision
 from paragon_export.reference import TorchReference, build_reference
 from paragon_export.rewrite import rewrite
 from paragon_export.runners import OnnxRunner
@@ -376,6 +387,22 @@ def _regions(extent: int) -> list[tuple[int, torch.Tensor]]:
             ramp[-fade:] *= torch.linspace(1, 0, fade, dtype=torch.float64)
         found.append((start, ramp))
     return found
+
+
+@pytest.mark.parametrize(
+    "name", ["v2_nano_x2_24x20", "v5_nano_x2_40x56_win", "v5_nano_x2_48x48_hier",
+             "v55b_stream_x2_24x20", "v7_realtime_x2_24x20"],
+)  # fmt: skip
+def test_tensorrt_builds_it_in_half_precision(name: str, tmp_path: Path) -> None:
+    """Gathered windows, multi-scale fusion and all: TensorRT-RTX takes the graph made for it."""
+    reference = reference_of(name, tmp_path)
+    network = rewrite(reference.module, Runtime.TENSORRT).module
+    wide = simplify(trace(network, reference.inputs, reference.outputs, 20))
+    half = to_precision(wide, Precision.FP16, Precision.FP32)
+    write_onnx(half, tmp_path / "half.onnx")
+    profile = Profile(smallest=Size(1, 1), optimal=Size(48, 48), largest=Size(96, 96))
+    built = build_engine(tmp_path / "half.onnx", half, Backend.RTX, ("sm86",), profile)
+    assert len(built.data) > 10_000
 
 
 @pytest.mark.parametrize("name", ["v0c_nano_x2_24x20", "v6_realtime_x2_24x20"])
