@@ -57,13 +57,17 @@ class ParityRow:
     def limit(self) -> float:
         """The largest error allowed here.
 
+        The bar is a share of full range, or of the float64 output's peak where that is larger: a
+        float's rounding grows with it, PyTorch's as well, which bounds the error in any case.
+
         Where a few roundings of the input move the output beyond the bar, no arithmetic could
         stay below it: there the bar is left out, and what one rounding does counts as an error of
         PyTorch's own.
         """
         t = self.tolerance
         own = max(self.reference_max_abs, t.reference_floor * self.full_range, self.reference_moved)
-        bar = t.max_abs * self.full_range
+        is_logits = self.wrong_top1 is not None  # whose errors are relative already
+        bar = t.max_abs * max(self.full_range, 1.0 if is_logits else self.reference_peak)
         beyond = t.times_reference * self.reference_moved > bar
         return t.times_reference * own if beyond else min(bar, t.times_reference * own)
 
