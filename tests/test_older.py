@@ -252,6 +252,28 @@ def test_what_cannot_be_baked_is_refused(damage: Any, reason: str, tmp_path: Pat
         describe(damage(weights_of("v2_nano_x2_24x20")), tmp_path, scale=2)
 
 
+def test_a_flag_that_is_set_is_obeyed(tmp_path: Path) -> None:
+    name = "v0c_nano_x2_24x20"
+    x, truth = recorded(name)
+    reference = reference_of(name, tmp_path, obey_tracked_flag=True)
+    assert excess(name, reference.runner("float32").infer({"input": x})["output"], truth) <= 0
+
+
+def test_dynamic_inference_needs_the_generator(tmp_path: Path) -> None:
+    weights = weights_of("v2_nano_x2_24x20")
+    gone = {k: a for k, a in weights.items() if "kernel_generator" not in k}
+    with pytest.raises(PlanError, match="dynamic_inference.*kernel_generator is missing"):
+        describe(gone, tmp_path, scale=2, dynamic_inference=True)
+
+
+def test_a_flag_beats_the_option_files_scale(tmp_path: Path) -> None:
+    config = tmp_path / "train.yml"
+    config.write_text("scale: 4\nnetwork_g: {type: paragonsr2_nano}\n")
+    checkpoint = load_checkpoint(save(weights_of("v2_nano_x2_24x20"), tmp_path / "v2.safetensors"))
+    switches = Switches(flags={"scale": 2}, config=config)
+    assert family_of(checkpoint).describe(checkpoint, switches).scale == 2
+
+
 def test_generators_may_be_gone(tmp_path: Path) -> None:
     """The author's release tool deletes them; outputs stay, dynamic inference has nothing to run."""
     name = "v2_nano_x2_24x20"

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from paragon_export.checkpoint import Checkpoint
-from paragon_export.errors import PlanError
+from paragon_export.errors import CheckpointError, PlanError
 from paragon_export.families.paragonsr2.layout import Shapes, check_layout
 from paragon_export.plan import Switches
 from paragon_export.switches import RARER, brief
@@ -88,20 +88,29 @@ def check_tensors(
 def load_strictly(
     network: nn.Module, checkpoint: Checkpoint, ignored: Collection[str] = ()
 ) -> nn.Module:
-    """Load all tensors but those whose last name is ignored, and let every layer bake its own.
+    """Load all tensors, those whose last name is ignored if they are there, and let layers bake.
 
     ``bake`` is what a layer of an older generation does once its weights are there, before it
     is run: kernels chosen, weights split.
+
+    Raises:
+        CheckpointError: If an ignored tensor is there and of another size than the network's.
     """
     import torch
 
-    tensors = {
-        name: torch.tensor(array)
-        for name, array in checkpoint.tensors.items()
-        if name.rpartition(".")[2] not in ignored
-    }
-    absent = [n for n in network.state_dict() if n.rpartition(".")[2] in ignored]
-    network.load_state_dict({**tensors, **{n: network.state_dict()[n] for n in absent}})
+    own = network.state_dict()
+    tensors = {n: t for n, t in own.items() if n.rpartition(".")[2] in ignored}
+    for name, array in checkpoint.tensors.items():
+        if name.rpartition(".")[2] not in ignored:
+            tensors[name] = torch.tensor(array)
+        elif name in own:
+            if array.size != own[name].numel():
+                raise CheckpointError(
+                    f"{checkpoint.path}: {name} is {list(array.shape)}, expected "
+                    f"{list(own[name].shape)}"
+                )
+            tensors[name] = torch.tensor(array).reshape(own[name].shape)
+    network.load_state_dict(tensors)
     for layer in list(network.modules()):
         bake = getattr(layer, "bake", None)
         if bake is not None:

@@ -8,7 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from paragon_export.checkpoint import Checkpoint, listing
-from paragon_export.errors import CheckpointError
+from paragon_export.errors import CheckpointError, PlanError
 from paragon_export.families.paragonsr2.context.layout import (
     FACTORIES,
     TRAITS,
@@ -70,8 +70,13 @@ def describe(checkpoint: Checkpoint, found: Generation, switches: Switches) -> V
         check_scale(switches, told)
         check_option_file(resolver.options, told)
     else:
-        check_option_file(resolver.options, hp.scale or resolver.options.get("scale", 0))
+        check_option_file(resolver.options, resolver.options.get("scale", 0))
         settings["scale"] = scale
+    if hp.attention == "hierarchical":
+        notes.append(
+            "hierarchical attention of pictures thinner than 32 pixels and of more than 16384 in "
+            "all is not that of the original, whose regions overlap by less there"
+        )
     needs = () if hp.scale else ("scale (give --scale or --config)",)
     built = hp if hp.scale else replace(hp, scale=2)  # no tensor depends on it
     parameters = check_tensors(checkpoint, shapes, partial(_network, built), OPTIONAL)
@@ -141,8 +146,15 @@ def _tracked(checkpoint: Checkpoint, hp: Hyperparameters) -> list[str]:
 
     Raises:
         CheckpointError: If a block has a flag that is set and no kernel, or neither.
+        PlanError: If kernels are to be predicted and nothing predicts them.
     """
     if hp.dynamic_inference:
+        # v1, whose gains are not flat, may have been trained with a gate or nothing instead.
+        if hp.flat_gains and not hp.has_generator:
+            raise PlanError(
+                f"dynamic_inference is asked for, and {checkpoint.path} cannot predict kernels: "
+                "its kernel_generator is missing; leave --set dynamic_inference=true out"
+            )
         return []
     mended, untracked = [], []
     for group in range(hp.groups):
