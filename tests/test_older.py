@@ -262,7 +262,7 @@ def test_a_flag_that_is_set_is_obeyed(tmp_path: Path) -> None:
 def test_dynamic_inference_needs_the_generator(tmp_path: Path) -> None:
     weights = weights_of("v2_nano_x2_24x20")
     gone = {k: a for k, a in weights.items() if "kernel_generator" not in k}
-    with pytest.raises(PlanError, match="dynamic_inference.*kernel_generator is missing"):
+    with pytest.raises(PlanError, match=r"dynamic_inference.*kernel_generator is missing"):
         describe(gone, tmp_path, scale=2, dynamic_inference=True)
 
 
