@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +20,8 @@ from paragon_export.runners import Arrays, OnnxRunner
 from paragon_export.simplify import simplify
 from paragon_export.trace import trace
 from paragon_export.variant import Variant
-from tests.golden.make_weights import digest, fill
+from tests.recorded import GOLDEN, recorded_weights
 from tests.tiny import Tensors, save
-
-GOLDEN = Path(__file__).parent / "golden"
 
 CASES: dict[str, dict[str, Any]] = {
     case["id"]: case for case in json.loads((GOLDEN / "manifest.json").read_text(encoding="utf-8"))
@@ -47,22 +44,6 @@ ONNX_CASES = [
     "v11_photo_x2_24x20_exportsafe",
     pytest.param("v11_pro_x2_37x53_w8", marks=pytest.mark.slow),
 ]
-
-
-def weights_of(case: dict[str, Any]) -> Tensors:
-    """Return the case's weights, and make sure that they are those it was recorded with."""
-    weights = _filled(case["signature"], **case["fill"])
-    found, expected = digest(weights), case["weights"]
-    if found["crc32"] != expected["crc32"]:  # another libm may differ in the last bit
-        for name in ("sum", "abs_sum"):
-            assert math.isclose(found[name], expected[name], rel_tol=1e-9), f"{name} of weights"
-    return dict(weights)
-
-
-@cache
-def _filled(signature: str, **options: Any) -> Tensors:
-    document = json.loads((GOLDEN / signature).read_text(encoding="utf-8"))
-    return fill(document["state_dict"], **options)
 
 
 def load(case: dict[str, Any], weights: Tensors, folder: Path) -> tuple[Checkpoint, Variant]:
@@ -97,7 +78,7 @@ def excess(case: dict[str, Any], found: Arrays, truth: Arrays) -> float:
 
 
 def reference_of(case: dict[str, Any], folder: Path) -> tuple[TorchReference, Variant]:
-    checkpoint, variant = load(case, weights_of(case), folder)
+    checkpoint, variant = load(case, recorded_weights(case), folder)
     return build_reference(checkpoint, variant, video="forward" in case), variant
 
 
@@ -117,7 +98,7 @@ def test_network_computes_what_the_original_computed(name: str, tmp_path: Path) 
 def test_tensors_tell_what_the_case_is(name: str, tmp_path: Path) -> None:
     """Variant, scale, generation and size come from the tensors; the rest says its source."""
     case = CASES[name]
-    _, variant = load(case, weights_of(case), tmp_path)
+    _, variant = load(case, recorded_weights(case), tmp_path)
 
     expected_name = case["factory"].removeprefix("paragonsr2_")
     assert variant.name == expected_name
@@ -160,7 +141,7 @@ def test_one_weight_off_by_one_percent_breaks_conformance(
 ) -> None:
     """The tolerances are tight enough to see one tensor in a deep block scaled by 1.01."""
     case = CASES[name]
-    weights = weights_of(case)
+    weights = recorded_weights(case)
     weights[tensor] = weights[tensor] * np.float32(1.01)
     checkpoint, variant = load(case, weights, tmp_path)
     reference = build_reference(checkpoint, variant, video="forward" in case)

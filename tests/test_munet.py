@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -39,11 +38,10 @@ from paragon_export.trace import trace
 from paragon_export.variant import Port, Variant
 from paragon_export.windows import OverlappingWindows
 from tests.conftest import RunHere
-from tests.golden.make_weights import digest, fill, make_input
+from tests.golden.make_weights import make_input
+from tests.recorded import GOLDEN, recorded_weights
 from tests.test_windows import one_by_one
 from tests.tiny import Tensors, save
-
-GOLDEN = Path(__file__).parent / "golden"
 
 CASES: dict[str, dict[str, Any]] = {
     case["id"]: case for case in json.loads((GOLDEN / "munet.json").read_text(encoding="utf-8"))
@@ -63,21 +61,8 @@ SMALL = {v: WIDE.format(v[-1]) if v > "munet2" else f"{v}_class_37x53_odd" for v
 ALIKE = ("munet3", "munet4", "munet5")
 
 
-@cache
-def _filled(signature: str, **options: Any) -> Tensors:
-    document = json.loads((GOLDEN / signature).read_text(encoding="utf-8"))
-    return fill(document["state_dict"], **options)
-
-
 def weights_of(name: str) -> Tensors:
-    """Return a case's weights, and make sure that they are those it was recorded with."""
-    case = CASES[name]
-    weights = _filled(case["signature"], **case["fill"])
-    found, expected = digest(weights), case["weights"]
-    if found["crc32"] != expected["crc32"]:  # another libm may differ in the last bit
-        for part in ("sum", "abs_sum"):
-            assert math.isclose(found[part], expected[part], rel_tol=1e-9), f"{part} of weights"
-    return dict(weights)
+    return recorded_weights(CASES[name])
 
 
 @pytest.fixture

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -38,10 +36,9 @@ from paragon_export.simplify import simplify
 from paragon_export.trace import trace
 from paragon_export.variant import Variant
 from tests.conftest import RunHere
-from tests.golden.make_weights import digest, fill, make_input
+from tests.golden.make_weights import make_input
+from tests.recorded import GOLDEN, recorded_weights
 from tests.tiny import Tensors, save
-
-GOLDEN = Path(__file__).parent / "golden"
 
 CASES: dict[str, dict[str, Any]] = {
     case["id"]: case for case in json.loads((GOLDEN / "older.json").read_text(encoding="utf-8"))
@@ -68,21 +65,8 @@ EXPORTED = [
 ]  # fmt: skip
 
 
-@cache
-def _filled(signature: str, **options: Any) -> Tensors:
-    document = json.loads((GOLDEN / signature).read_text(encoding="utf-8"))
-    return fill(document["state_dict"], **options)
-
-
 def weights_of(name: str) -> Tensors:
-    """Return a case's weights, and make sure that they are those it was recorded with."""
-    case = CASES[name]
-    weights = _filled(case["signature"], **case["fill"])
-    found, expected = digest(weights), case["weights"]
-    if found["crc32"] != expected["crc32"]:  # another libm may differ in the last bit
-        for key in ("sum", "abs_sum"):
-            assert math.isclose(found[key], expected[key], rel_tol=1e-9)
-    return dict(weights)
+    return recorded_weights(CASES[name])
 
 
 def flags_of(name: str) -> dict[str, Any]:
