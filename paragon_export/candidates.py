@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from paragon_export.onnx_file import is_onnx, metadata_of, precision_of, read_on
 from paragon_export.plan import ENGINE_SUFFIXES, BatchProfile, OnnxBackend, Precision, Profile, Size
 from paragon_export.precision import rounding_model
 from paragon_export.probes import default_sizes
-from paragon_export.runners import open_runner
+from paragon_export.runners import OnnxRunner, open_runner
 from paragon_export.switches import FLAGS, RARER
 from paragon_export.variant import Variant
 from paragon_export.verify import Candidate
@@ -127,12 +128,15 @@ def open_onnx(path: Path, backend: OnnxBackend = OnnxBackend.ONNXRUNTIME) -> Ope
             f"{path} is {precision.value}: OpenVINO computes it in float32 here and would hide "
             "every overflow; judge it with --backend onnxruntime"
         )
+    wide = None
     if precision is not Precision.FP32:
         source = ir.to_proto(rounding_model(model)).SerializeToString()
+        # ONNX Runtime's CPU provider computes FP16 graphs in float32 from end to end.
+        wide = partial(OnnxRunner, path) if precision is Precision.FP16 else None
     name = path.name if backend is OnnxBackend.ONNXRUNTIME else f"{path.name} in OpenVINO"
     runner = open_runner(source, backend)
     return Opened(
-        candidate=Candidate(name=name, runner=runner, precision=precision),
+        candidate=Candidate(name=name, runner=runner, precision=precision, wide=wide),
         metadata=metadata_of(model),
         static=static_size(model),
         video="prev_feat" in inputs,

@@ -152,6 +152,10 @@ def parity_table(console: Console, document: Document) -> None:
         console.print(table)
     colour, word = ("green", "PASSED") if document["passed"] else ("red", "FAILED")
     console.print(f"[{colour} bold]{word}[/]: {_what_decides(document['rows'])}")
+    for finding in document["looks_like"]:
+        seen = f"{finding['symptom']} ({finding['detail']})".removesuffix(" ()")
+        told = f"{finding['candidate']}: {finding['output']} looks like {seen}"
+        console.print(told, markup=False, style="red")
 
 
 def _what_decides(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from paragon_export.alternatives import Alternative, alternatives
 from paragon_export.artifact import sha256_of
 from paragon_export.candidates import Opened, is_engine, open_candidate, open_onnx
+from paragon_export.diagnose import Subject, diagnose
 from paragon_export.errors import PlanError
 from paragon_export.glyph_probes import glyph_probes
 from paragon_export.onnx_file import is_onnx, metadata_of, ports_of, read_onnx
@@ -22,7 +25,7 @@ from paragon_export.reference import (
     build_reference,
     describe,
 )
-from paragon_export.report import ParityReport, ParityRow
+from paragon_export.report import Finding, ParityReport, ParityRow
 from paragon_export.switches import FLAGS
 from paragon_export.variant import Variant
 from paragon_export.verify import verify
@@ -38,17 +41,19 @@ def judge(
     sizes: Sequence[Size] = (),
     images: Path | None = None,
     backends: Sequence[OnnxBackend] = (OnnxBackend.ONNXRUNTIME,),
+    instead: Callable[[], Sequence[Alternative]] = tuple,
 ) -> ParityReport:
     """Judge ONNX files and engines against the network they claim to be.
 
     ``sizes`` replaces the default sizes; ``images`` adds the pictures of a folder; each of
-    ``backends`` runs every ONNX file.
+    ``backends`` runs every ONNX file. A failure is named, ``instead`` says after what.
 
     Raises:
         ParagonExportError: If a candidate cannot be opened.
     """
     rows: list[ParityRow] = []
     notes: list[str] = []
+    findings: list[Finding] = []
     opened_by = [
         (path, backend)
         for path in candidates
@@ -60,7 +65,18 @@ def judge(
         report = verify(reference, [opened.candidate], probes, is_picture=variant.is_picture)
         rows += report.rows
         notes += [*report.notes, *opened.disagreements(variant)]
-    return ParityReport(rows=tuple(rows), notes=tuple(dict.fromkeys(notes)))
+        if not report.passed:
+            subject = Subject(
+                candidate=opened.candidate,
+                reference=reference,
+                variant=variant,
+                probes=probes,
+                alternatives=instead(),
+            )
+            findings += diagnose(subject, report.rows)
+    return ParityReport(
+        rows=tuple(rows), notes=tuple(dict.fromkeys(notes)), findings=tuple(findings)
+    )
 
 
 def reference_for(
@@ -181,7 +197,12 @@ def judge_files(
     loaded, variant = describe(checkpoint, switches)
     video = any(is_onnx(path) and open_onnx(path).video for path in candidates)
     reference = build_reference(loaded, variant, video=video)
-    report = judge(reference, variant, candidates, sizes, images, backends)
+
+    @cache
+    def instead() -> tuple[Alternative, ...]:
+        return tuple(alternatives(loaded, variant, switches, reference))
+
+    report = judge(reference, variant, candidates, sizes, images, backends, instead)
     others = [_another_checkpoint(path, loaded.sha256) for path in candidates if is_onnx(path)]
     return replace(report, notes=(*report.notes, *filter(None, others))), variant
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 from xml.etree import ElementTree
 
@@ -130,12 +130,28 @@ class ParityRow:
         }
 
 
+@dataclass(frozen=True)
+class Finding:
+    """What one output of a candidate that failed looks like."""
+
+    candidate: str
+    output: str
+    symptom: str
+    """The same words for the same mistake."""
+    detail: str
+
+    def __str__(self) -> str:
+        return f"{self.symptom} ({self.detail})" if self.detail else self.symptom
+
+
 @dataclass(frozen=True, kw_only=True)
 class ParityReport:
     """The verdict on one or several candidates. Nothing compared is a failure."""
 
     rows: tuple[ParityRow, ...]
     notes: tuple[str, ...] = ()
+    findings: tuple[Finding, ...] = ()
+    """What failures look like; the verdict does not depend on them."""
 
     @property
     def passed(self) -> bool:
@@ -153,6 +169,7 @@ class ParityReport:
             "passed": self.passed,
             "rows": [row.to_json() for row in self.rows],
             "worst": worst.to_json() if worst else None,
+            "looks_like": [asdict(finding) for finding in self.findings],
             "notes": list(self.notes),
         }
 
@@ -183,7 +200,7 @@ def junit(report: ParityReport) -> str:
         figures = _figures(row)
         if row.failure:
             failure = ElementTree.SubElement(case, "failure", message=f"{row.failure}: {figures}")
-            failure.text = figures
+            failure.text = "\n".join([figures, *_looks(report, row)])
         else:
             ElementTree.SubElement(case, "system-out").text = figures
     root = ElementTree.Element("testsuites", tests=suite.get("tests", ""), failures=str(failures))
@@ -191,6 +208,11 @@ def junit(report: ParityReport) -> str:
     ElementTree.indent(root)
     text = ElementTree.tostring(root, encoding="unicode", xml_declaration=True) + "\n"
     return NOT_XML.sub("?", text)
+
+
+def _looks(report: ParityReport, row: ParityRow) -> list[str]:
+    of_row = (f for f in report.findings if (f.candidate, f.output) == (row.candidate, row.output))
+    return [f"looks like: {finding}" for finding in of_row]
 
 
 def _figures(row: ParityRow) -> str:

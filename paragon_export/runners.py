@@ -73,6 +73,8 @@ class TorchRunner:
         self.dtype, self.device = getattr(torch, dtype), device
         self.ports = tuple(ports)
         self.module = copy.deepcopy(module).to(device=device, dtype=self.dtype).eval()
+        if dtype == "float16" and device == "cpu":
+            _spare_wide_kernels(self.module)
 
     def infer(self, feeds: Mapping[str, np.ndarray]) -> Arrays:
         import torch
@@ -86,6 +88,21 @@ class TorchRunner:
         # bfloat16 is unknown to NumPy, and float64 must stay whole.
         wide = [r if r.dtype == torch.float64 else r.float() for r in results]
         return {n: r.cpu().numpy() for n, r in zip(self.outputs, wide, strict=True)}
+
+
+def _spare_wide_kernels(module: nn.Module) -> None:
+    """Let wide depthwise convolutions of a float16 network compute in float32 and round.
+
+    oneDNN never returns from some of them (PyTorch 2.13: 1x15 and wider, pictures of 31 pixels
+    and more). It sums in float32 too, so the result is the same.
+    """
+    from torch import nn
+
+    for layer in module.modules():
+        if isinstance(layer, nn.Conv2d) and layer.groups > 1 and max(layer.kernel_size) > 13:
+            layer.float()  # of weights that were rounded before
+            layer.register_forward_pre_hook(lambda _, inputs: tuple(x.float() for x in inputs))
+            layer.register_forward_hook(lambda _, inputs, result: result.half())
 
 
 class OnnxRunner:
@@ -106,7 +123,7 @@ class OnnxRunner:
 
         self.name = name
         options = ort.SessionOptions()
-        options.log_severity_level = 3
+        options.log_severity_level = 4  # its errors are raised, and told in one line
         # Idle threads that spin would slow whatever else runs beside this session.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         source = model if isinstance(model, bytes) else str(model)

@@ -9,7 +9,7 @@ compared has failed.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -44,6 +44,8 @@ class Candidate:
     name: str
     runner: Runner
     precision: Precision
+    wide: Callable[[], Runner] | None = None
+    """Of a half-precision file: what computes it in float32 from end to end."""
 
 
 def verify(

@@ -14,7 +14,8 @@ PACKAGE = Path(paragon_export.__file__).parent
 
 LAYERS: tuple[tuple[str, ...], ...] = (
     # Words and numbers that stand on nothing.
-    ("", "errors", "metrics", "variant", "islands", "primitives", "assets", "families.paragonsr2.generations",
+    ("", "errors", "metrics", "variant", "islands", "primitives", "assets", "symptoms",
+     "families.paragonsr2.generations",
      "families.munet.versions", "fourier"),
     ("plan", "checkpoint", "deps", "artifact", "environment", "layers", "windows", "extents",
      "families.munet.layout", "feeds", "families.glyph.layout"),
@@ -36,8 +37,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("families",),
     # From a checkpoint to the network every verdict stands on.
     ("reference",),
-    ("verify", "probe_switches", "outcome", "manifest", "glyphs"),
-    ("engine", "int8_pictures"),
+    ("verify", "probe_switches", "outcome", "manifest", "glyphs", "alternatives"),
+    ("engine", "int8_pictures", "diagnose"),
     # Files that claim to be the network, judged and timed.
     ("candidates",),
     ("judge", "bench", "int8"),

@@ -13,20 +13,35 @@ import onnx_ir as ir
 import pytest
 
 from paragon_export.candidates import open_candidate
-from paragon_export.checkpoint import Checkpoint
 from paragon_export.errors import RunError
 from paragon_export.judge import judge
 from paragon_export.metrics import Difference
 from paragon_export.pipeline import export
-from paragon_export.plan import ExportPlan, Precision, Size, Switches, Tolerance
+from paragon_export.plan import ExportPlan, Precision, Size, Tolerance
 from paragon_export.precision import to_precision
 from paragon_export.probes import Probe, default_sizes, still_probes, video_probe
-from paragon_export.reference import TorchReference, build_reference, describe
 from paragon_export.report import ParityReport, ParityRow
 from paragon_export.runners import Arrays, OnnxRunner, Runner
-from paragon_export.trace import trace
-from paragon_export.variant import Variant
 from paragon_export.verify import Candidate, play, verify
+from tests.sabotage import (
+    LARGE,
+    Break,
+    Case,
+    another,
+    baked_size,
+    behind,
+    case_of,
+    edges_repeated,
+    not_rolled,
+    off_by_a_thousandth,
+    overflowing,
+    real,
+    rolled_back_the_wrong_way,
+    swap_channels,
+    tanh_gelu,
+    weight,
+    without_crop,
+)
 from tests.tiny import save, tiny_hyperparameters, tiny_tensors
 
 SIZES = [(Size(1, 1), 1), (Size(17, 33), 1), (Size(35, 21), 2)]
@@ -35,36 +50,19 @@ SIZES = [(Size(1, 1), 1), (Size(17, 33), 1), (Size(35, 21), 2)]
 PRECISIONS = list(Precision)
 
 
-@dataclass(frozen=True)
-class Case:
-    """A network, and the good graph that is broken in the tests."""
-
-    checkpoint: Checkpoint
-    variant: Variant
-    reference: TorchReference
-    model: ir.Model
-
-
-def case_of(path: Path, *, video: bool = False, **flags: object) -> Case:
-    checkpoint, variant = describe(path, Switches(flags=flags))
-    reference = build_reference(checkpoint, variant, video=video)
-    model = trace(reference.module, reference.inputs, reference.outputs, 22)
-    return Case(checkpoint, variant, reference, model)
-
-
 @pytest.fixture(scope="module")
 def realtime(tiny_realtime: Path) -> Case:
-    return case_of(tiny_realtime, upsampler_alpha=0.3)
+    return case_of(tiny_realtime, opset=22, upsampler_alpha=0.3)
 
 
 @pytest.fixture(scope="module")
 def photo(tiny_photo: Path) -> Case:
-    return case_of(tiny_photo, upsampler_alpha=0.3)
+    return case_of(tiny_photo, opset=22, upsampler_alpha=0.3)
 
 
 @pytest.fixture(scope="module")
 def video(tiny_realtime: Path) -> Case:
-    return case_of(tiny_realtime, video=True, upsampler_alpha=0.3)
+    return case_of(tiny_realtime, video=True, opset=22, upsampler_alpha=0.3)
 
 
 @pytest.fixture(scope="module")
@@ -129,137 +127,6 @@ def test_good_model_passes_at_the_default_sizes(
 
 # --- broken graphs -------------------------------------------------------------------------
 
-Break = Callable[[Case], ir.Model]
-
-
-def copied(model: ir.Model) -> ir.Model:
-    return ir.from_proto(ir.to_proto(model))
-
-
-def with_weight(model: ir.Model, name: str, change: Callable[[np.ndarray], np.ndarray]) -> ir.Model:
-    """Return a copy in which one weight is another."""
-    model = copied(model)
-    value = model.graph.initializers[name]
-    assert value.const_value is not None
-    before = value.const_value.numpy()
-    after = np.asarray(change(before.copy()), before.dtype)
-    assert not np.array_equal(before, after)
-    value.const_value = ir.tensor(after, name=name)
-    return model
-
-
-def off_by_a_thousandth(name: str) -> Break:
-    def nudge(array: np.ndarray) -> np.ndarray:
-        largest = np.unravel_index(np.abs(array).argmax(), array.shape)
-        array[largest] *= 1.001
-        return array
-
-    return lambda case: with_weight(case.model, name, nudge)
-
-
-def swap_channels(case: Case) -> ir.Model:
-    return with_weight(case.model, "conv_mid.weight", lambda w: w[[1, 0, *range(2, len(w))]])
-
-
-def swap_colours(case: Case) -> ir.Model:
-    return with_weight(case.model, "conv_out.weight", lambda w: w[::-1])
-
-
-def gamma_of_a_block_zeroed(case: Case) -> ir.Model:
-    return with_weight(case.model, "body.0.blocks.1.scale.gamma", np.zeros_like)
-
-
-def no_detail(case: Case) -> ir.Model:
-    return with_weight(case.model, "detail_gain", np.zeros_like)
-
-
-def tanh_gelu(case: Case) -> ir.Model:
-    model = copied(case.model)
-    gelus = [node for node in model.graph if node.op_type == "Gelu"]
-    assert gelus
-    for node in gelus:
-        node.attributes["approximate"] = ir.AttrString("approximate", "tanh")
-    return model
-
-
-def clamped(case: Case) -> ir.Model:
-    model = copied(case.model)
-    (result,) = model.graph.outputs
-    result.name = "free"
-    bounds = []
-    for name, bound in (("low", 0.0), ("high", 1.0)):
-        tensor = ir.tensor(np.array(bound, np.float32), name=name)
-        value = ir.Value(name=name, shape=tensor.shape, type=result.type, const_value=tensor)
-        model.graph.register_initializer(value)
-        bounds.append(value)
-    clip = ir.node("Clip", [result, *bounds], name="clip")
-    clip.outputs[0].name, clip.outputs[0].type, clip.outputs[0].shape = (
-        "output",
-        result.type,
-        result.shape,
-    )
-    model.graph.append(clip)
-    model.graph.outputs[0] = clip.outputs[0]
-    return model
-
-
-def wrong_alpha(case: Case) -> ir.Model:
-    return case_of(case.checkpoint.path, upsampler_alpha=0.35).model
-
-
-def transposed_padding(case: Case) -> ir.Model:
-    """Zero padding replaced by repeated edges: only the border changes."""
-    model = copied(case.model)
-    conv = next(node for node in model.graph if node.name.startswith("conv_out/"))
-    conv.attributes["pads"] = ir.AttrInt64s("pads", [0, 0, 0, 0])
-    (features,) = conv.inputs[:1]
-    assert features is not None
-    pads = ir.tensor(np.array([0, 0, 1, 1, 0, 0, 1, 1], np.int64), name="edge")
-    value = ir.Value(
-        name="edge", shape=pads.shape, type=ir.TensorType(pads.dtype), const_value=pads
-    )
-    model.graph.register_initializer(value)
-    pad = ir.node("Pad", [features, value], {"mode": "edge"}, name="pad")
-    pad.outputs[0].name = "padded"
-    conv.prepend(pad)
-    conv.replace_input_with(0, pad.outputs[0])
-    return model
-
-
-def rolled_back_the_wrong_way(case: Case) -> ir.Model:
-    """The second roll of the window attention goes the same way as the first."""
-    model = copied(case.model)
-    there, back = (model.graph.initializers[name] for name in ("ints_8", "ints_-8"))
-    uses = list(back.uses())
-    assert uses
-    for user, index in uses:
-        user.replace_input_with(index, there)
-    return model
-
-
-def not_rolled(case: Case) -> ir.Model:
-    """The windows of odd blocks lie where those of even blocks do."""
-    model = copied(case.model)
-    for name in ("ints_8", "ints_-8"):
-        for user, index in list(model.graph.initializers[name].uses()):
-            if user.op_type == "Slice":
-                user.replace_input_with(index, model.graph.initializers["ints_0"])
-    return model
-
-
-def baked_size(case: Case) -> ir.Model:
-    """A graph traced at 32x32 that claims to take any size."""
-    ports = case.reference.fixed(Size(32, 32), case.variant.scale)
-    model = trace(case.reference.module, *ports, 22)
-    for value, port in zip(
-        (*model.graph.inputs, *model.graph.outputs),
-        (*case.reference.inputs, *case.reference.outputs),
-        strict=True,
-    ):
-        value.shape = ir.Shape(port.dims)
-    return model
-
-
 REALTIME_BREAKS: dict[str, Break] = {
     "filter of the base off by 0.1 %": off_by_a_thousandth("base.blur.h.weight"),
     "first convolution off by 0.1 %": off_by_a_thousandth("conv_in.weight"),
@@ -267,14 +134,14 @@ REALTIME_BREAKS: dict[str, Break] = {
     "gamma off by 0.1 %": off_by_a_thousandth("body.0.blocks.0.scale.gamma"),
     "last bias off by 0.1 %": off_by_a_thousandth("conv_out.bias"),
     "detail gain off by 0.1 %": off_by_a_thousandth("detail_gain"),
-    "two output channels swapped": swap_channels,
-    "colours in the other order": swap_colours,
-    "gamma of a block zeroed": gamma_of_a_block_zeroed,
-    "no detail": no_detail,
+    "two output channels swapped": weight("conv_mid.weight", swap_channels),
+    "colours in the other order": weight("conv_out.weight", lambda w: w[::-1]),
+    "gamma of a block zeroed": weight("body.0.blocks.1.scale.gamma", np.zeros_like),
+    "no detail": weight("detail_gain", np.zeros_like),
     "GELU by tanh": tanh_gelu,
-    "output clamped": clamped,
-    "another upsampler_alpha": wrong_alpha,
-    "edges repeated": transposed_padding,
+    "output clamped": behind(real(low=0, high=1) + "output = Clip(y, low, high)"),
+    "another upsampler_alpha": another(upsampler_alpha=0.35),
+    "edges repeated": edges_repeated,
 }
 
 
@@ -313,12 +180,8 @@ def test_broken_half_graph_fails(
     assert failures(report) <= {"error", "error at the border"}
 
 
-def another_window(case: Case) -> ir.Model:
-    return case_of(case.checkpoint.path, upsampler_alpha=0.3, window_size=8).model
-
-
 PHOTO_BREAKS: dict[str, Break] = {
-    "another window_size": another_window,
+    "another window_size": another(upsampler_alpha=0.3, window_size=8),
     "qkv off by 0.1 %": off_by_a_thousandth("body.0.blocks.0.attn.qkv.weight.T"),
     "norm off by 0.1 %": off_by_a_thousandth("body.0.blocks.1.attn_norm.scale"),
     "rolled back the wrong way": rolled_back_the_wrong_way,
@@ -339,7 +202,7 @@ def test_broken_attention_fails(
 
 def test_changed_border_is_named(realtime: Case, verdict: Callable[..., ParityReport]) -> None:
     """A graph that is wrong at its border alone fails by that name; the interior is reported."""
-    report = verdict(realtime, transposed_padding(realtime))
+    report = verdict(realtime, edges_repeated(realtime))
     assert failures(report) == {"error at the border"}
     for row in report.rows:
         assert row.found.interior_max_abs <= row.limit < row.found.border_max_abs
@@ -357,53 +220,14 @@ def test_baked_size_cannot_run(photo: Case, tmp_path: Path) -> None:
 
 def test_graph_without_its_crop(photo: Case, tmp_path: Path) -> None:
     """A graph that is right at every multiple of the window and lacks the crop fails elsewhere."""
-    model = copied(photo.model)
-    crops = [node for node in model.graph if node.op_type == "Slice" and _is_crop(node)]
-    assert len(crops) == 2
-    for crop in crops:
-        (padded, *_), (cropped,) = crop.inputs, crop.outputs
-        assert padded is not None
-        for user, index in list(cropped.uses()):
-            user.replace_input_with(index, padded)
-        model.graph.remove(crop)
+    model = without_crop(photo)
     file = write(model, tmp_path / "uncropped.onnx")
     right = judge(photo.reference, photo.variant, [file], [Size(16, 32), Size(32, 32)])
     assert right.passed
     assert not judge(photo.reference, photo.variant, [file], [Size(17, 33)]).passed
 
 
-def _is_crop(node: ir.Node) -> bool:
-    """Tell the slices back to the picture's size from those of a roll: their ends are computed."""
-    ends = node.inputs[2]
-    return ends is not None and ends.const_value is None
-
-
 # --- overflow ------------------------------------------------------------------------------
-
-LARGE = 2.0**15
-
-
-def overflowing(case: Case) -> ir.Model:
-    """Return the graph with features taken out of half's range and back: exact in float32."""
-    model = copied(case.model)
-    conv = next(node for node in model.graph if node.name.startswith("conv_mid/"))
-    features = conv.outputs[0]
-    uses = list(features.uses())
-    at: ir.Node = conv
-    value = features
-    for name, factor in (("up", LARGE), ("down", 1 / LARGE)):
-        tensor = ir.tensor(np.array(factor, np.float32), name=name)
-        weight = ir.Value(
-            name=name, shape=tensor.shape, type=ir.TensorType(tensor.dtype), const_value=tensor
-        )
-        model.graph.register_initializer(weight)
-        node = ir.node("Mul", [value, weight], name=f"times_{name}")
-        node.outputs[0].name = f"{name}_result"
-        at.append(node)
-        at, value = node, node.outputs[0]
-    for user, index in uses:
-        user.replace_input_with(index, value)
-    return model
 
 
 def test_overflow_in_half_is_named(realtime: Case, verdict: Callable[..., ParityReport]) -> None:

@@ -1,0 +1,101 @@
+"""The suite of sabotage: every way of being wrong is seen, and called by its name."""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from paragon_export.alternatives import Alternative, alternatives
+from paragon_export.judge import judge
+from paragon_export.plan import Precision, Switches
+from paragon_export.report import ParityReport, junit
+from tests.conftest import RunHere
+from tests.sabotage import SUITE, Case, Sabotage, subjects, written
+
+
+@pytest.fixture(scope="module")
+def cases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Case]:
+    return subjects(tmp_path_factory.mktemp("subjects"))
+
+
+def verdict(case: Case, *files: Path) -> ParityReport:
+    """Judge files as the parity command does."""
+
+    @cache
+    def instead() -> tuple[Alternative, ...]:
+        given = Switches(flags={"upsampler_alpha": case.variant.switches["upsampler_alpha"].value})
+        return tuple(alternatives(case.checkpoint, case.variant, given, case.reference))
+
+    return judge(case.reference, case.variant, files, instead=instead)
+
+
+@pytest.mark.parametrize("sabotage", SUITE, ids=lambda s: s.what)
+def test_sabotage_is_caught_and_named(
+    sabotage: Sabotage, cases: dict[str, Case], tmp_path: Path
+) -> None:
+    case = cases[sabotage.subject]
+    report = verdict(case, written(sabotage, case, tmp_path / "wrong.onnx"))
+    assert not report.passed
+    named = {finding.output: finding.symptom for finding in report.findings}
+    assert named["output"] == sabotage.looks_like
+
+
+@pytest.mark.parametrize("subject", ["realtime", "photo", "four times", "video"])
+@pytest.mark.parametrize("precision", [Precision.FP32, Precision.FP16])
+def test_good_ones_pass_and_are_called_nothing(
+    subject: str, precision: Precision, cases: dict[str, Case], tmp_path: Path
+) -> None:
+    """Each graph that is sabotaged passes as it is."""
+    case = cases[subject]
+    untouched = Sabotage("nothing", "", lambda case: case.model, subject, precision)
+    report = verdict(case, written(untouched, case, tmp_path / "good.onnx"))
+    assert report.passed
+    assert report.findings == ()
+
+
+def test_there_are_enough_and_each_name_is_earned() -> None:
+    assert len({sabotage.what for sabotage in SUITE}) == len(SUITE) >= 30
+    assert len({sabotage.looks_like for sabotage in SUITE}) >= 20
+
+
+def test_the_report_says_what_it_looks_like(
+    cases: dict[str, Case], tmp_path: Path, run_here: RunHere
+) -> None:
+    """On the terminal, in JSON and in JUnit; of several files each has its own."""
+    case = cases["realtime"]
+    shift = next(s for s in SUITE if s.looks_like == "shift")
+    grey = next(s for s in SUITE if s.looks_like == "grey")
+    files = [
+        written(shift, case, tmp_path / "shift.onnx"),
+        written(grey, case, tmp_path / "grey.onnx"),
+    ]
+    given = ("parity", case.checkpoint.path, *files, "--upsampler-alpha", "0", "--sizes", "20x30")
+    shown = run_here(*given)
+    assert shown.code == 1
+    assert "shift.onnx: output looks like shift (0 down, 1 to the right)" in shown.stdout
+    document = json.loads(run_here(*given, "--json").stdout)
+    assert [(f["candidate"], f["symptom"]) for f in document["looks_like"]] == [
+        ("shift.onnx", "shift"),
+        ("grey.onnx", "grey"),
+    ]
+    assert "looks like: grey" in junit(verdict(case, *files))
+
+
+def test_names_do_not_depend_on_luck(cases: dict[str, Case], tmp_path: Path) -> None:
+    """An error that nothing explains is not given the name of something."""
+    case = cases["realtime"]
+    for seed in range(4):
+        rng = np.random.default_rng(seed)
+
+        def scramble(w: np.ndarray, rng: np.random.Generator = rng) -> np.ndarray:
+            return w + 0.1 * w.std() * rng.standard_normal(w.shape)
+
+        from tests.sabotage import weight
+
+        wrong = Sabotage("scrambled", "error everywhere", weight("conv_mid.weight", scramble))
+        report = verdict(case, written(wrong, case, tmp_path / "wrong.onnx"))
+        assert [finding.symptom for finding in report.findings] == ["error everywhere"]
