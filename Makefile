@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 #   make demo TORCH="torch==2.13.0 --index-url https://download.pytorch.org/whl/cpu"
 TORCH ?= torch==2.13.0
 
-.PHONY: setup demo test test-slow check bench clean
+.PHONY: setup demo test test-slow check audit bench clean
 
 setup: $(VENV)/ready
 
@@ -32,6 +32,11 @@ check: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+audit: setup
+	$(PYTHON) -m venv $(VENV)/audit
+	$(VENV)/audit/bin/python -m pip install --quiet -c constraints.txt pip-audit pip-licenses
+	$(VENV)/audit/bin/python .ci/audit.py $(BIN)/python
+
 bench: setup
 	$(BIN)/python -m pip install --quiet onnxslim onnxscript openvino matplotlib
 	$(BIN)/python benchmarks/export_time.py
@@ -44,6 +49,8 @@ bench: setup
 	$(BIN)/python benchmarks/attention.py
 	$(BIN)/python benchmarks/roofline.py
 	$(BIN)/python benchmarks/glyphs.py
+	$(BIN)/python benchmarks/sabotage.py
+	$(BIN)/python benchmarks/false_alarms.py
 	$(BIN)/python benchmarks/plots.py
 	$(BIN)/python benchmarks/readme_tables.py
 

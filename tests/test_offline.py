@@ -1,0 +1,83 @@
+"""Nothing is fetched or installed at run time: every command works without a network."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import LONGEST_RUN_S, shell_environment
+
+WATCHED = """
+import json, sys
+seen = []
+NETWORK = ("socket.connect", "socket.getaddrinfo", "socket.gethostbyname", "socket.sendto",
+           "urllib.Request", "http.client.connect")
+
+def watch(event, args):
+    if event in NETWORK:
+        seen.append([event, repr(args)])
+        raise OSError("this machine has no network")
+    if event in ("subprocess.Popen", "os.exec", "os.posix_spawn", "os.system"):
+        if any(word in repr(args) for word in ("pip", "conda", "apt", "curl", "wget")):
+            seen.append([event, repr(args)])
+
+sys.addaudithook(watch)
+"""
+
+COMMANDS = """
+from paragon_export.cli import main
+for command in json.loads(sys.argv[1]):
+    sys.argv = ["paragon-export", *command]
+    try:
+        main()
+    except SystemExit as end:
+        assert not end.code, (command, end.code)
+print(json.dumps(seen), file=sys.stderr)
+"""
+
+
+def watched(script: str, *args: str, cwd: Path) -> list[list[str]]:
+    """Run a script under watch and return what it tried to reach or install."""
+    done = subprocess.run(
+        [sys.executable, "-c", WATCHED + script, *args],
+        cwd=cwd,
+        env=shell_environment(),
+        capture_output=True,
+        encoding="utf-8",
+        timeout=LONGEST_RUN_S,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    seen: list[list[str]] = json.loads(done.stderr.splitlines()[-1])
+    return seen
+
+
+def test_no_command_reaches_for_the_network(tiny_realtime: Path, tmp_path: Path) -> None:
+    c = str(tiny_realtime)
+    commands = [
+        ["inspect", c],
+        ["onnx", c, "-o", "a.onnx"],
+        ["onnx", c, "-o", "b.onnx", "--fp16", "--for", "openvino"],
+        ["trt", "a.onnx", "-o", "a.engine", "--target", "sm86", "--checkpoint", c],
+        ["parity", c, "a.onnx", "--backend", "onnxruntime", "--backend", "openvino"],
+        ["bench", "a.onnx", "--size", "16x16", "--backend", "openvino"],
+    ]
+    assert watched(COMMANDS, json.dumps(commands), cwd=tmp_path) == []
+    assert (tmp_path / "a.engine").exists()
+
+
+@pytest.mark.parametrize(
+    "attempt",
+    [
+        "import urllib.request\ntry: urllib.request.urlopen('http://192.0.2.1')\n"
+        "except OSError: pass\n",
+        "import socket\ntry: socket.create_connection(('localhost', 9))\nexcept OSError: pass\n",
+        "import subprocess, sys\nsubprocess.run([sys.executable, '-m', 'pip', '--version'])\n",
+    ],
+)
+def test_the_watch_sees_an_attempt(attempt: str, tmp_path: Path) -> None:
+    assert watched(attempt + "print(json.dumps(seen), file=sys.stderr)\n", cwd=tmp_path)

@@ -1,0 +1,40 @@
+"""The audit of the packages in CI can fail."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+SCRIPT = Path(__file__).parent.parent / ".ci" / "audit.py"
+
+
+@pytest.fixture
+def audit() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("audit", SCRIPT)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_a_vulnerable_package_fails(audit: ModuleType) -> None:
+    vulnerable = {"id": "PYSEC-1", "fix_versions": ["2.0"]}
+    packages = [
+        {"name": "good", "version": "1.0", "vulns": []},
+        {"name": "bad", "version": "1.0", "vulns": [vulnerable]},
+    ]
+    lines, safe = audit.advisories({"dependencies": packages})
+    assert not safe
+    assert lines[-1] == "bad 1.0: PYSEC-1, fixed in 2.0"
+
+
+def test_what_is_not_known_is_said(audit: ModuleType) -> None:
+    packages = [{"name": "odd", "skip_reason": "not on PyPI"}, {"name": "good", "vulns": []}]
+    lines, safe = audit.advisories({"dependencies": packages})
+    assert safe
+    assert lines[0] == "1 of 2 packages were audited"
+    assert "odd" in lines[1]
