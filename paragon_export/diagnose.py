@@ -48,8 +48,8 @@ class Subject:
     reference: Reference
     variant: Variant
     probes: Sequence[Probe]
-    alternatives: Sequence[Alternative] = ()
-    """Networks that it may be instead."""
+    instead: Callable[[], Sequence[Alternative]] = tuple
+    """Says which networks it may be instead."""
 
 
 def diagnose(subject: Subject, rows: Sequence[ParityRow]) -> tuple[Finding, ...]:
@@ -208,7 +208,7 @@ def _look(subject: Subject, row: ParityRow) -> Symptom:
         scale=scale,
         border=BORDER_PX * scale,
         tile=subject.variant.window * scale if subject.variant.window > 1 else 1,
-        suspects=tuple(_suspects(subject, row, truth, found - truth)),
+        suspects=_suspects(subject, row, truth, found - truth),
     )
     symptom = symptom_of(scene)
     if subject.candidate.wide is not None and _is_right_in_float32(subject, row):
@@ -245,7 +245,7 @@ def _suspects(
     if truth.ndim == 4:
         yield from _mirrored(probe, truth, played)
         yield from _padded(probe, subject.variant.window, truth, played)
-    for alternative in subject.alternatives:
+    for alternative in subject.instead():
         yield from _instead(alternative, truth, error, partial(played, probe))
 
 

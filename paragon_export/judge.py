@@ -71,7 +71,7 @@ def judge(
                 reference=reference,
                 variant=variant,
                 probes=probes,
-                alternatives=instead(),
+                instead=instead,
             )
             findings += diagnose(subject, report.rows)
     return ParityReport(

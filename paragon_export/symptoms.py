@@ -10,13 +10,16 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 
 import numpy as np
 
 EXPLAINED = 0.5
 """What a change may leave of the error's root mean square if it is to explain the error."""
+
+SURELY = 0.005
+"""A change that leaves no more needs no other to be tried."""
 
 CLEARLY = 0.8
 """A later change, which is less simple, must leave less than this part of what the best leaves."""
@@ -66,8 +69,8 @@ class Scene:
     """Width in pixels of the band at all four sides that counts as border."""
     tile: int = 1
     """Side of the attention windows in pixels of the output; 1 where there are none."""
-    suspects: Sequence[Suspect] = field(default=())
-    """Mistakes whose output has to be computed; tried in this order."""
+    suspects: Iterable[Suspect] = ()
+    """Mistakes whose output has to be computed; tried in this order, and only if need be."""
 
     @property
     def error(self) -> np.ndarray:
@@ -83,12 +86,10 @@ def symptom_of(scene: Scene) -> Symptom:
     if constant := _constant(scene):
         return constant
     error = _rms(scene.error)
-    best, left = Symptom(""), EXPLAINED
-    for symptom, picture in _changes(scene):
-        residual = _left(scene, picture)
-        if residual < (left if not best.name else CLEARLY * left):
-            best, left = symptom, residual
-    if best.name:
+    best, left = _best(scene, _changes(scene), None, EXPLAINED)
+    if left > SURELY:
+        best, left = _best(scene, _suspected(scene), best, left)
+    if best:
         return best
     if located := _location(scene):
         return located
@@ -97,6 +98,20 @@ def symptom_of(scene: Scene) -> Symptom:
     faint = "faint, " if np.abs(scene.error).max() < VISIBLE else ""
     told = f"{faint}root mean square {error:.2g}: weights, a switch or the arithmetic"
     return Symptom("error everywhere", told)
+
+
+def _best(
+    scene: Scene,
+    changes: Iterable[tuple[Symptom, np.ndarray]],
+    best: Symptom | None,
+    left: float,
+) -> tuple[Symptom | None, float]:
+    """Return the change that leaves least of the error, and what it leaves; begin with ``best``."""
+    for symptom, picture in changes:
+        residual = _left(scene, picture)
+        if residual < (CLEARLY * left if best else left):
+            best, left = symptom, residual
+    return best, left
 
 
 def _rms(error: np.ndarray) -> float:
@@ -131,6 +146,9 @@ def _changes(scene: Scene) -> Iterator[tuple[Symptom, np.ndarray]]:
         yield from _turns(scene)
         yield from _shifts(scene)
         yield from _smoothed(scene)
+
+
+def _suspected(scene: Scene) -> Iterator[tuple[Symptom, np.ndarray]]:
     for symptom, compute in scene.suspects:
         picture = compute()
         if picture.shape == scene.truth.shape:
@@ -150,8 +168,10 @@ def _levels(scene: Scene) -> Iterator[tuple[Symptom, np.ndarray]]:
     energy = np.square(spread).sum(axis=axes, keepdims=True)
     slope = (spread * scene.found).sum(axis=axes, keepdims=True) / np.maximum(energy, 1e-30)
     told = "times " + ", ".join(f"{value:.4g}" for value in slope.flat[:4])
-    picture = scene.truth + offset + (slope - 1) * spread
-    yield Symptom("contrast" if scene.is_map else "scaled", told), picture
+    name = "contrast" if scene.is_map else "scaled"
+    if any(np.allclose(slope, wrong, rtol=0.2) for wrong in (1 / 255, 255)):
+        name = "value range"
+    yield Symptom(name, told), scene.truth + offset + (slope - 1) * spread
 
 
 def _items(scene: Scene) -> Iterator[tuple[Symptom, np.ndarray]]:
