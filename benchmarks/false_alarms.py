@@ -5,7 +5,8 @@ differ in their input alone are one. Each is exported and judged as ``paragon-ex
 at all default sizes. What the tool does not serve is refused, and listed as refused.
 
 ``--golden`` takes a folder with a ``manifest.json`` in place of the cases that lie in ``tests``;
-``--only`` takes a pattern of case names. Writes ``false_alarms.json``.
+``--only`` takes a pattern of case names. Writes ``false_alarms.json`` and
+``false_alarms_by_generation.json``.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from tempfile import TemporaryDirectory
 from typing import Annotated, Any
 
 import typer
-from common import write
+from common import RESULTS, write
 
 from paragon_export.errors import ParagonExportError
 from paragon_export.pipeline import export
@@ -49,6 +50,33 @@ def main(
         if wanted and (heavy or not case.get("heavy")):
             rows = [judged(name, case, golden, p) for p in (Precision.FP32, Precision.FP16)]
             write("false_alarms", rows, ("network", "precision"))
+    summarise()
+
+
+def summarise() -> None:
+    """Write the table by generation that the README shows."""
+    groups: dict[str, list[dict[str, Any]]] = {}
+    rows = json.loads((RESULTS / "false_alarms.json").read_text(encoding="utf-8"))["rows"]
+    for row in rows:
+        version = row["network"].split("_")[0]
+        known = version[0] == "v" or version.startswith(("psr1", "munet"))
+        groups.setdefault(version if known else "glyph", []).append(row)
+    write(
+        "false_alarms_by_generation", [summary(n, g) for n, g in groups.items()], ("networks of",)
+    )
+
+
+def summary(version: str, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Count the networks of a generation that passed, and those that are not served."""
+    served = [row for row in rows if not row["verdict"].startswith("refused")]
+    counts: dict[str, Any] = {"networks of": version}
+    for precision in (Precision.FP32, Precision.FP16):
+        of = [row for row in served if row["precision"] == precision.value]
+        passed = sum(row["verdict"] == "passed" for row in of)
+        counts[f"passed {precision.name}"] = f"{passed} of {len(of)}"
+        nearest = max((row["error / limit"] for row in of), default=0.0)
+        counts[f"nearest to the limit {precision.name}"] = nearest
+    return {**counts, "refused": (len(rows) - len(served)) // 2}
 
 
 def networks(golden: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
