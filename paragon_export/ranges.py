@@ -98,18 +98,29 @@ class RangeAudit:
 
     @property
     def ranked(self) -> list[TensorRange]:
-        """The most critical first: what half holds before the rest, and the least headroom."""
-        return sorted(self.tensors, key=lambda t: (not t.is_half, t.headroom))
+        """The most critical first: what half holds before the rest, and the least headroom.
+
+        A weight is the same on every picture: one that fits comes after what is computed.
+        """
+        return sorted(
+            self.tensors,
+            key=lambda t: (not t.is_half, t.op_type == "weight" and not t.overflows, t.headroom),
+        )
+
+    @property
+    def computed(self) -> list[TensorRange]:
+        """What half holds, weights left out."""
+        return [t for t in self.ranked if t.is_half and t.op_type != "weight"]
 
     @property
     def tightest(self) -> TensorRange | None:
-        return next((t for t in self.ranked if t.is_half), None)
+        """The computed tensor in half with the least headroom."""
+        return next(iter(self.computed), None)
 
     @property
     def thinnest(self) -> TensorRange | None:
-        """The tensor in half of which most values underflow."""
-        halves = (t for t in self.tensors if t.is_half)
-        return max(halves, key=lambda t: t.underflow, default=None)
+        """The computed tensor in half of which most values underflow."""
+        return max(self.computed, key=lambda t: t.underflow, default=None)
 
     @property
     def coarsest(self) -> TensorRange | None:
