@@ -216,30 +216,33 @@ class _Mender:
         self.model, self.precision, self.io, self.judged = model, precision, io, judged
         self.peaks = peaks
         self.values = {str(value.name): value for value in values_of(model)}
-        self.highest = HIGHEST[precision]
+        self.infinite_from = INFINITE_FROM[precision]
 
     def mend(self) -> tuple[list[Island], str]:
-        """Return the islands, and why they do not help; one of the two is empty."""
-        beyond = {
-            n: p for n, p in self.peaks.items() if INFINITE_FROM[self.precision] <= p < math.inf
-        }
+        """Return the islands, and why they do not suffice; empty if they do."""
+        beyond = [n for n, p in self.peaks.items() if self.infinite_from <= p < math.inf]
         islands = self._touching(beyond)
-        while islands:
-            name = self._first_overflow(islands)
-            if name is None:
-                return self._needed(islands), ""
+        if not islands and not self._is_close():
+            return [], ""
+        while name := self._first_overflow(islands):
             more = self._touching([name], islands)
             if len(more) == len(islands):
-                return [], (
+                return list(islands.values()), (
                     f"{self.precision.value} cannot hold {name}, which reaches "
                     f"{self.peaks[name]:.3g}, and no float32 island mends it: it is a port in "
                     "half precision; leave --io out"
                 )
             islands = more
-        return [], ""
+        return self._needed(islands), ""
+
+    def _is_close(self) -> bool:
+        """Whether rounding may take a computed tensor over the edge that does not overflow yet."""
+        computed = (v for v in self.values.values() if v.const_value is None and _sides(v))
+        peaks = (self.peaks.get(str(value.name), 0.0) for value in computed)
+        return any(self.infinite_from / DOUBTFUL <= peak < math.inf for peak in peaks)
 
     def _touching(
-        self, names: Mapping[str, float] | Sequence[str], known: Mapping[str, Island] | None = None
+        self, names: Sequence[str], known: Mapping[str, Island] | None = None
     ) -> dict[str, Island]:
         """Return an island for every half node that makes or reads one of these tensors."""
         islands = dict(known or {})
@@ -267,7 +270,7 @@ class _Mender:
     def _needed(self, islands: dict[str, Island]) -> list[Island]:
         """Leave out what was only added for a tensor at the edge, if all stays finite."""
         for name, island in list(islands.items()):
-            if island.peak < self.highest * DOUBTFUL:
+            if island.peak < self.infinite_from * DOUBTFUL:
                 fewer = {other: i for other, i in islands.items() if other != name}
                 islands = islands if self._first_overflow(fewer) else fewer
         return list(islands.values())

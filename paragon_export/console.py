@@ -207,9 +207,9 @@ def audit_table(console: Console, document: Document) -> None:
     """Show the most critical tensors, least headroom first, and all whose error was measured."""
     table = Table(box=box.SIMPLE_HEAD)
     table.add_column("tensor", overflow="fold", min_width=24)
-    for heading in ("largest", "headroom", "underflow", "error"):
+    for heading in ("peak", "headroom", "underflow", "error"):
         table.add_column(heading, justify="right")
-    table.add_column("largest on", overflow="fold")
+    table.add_column("on", overflow="fold", min_width=12)
     cells = dict.fromkeys(_audit_cells(row) for row in _distinct(document["rows"]))
     shown = [row for index, row in enumerate(cells) if index < SHOWN or row[4]]
     for row in shown:
@@ -243,6 +243,7 @@ def _distinct(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
 def _audit_cells(row: Mapping[str, Any]) -> tuple[str, ...]:
     share = row["error_share"]
     headroom = f"{float(row['headroom']):.3g}x" if row["half"] else "float32"
+    headroom = "mask" if row["half"] and row["peak"] == "inf" else headroom
     return (
         escape(row["name"]),
         f"{float(row['peak']):.3g}",

@@ -294,6 +294,7 @@ def round_behind(
         added.append(ir.node("Where", [switch, up.outputs[0], value], name=f"{value.name}/switch"))
     (rounded,) = added[-1].outputs
     rounded.name, rounded.type = f"{value.name}/value", ir.TensorType(FLOAT)
+    rounded.shape = value.shape
     if value.producer() is None:
         near.prepend(added)
     else:
@@ -302,5 +303,5 @@ def round_behind(
         user.replace_input_with(index, rounded)
     if value.is_graph_output():
         position = list(graph.outputs).index(value)
-        rounded.shape, rounded.name, value.name = value.shape, value.name, f"{value.name}/raw"
+        rounded.name, value.name = value.name, f"{value.name}/raw"
         graph.outputs[position] = rounded

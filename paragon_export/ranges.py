@@ -21,6 +21,10 @@ NAMED = 3
 """Tensors and nodes that a sentence names before it counts the rest."""
 
 
+LITTLE = 2.0
+"""Headroom below which the user is told that other pictures may need more."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class TensorRange:
     """One tensor of the float32 graph: an input, a weight, or what a node gives."""
@@ -48,7 +52,12 @@ class TensorRange:
     @property
     def overflows(self) -> bool:
         """Whether it is beyond half where half has to hold it."""
-        return self.is_half and self.headroom < 1
+        return self.is_half and self.is_finite and self.headroom < 1
+
+    @property
+    def is_finite(self) -> bool:
+        """False where float32 is infinite too, as in masks: half is as good there."""
+        return math.isfinite(self.peak)
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -100,17 +109,20 @@ class RangeAudit:
     def ranked(self) -> list[TensorRange]:
         """The most critical first: what half holds before the rest, and the least headroom.
 
-        A weight is the same on every picture: one that fits comes after what is computed.
+        A weight is the same on every picture: one that fits comes after what is computed. So does
+        what is infinite in float32.
         """
-        return sorted(
-            self.tensors,
-            key=lambda t: (not t.is_half, t.op_type == "weight" and not t.overflows, t.headroom),
-        )
+
+        def place(tensor: TensorRange) -> tuple[bool, bool, float]:
+            is_settled = tensor.op_type == "weight" or not tensor.is_finite
+            return not tensor.is_half, is_settled and not tensor.overflows, tensor.headroom
+
+        return sorted(self.tensors, key=place)
 
     @property
     def computed(self) -> list[TensorRange]:
-        """What half holds, weights left out."""
-        return [t for t in self.ranked if t.is_half and t.op_type != "weight"]
+        """What half holds, weights and what is infinite anyway left out."""
+        return [t for t in self.ranked if t.is_half and t.is_finite and t.op_type != "weight"]
 
     @property
     def tightest(self) -> TensorRange | None:
@@ -143,8 +155,15 @@ class RangeAudit:
             reasons = _some([f"{name} reaches {peak:.3g}" for name, peak in peaks.items()])
             nodes = _some([island.node for island in self.islands])
             notes.append(
-                f"{self.precision.value} cannot hold {_count(len(peaks), 'tensor')} ({reasons}); "
-                f"{_count(len(self.islands), 'node')} computed in float32 instead: {nodes}"
+                f"{self.precision.value} cannot hold all tensors ({reasons}); "
+                f"computed in float32 instead: {nodes}"
+            )
+        least = self.tightest
+        if self.passed and least and least.headroom < LITTLE:
+            notes.append(
+                f"{least.name} reaches {least.peak:.4g} on {least.picture}, close to the largest "
+                f"{self.precision.value} number: another picture may overflow; --audit or the "
+                "command audit shows more, --images FOLDER adds pictures, --bf16 has the range"
             )
         if self.fault:
             notes.append(self.fault)
@@ -172,10 +191,6 @@ class RangeAudit:
 def _some(words: list[str]) -> str:
     more = len(words) - NAMED
     return ", ".join(words[:NAMED]) + (f" and {more} more" if more > 0 else "")
-
-
-def _count(count: int, thing: str) -> str:
-    return f"{count} {thing}{'' if count == 1 else 's'}"
 
 
 def _number(value: float) -> float | str:
