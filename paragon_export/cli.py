@@ -68,6 +68,7 @@ Rewrite = Annotated[
     bool,
     typer.Option(help="Export an equal network that runs faster, or the network as trained."),
 ]
+Images = Annotated[Path | None, typer.Option(help="Folder of pictures to add.")]
 Backends = Annotated[
     list[OnnxBackend] | None,
     typer.Option("--backend", help="What runs ONNX files. Repeatable; default onnxruntime."),
@@ -142,6 +143,9 @@ def onnx(
         Runtime, typer.Option("--for", help="What the rewritten network is to run best on.")
     ] = Runtime.ANY,
     opset: Annotated[int | None, typer.Option(help="ONNX operator set, 18 to 23.")] = None,
+    audit: Annotated[
+        Path | None, typer.Option(help="JSON file to write: the range of every tensor in half.")
+    ] = None,
     int8: Annotated[
         bool, typer.Option("--int8", help="8-bit, if what it costs on real inputs is little.")
     ] = False,
@@ -169,6 +173,7 @@ def onnx(
 ) -> None:
     """Export a checkpoint to one verified ONNX file; a file that fails is not written."""
     from paragon_export import console
+    from paragon_export.artifact import to_json, write_text
     from paragon_export.pipeline import export
 
     precision = _precision(fp16, bf16)
@@ -198,7 +203,10 @@ def onnx(
         rewrite=rewrite,
         runtime=runtime,
         opset=opset,
+        error_shares=audit is not None,
     )
+    if audit:
+        _check_report(audit, plan, config)
     if int8:
         from paragon_export.int8 import Calibration, export_int8
 
@@ -210,8 +218,51 @@ def onnx(
     else:
         result = export(plan)
         document = console.exported(result)
+    if audit and result.ranges:
+        write_text(audit, to_json(result.ranges.to_json()))
     console.show(json, document, console.export_table)
-    _exit_on_failure(result.parity.passed)
+    _exit_on_failure(result.passed)
+
+
+@app.command(name="audit")
+def audit_ranges(
+    source: Annotated[Path, typer.Argument(help="Checkpoint or float32 ONNX file.")],
+    bf16: Annotated[bool, typer.Option("--bf16", help="Of bfloat16, not float16.")] = False,
+    video: Video = False,
+    rewrite: Rewrite = True,
+    images: Images = None,
+    config: Config = None,
+    attention_mode: AttentionMode = None,
+    export_safe: ExportSafe = None,
+    upsampler_alpha: UpsamplerAlpha = None,
+    window_size: WindowSize = None,
+    scale: Scale = None,
+    more: More = None,
+    json: Json = False,
+) -> None:
+    """Say how every tensor fits into half precision. Exit code 1 if float32 islands cannot help."""
+    from paragon_export import console
+    from paragon_export.pipeline import audit_source
+
+    plan = ExportPlan(
+        checkpoint=source,
+        output=Path("unwritten.onnx"),
+        switches=_switches(
+            config,
+            more,
+            attention_mode=attention_mode,
+            export_safe=export_safe,
+            upsampler_alpha=upsampler_alpha,
+            window_size=window_size,
+            scale=scale,
+        ),
+        precision=Precision.BF16 if bf16 else Precision.FP16,
+        video=video,
+        rewrite=rewrite,
+    )
+    ranges = audit_source(plan, images)
+    console.show(json, console.audited(ranges), console.audit_table)
+    _exit_on_failure(ranges.passed)
 
 
 @app.command()
@@ -286,7 +337,7 @@ def parity(
     sizes: Annotated[
         str | None, typer.Option(metavar="HxW,...", help="Sizes instead of the default ones.")
     ] = None,
-    images: Annotated[Path | None, typer.Option(help="Folder of pictures to add.")] = None,
+    images: Images = None,
     backend: Backends = None,
     junit: Annotated[Path | None, typer.Option(help="JUnit XML file to write.")] = None,
     config: Config = None,
@@ -409,6 +460,17 @@ def demo(
     from paragon_export.demo import run
 
     _exit_on_failure(run(output))
+
+
+def _check_report(audit: Path, plan: ExportPlan, config: Path | None) -> None:
+    """Refuse an audit that would not be made, or would take the place of another file."""
+    from paragon_export.artifact import check_writable
+
+    if not plan.precision.is_half:
+        raise PlanError("--audit is about half precision; give --fp16 or --bf16 as well")
+    check_writable(audit, plan.checkpoint, config)
+    if audit.resolve() == plan.output.resolve():
+        raise PlanError(f"--audit {audit} is the file to export to; choose another")
 
 
 def _switches(config: Path | None, more: list[str] | None, **flags: Any) -> Switches:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from paragon_export.glyphs import Named
     from paragon_export.outcome import Build, Export
     from paragon_export.probe_switches import Fit
+    from paragon_export.ranges import RangeAudit
 
 Document = dict[str, Any]
 
@@ -119,7 +120,9 @@ def _probe_table(console: Console, fits: Sequence[Mapping[str, Any]]) -> None:
 def exported(result: Export) -> Document:
     document = judged(result.parity, result.variant, [result.output])
     document["notes"] = [*result.notes, *result.parity.notes]
-    document["written"] = result.parity.passed
+    document["written"] = document["passed"] = result.passed
+    if result.ranges is not None:
+        document["audit"] = result.ranges.summary()
     document["rewrites"] = dict(result.fired)
     if result.drop_cost is not None:
         cost = {"max_abs": result.drop_cost.max_abs, "psnr_db": result.drop_cost.psnr_db}
@@ -184,11 +187,101 @@ def export_table(console: Console, document: Document) -> None:
     if document["rewrites"]:
         told = ", ".join(f"{name} {count}" for name, count in document["rewrites"].items())
         console.print(f"rewritten before export: {told}", markup=False)
+    if "audit" in document:
+        for line in _audit_lines(document["audit"]):
+            console.print(line, markup=False)
     target = document["artifacts"][0]
     if document["written"]:
         console.print(f"wrote {target}", markup=False)
     else:
         console.print(f"{target} was not written", markup=False, style="red")
+
+
+# --- audit --------------------------------------------------------------------------------
+
+SHOWN = 20
+"""Tensors that the table of an audit shows; the JSON has them all."""
+
+
+def audited(ranges: RangeAudit) -> Document:
+    return {**ranges.to_json(), "notes": list(ranges.notes)}
+
+
+def audit_table(console: Console, document: Document) -> None:
+    """Show the most critical tensors, least headroom first, and all whose error was measured."""
+    table = Table(box=box.SIMPLE_HEAD)
+    table.add_column("tensor", overflow="fold", min_width=24)
+    for heading in ("peak", "headroom", "underflow", "error"):
+        table.add_column(heading, justify="right")
+    table.add_column("on", overflow="fold", min_width=12)
+    cells = dict.fromkeys(_audit_cells(row) for row in _distinct(document["rows"]))
+    shown = [row for index, row in enumerate(cells) if index < SHOWN or row[4]]
+    for row in shown:
+        table.add_row(*row)
+    console.print(table)
+    left = len(document["rows"]) - len(shown)
+    if left > 0:
+        console.print(f"and {left} with as much headroom or more, or in float32")
+    for line in _audit_lines(document):
+        console.print(line, markup=False)
+    if document["islands"]:
+        islands = Table("float32 island", "because", "largest", box=box.SIMPLE_HEAD)
+        for island in document["islands"]:
+            names = escape(island["node"]), escape(island["because"])
+            islands.add_row(*names, f"{float(island['peak']):.3g}")
+        console.print(islands)
+    colour, word = ("green", "PASSED") if document["passed"] else ("red", "FAILED")
+    how = "with the islands above" if document["islands"] else "no float32 island needed"
+    console.print(f"[{colour} bold]{word}[/]: {escape(document['fault']) or how}")
+
+
+def _distinct(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Leave out what only moves the values of another tensor, but keep measured errors."""
+    first: dict[Any, Mapping[str, Any]] = {}
+    for row in rows:
+        figures = row["peak"], row["underflow"], row["picture"], row["half"], row["error_share"]
+        first.setdefault(figures, row)
+    return list(first.values())
+
+
+def _audit_cells(row: Mapping[str, Any]) -> tuple[str, ...]:
+    share = row["error_share"]
+    headroom = f"{float(row['headroom']):.3g}x" if row["half"] else "float32"
+    headroom = "mask" if row["half"] and row["peak"] == "inf" else headroom
+    return (
+        escape(row["name"]),
+        f"{float(row['peak']):.3g}",
+        headroom,
+        f"{row['underflow']:.2%}",
+        "" if share is None else f"{share:.1%}",
+        escape(row["picture"] or row["op_type"]),
+    )
+
+
+def _audit_lines(audit: Mapping[str, Any]) -> list[str]:
+    """Say in a line or two what decides."""
+    tightest, thinnest, coarsest = (audit[k] for k in ("tightest", "thinnest", "coarsest"))
+    lines = []
+    if tightest and thinnest:
+        where = f" on {tightest['picture']}" if tightest["picture"] else ""
+        lines.append(
+            f"{audit['precision']} ranges of {audit['tensors']} tensors: least headroom "
+            f"{float(tightest['headroom']):.3g}x at {tightest['name']}, which reaches "
+            f"{float(tightest['peak']):.3g}{where}; most underflow "
+            f"{thinnest['underflow']:.2%} of {thinnest['name']}"
+        )
+    if coarsest:
+        lines.append(
+            f"largest share of the error: {coarsest['error_share']:.1%} from rounding "
+            f"{coarsest['name']}"
+        )
+    if audit["diverged"]:
+        beyond = len(audit["beyond_where_diverged"])
+        lines.append(
+            f"the network itself diverges on {', '.join(audit['diverged'])}, which do not count; "
+            f"{beyond} tensors leave the range of {audit['precision']} there"
+        )
+    return lines
 
 
 # --- trt ----------------------------------------------------------------------------------

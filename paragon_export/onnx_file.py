@@ -14,6 +14,7 @@ from paragon_export.checkpoint import Checkpoint
 from paragon_export.environment import versions
 from paragon_export.errors import PlanError, RunError
 from paragon_export.plan import ONNX_SUFFIXES, ExportPlan, Precision, Size
+from paragon_export.ranges import RangeAudit
 from paragon_export.variant import Port, Variant
 
 
@@ -88,6 +89,13 @@ def describe_in(
     }
     for name, value in facts.items():
         model.metadata_props[name] = value if isinstance(value, str) else json.dumps(value)
+
+
+def describe_islands(model: ir.Model, ranges: RangeAudit | None) -> None:
+    """Write into the metadata which nodes the audit had computed in float32, if any."""
+    if ranges is not None and ranges.islands:
+        islands = [island.to_json() for island in ranges.islands]
+        model.metadata_props["islands"] = json.dumps(islands)
 
 
 def metadata_of(model: ir.Model) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import Any
 
 from paragon_export.metrics import Difference
 from paragon_export.plan import BatchProfile, Profile
+from paragon_export.ranges import RangeAudit
 from paragon_export.reference import TorchReference
 from paragon_export.report import BenchReport, ParityReport
 from paragon_export.variant import Variant
@@ -29,17 +30,25 @@ class Export:
     parity: ParityReport
     drop_cost: Difference | None
     """How far dropping trained tensors moves the picture; None where none were dropped."""
+    ranges: RangeAudit | None = None
+    """What half precision has to hold, of half models."""
+
+    @property
+    def passed(self) -> bool:
+        """Whether the file was written."""
+        return self.parity.passed and (self.ranges is None or self.ranges.passed)
 
     @property
     def notes(self) -> tuple[str, ...]:
         """What the user should be told besides the verdict."""
+        notes = (*self.variant.notes, *(self.ranges.notes if self.ranges else ()))
         if self.drop_cost is None:
-            return self.variant.notes
+            return notes
         cost = (
             f"without the dropped tensors the picture moves by up to {self.drop_cost.max_abs:.3g}; "
             f"PSNR to the full network {self.drop_cost.psnr_db:.2f} dB"
         )
-        return (*self.variant.notes, cost)
+        return (*notes, cost)
 
 
 @dataclass(frozen=True, kw_only=True)

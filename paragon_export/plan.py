@@ -151,6 +151,8 @@ class ExportPlan:
     """What the rewritten network is to run best on."""
     opset: int | None = None
     """ONNX operator set; None takes the oldest that holds every operator wanted."""
+    error_shares: bool = False
+    """Of half models: also find the tensors that most of the error comes from. Takes time."""
 
     @property
     def operator_set(self) -> int:

@@ -7,6 +7,8 @@ at their borders, so that any consumer sees exactly what is computed in what.
 
 from __future__ import annotations
 
+from collections.abc import Container, Iterator
+
 import ml_dtypes
 import numpy as np
 import onnx_ir as ir
@@ -54,22 +56,39 @@ def to_precision(model: ir.Model, precision: Precision, io: Precision) -> ir.Mod
         PlanError: If the model is not float32 throughout, or a weight is too large for
             ``precision``.
     """
-    copy = _typed_copy(model)
-    if not precision.is_half:
-        return copy
-    if any(v.dtype in _NUMPY for v in _values(copy)):
-        raise PlanError(f"--{precision.value} wants a float32 model, and this one is half already")
-    if precision is Precision.BF16 and copy.opset_imports.get("", 0) < BFLOAT16_OPSET:
-        raise PlanError(
-            f"--bf16 wants a model of operator set {BFLOAT16_OPSET} or later, and this one is of "
-            f"{copy.opset_imports.get('', 0)}; export it with --opset {BFLOAT16_OPSET}"
-        )
-    _Converter(copy, HALF_TYPES[precision], io_is_half=io.is_half).run()
+    copy = typed_copy(model)
+    if precision.is_half:
+        check_convertible(copy, precision)
+        _Converter(copy, HALF_TYPES[precision], io_is_half=io.is_half).run()
     return copy
 
 
-def _typed_copy(model: ir.Model) -> ir.Model:
-    """Copy, with the type of every value known and constants as initializers."""
+def check_convertible(model: ir.Model, precision: Precision) -> None:
+    """Refuse a model of known types that cannot be made half.
+
+    Raises:
+        PlanError: If it is half already, or its operator set has no bfloat16.
+    """
+    if any(v.dtype in _NUMPY for v in values_of(model)):
+        raise PlanError(f"--{precision.value} wants a float32 model, and this one is half already")
+    if precision is Precision.BF16 and model.opset_imports.get("", 0) < BFLOAT16_OPSET:
+        raise PlanError(
+            f"--bf16 wants a model of operator set {BFLOAT16_OPSET} or later, and this one is of "
+            f"{model.opset_imports.get('', 0)}; export it with --opset {BFLOAT16_OPSET}"
+        )
+
+
+def is_float32(node: ir.Node) -> bool:
+    """Whether a node is marked to be computed in float32 whatever the precision."""
+    return node.metadata_props.get(FLOAT32_MARK) == "float32"
+
+
+def typed_copy(model: ir.Model) -> ir.Model:
+    """Return a copy with the type of every value known and constants as initializers.
+
+    Raises:
+        PlanError: If the model has subgraphs or operators that nobody here knows.
+    """
     copy = ir.from_proto(ir.to_proto(model))
     if any(
         (node.domain and node.op_identifier()[:2] not in ATTENTIONS)
@@ -92,10 +111,20 @@ def _typed_copy(model: ir.Model) -> ir.Model:
     return copy
 
 
-def _values(model: ir.Model) -> list[ir.Value]:
+def values_of(model: ir.Model) -> list[ir.Value]:
+    """Return inputs, weights and what nodes make, in that order and the graph's."""
     graph = model.graph
     made = [value for node in graph for value in node.outputs]
     return [*graph.inputs, *graph.initializers.values(), *made]
+
+
+def constant(graph: ir.Graph, name: str, array: np.ndarray) -> ir.Value:
+    """Add a constant to a graph."""
+    tensor, shape = ir.tensor(array, name=name), ir.Shape(array.shape)
+    kind = ir.TensorType(tensor.dtype)
+    value = ir.Value(name=name, shape=shape, type=kind, const_value=tensor)
+    graph.register_initializer(value)
+    return value
 
 
 class _Converter:
@@ -103,7 +132,7 @@ class _Converter:
         self.graph = model.graph
         self.half = half
         self.io_is_half = io_is_half
-        self.floats = {v for v in _values(model) if v.dtype == FLOAT}
+        self.floats = {v for v in values_of(model) if v.dtype == FLOAT}
         self.casts: dict[tuple[ir.Value, ir.DataType], ir.Value] = {}
 
     def run(self) -> None:
@@ -119,7 +148,7 @@ class _Converter:
         common.RemoveUnusedNodesPass()(ir.Model(self.graph, ir_version=10))
 
     def _convert(self, node: ir.Node) -> None:
-        wanted = FLOAT if node.metadata_props.get(FLOAT32_MARK) == "float32" else self.half
+        wanted = FLOAT if is_float32(node) else self.half
         for index, value in enumerate(node.inputs):
             if value in self.floats:
                 pinned = index in FLOAT32_INPUTS.get(node.op_type, ())
@@ -191,17 +220,42 @@ def rounding_model(model: ir.Model) -> ir.Model:
     otherwise compute in float32 from end to end and hide every overflow: ONNX Runtime's CPU
     provider does, and knows no bfloat16 at all.
     """
-    copy = _typed_copy(model)
-    halves = {v: dtype for v in _values(copy) if (dtype := v.dtype) in _NUMPY and dtype}
+    copy = typed_copy(model)
+    for near, value, half in widened(copy):
+        if value.const_value is None:
+            round_behind(copy.graph, near, value, half)
+    return copy
+
+
+_SUFFIXES = ("/value", "/half", *(f"/to_{t.name.lower()}" for t in (FLOAT, *_NUMPY)),
+             *(f".{t.name.lower()}" for t in _NUMPY))  # fmt: skip
+
+
+def origin_of(name: str, known: Container[str]) -> str:
+    """Return the tensor of the float32 model whose value a tensor of a converted one holds."""
+    while name not in known:
+        suffix = next((s for s in _SUFFIXES if name.endswith(s)), None)
+        if suffix is None:
+            return name
+        name = name.removesuffix(suffix)
+    return name
+
+
+def widened(copy: ir.Model) -> Iterator[tuple[ir.Node, ir.Value, ir.DataType]]:
+    """Make a half model float32, and yield what is to be rounded to which type, and near what.
+
+    Weights, which are rounded already, are yielded too.
+    """
+    halves = {v: dtype for v in values_of(copy) if (dtype := v.dtype) in _NUMPY and dtype}
+    nodes = list(copy.graph)
     for value in halves:
         value.dtype = FLOAT
         if value.const_value is not None:
             wide = value.const_value.numpy().astype(np.float32)
             value.const_value = ir.tensor(wide, name=value.name)
-    nodes = list(copy.graph)
-    for value in copy.graph.inputs:
+    for value in [*copy.graph.inputs, *copy.graph.initializers.values()]:
         if value in halves:
-            _round(copy.graph, nodes[0], value, halves[value])
+            yield nodes[0], value, halves[value]
     for node in nodes:
         if node.op_type == "Cast":
             to = ir.DataType(node.attributes["to"].as_int())
@@ -211,8 +265,7 @@ def rounding_model(model: ir.Model) -> ir.Model:
             continue
         for value in node.outputs:
             if value in halves:
-                _round(copy.graph, node, value, halves[value])
-    return copy
+                yield node, value, halves[value]
 
 
 def _is_nearest(node: ir.Node) -> bool:
@@ -220,21 +273,35 @@ def _is_nearest(node: ir.Node) -> bool:
     return mode is None or mode.as_string() == "nearest"
 
 
-def _round(graph: ir.Graph, near: ir.Node, value: ir.Value, half: ir.DataType) -> None:
-    """Put two casts behind a value: to its half type and back to float32."""
+def round_behind(
+    graph: ir.Graph,
+    near: ir.Node,
+    value: ir.Value,
+    half: ir.DataType,
+    switch: ir.Value | None = None,
+) -> None:
+    """Put two casts behind a value: to its half type and back to float32.
+
+    ``switch``, a boolean, tells at run time whether they count.
+    """
     users = list(value.uses())
     down = ir.node("Cast", [value], {"to": half.value}, name=f"{value.name}/round")
     down.outputs[0].name = f"{value.name}/rounded"
     up = ir.node("Cast", [down.outputs[0]], {"to": FLOAT.value}, name=f"{value.name}/widen")
-    (rounded,) = up.outputs
+    added = [down, up]
+    if switch is not None:
+        up.outputs[0].name = f"{value.name}/widened"
+        added.append(ir.node("Where", [switch, up.outputs[0], value], name=f"{value.name}/switch"))
+    (rounded,) = added[-1].outputs
     rounded.name, rounded.type = f"{value.name}/value", ir.TensorType(FLOAT)
+    rounded.shape = value.shape
     if value.producer() is None:
-        near.prepend([down, up])
+        near.prepend(added)
     else:
-        near.append([down, up])
+        near.append(added)
     for user, index in users:
         user.replace_input_with(index, rounded)
     if value.is_graph_output():
         position = list(graph.outputs).index(value)
-        rounded.shape, rounded.name, value.name = value.shape, value.name, f"{value.name}/raw"
+        rounded.name, value.name = value.name, f"{value.name}/raw"
         graph.outputs[position] = rounded

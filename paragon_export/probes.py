@@ -144,6 +144,54 @@ def still_probes(
     return probes
 
 
+LARGE = Size(64, 96)
+"""Of the largest photograph that ranges are measured on."""
+
+
+def audit_probes(
+    channels: int,
+    window: int,
+    static: Size | None = None,
+    video: bool = False,
+    images: Path | None = None,
+    smallest: int = 1,
+    also: Sequence[tuple[int, int]] = (),
+) -> list[Probe]:
+    """Return what the ranges of tensors are measured on; arguments as for ``choose_probes``.
+
+    A photograph and every stress picture at an odd size, just above the window; a larger
+    photograph, and more at the sizes of ``also``; the pictures of a folder.
+
+    Raises:
+        PlanError: As ``choose_probes``.
+    """
+    if images and (static or video):
+        raise PlanError("--images is for still models with dynamic sizes")
+    odd = static or default_sizes(window, smallest)[-3][0]
+    large = Size(max(LARGE.height, smallest), max(LARGE.width, smallest))
+    larger = [] if static else [large, *(Size(*size) for size in also)]
+    stills = {"photograph": photograph_crop, **STRESS, "flat": _flat}
+    probes = [_still_or_clip(kind, make(channels, odd), video) for kind, make in stills.items()]
+    probes += [
+        _still_or_clip("photograph", photograph_crop(channels, size), video) for size in larger
+    ]
+    pictures = folder_probes(channels, images) if images else []
+    check_defined((probe.size for probe in pictures), smallest)
+    return probes + pictures
+
+
+def _still_or_clip(kind: str, picture: np.ndarray, video: bool) -> Probe:
+    """Feed a picture (C, H, W) once, or as a clip of two frames of which one is mirrored."""
+    pictures = (picture, np.ascontiguousarray(picture[..., ::-1])) if video else (picture,)
+    return Probe(
+        label=kind,
+        size=Size(*picture.shape[1:]),
+        frames=tuple(p[None] for p in pictures),
+        blend=(0.0, 0.2) if video else (),
+        is_stress=kind != "photograph",
+    )
+
+
 def _pictures_to_fill(size: Size) -> int:
     """Return how many pictures of a size hold the pixels that a probe should have."""
     return -(-PIXELS_PER_PROBE // (size.height * size.width))
@@ -247,6 +295,10 @@ def _saturated(channels: int, size: Size) -> np.ndarray:
     )
     full = blocks.repeat(4, axis=1).repeat(4, axis=2)[:, : size.height, : size.width]
     return full.astype(np.float32)
+
+
+def _flat(channels: int, size: Size) -> np.ndarray:
+    return np.ones((channels, size.height, size.width), np.float32)
 
 
 STRESS = {

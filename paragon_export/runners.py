@@ -113,8 +113,12 @@ class OnnxRunner:
         model: Path | bytes,
         provider: str = "CPUExecutionProvider",
         name: str = "ONNX Runtime",
+        *,
+        in_order: bool = False,
     ) -> None:
         """Load a model file, or a serialized model.
+
+        ``in_order`` runs the nodes as they are and in the order of the file.
 
         Raises:
             RunError: If ONNX Runtime refuses it.
@@ -126,6 +130,10 @@ class OnnxRunner:
         options.log_severity_level = 4  # its errors are raised, and told in one line
         # Idle threads that spin would slow whatever else runs beside this session.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        if in_order:
+            options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+            options.enable_mem_reuse = False  # planning it takes time quadratic in the nodes
+            options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
         source = model if isinstance(model, bytes) else str(model)
         try:
             self.session = ort.InferenceSession(source, options, providers=[provider])

@@ -93,11 +93,14 @@ def loaded_by(*args: str | Path, cwd: Path) -> set[str]:
     return set(report["loaded"])
 
 
+COMMANDS = ("inspect", "onnx", "audit", "trt", "parity", "bench", "glyphs", "demo")
+
+
 @pytest.mark.parametrize(
     "args",
     [
         ["--help"],
-        *([c, "--help"] for c in ("inspect", "onnx", "trt", "parity", "bench", "glyphs", "demo")),
+        *([c, "--help"] for c in COMMANDS),
     ],
     ids=" ".join,
 )

@@ -19,6 +19,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
      "families.munet.versions", "fourier"),
     ("plan", "checkpoint", "deps", "artifact", "environment", "layers", "windows", "extents",
      "families.munet.layout", "feeds", "families.glyph.layout"),
+    ("ranges",),
     # Stages that know neither families nor each other.
     ("switches", "probes", "report", "operators", "simplify", "quantise", "precision", "onnx_file",
      "polygraphy_bridge", "rewrite.graph", "rewrite.normalize", "families.munet.network",
@@ -38,9 +39,9 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     # From a checkpoint to the network every verdict stands on.
     ("reference",),
     ("verify", "probe_switches", "outcome", "manifest", "glyphs", "alternatives"),
-    ("engine", "int8_pictures", "diagnose"),
+    ("engine", "int8_pictures", "diagnose", "gauges", "shares"),
     # Files that claim to be the network, judged and timed.
-    ("candidates",),
+    ("candidates", "audit"),
     ("judge", "bench", "int8"),
     ("gpu",),
     # The flow, and what the user touches.
