@@ -23,8 +23,10 @@ from paragon_export.plan import (
     Runtime,
     Size,
     Switches,
+    check_suffix,
     read_recipe,
 )
+from paragon_export.streams import guarded
 from paragon_export.switches import RARER, parse_switch
 
 app = typer.Typer(
@@ -306,7 +308,7 @@ def parity(
 
     if junit:
         check_writable(junit, reference, *candidates, config)
-    wanted = [Size.parse(size) for size in sizes.split(",")] if sizes else []
+    wanted = [Size.parse(size) for size in sizes.split(",")] if sizes is not None else []
     switches = _switches(
         config,
         more,
@@ -349,10 +351,12 @@ def bench(
 ) -> None:
     """Measure frames per second of every backend, interleaved in one run."""
     from paragon_export import console
-    from paragon_export.artifact import check_writable, to_json, write_text
+    from paragon_export.artifact import check_writable, to_json, write_texts
     from paragon_export.bench import bench as measure
 
-    files = [report.with_suffix(".md"), report.with_suffix(".json")] if report else []
+    if report:
+        check_suffix(report, (".md",))
+    files = [report, report.with_suffix(".json")] if report else []
     for file in files:
         check_writable(file, *artifacts, config)
     sizes = [Size.parse(text) for text in size or ()]
@@ -367,8 +371,8 @@ def bench(
     )
     result = measure(artifacts, sizes, switches, batch or (), _backends(backend))
     if files:
-        write_text(files[0], console.bench_markdown(result))
-        write_text(files[1], to_json(result.to_json()))
+        texts = (console.bench_markdown(result), to_json(result.to_json()))
+        write_texts(dict(zip(files, texts, strict=True)))
     console.show(json, result.to_json(), console.bench_table)
 
 
@@ -463,8 +467,9 @@ def _exit_on_failure(passed: bool | None) -> None:
 
 def main() -> None:
     """Run the command line. Errors that a user can cause are one line and exit code 3."""
-    try:
-        app()
-    except ParagonExportError as error:
-        print(f"paragon-export: {' '.join(str(error).split())}", file=sys.stderr)
-        sys.exit(COULD_NOT_RUN)
+    with guarded():
+        try:
+            app()
+        except ParagonExportError as error:
+            print(f"paragon-export: {' '.join(str(error).split())}", file=sys.stderr)
+            sys.exit(COULD_NOT_RUN)
