@@ -12,6 +12,8 @@ import typer
 from paragon_export.errors import ParagonExportError, PlanError
 from paragon_export.plan import (
     DEFAULT_PROFILE,
+    ENGINE_SUFFIXES,
+    ONNX_SUFFIXES,
     TARGETS,
     Backend,
     BatchProfile,
@@ -283,14 +285,20 @@ def trt(
 
 @app.command()
 def parity(
-    reference: CheckpointFile,
-    candidates: Annotated[list[Path], typer.Argument(help="ONNX files and engines.")],
+    reference: Annotated[
+        Path, typer.Argument(help="Checkpoint; or one ONNX file or engine, which names its own.")
+    ],
+    candidates: Annotated[list[Path] | None, typer.Argument(help="ONNX files and engines.")] = None,
     sizes: Annotated[
         str | None, typer.Option(metavar="HxW,...", help="Sizes instead of the default ones.")
     ] = None,
     images: Annotated[Path | None, typer.Option(help="Folder of pictures to add.")] = None,
     backend: Backends = None,
     junit: Annotated[Path | None, typer.Option(help="JUnit XML file to write.")] = None,
+    other_checkpoint: Annotated[
+        bool,
+        typer.Option("--other-checkpoint", help="Also judge what was made from another one."),
+    ] = False,
     config: Config = None,
     attention_mode: AttentionMode = None,
     export_safe: ExportSafe = None,
@@ -303,11 +311,14 @@ def parity(
     """Judge artifacts against the PyTorch network in float64. Exit code 1 if any fails."""
     from paragon_export import console
     from paragon_export.artifact import check_writable, write_text
-    from paragon_export.judge import judge_files
+    from paragon_export.judge import judge_files, rejudge
     from paragon_export.report import junit as junit_xml
 
+    files = candidates or [reference]
+    if not candidates and not _is_artifact(reference):
+        raise typer.BadParameter("give the ONNX files and engines to judge against it")
     if junit:
-        check_writable(junit, reference, *candidates, config)
+        check_writable(junit, reference, *files, config)
     wanted = [Size.parse(size) for size in sizes.split(",")] if sizes is not None else []
     switches = _switches(
         config,
@@ -318,12 +329,16 @@ def parity(
         window_size=window_size,
         scale=scale,
     )
-    report, variant = judge_files(
-        reference, switches, candidates, wanted, images, _backends(backend)
-    )
+    how = (wanted, images, _backends(backend))
+    if candidates:
+        report, variant = judge_files(
+            reference, switches, candidates, *how, other_checkpoint=other_checkpoint
+        )
+    else:
+        report, variant = rejudge(reference, switches, *how)
     if junit:
         write_text(junit, junit_xml(report))
-    console.show(json, console.judged(report, variant, candidates), console.parity_table)
+    console.show(json, console.judged(report, variant, files), console.parity_table)
     _exit_on_failure(report.passed)
 
 
@@ -457,6 +472,10 @@ def _profile(
     return Profile(
         smallest=Size.parse(smallest), optimal=Size.parse(optimal), largest=Size.parse(largest)
     )
+
+
+def _is_artifact(path: Path) -> bool:
+    return path.suffix.lower() in (*ONNX_SUFFIXES, *ENGINE_SUFFIXES)
 
 
 def _exit_on_failure(passed: bool | None) -> None:
