@@ -260,11 +260,9 @@ def main(
             folder = Path(name) / command
             folder.mkdir()
             case = prepare(command, folder)
-            for how, wait in (
-                ("SIGKILL, any moment", anywhere),
-                ("SIGKILL, commit", around_the_commit),
-            ):
-                rows.append(measure(case, how, kills // 2, lambda: killed(case, wait, rng)))
+            for how, wait in KILLS.items():
+                once = partial(killed, wait=wait, rng=rng)
+                rows.append(measure(case, how, kills // 2, once))
             for number in (signal.SIGINT, signal.SIGTERM):
                 once = partial(stopped, number=number, rng=rng)
                 rows.append(measure(case, number.name, signals // len(ARTEFACTS), once))
