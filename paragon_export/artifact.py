@@ -304,7 +304,9 @@ def _check_replaceable(path: Path) -> None:
     if path.is_dir():
         raise IsADirectoryError(errno.EISDIR, "a folder of that name is in the way", str(path))
     if path.exists() and not os.access(path, os.W_OK):
-        raise PermissionError(errno.EACCES, "the file there is write-protected", str(path))
+        raise PermissionError(
+            errno.EACCES, "the file there is write-protected; remove it first", str(path)
+        )
 
 
 def _cannot_write(path: Path, error: Exception | None, advice: str = "") -> PlanError:
