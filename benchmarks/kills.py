@@ -10,15 +10,20 @@ SIGINT and SIGTERM must besides end the process with 130 and 143, without a word
 Moments count from the first at which the program listens: before it Python itself is starting,
 and after the last line of the program Python ends it by the signal itself.
 
+Every run is a process of its own, forked from this one, which has imported the libraries before:
+importing PyTorch takes four times as long as the work, and writes nothing. ``--cold`` runs are
+started by the shell's command instead, imports included.
+
 A writer that opens its files in place is held to the same check, and has to be caught.
 
-    python benchmarks/kills.py [--kills 50] [--signals 20] [--seed 0]
+    python benchmarks/kills.py [--kills 100] [--signals 20] [--cold 10] [--seed 0]
 
-``--kills`` counts for each command. Writes ``kills.json``. Takes about 20 minutes on one core.
+Figures count for each command. Writes ``kills.json``. Takes about 20 minutes on one core.
 """
 
 from __future__ import annotations
 
+import importlib
 import os
 import random
 import shutil
@@ -28,15 +33,16 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, TemporaryFile
 from typing import Annotated, Any
 
 import typer
 from common import write
 
+import paragon_export.__main__
 from paragon_export.artifact import COMMIT, PREFIX, sha256_of
 from paragon_export.assets import CHECKPOINT
 from paragon_export.manifest import read, why_not_believed
@@ -59,6 +65,9 @@ for file in sorted(source.iterdir()):
 """
 """Copies today's files over yesterday's in place, on a disk that is not too quick."""
 
+for _library in ("filelock", "onnx", "onnxruntime", "onnxsim", "tensorrt_rtx", "typer", "rich"):
+    importlib.import_module(_library)
+
 State = dict[str, str]
 """File name to SHA-256."""
 
@@ -76,14 +85,8 @@ class Case:
     seconds: float = 1.0
     """From the moment at which the program listens to its end."""
 
-    def start(self) -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            [sys.executable, *self.today],
-            cwd=self.folder,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+    def start(self, cold: bool = False) -> Run:
+        return Started(self) if cold or self.name == "naive" else Forked(self)
 
     def reset(self) -> None:
         shutil.rmtree(self.folder, ignore_errors=True)
@@ -119,34 +122,78 @@ def state_of(folder: Path) -> State:
     return {path.name: sha256_of(path) for path in folder.iterdir() if path.is_file()}
 
 
-Wait = Callable[[Case, "subprocess.Popen[str]", random.Random], None]
+class Started:
+    """A run that is started as a user starts it."""
+
+    def __init__(self, case: Case) -> None:
+        self.said = TemporaryFile("w+")  # noqa: SIM115 - read at the end
+        self.process = subprocess.Popen(
+            [sys.executable, *case.today],
+            cwd=case.folder,
+            stdout=subprocess.DEVNULL,
+            stderr=self.said,
+        )
+        self.pid = self.process.pid
+
+    def code(self, wait: bool = False) -> int | None:
+        return self.process.wait(300) if wait else self.process.poll()
 
 
-def until_it_listens(process: subprocess.Popen[str]) -> None:
-    """Wait for a handler of SIGTERM; a program without one counts as listening after 50 ms."""
-    status, deadline = Path(f"/proc/{process.pid}/status"), time.monotonic() + 0.05
-    while process.poll() is None:
+class Forked:
+    """A run with this process's imports and nothing else of it."""
+
+    def __init__(self, case: Case) -> None:
+        self.said = TemporaryFile("w+")  # noqa: SIM115 - read at the end
+        self.ended: int | None = None
+        self.pid = os.fork()
+        if self.pid:
+            return
+        os.chdir(case.folder)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        os.dup2(self.said.fileno(), 2)
+        sys.argv = list(case.today[1:])
+        try:
+            paragon_export.__main__.main()
+        except SystemExit as exit_:
+            os._exit(int(exit_.code or 0))
+        os._exit(0)
+
+    def code(self, wait: bool = False) -> int | None:
+        if self.ended is None:
+            pid, status = os.waitpid(self.pid, 0 if wait else os.WNOHANG)
+            self.ended = os.waitstatus_to_exitcode(status) if pid else None
+        return self.ended
+
+
+Run = Started | Forked
+
+Wait = Callable[[Case, Run, random.Random], None]
+
+
+def until_it_listens(run: Run) -> None:
+    """Wait for a handler of SIGTERM."""
+    status = Path(f"/proc/{run.pid}/status")
+    while run.code() is None:
         caught = next(line for line in status.read_text().splitlines() if "SigCgt" in line)
         if int(caught.split()[1], 16) >> (signal.SIGTERM - 1) & 1:
-            return
-        if time.monotonic() > deadline and "paragon_export" not in process.args:
             return
         time.sleep(0.001)
 
 
-def anywhere(case: Case, process: subprocess.Popen[str], rng: random.Random) -> None:
-    until_it_listens(process)
+def anywhere(case: Case, run: Run, rng: random.Random) -> None:
+    if case.name != "naive":
+        until_it_listens(run)
     time.sleep(rng.uniform(0, case.seconds))
 
 
-def around_the_commit(case: Case, process: subprocess.Popen[str], rng: random.Random) -> None:
+def around_the_commit(case: Case, run: Run, rng: random.Random) -> None:
     """Wait until files take their places, or for some moment between staging and that.
 
     The folder is renamed within a millisecond of the last file: both are watched for.
     """
     folder, first = str(case.folder), next(iter(sorted(state_of(case.kept / "old"))))
     before, early = os.stat(f"{folder}/{first}").st_ino, rng.random() < 0.3
-    while process.poll() is None:
+    while run.code() is None:
         staged = [name for name in os.listdir(folder) if name.startswith(PREFIX)]
         if early and any(os.path.exists(f"{folder}/{name}/files/{first}") for name in staged):
             time.sleep(rng.uniform(0, 0.02))
@@ -156,14 +203,18 @@ def around_the_commit(case: Case, process: subprocess.Popen[str], rng: random.Ra
             return
 
 
-def stop(case: Case, number: signal.Signals, wait: Wait, rng: random.Random) -> tuple[int, str]:
+def stop(
+    case: Case, number: signal.Signals, wait: Wait, rng: random.Random, cold: bool = False
+) -> tuple[int | None, str]:
     """Run the case, stop it, and return its exit code and what it said."""
     case.reset()
-    process = case.start()
-    wait(case, process, rng)
-    process.send_signal(number)
-    _, said = process.communicate(timeout=120)
-    return process.returncode, said
+    run = case.start(cold)
+    wait(case, run, rng)
+    if run.code() is None:
+        os.kill(run.pid, number)
+    code = run.code(wait=True)
+    run.said.seek(0)
+    return code, run.said.read()
 
 
 KILLS: dict[str, Wait] = {
@@ -172,10 +223,10 @@ KILLS: dict[str, Wait] = {
 }
 
 
-def killed(case: Case, wait: Wait, rng: random.Random) -> Counter[str]:
+def killed(case: Case, wait: Wait, rng: random.Random, cold: bool = False) -> Counter[str]:
     """Kill once; return what was seen."""
     seen: Counter[str] = Counter()
-    code, _ = stop(case, signal.SIGKILL, wait, rng)
+    code, _ = stop(case, signal.SIGKILL, wait, rng, cold)
     seen["too late"] += code == 0
     seen["commit finished by the reader"] += (case.folder / COMMIT).exists()
     seen["staging left behind"] += bool(case.leftovers())
@@ -184,12 +235,9 @@ def killed(case: Case, wait: Wait, rng: random.Random) -> Counter[str]:
     kind = case.kind()
     seen[kind] += 1
     if case.name != "naive" and case.leftovers():
-        process = case.start()
-        process.communicate(timeout=120)
+        code = case.start(cold).code(wait=True)
         seen["next run"] += 1
-        seen["next run wrong"] += (process.returncode, case.kind(), case.leftovers()) != (
-            0, "new", [],
-        )  # fmt: skip
+        seen["next run wrong"] += (code, case.kind(), case.leftovers()) != (0, "new", [])
     return seen
 
 
@@ -235,12 +283,18 @@ def prepare(name: str, folder: Path) -> Case:
         made.mkdir(parents=True)
         subprocess.run([sys.executable, *base, alpha], cwd=made, check=True, capture_output=True)
     case.reset()
-    process = case.start()
-    until_it_listens(process)
-    begun = time.monotonic()
-    process.communicate()
-    case.seconds = time.monotonic() - begun
+    case.seconds = duration(case, cold=False)
     return case
+
+
+def duration(case: Case, cold: bool) -> float:
+    """Measure how long a run takes from the moment at which it listens."""
+    case.reset()
+    run = case.start(cold)
+    until_it_listens(run)
+    begun = time.monotonic()
+    run.code(wait=True)
+    return time.monotonic() - begun
 
 
 def naive(trt: Case) -> Case:
@@ -249,8 +303,9 @@ def naive(trt: Case) -> Case:
 
 
 def main(
-    kills: Annotated[int, typer.Option(help="For each command.")] = 50,
+    kills: Annotated[int, typer.Option(help="Half anywhere, half around the commit.")] = 100,
     signals: Annotated[int, typer.Option(help="SIGINTs, and as many SIGTERMs.")] = 20,
+    cold: Annotated[int, typer.Option(help="Kills of runs that import all they need.")] = 10,
     seed: int = 0,
 ) -> None:
     rng = random.Random(seed)
@@ -265,7 +320,11 @@ def main(
                 rows.append(measure(case, how, kills // 2, once))
             for number in (signal.SIGINT, signal.SIGTERM):
                 once = partial(stopped, number=number, rng=rng)
-                rows.append(measure(case, number.name, signals // len(ARTEFACTS), once))
+                rows.append(measure(case, number.name, signals, once))
+            write("kills", rows, ("writer", "stopped by"))
+            slow = replace(case, seconds=duration(case, cold=True))
+            once = partial(killed, wait=anywhere, rng=rng, cold=True)
+            rows.append(measure(slow, "SIGKILL, imports included", cold, once))
             write("kills", rows, ("writer", "stopped by"))
         case = naive(case)
         rows.append(
