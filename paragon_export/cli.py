@@ -12,6 +12,8 @@ import typer
 from paragon_export.errors import ParagonExportError, PlanError
 from paragon_export.plan import (
     DEFAULT_PROFILE,
+    ENGINE_SUFFIXES,
+    ONNX_SUFFIXES,
     TARGETS,
     Backend,
     BatchProfile,
@@ -23,8 +25,10 @@ from paragon_export.plan import (
     Runtime,
     Size,
     Switches,
+    check_suffix,
     read_recipe,
 )
+from paragon_export.streams import guarded
 from paragon_export.switches import RARER, parse_switch
 
 app = typer.Typer(
@@ -332,14 +336,20 @@ def trt(
 
 @app.command()
 def parity(
-    reference: CheckpointFile,
-    candidates: Annotated[list[Path], typer.Argument(help="ONNX files and engines.")],
+    reference: Annotated[
+        Path, typer.Argument(help="Checkpoint; or one ONNX file or engine, which names its own.")
+    ],
+    candidates: Annotated[list[Path] | None, typer.Argument(help="ONNX files and engines.")] = None,
     sizes: Annotated[
         str | None, typer.Option(metavar="HxW,...", help="Sizes instead of the default ones.")
     ] = None,
     images: Images = None,
     backend: Backends = None,
     junit: Annotated[Path | None, typer.Option(help="JUnit XML file to write.")] = None,
+    other_checkpoint: Annotated[
+        bool,
+        typer.Option("--other-checkpoint", help="Also judge what was made from another one."),
+    ] = False,
     config: Config = None,
     attention_mode: AttentionMode = None,
     export_safe: ExportSafe = None,
@@ -352,12 +362,15 @@ def parity(
     """Judge artifacts against the PyTorch network in float64. Exit code 1 if any fails."""
     from paragon_export import console
     from paragon_export.artifact import check_writable, write_text
-    from paragon_export.judge import judge_files
+    from paragon_export.judge import judge_files, rejudge
     from paragon_export.report import junit as junit_xml
 
+    files = candidates or [reference]
+    if not candidates and not _is_artifact(reference):
+        raise typer.BadParameter("give the ONNX files and engines to judge against it")
     if junit:
-        check_writable(junit, reference, *candidates, config)
-    wanted = [Size.parse(size) for size in sizes.split(",")] if sizes else []
+        check_writable(junit, reference, *files, config)
+    wanted = [Size.parse(size) for size in sizes.split(",")] if sizes is not None else []
     switches = _switches(
         config,
         more,
@@ -367,12 +380,16 @@ def parity(
         window_size=window_size,
         scale=scale,
     )
-    report, variant = judge_files(
-        reference, switches, candidates, wanted, images, _backends(backend)
-    )
+    how = (wanted, images, _backends(backend))
+    if candidates:
+        report, variant = judge_files(
+            reference, switches, candidates, *how, other_checkpoint=other_checkpoint
+        )
+    else:
+        report, variant = rejudge(reference, switches, *how)
     if junit:
         write_text(junit, junit_xml(report))
-    console.show(json, console.judged(report, variant, candidates), console.parity_table)
+    console.show(json, console.judged(report, variant, files), console.parity_table)
     _exit_on_failure(report.passed)
 
 
@@ -400,10 +417,12 @@ def bench(
 ) -> None:
     """Measure frames per second of every backend, interleaved in one run."""
     from paragon_export import console
-    from paragon_export.artifact import check_writable, to_json, write_text
+    from paragon_export.artifact import check_writable, to_json, write_texts
     from paragon_export.bench import bench as measure
 
-    files = [report.with_suffix(".md"), report.with_suffix(".json")] if report else []
+    if report:
+        check_suffix(report, (".md",))
+    files = [report, report.with_suffix(".json")] if report else []
     for file in files:
         check_writable(file, *artifacts, config)
     sizes = [Size.parse(text) for text in size or ()]
@@ -418,8 +437,8 @@ def bench(
     )
     result = measure(artifacts, sizes, switches, batch or (), _backends(backend))
     if files:
-        write_text(files[0], console.bench_markdown(result))
-        write_text(files[1], to_json(result.to_json()))
+        texts = (console.bench_markdown(result), to_json(result.to_json()))
+        write_texts(dict(zip(files, texts, strict=True)))
     console.show(json, result.to_json(), console.bench_table)
 
 
@@ -517,6 +536,10 @@ def _profile(
     )
 
 
+def _is_artifact(path: Path) -> bool:
+    return path.suffix.lower() in (*ONNX_SUFFIXES, *ENGINE_SUFFIXES)
+
+
 def _exit_on_failure(passed: bool | None) -> None:
     """A verdict that failed is exit code 1; no verdict at all is not a failure."""
     if passed is False:
@@ -525,8 +548,9 @@ def _exit_on_failure(passed: bool | None) -> None:
 
 def main() -> None:
     """Run the command line. Errors that a user can cause are one line and exit code 3."""
-    try:
-        app()
-    except ParagonExportError as error:
-        print(f"paragon-export: {' '.join(str(error).split())}", file=sys.stderr)
-        sys.exit(COULD_NOT_RUN)
+    with guarded():
+        try:
+            app()
+        except ParagonExportError as error:
+            print(f"paragon-export: {' '.join(str(error).split())}", file=sys.stderr)
+            sys.exit(COULD_NOT_RUN)

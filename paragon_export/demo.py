@@ -8,10 +8,10 @@ import numpy as np
 from rich.console import Console
 
 from paragon_export import console as shown
-from paragon_export.artifact import to_json, write_text
+from paragon_export.artifact import staged, to_json, write_texts
 from paragon_export.assets import CHECKPOINT, photograph
 from paragon_export.bench import bench
-from paragon_export.errors import MissingDependencyError
+from paragon_export.errors import MissingDependencyError, PlanError
 from paragon_export.judge import judge_files
 from paragon_export.pipeline import build, export
 from paragon_export.plan import EnginePlan, ExportPlan, Precision, Profile, Size, Switches
@@ -34,7 +34,10 @@ def run(folder: Path) -> bool:
     Raises:
         ParagonExportError: If a stage could not run.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise PlanError(f"cannot make folder {folder}: {error.strerror or error}") from error
     console = Console(highlight=False)
     switches = Switches()
     float32, half = folder / "realtime_2x.onnx", folder / "realtime_2x_fp16.onnx"
@@ -61,8 +64,12 @@ def run(folder: Path) -> bool:
     console.rule("bench: frames per second on this machine")
     measured = bench([CHECKPOINT, float32, half], [BENCH_SIZE], switches)
     shown.bench_table(console, measured.to_json())
-    write_text(folder / "bench.md", shown.bench_markdown(measured))
-    write_text(folder / "bench.json", to_json(measured.to_json()))
+    write_texts(
+        {
+            folder / "bench.md": shown.bench_markdown(measured),
+            folder / "bench.json": to_json(measured.to_json()),
+        }
+    )
 
     console.rule("the upscaled picture")
     for picture in _upscale(float32, folder):
@@ -109,6 +116,7 @@ def _upscale(onnx: Path, folder: Path) -> list[Path]:
         detail = picture.crop(box).resize((600, 600), Image.Resampling.NEAREST)
         beside.paste(detail, (index * 610, 0))
     paths = [folder / "photograph_2x.png", folder / "bicubic_left_network_right.png"]
-    upscaled.save(paths[0])
-    beside.save(paths[1])
+    with staged(*paths) as files:
+        for path, picture in zip(paths, (upscaled, beside), strict=True):
+            picture.save(files.beside(path))
     return paths

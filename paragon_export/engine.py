@@ -12,11 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from paragon_export.artifact import sha256_of
 from paragon_export.environment import cuda_gpu
 from paragon_export.errors import EngineBuildError, PlanError
 from paragon_export.families.glyph.layout import CELL, GRID
-from paragon_export.manifest import profile_of, read
+from paragon_export.manifest import profile_of, read, why_not_believed
 from paragon_export.plan import Backend, BatchProfile, Precision, Profile
 from paragon_export.polygraphy_bridge import polygraphy_trt, tensorrt
 from paragon_export.runners import EngineRunner
@@ -170,9 +169,16 @@ def open_engine(path: Path) -> tuple[EngineRunner, Precision, AnyProfile]:
         PlanError: If there is no GPU, no manifest, or the bytes are not those of the manifest.
     """
     manifest = read(path)
-    if manifest is None or manifest.get("engine_sha256") != sha256_of(path):
-        raise PlanError(f"{path} has no manifest that matches its bytes; build it again with trt")
+    reason = why_not_believed(path, manifest) if manifest else "there is none"
+    if manifest is None or reason:
+        raise PlanError(
+            f"{path} has no manifest that matches its bytes; build it again with trt ({reason})"
+        )
     if cuda_gpu() is None:
         raise PlanError(f"{path} needs a GPU and none was found; judge {manifest.get('onnx')}")
-    runner = EngineRunner(path, str(manifest["backend"]), classifier_ports(path))
-    return runner, Precision(manifest["precision"]), profile_of(manifest)
+    try:
+        precision, profile = Precision(manifest["precision"]), profile_of(manifest)
+        backend = Backend(manifest["backend"])
+    except (KeyError, TypeError, ValueError, PlanError) as error:
+        raise PlanError(f"{path}: its manifest lacks something; build it again with trt") from error
+    return EngineRunner(path, backend.value, classifier_ports(path)), precision, profile

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -16,10 +17,24 @@ PACKAGES = (
 )  # fmt: skip
 
 
+MAKERS = ("torch", "onnx", "onnx-ir", "onnxsim", "numpy", "onnxruntime", "onnxruntime-gpu")
+"""What decides an ONNX file's bytes. Python does not: it adds up nothing that ends up in there."""
+
+
+def makers() -> dict[str, str]:
+    """Return the versions that an ONNX file depends on; the same wherever they are the same."""
+    return {"paragon-export": paragon_export.__version__, **_installed(MAKERS)}
+
+
 def versions() -> dict[str, str]:
     """Return the versions of this tool and of what it stands on, as far as installed."""
-    found = {"paragon-export": paragon_export.__version__, "python": platform.python_version()}
-    for package in PACKAGES:
+    python = {"paragon-export": paragon_export.__version__, "python": platform.python_version()}
+    return {**python, **_installed(PACKAGES)}
+
+
+def _installed(packages: Sequence[str]) -> dict[str, str]:
+    found = {}
+    for package in packages:
         try:
             found[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:

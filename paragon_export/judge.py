@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -15,7 +16,8 @@ from paragon_export.candidates import Opened, is_engine, open_candidate, open_on
 from paragon_export.diagnose import Subject, diagnose
 from paragon_export.errors import PlanError
 from paragon_export.glyph_probes import glyph_probes
-from paragon_export.onnx_file import is_onnx, metadata_of, ports_of, read_onnx
+from paragon_export.manifest import read
+from paragon_export.onnx_file import is_onnx, metadata_of, ports_of, read_onnx, was_changed
 from paragon_export.plan import EnginePlan, OnnxBackend, Size, Switches, Tolerance
 from paragon_export.probes import Probe, choose_probes
 from paragon_export.reference import (
@@ -32,6 +34,8 @@ from paragon_export.verify import verify
 
 if TYPE_CHECKING:
     import onnx_ir as ir
+
+    from paragon_export.checkpoint import Checkpoint
 
 
 def judge(
@@ -96,9 +100,7 @@ def reference_for(
     path = plan.checkpoint or _checkpoint_named(plan.source, str(facts.get("checkpoint")), told)
     if path is None:
         return None, ("no checkpoint to judge the ONNX file against; give --checkpoint",)
-    recorded = facts.get("switches") if plan.switches.config is None else None
-    flags = {**_recorded_flags(recorded), **plan.switches.flags}
-    checkpoint, variant = describe(path, replace(plan.switches, flags=flags))
+    checkpoint, variant = describe(path, _with_recorded(plan.switches, facts))
     if told not in (None, checkpoint.sha256):
         raise PlanError(
             f"{plan.source} was made from a checkpoint with SHA-256 {told}, and {path} has "
@@ -111,8 +113,18 @@ def reference_for(
 
 def _checkpoint_named(onnx: Path, name: str, sha256: Any) -> Path | None:
     """Return a file of that name whose bytes have that hash; None if there is none."""
-    found = (folder / Path(name).name for folder in (onnx.parent, Path()))
-    return next((path for path in found if path.is_file() and sha256_of(path) == sha256), None)
+    for folder in (onnx.parent, Path()):
+        path = folder / Path(name).name
+        with suppress(OSError):  # a name too long for a file, or one that may not be read
+            if path.is_file() and sha256_of(path) == sha256:
+                return path
+    return None
+
+
+def _with_recorded(switches: Switches, facts: Mapping[str, Any]) -> Switches:
+    """Fill in what a file's metadata records, unless an option file is to tell it."""
+    recorded = facts.get("switches") if switches.config is None else None
+    return replace(switches, flags={**_recorded_flags(recorded), **switches.flags})
 
 
 def _recorded_flags(switches: Any) -> dict[str, Any]:
@@ -188,13 +200,23 @@ def judge_files(
     sizes: Sequence[Size] = (),
     images: Path | None = None,
     backends: Sequence[OnnxBackend] = (OnnxBackend.ONNXRUNTIME,),
+    *,
+    other_checkpoint: bool = False,
 ) -> tuple[ParityReport, Variant]:
     """Judge files against a checkpoint; all of them are stills, or all are video models.
 
     Raises:
         ParagonExportError: If a file cannot be opened.
+        PlanError: If a file says that it was made from another checkpoint, unless
+            ``other_checkpoint`` allows it.
     """
     loaded, variant = describe(checkpoint, switches)
+    others = [_another_checkpoint(path, loaded) for path in candidates]
+    if any(others) and not other_checkpoint:
+        raise PlanError(
+            f"{next(filter(None, others))}; give the one it was made from, or --other-checkpoint "
+            "to judge it all the same"
+        )
     video = any(is_onnx(path) and open_onnx(path).video for path in candidates)
     reference = build_reference(loaded, variant, video=video)
 
@@ -203,11 +225,67 @@ def judge_files(
         return tuple(alternatives(loaded, variant, switches, reference))
 
     report = judge(reference, variant, candidates, sizes, images, backends, instead)
-    others = [_another_checkpoint(path, loaded.sha256) for path in candidates if is_onnx(path)]
-    return replace(report, notes=(*report.notes, *filter(None, others))), variant
+    notes = (*report.notes, *filter(None, others), *_changed(candidates))
+    return replace(report, notes=notes), variant
 
 
-def _another_checkpoint(onnx: Path, sha256: str) -> str:
+def rejudge(
+    file: Path,
+    switches: Switches,
+    sizes: Sequence[Size] = (),
+    images: Path | None = None,
+    backends: Sequence[OnnxBackend] = (OnnxBackend.ONNXRUNTIME,),
+) -> tuple[ParityReport, Variant]:
+    """Judge an ONNX file or an engine against the checkpoint that it was made from.
+
+    It is the file that the metadata names, beside the model or in the working folder, if its hash
+    is the one told there. Switches that are not given are those that the metadata records.
+
+    Raises:
+        PlanError: If the file names no checkpoint, or there is none such.
+        ParagonExportError: If it cannot be opened.
+    """
+    facts = _facts_of(file)
+    name, told = facts.get("checkpoint"), facts.get("checkpoint_sha256")
+    if name is None or told is None:
+        raise PlanError(
+            f"{file} does not say what checkpoint it was made from; give it before the file"
+        )
+    checkpoint = _checkpoint_named(file, str(name), told)
+    if checkpoint is None:
+        raise PlanError(
+            f"{file} was made from {name} with SHA-256 {told}, which is neither beside it nor in "
+            "the working folder; give the checkpoint before the file"
+        )
+    recorded = _with_recorded(switches, facts)
+    report, variant = judge_files(checkpoint, recorded, [file], sizes, images, backends)
+    note = f"judged against {checkpoint}, with the switches that {file.name} records"
+    return replace(report, notes=(note, *report.notes)), variant
+
+
+def _facts_of(file: Path) -> Mapping[str, Any]:
+    """Return what a file says of itself; of an engine what its manifest says of its ONNX file."""
+    if is_onnx(file):
+        return metadata_of(read_onnx(file))
+    facts = (read(file) or {}).get("onnx_metadata") if is_engine(file) else None
+    return facts if isinstance(facts, dict) else {}
+
+
+def _another_checkpoint(file: Path, checkpoint: Checkpoint) -> str:
     """Say that a file was made from another checkpoint than the reference; empty if not."""
-    told = metadata_of(read_onnx(onnx)).get("checkpoint_sha256", sha256)
-    return "" if told == sha256 else f"{onnx} was made from another checkpoint, SHA-256 {told}"
+    told = _facts_of(file).get("checkpoint_sha256")
+    if told in (None, checkpoint.sha256):
+        return ""
+    return (
+        f"{file} was made from a checkpoint with SHA-256 {told}, and {checkpoint.path} has "
+        f"{checkpoint.sha256}"
+    )
+
+
+def _changed(files: Sequence[Path]) -> list[str]:
+    """Name the files that are no longer what this tool wrote."""
+    return [
+        f"{file} was changed after it was made: its content is not what its metadata records"
+        for file in files
+        if is_onnx(file) and was_changed(file)
+    ]

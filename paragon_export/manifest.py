@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import paragon_export
-from paragon_export.artifact import Staged, sha256_of, staged, to_json, write_text
+from paragon_export.artifact import settle, sha256_of, to_json
 from paragon_export.environment import cuda_gpu, environment
 from paragon_export.errors import PlanError
 from paragon_export.onnx_file import (
@@ -33,17 +34,48 @@ if TYPE_CHECKING:
     from paragon_export.outcome import Proof, Source
 
 
+DIGEST = "manifest_sha256"
+
+
 def manifest_path(engine: Path) -> Path:
     return engine.with_name(engine.name + ".json")
 
 
 def read(engine: Path) -> dict[str, Any] | None:
-    """Return an engine's manifest; None if there is none that can be read."""
+    """Return an engine's manifest; None if there is none that can be read.
+
+    Where a run was killed while it put engine and manifest in their places, that is finished first.
+    """
+    with suppress(PlanError):  # then bytes and manifest disagree, and are not used
+        settle(engine.parent)
     try:
-        manifest = json.loads(manifest_path(engine).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        text = manifest_path(engine).read_text(encoding="utf-8")
+        manifest = json.loads(text, parse_constant=_refuse)
+    except (OSError, ValueError, RecursionError):
         return None
     return manifest if isinstance(manifest, dict) else None
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is no JSON")
+
+
+def why_not_believed(engine: Path, manifest: Mapping[str, Any]) -> str:
+    """Say in words why an engine's manifest cannot be taken at its word; empty if it can.
+
+    Its digest tells slips and edits, not a forger, who would make a new one.
+    """
+    if manifest.get(DIGEST) != digest_of(manifest):
+        return "the manifest there was changed after it was written, or is of an older version"
+    if manifest.get("engine_sha256") != sha256_of(engine):
+        return "the engine's bytes are not those of its manifest"
+    return ""
+
+
+def digest_of(manifest: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of everything that a manifest says, except of this digest itself."""
+    said = {name: value for name, value in manifest.items() if name != DIGEST}
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
 
 
 def identify(plan: EnginePlan) -> dict[str, Any]:
@@ -122,17 +154,17 @@ def target_name(plan: EnginePlan) -> str:
 
 def why_rebuild(engine: Path, wanted: Mapping[str, Any]) -> str:
     """Say in words why the engine there cannot be used; empty if it can."""
+    manifest = read(engine)
     if not engine.exists():
         return "no engine was there"
-    manifest = read(engine)
     if manifest is None:
         return "the engine there has no readable manifest"
+    if reason := why_not_believed(engine, manifest):
+        return reason
     for name, value in wanted.items():
         if manifest.get(name) != value:
             words = name.replace("_", " ")
             return f"{words} changed from {_brief(manifest.get(name))} to {_brief(value)}"
-    if manifest.get("engine_sha256") != sha256_of(engine):
-        return "the engine's bytes are not those of its manifest"
     onnx = engine.parent / str(manifest.get("onnx"))
     if not onnx.is_file() or manifest.get("onnx_sha256") != sha256_of(onnx):
         return f"the ONNX file it was compiled from ({onnx.name}) is gone or changed"
@@ -189,23 +221,21 @@ def describe_engine(
     }
 
 
-@contextmanager
-def staged_engine(engine: Path, data: bytes, manifest: dict[str, Any]) -> Iterator[Staged]:
-    """Stage an engine and its manifest side by side; they take their places together.
-
-    Between the two steps of a crash bytes and manifest disagree, and such an engine is never
-    reused or loaded.
+def write_engine(engine: Path, data: bytes, manifest: dict[str, Any]) -> None:
+    """Write an engine and its manifest side by side, where both are staged.
 
     Raises:
-        PlanError: If either cannot be written.
+        OSError: If either cannot be written.
     """
-    with staged(engine) as file:
-        file.path.write_bytes(data)
-        manifest["engine_sha256"] = sha256_of(file.path)
-        write_text(manifest_path(file.path), to_json(manifest))
-        yield file
-        if file.keep:
-            write_text(manifest_path(engine), to_json(manifest))
+    engine.write_bytes(data)
+    manifest["engine_sha256"] = sha256_of(engine)
+    write_manifest(engine, manifest)
+
+
+def write_manifest(engine: Path, manifest: dict[str, Any]) -> None:
+    """Write a manifest again that has learnt something."""
+    manifest[DIGEST] = digest_of(manifest)
+    manifest_path(engine).write_text(to_json(manifest), encoding="utf-8")
 
 
 def add_proof(manifest: dict[str, Any], proof: Proof) -> None:

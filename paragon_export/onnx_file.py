@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import onnx_ir as ir
 
 from paragon_export.checkpoint import Checkpoint
-from paragon_export.environment import versions
+from paragon_export.environment import makers
 from paragon_export.errors import PlanError, RunError
 from paragon_export.plan import ONNX_SUFFIXES, ExportPlan, Precision, Size
 from paragon_export.ranges import RangeAudit
 from paragon_export.variant import Port, Variant
+
+if TYPE_CHECKING:
+    import onnx
+
+CONTENT_DIGEST = "content_sha256"
+"""Metadata key: SHA-256 of the file's bytes without this very entry."""
 
 
 def is_onnx(path: Path) -> bool:
@@ -50,8 +57,36 @@ def read_onnx(path: Path) -> ir.Model:
 
 
 def write_onnx(model: ir.Model, path: Path) -> None:
-    """Write one file, weights inside, equal bytes for equal models."""
-    path.write_bytes(ir.to_proto(model).SerializeToString(deterministic=True))
+    """Write one file, weights inside, equal bytes for equal models.
+
+    One of ours gets a digest of its content, by which ``was_changed`` knows it again.
+    """
+    proto = ir.to_proto(model)
+    if "tool" in model.metadata_props:
+        digest, _ = _content_digest(proto)
+        proto.metadata_props.add(key=CONTENT_DIGEST, value=digest)
+    path.write_bytes(proto.SerializeToString(deterministic=True))
+
+
+def was_changed(path: Path) -> bool:
+    """Tell whether a file, which can be read, is not what its own digest says; False without one.
+
+    An edit is no fault by itself: what a file computes decides.
+    """
+    import onnx
+
+    digest, told = _content_digest(onnx.load(path, load_external_data=False))
+    return told is not None and told != digest
+
+
+def _content_digest(proto: onnx.ModelProto) -> tuple[str, str | None]:
+    """Take the recorded digest off a model; return the right one and what was recorded."""
+    told = None
+    for index in reversed(range(len(proto.metadata_props))):
+        if proto.metadata_props[index].key == CONTENT_DIGEST:
+            told = proto.metadata_props[index].value
+            del proto.metadata_props[index]
+    return hashlib.sha256(proto.SerializeToString(deterministic=True)).hexdigest(), told
 
 
 def describe_in(
@@ -61,9 +96,12 @@ def describe_in(
     plan: ExportPlan,
     rewrites: Mapping[str, int],
 ) -> None:
-    """Write into the model's ``metadata_props`` what a consumer needs to run it rightly."""
+    """Write into the model's ``metadata_props`` what a consumer needs to run it rightly.
+
+    What libraries left there goes: it tells how they were called, not what the model is.
+    """
     switches = {name: asdict(setting) for name, setting in variant.switches.items()}
-    made_with = versions()
+    made_with = makers()
     facts: Mapping[str, Any] = {
         "family": variant.family,
         "generation": variant.generation,
@@ -86,7 +124,9 @@ def describe_in(
         "dropped_tensors": len(variant.dropped),
         "tool": f"paragon-export {made_with['paragon-export']}",
         "torch": made_with["torch"],
+        "made_with": made_with,
     }
+    model.metadata_props.clear()
     for name, value in facts.items():
         model.metadata_props[name] = value if isinstance(value, str) else json.dumps(value)
 

@@ -157,16 +157,19 @@ def build(plan: EnginePlan, prove: Prover | None = None) -> Build:
         add_proof,
         describe_engine,
         identify,
+        manifest_path,
         read,
-        staged_engine,
         why_judge_again,
         why_rebuild,
+        write_engine,
+        write_manifest,
     )
     from paragon_export.onnx_file import is_classifier, read_onnx, smallest_of, static_size
     from paragon_export.polygraphy_bridge import polygraphy_trt
 
-    check_writable(plan.output, plan.source, plan.checkpoint)
-    check_writable(plan.compiled_onnx, plan.source, plan.checkpoint)
+    files = (plan.output, manifest_path(plan.output), plan.compiled_onnx)
+    for file in files:
+        check_writable(file, plan.source, plan.checkpoint)
     identity = identify(plan)
     reason = why_rebuild(plan.output, identity) or why_judge_again(plan)
     if not reason:
@@ -174,9 +177,8 @@ def build(plan: EnginePlan, prove: Prover | None = None) -> Build:
         matches = "everything in the manifest matches"
         return Build(engine=plan.output, manifest=manifest, cached=True, reason=matches)
     polygraphy_trt(plan.backend.value)  # refuse now what is not installed
-    with staged(plan.compiled_onnx) as compiled:
-        compiled.keep = False
-        source = _model_to_compile(plan, compiled.path)
+    with staged(*files) as made:
+        source = _model_to_compile(plan, made.beside(plan.compiled_onnx))
         result = Build(
             engine=plan.output,
             manifest={},
@@ -186,19 +188,20 @@ def build(plan: EnginePlan, prove: Prover | None = None) -> Build:
             notes=source.notes,
         )
         if result.passed is False:
+            made.keep = False
             return result
         model = read_onnx(source.path)
         batches = plan.batches() if is_classifier(model) else None
         profile = batches or plan.profile_for(static_size(model), smallest_of(model))
         built = build_engine(source.path, model, plan.backend, plan.targets, profile)
         manifest = describe_engine(plan, identity, source, model, built)
-        with staged_engine(plan.output, built.data, manifest) as file:
-            proof = (prove or prove_on_gpu)(file.path, source.judged_against, profile)
-            add_proof(manifest, proof)
-            notes = (*result.notes, *proof.notes)
-            result = replace(result, manifest=manifest, proof=proof, notes=notes)
-            file.keep = result.passed is not False
-        compiled.keep = file.keep and source.is_ours
+        write_engine(made.path, built.data, manifest)
+        proof = (prove or prove_on_gpu)(made.path, source.judged_against, profile)
+        add_proof(manifest, proof)
+        write_manifest(made.path, manifest)
+        notes = (*result.notes, *proof.notes)
+        result = replace(result, manifest=manifest, proof=proof, notes=notes)
+        made.keep = result.passed is not False
     return result
 
 

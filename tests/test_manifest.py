@@ -17,7 +17,15 @@ from paragon_export.artifact import sha256_of
 from paragon_export.engine import open_engine
 from paragon_export.environment import cuda_gpu
 from paragon_export.errors import EngineBuildError, ParagonExportError, PlanError
-from paragon_export.manifest import identify, manifest_path, read, why_rebuild
+from paragon_export.manifest import (
+    digest_of,
+    identify,
+    manifest_path,
+    read,
+    why_judge_again,
+    why_rebuild,
+    write_manifest,
+)
 from paragon_export.outcome import Build, Proof, Prover
 from paragon_export.pipeline import build, export
 from paragon_export.plan import EnginePlan, ExportPlan, Precision, Profile, Size, Switches
@@ -82,7 +90,12 @@ def flip_a_byte(path: Path) -> None:
 
 
 def edit(engine: Path, **changes: Any) -> None:
-    """Change entries of an engine's manifest."""
+    """Change entries of an engine's manifest, as another version would have written them."""
+    write_manifest(engine, {**json.loads(manifest_path(engine).read_text()), **changes})
+
+
+def edit_by_hand(engine: Path, **changes: Any) -> None:
+    """Change entries of an engine's manifest and nothing else."""
     path = manifest_path(engine)
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
 
@@ -263,6 +276,84 @@ def test_changed_engine_is_never_loaded(built: Built) -> None:
     manifest_path(built.engine).unlink()
     with pytest.raises(PlanError, match="no manifest that matches its bytes"):
         open_engine(built.engine)
+
+
+EDITED = "the manifest there was changed after it was written"
+
+
+def without(built: Built, name: str) -> None:
+    path = manifest_path(built.engine)
+    path.write_text(json.dumps({k: v for k, v in read(built.engine).items() if k != name}))
+
+
+def a_verdict(built: Built) -> dict[str, Any]:
+    """Return the entry of the verdict, turned round."""
+    parity = read(built.engine)["parity"]
+    return {**parity, "passed": not parity["passed"]}
+
+
+HAND_EDITS: dict[str, tuple[Callable[[Built], object], str]] = {
+    "verdict": (lambda b: edit_by_hand(b.engine, parity=a_verdict(b)), EDITED),
+    "seen on a GPU": (
+        lambda b: edit_by_hand(b.engine, parity={**read(b.engine)["parity"], "seen_on_gpu": True}),
+        EDITED,
+    ),
+    "memory": (lambda b: edit_by_hand(b.engine, planned_device_memory_bytes=1), EDITED),
+    "an entry more": (lambda b: edit_by_hand(b.engine, extra="said so"), EDITED),
+    "an entry gone": (lambda b: without(b, "tensorrt_warnings"), EDITED),
+    "profile gone": (lambda b: without(b, "profile"), EDITED),
+    "digest gone": (lambda b: without(b, "manifest_sha256"), EDITED),
+    "digest of no text": (lambda b: edit_by_hand(b.engine, manifest_sha256=None), EDITED),
+    "NaN": (
+        lambda b: manifest_path(b.engine).write_text('{"engine_bytes": NaN}'),
+        "the engine there has no readable manifest",
+    ),
+    "nested without end": (
+        lambda b: manifest_path(b.engine).write_text("[" * 200_000),
+        "the engine there has no readable manifest",
+    ),
+}
+
+
+@pytest.mark.parametrize(("change", "words"), HAND_EDITS.values(), ids=HAND_EDITS.keys())
+def test_an_edited_manifest_is_not_believed(
+    built: Built, change: Callable[[Built], object], words: str
+) -> None:
+    """Whatever is edited, left out or put in by hand: the engine is neither reused nor opened."""
+    assert built.why() == ""
+    change(built)
+    assert built.why().startswith(words)
+    with pytest.raises(PlanError, match="no manifest that matches"):
+        open_engine(built.engine)
+
+
+def test_formatting_is_no_edit(built: Built) -> None:
+    """What counts is what a manifest says, not how it is laid out."""
+    edit_by_hand(built.engine)
+    assert built.why() == ""
+
+
+def test_a_failed_verdict_turned_by_hand_is_judged_again(built: Built) -> None:
+    """False made true by hand is not believed: the engine is built and judged anew."""
+    edit(built.engine, parity={**read(built.engine)["parity"], "passed": False})
+    assert why_judge_again(built.plan) == "its manifest says that the verdict failed"
+    edit_by_hand(built.engine, parity={**read(built.engine)["parity"], "passed": True})
+    assert built.why().startswith(EDITED)
+    again = build(built.plan)
+    assert (again.cached, again.passed) == (False, True)
+    assert read(built.engine)["manifest_sha256"] == digest_of(read(built.engine))
+
+
+def test_a_manifest_with_a_right_digest_and_too_little_in_it_is_one_line(
+    built: Built, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A digest can be made by anybody: what is missing behind it is told, not stumbled over."""
+    monkeypatch.setattr("paragon_export.engine.cuda_gpu", lambda: "a GPU")
+    told = read(built.engine)
+    for missing in ("precision", "backend", "profile"):
+        write_manifest(built.engine, {k: v for k, v in told.items() if k != missing})
+        with pytest.raises(PlanError, match="its manifest lacks something"):
+            open_engine(built.engine)
 
 
 # --- from ONNX files -----------------------------------------------------------------------
