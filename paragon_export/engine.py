@@ -153,10 +153,10 @@ def _shapes(trt: Any, model: ir.Model, profile: AnyProfile) -> list[Any]:
 
 def classifier_ports(path: Path) -> tuple[Port, ...]:
     """Return what may be fed to an engine of a glyph classifier, by its manifest; none of others."""
-    facts = (read(path) or {}).get("onnx_metadata") or {}
-    if "classes" not in facts:
+    facts = (read(path) or {}).get("onnx_metadata")
+    if not isinstance(facts, dict) or "classes" not in facts:
         return ()
-    if "vocabulary" not in facts:
+    if not isinstance(facts.get("vocabulary"), int):
         return (Port("input", ("batch", 1, CELL, CELL), span=(0, 1)),)
     return (Port("input", ("batch", GRID, GRID), "int64", span=(0, facts["vocabulary"] - 1)),)
 
@@ -174,5 +174,9 @@ def open_engine(path: Path) -> tuple[EngineRunner, Precision, AnyProfile]:
         raise PlanError(f"{path} has no manifest that matches its bytes; build it again with trt")
     if cuda_gpu() is None:
         raise PlanError(f"{path} needs a GPU and none was found; judge {manifest.get('onnx')}")
-    runner = EngineRunner(path, str(manifest["backend"]), classifier_ports(path))
-    return runner, Precision(manifest["precision"]), profile_of(manifest)
+    try:
+        backend, precision = Backend(manifest["backend"]), Precision(manifest["precision"])
+    except (KeyError, ValueError) as error:
+        raise PlanError(f"the manifest of {path} is damaged: {error}; build it again") from error
+    profile = profile_of(manifest)
+    return EngineRunner(path, backend.value, classifier_ports(path)), precision, profile

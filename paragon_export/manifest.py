@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ import paragon_export
 from paragon_export.artifact import Staged, sha256_of, staged, to_json, write_text
 from paragon_export.environment import cuda_gpu, environment
 from paragon_export.errors import PlanError
+from paragon_export.foreign import one_line
 from paragon_export.onnx_file import (
     is_classifier,
     is_onnx,
@@ -25,12 +25,16 @@ from paragon_export.onnx_file import (
 )
 from paragon_export.plan import BatchProfile, EnginePlan, Profile, Size
 from paragon_export.polygraphy_bridge import tensorrt
+from paragon_export.reading import parse_json, read_bytes
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
     from paragon_export.engine import BuiltEngine
     from paragon_export.outcome import Proof, Source
+
+
+LARGEST_MANIFEST_BYTES = 2**24
 
 
 def manifest_path(engine: Path) -> Path:
@@ -40,8 +44,9 @@ def manifest_path(engine: Path) -> Path:
 def read(engine: Path) -> dict[str, Any] | None:
     """Return an engine's manifest; None if there is none that can be read."""
     try:
-        manifest = json.loads(manifest_path(engine).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        data = read_bytes(manifest_path(engine), LARGEST_MANIFEST_BYTES, "manifest", PlanError)
+        manifest = parse_json(data)
+    except (PlanError, ValueError):
         return None
     return manifest if isinstance(manifest, dict) else None
 
@@ -97,8 +102,20 @@ def _profile_entry(profile: Profile | BatchProfile) -> dict[str, Any]:
 
 
 def profile_of(manifest: Mapping[str, Any]) -> Profile | BatchProfile:
-    """Return the profile that a manifest records."""
-    told = manifest["profile"]
+    """Return the profile that a manifest records.
+
+    Raises:
+        PlanError: If it records none that is possible.
+    """
+    try:
+        return _profile_told(manifest["profile"])
+    except (KeyError, TypeError) as error:
+        raise PlanError(
+            f"the manifest holds no profile: {error!r}; build the engine again"
+        ) from error
+
+
+def _profile_told(told: Mapping[str, Any]) -> Profile | BatchProfile:
     if "batch" not in told:
         return BatchProfile(smallest=told["min"], optimal=told["opt"], largest=told["max"])
     sizes = (Size.parse(told[key]) for key in ("min", "opt", "max"))
@@ -122,7 +139,7 @@ def target_name(plan: EnginePlan) -> str:
 
 def why_rebuild(engine: Path, wanted: Mapping[str, Any]) -> str:
     """Say in words why the engine there cannot be used; empty if it can."""
-    if not engine.exists():
+    if not engine.is_file():
         return "no engine was there"
     manifest = read(engine)
     if manifest is None:
@@ -141,7 +158,8 @@ def why_rebuild(engine: Path, wanted: Mapping[str, Any]) -> str:
 
 def why_judge_again(plan: EnginePlan) -> str:
     """Say in words what verdict the engine there lacks that can be given now; empty if none."""
-    parity = (read(plan.output) or {}).get("parity", {})
+    parity = (read(plan.output) or {}).get("parity")
+    parity = parity if isinstance(parity, dict) else {}
     if parity.get("passed") is None and plan.checkpoint is not None:
         return "it was never judged, and now there is a checkpoint to judge it against"
     if parity.get("passed") is False:
@@ -154,8 +172,8 @@ def why_judge_again(plan: EnginePlan) -> str:
 def _brief(value: Any) -> str:
     if isinstance(value, dict):
         pairs = (f"{k} {v.get('value') if isinstance(v, dict) else v}" for k, v in value.items())
-        return "{" + ", ".join(pairs) + "}"
-    return str(value)
+        return one_line("{" + ", ".join(pairs) + "}")
+    return one_line(str(value))
 
 
 def describe_engine(

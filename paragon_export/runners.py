@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -13,6 +14,8 @@ import numpy as np
 from paragon_export.deps import require
 from paragon_export.errors import RunError
 from paragon_export.feeds import checked
+from paragon_export.foreign import one_line
+from paragon_export.limits import limited_memory, limited_time
 from paragon_export.plan import OnnxBackend
 from paragon_export.variant import Port
 
@@ -106,12 +109,14 @@ class OnnxRunner:
 
         self.name = name
         options = ort.SessionOptions()
-        options.log_severity_level = 3
+        options.log_severity_level = 4  # what matters is raised
         # Idle threads that spin would slow whatever else runs beside this session.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         source = model if isinstance(model, bytes) else str(model)
+        self._is_on_cpu = provider == "CPUExecutionProvider"
         try:
-            self.session = ort.InferenceSession(source, options, providers=[provider])
+            with self._limited(0):
+                self.session = ort.InferenceSession(source, options, providers=[provider])
         except Exception as error:  # ONNX Runtime raises a dozen unrelated classes
             raise RunError(
                 f"ONNX Runtime cannot load {_title(model)}: {_one_line(error)}"
@@ -119,6 +124,7 @@ class OnnxRunner:
         self._types = {i.name: _numpy_type(i) for i in self.session.get_inputs()}
         self._outputs = [o.name for o in self.session.get_outputs()]
         self._ports = _guarded(model, [len(o.shape) for o in self.session.get_outputs()])
+        self._known: set[tuple[tuple[int, ...], ...]] = set()
 
     def infer(self, feeds: Mapping[str, np.ndarray]) -> Arrays:
         missing = sorted(set(self._types) - set(feeds))
@@ -127,11 +133,43 @@ class OnnxRunner:
         feeds = checked(self._ports, feeds)
         cast = {name: np.asarray(feeds[name], dtype) for name, dtype in self._types.items()}
         try:
-            results = self.session.run(None, cast)
+            results = self._run(cast)
         except Exception as error:  # as above
             shapes = ", ".join(f"{n} {list(a.shape)}" for n, a in cast.items())
             raise RunError(f"{self.name} fails on {shapes}: {_one_line(error)}") from error
         return {n: np.asarray(r) for n, r in zip(self._outputs, results, strict=True)}
+
+    def _run(self, feeds: Arrays) -> list[np.ndarray]:
+        """Run once; shapes that are new may take only so much memory and time."""
+        import onnxruntime as ort
+
+        shapes = tuple(array.shape for array in feeds.values())
+        if shapes in self._known:
+            return self.session.run(None, feeds)
+        options = ort.RunOptions()
+        options.log_severity_level = 4
+
+        def stop() -> None:
+            options.terminate = True
+
+        elements = sum(array.size for array in feeds.values())
+        with self._limited(elements), limited_time(seconds_for(elements), stop):
+            results = self.session.run(None, feeds, options)
+        self._known.add(shapes)
+        return results
+
+    def _limited(self, elements: int) -> AbstractContextManager[None]:
+        return limited_memory(memory_for(elements)) if self._is_on_cpu else nullcontext()
+
+
+def memory_for(elements: int) -> int:
+    """Return the bytes that a network may take for inputs of so many elements."""
+    return 3 * 2**30 + 2**14 * elements
+
+
+def seconds_for(elements: int) -> float:
+    """Return how long a network may take for inputs of so many elements."""
+    return 300 + elements / 1000
 
 
 class OpenVinoRunner:
@@ -157,7 +195,8 @@ class OpenVinoRunner:
             if cache is not None:
                 key = openvino_key(data, ov.get_version())
                 core.set_property({"CACHE_DIR": str(cache / key)})
-            compiled = core.compile_model(core.read_model(data), "CPU", OPENVINO_SETTINGS)
+            with limited_memory(memory_for(0)):
+                compiled = core.compile_model(core.read_model(data), "CPU", OPENVINO_SETTINGS)
         except (RuntimeError, OSError) as error:
             raise RunError(f"OpenVINO cannot load {_title(model)}: {_one_line(error)}") from error
         self._request = compiled.create_infer_request()
@@ -171,8 +210,10 @@ class OpenVinoRunner:
             raise RunError(f"{self.name}: the model also wants {', '.join(missing)}")
         feeds = checked(self._ports, feeds)
         cast = {n: np.asarray(feeds[n], dtype, order="C") for n, dtype in self._inputs.items()}
+        elements = sum(array.size for array in cast.values())
         try:
-            results = self._request.infer(cast)
+            with limited_memory(memory_for(elements)):
+                results = self._request.infer(cast)
         except RuntimeError as error:
             shapes = ", ".join(f"{n} {list(a.shape)}" for n, a in cast.items())
             raise RunError(f"{self.name} fails on {shapes}: {_one_line(error)}") from error
@@ -285,4 +326,4 @@ def _title(model: Path | bytes) -> str:
 
 
 def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:400]
+    return one_line(str(error))[:400]

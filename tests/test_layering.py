@@ -15,7 +15,9 @@ PACKAGE = Path(paragon_export.__file__).parent
 LAYERS: tuple[tuple[str, ...], ...] = (
     # Words and numbers that stand on nothing.
     ("", "errors", "metrics", "variant", "islands", "primitives", "assets", "families.paragonsr2.generations",
-     "families.munet.versions", "fourier"),
+     "families.munet.versions", "fourier", "foreign", "limits", "pickles"),
+    ("reading", "onnx_guard"),
+    ("pictures",),
     ("plan", "checkpoint", "deps", "artifact", "environment", "layers", "windows", "extents",
      "families.munet.layout", "feeds", "families.glyph.layout"),
     # Stages that know neither families nor each other.

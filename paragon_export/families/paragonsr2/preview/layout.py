@@ -7,7 +7,13 @@ import re
 from dataclasses import dataclass
 
 from paragon_export.errors import CheckpointError
-from paragon_export.families.paragonsr2.layout import Shapes, counted, dims, square_root
+from paragon_export.families.paragonsr2.layout import (
+    LARGEST_SCALE,
+    Shapes,
+    counted,
+    dims,
+    square_root,
+)
 
 HEADS = 4
 """Fixed in the published code."""
@@ -137,4 +143,6 @@ def _scale(shapes: Shapes, features: int) -> tuple[int, bool]:
         return square_root(shapes, single, features), False
     stages = sum(name.startswith("detail_upsampler.stages.") and name.endswith("up_conv.weight")
                  for name in shapes)  # fmt: skip
+    if 2 ** min(stages, LARGEST_SCALE) > LARGEST_SCALE:
+        raise CheckpointError(f"{stages} stages of doubling; served are 4 at most")
     return 2**stages, True

@@ -20,11 +20,11 @@ from paragon_export.families.paragonsr2.release.layout import (
     has_attention,
     infer,
 )
+from paragon_export.foreign import brief
 from paragon_export.plan import Switches
 from paragon_export.switches import (
     Resolver,
     attention_mode,
-    brief,
     finite_number,
     whole_number,
     yes_or_no,
