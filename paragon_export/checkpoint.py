@@ -199,7 +199,7 @@ def _from_pickle(path: Path, data: bytes) -> tuple[dict[str, np.ndarray], dict[s
             AssertionError, OSError, MemoryError, OverflowError, struct.error) as error:  # fmt: skip
         # A damaged pickle makes the unpickler fail in any of these ways.
         raise CheckpointError(
-            f"{path} is not a whole PyTorch checkpoint ({_reason(error)}); download it again"
+            f"{path} is not a whole PyTorch checkpoint ({_reason(error)}); download or save it again"
         ) from error
     beside: dict[str, Any] = {}
     state = _unwrap(path, loaded, beside)

@@ -22,7 +22,7 @@ from typing import Any
 LARGEST_PICKLE_BYTES = 2**23
 """Names and shapes of a state dict, and what trainers put beside them; weights are not in it."""
 
-MOST_OPCODES = 2**21
+MOST_OPCODES = 2**20
 
 LARGEST_TENSOR_BYTES = 2**30
 """In float32."""
