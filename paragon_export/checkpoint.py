@@ -186,9 +186,9 @@ def _from_pickle(path: Path, data: bytes) -> tuple[dict[str, np.ndarray], dict[s
     import torch
 
     try:
-        scan(data)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of pickle protocols; what matters is raised
+            scan(data)
             loaded = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(

@@ -22,6 +22,7 @@ import onnx_ir as ir
 from paragon_export.artifact import check_writable, staged
 from paragon_export.errors import PlanError, RunError
 from paragon_export.feeds import checked
+from paragon_export.foreign import brief
 from paragon_export.glyphs import grids_of, logits_of, open_phase_1, read_raster
 from paragon_export.int8_pictures import export_int8_pictures
 from paragon_export.metrics import Difference, difference, wrong_top1
@@ -157,8 +158,13 @@ def _read_array(path: Path) -> np.ndarray:
         with loaded as arrays:
             names = [name for name in ("grids", "ids") if name in arrays.files] or arrays.files
             if len(names) != 1:
-                raise PlanError(f"--calibrate {path} holds {arrays.files}; name one array grids")
-            return arrays[names[0]]
+                raise PlanError(
+                    f"--calibrate {path} holds {brief(arrays.files)}; name one array grids"
+                )
+            loaded = arrays[names[0]]
+            if not isinstance(loaded, np.ndarray):
+                raise PlanError(f"--calibrate {path}: {brief(names[0])} is no array")
+            return loaded
     except (OSError, ValueError, EOFError, KeyError, MemoryError, NotImplementedError,
             zipfile.BadZipFile, zlib.error) as error:  # fmt: skip
         reason = " ".join(str(error).split())[:200]

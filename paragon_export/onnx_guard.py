@@ -27,6 +27,16 @@ DOMAINS = ("", "ai.onnx", "com.microsoft")
 
 OLDEST_OPSET, OLDEST_IR = 7, 3
 
+GROWING = {"ConstantOfShape": (0,), "Expand": (1,), "Tile": (1,), "Pad": (1,), "Reshape": (1,),
+           "Range": (0, 1, 2), "Resize": (2, 3), "Upsample": (1,), "OneHot": (1,)}  # fmt: skip
+"""Operators whose output is as large as an input says, and which input that is."""
+
+MOST_EXTENTS = 64
+"""Values of a constant that can be a shape."""
+
+LARGEST_GROWTH = 2**28
+"""Elements that a constant may ask for."""
+
 LOOPS = ("Loop", "Scan", "If", "SequenceMap")
 
 
@@ -49,6 +59,7 @@ def check_model(model: onnx.ModelProto) -> None:
     _check_ports([*graph.input, *graph.output])
     _check_weights(graph)
     _check_order(graph)
+    _check_growth(graph)
 
 
 def _check_versions(model: onnx.ModelProto) -> None:
@@ -121,6 +132,29 @@ def _check_order(graph: onnx.GraphProto) -> None:
     missing = [port.name for port in graph.output if port.name not in known]
     if missing:
         raise ValueError(f"output {brief(missing[0])} that no node makes")
+
+
+def _check_growth(graph: onnx.GraphProto) -> None:
+    """Refuse constants that ask for gigabytes; what is computed is limited when it is run."""
+    constants = {t.name: t for t in graph.initializer} | {
+        node.output[0]: node.attribute[0].t
+        for node in graph.node
+        if node.op_type == "Constant" and node.output and node.attribute
+    }
+    for node in graph.node:
+        for position in GROWING.get(node.op_type, ()):
+            name = node.input[position] if position < len(node.input) else ""
+            if name in constants and not _asked(constants[name]) <= LARGEST_GROWTH:
+                raise ValueError(f"a value of gigabytes ({brief(node.op_type)})")
+
+
+def _asked(tensor: onnx.TensorProto) -> float:
+    import onnx
+
+    if math.prod(tensor.dims) > MOST_EXTENTS or not tensor.data_type:
+        return 0.0
+    values = onnx.numpy_helper.to_array(tensor).astype(float).ravel()
+    return math.prod(max(1.0, abs(value)) for value in values.tolist())
 
 
 def _check_node(node: onnx.NodeProto) -> None:

@@ -137,13 +137,14 @@ def _scan_zip(data: bytes) -> None:
         infos = zipfile.ZipFile(io.BytesIO(data)).infolist()
     except (zipfile.BadZipFile, NotImplementedError, struct.error, OverflowError) as error:
         raise ValueError(f"a damaged zip archive: {error}") from error
+    names = {info.filename.partition("/")[2] for info in infos}
+    if "constants.pkl" in names:
+        raise ValueError("a TorchScript archive; save the network's state dict")
+    if len(names) != len(infos):
+        raise ValueError("one of its records is there twice")
     if len(infos) > MOST_RECORDS or sum(info.file_size for info in infos) > len(data):
         raise ValueError(f"its {len(infos)} records claim more bytes than the file has")
     records = {info.filename.partition("/")[2]: _record(data, info) for info in infos}
-    if len(records) != len(infos):
-        raise ValueError("one of its records is there twice")
-    if "constants.pkl" in records:
-        raise ValueError("a TorchScript archive; save the network's state dict")
     if len(records.get("data.pkl", b"")) > LARGEST_PICKLE_BYTES:
         raise ValueError(f"its data.pkl is longer than {LARGEST_PICKLE_BYTES} bytes")
     _check_sums(infos, list(records.values()))

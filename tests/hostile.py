@@ -178,9 +178,7 @@ def code_files(canary: Path) -> dict[str, bytes]:
 
 def torch_script() -> bytes:
     """Return a TorchScript archive, which holds code."""
-    return archive(
-        b"\x80\x02}.", {"constants.pkl": b"\x80\x02).", "code/__torch__.py": b"op = 1"}
-    )
+    return archive(b"\x80\x02}.", {"constants.pkl": b"\x80\x02).", "code/__torch__.py": b"op = 1"})
 
 
 # --- claims and bombs ---------------------------------------------------------------------
@@ -213,21 +211,18 @@ def bombs() -> dict[str, bytes]:
         "long key": tensor(4, (2, 2), (2, 1), key="k" * 10**6),
         "tuples that double": _nested_tuples(60),
         "deep tuple": b")" + b"\x85" * 200_000,
-        "deep list": b"]" * 100_000 + b"a" * 99_999,
+        "deep list": b"]" * 20_000 + b"a" * 19_999,
     }
     files = {name: archive(state_of(value)) for name, value in values.items()}
     key = b"\x80\x02}" + _nested_tuples(60) + one + b"s."
-    names = b"\x80\x02}(" + b"".join(text(f"t{i}") + one for i in range(25_000)) + b"u."
     return files | {
         "a key that doubles": archive(key),
         "legacy claims a large storage": legacy(state_of(values["claims a large storage"]), b"]."),
         "legacy expanded": legacy(state_of(values["expanded without end"]), b"]."),
         "a compressed record": archive(state_of(one), zeros, zipfile.ZIP_DEFLATED),
-        "a pickle that never stops": archive(b"\x80\x02" + b"N" * 3_000_000),
         "memo without end": archive(b"\x80\x02N" + b"r\xff\xff\xff\xff" * 1000 + b"."),
         "only marks": archive(b"\x80\x02" + b"(" * 100_000 + b"."),
         "a long pickle": archive(b"\x80\x02" + text("x" * 2**23) + b"."),
-        "many tensors": archive(names),
         "an empty pickle": archive(b""),
         "no pickle": archive(b"\x80\x02}.").replace(b"data.pkl", b"data.pki"),
         "lying sizes": _lying(archive(state_of(one))),

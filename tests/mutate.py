@@ -169,7 +169,9 @@ def mutate_pickled(rng: random.Random, data: bytes, snippets: list[bytes]) -> by
         if kind == 0:
             del records[name]
         elif kind == 1:
-            records[rng.choice(("archive/", "", "../", "/")) + rng.choice(TEXTS[:10])] = records[name]
+            records[rng.choice(("archive/", "x/", "../", "/")) + rng.choice(TEXTS[:10])] = records[
+                name
+            ]
         else:
             records[name] = mutate_bytes(rng, records[name])
     buffer = io.BytesIO()
@@ -238,7 +240,9 @@ def _mutate_onnx_structure(rng: random.Random, model: Any) -> None:
     elif kind == 6:
         entry = model.metadata_props.add()
         entry.key = rng.choice(("window", "smallest", "switches", "checkpoint", "is_picture"))
-        entry.value = rng.choice(("1000000000", "[" * 5000, "{}", '{"a": {"value": "\x1b[2J"}}', "NaN"))
+        entry.value = rng.choice(
+            ("1000000000", "[" * 5000, "{}", '{"a": {"value": "\x1b[2J"}}', "NaN")
+        )
     else:
         name = rng.choice((*graph.input, *graph.output))
         name.name = rng.choice(TEXTS[:-4]).encode("utf-8", "ignore").decode()
