@@ -292,7 +292,7 @@ def _another_scalar(rng: random.Random, field: Any, value: Any) -> Any:
     if cpp in (field.CPPTYPE_FLOAT, field.CPPTYPE_DOUBLE):
         return rng.choice((0.0, -1.0, float("nan"), float("inf"), 1e30))
     if cpp == field.CPPTYPE_ENUM:
-        return rng.randrange(24)
+        return rng.choice([value.number for value in field.enum_type.values])
     bits = 31 if cpp in (field.CPPTYPE_INT32, field.CPPTYPE_UINT32) else 63
     number = rng.choice((*NUMBERS, (value or 0) + 1, (value or 0) - 1))
     return max(0 if "UINT" in str(field.type) else -(2**bits), min(2**bits - 1, number))

@@ -495,7 +495,7 @@ SEEDS = {kind: good(kind) for kind in FORMATS}
 SNIPPETS = list(hostile.code_values(Path("canary")).values())
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 @given(kind=st.sampled_from(FORMATS), rng=st.randoms(use_true_random=False))
 def test_mutated_checkpoints_are_read_or_refused(
     kind: str, rng: random.Random, tmp_path_factory: pytest.TempPathFactory

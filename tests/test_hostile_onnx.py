@@ -540,7 +540,7 @@ def test_a_long_chain_of_casts_is_followed(tmp_path: Path) -> None:
 # --- drawn at random ----------------------------------------------------------------------
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=120, deadline=None, suppress_health_check=list(HealthCheck))
 @given(rng=st.randoms(use_true_random=False), structured=st.booleans())
 def test_mutated_models_are_opened_or_refused(
     rng: random.Random, structured: bool, tmp_path_factory: pytest.TempPathFactory

@@ -203,8 +203,9 @@ def activation(value: Any) -> str:
 
 
 def _clash(name: str, said: Any, found: Any) -> str:
+    told = said if isinstance(said, str) and len(said) < 60 else brief(said)
     return (
-        f"the config says {PATHS[name]} {brief(said)}, the checkpoint's tensors say {found}; "
+        f"the config says {PATHS[name]} {told}, the checkpoint's tensors say {found}; "
         "give the config it was trained with"
     )
 
