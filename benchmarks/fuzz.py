@@ -433,7 +433,7 @@ def exports(rng: random.Random, seeds: Seeds, folder: Path) -> Command:
     for name in rng.sample(list(state), min(3, len(state))):
         factor = rng.choice((0.0, 1e-38, 1e30, 1e38, -1.0, 3e4))
         state[name] = torch.clamp(state[name] * factor, -3e38, 3e38).contiguous()
-    facts = {"window_size": str(rng.choice((1, 2, 7, 16, 64)))}
+    facts = {"window_size": str(rng.choice((1, 2, 7, 16, 33, 64)))}
     (folder / "c.safetensors").write_bytes(save(state, facts))
     more = rng.choice(([], ["--static", "5x7"], ["--fp16"], ["--no-rewrite"], ["--scale", "2"]))
     return ["onnx", "c.safetensors", "-o", "out.onnx", *more]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -27,6 +28,10 @@ MEMORY_TO_READ = 3 * 2**30
 
 LARGEST_EXTENT = 256
 """Of what a file says of its windows."""
+
+
+# Where a model is damaged the library logs a traceback and goes on, which nobody asked for.
+logging.getLogger("onnx_ir").addHandler(logging.NullHandler())
 
 
 def is_onnx(path: Path) -> bool:

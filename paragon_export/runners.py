@@ -83,8 +83,16 @@ class TorchRunner:
         feeds = checked(self.ports, feeds)
         given = [torch.from_numpy(np.asarray(feeds[name])) for name in self.inputs]
         tensors = [t.to(self.device, self.dtype if t.is_floating_point() else None) for t in given]
-        with torch.inference_mode():
-            results = self.module(*tensors)
+        try:
+            with torch.inference_mode():
+                results = self.module(*tensors)
+        except (RuntimeError, MemoryError) as error:
+            if "allocate" not in str(error) and not isinstance(error, MemoryError):
+                raise  # a fault of this tool
+            shapes = ", ".join(str(list(t.shape)) for t in tensors)
+            raise RunError(
+                f"{self.name} finds no memory for {shapes}: {_one_line(error)}"
+            ) from error
         results = results if isinstance(results, tuple) else (results,)
         # bfloat16 is unknown to NumPy, and float64 must stay whole.
         wide = [r if r.dtype == torch.float64 else r.float() for r in results]

@@ -35,6 +35,9 @@ LONGEST_NUMBER = 100
 
 DEEPEST = 50
 
+LARGEST_WINDOW = 32
+"""Scores within a window grow with the fourth power of its side: 64 pixels take 9 GB."""
+
 
 def parse_switch(text: str) -> tuple[str, Any]:
     """Read ``NAME=VALUE``; the value is read as YAML reads it.
@@ -214,6 +217,14 @@ def whole_number(value: Any) -> int:
     if not 1 <= value <= 256:
         raise ValueError("it must be 1 to 256")
     return value
+
+
+def window_side(value: Any) -> int:
+    """Check the side of attention windows in pixels: 1 to ``LARGEST_WINDOW``."""
+    found = whole_number(value)
+    if found > LARGEST_WINDOW:
+        raise ValueError(f"it must be 1 to {LARGEST_WINDOW}")
+    return found
 
 
 def factor(value: Any) -> int:

@@ -111,7 +111,7 @@ def another_value(rng: random.Random, value: Any) -> Any:
     deep: Any = []
     for _ in range(rng.choice((5, 200, 3000)) if rng.random() < 0.1 else 0):
         deep = [deep]
-    return rng.choice((rng.choice(NUMBERS), rng.choice(TEXTS), rng.choice(VALUES), str(value),
+    return rng.choice((rng.choice(NUMBERS), rng.choice(TEXTS), rng.choice(VALUES), repr(value)[:99] if not isinstance(value, (list, dict)) else "x",
                        [value], {"a": value}, deep, 1.5))  # fmt: skip
 
 

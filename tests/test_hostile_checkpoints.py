@@ -478,7 +478,9 @@ def test_stages_of_doubling_are_counted(tmp_path: Path) -> None:
         describe(save(tensors, tmp_path / "c"), Switches())
 
 
-@pytest.mark.parametrize("value", [0, -1, 257, 10**9, 10**400, True, "16", 16.5, None, [16], {}])
+@pytest.mark.parametrize(
+    "value", [0, -1, 33, 64, 257, 10**9, 10**400, True, "16", 16.5, None, [16], {}]
+)
 def test_a_window_in_metadata_is_checked(value: Any, tmp_path: Path) -> None:
     """A window of a billion pixels is refused wherever it is told."""
     facts = {"network_g": json.dumps({"window_size": value})}

@@ -529,3 +529,15 @@ def test_a_document_is_printable(document: Any) -> None:
     assert not texts(document) or json.dumps(told)
     if all(text.isprintable() for text in texts(document)):
         assert told == document
+
+
+def test_a_network_that_finds_no_memory_is_an_error(tiny_realtime: Path) -> None:
+    """PyTorch's own refusal to allocate ends in one line, not in a traceback."""
+    from paragon_export.errors import RunError
+    from paragon_export.limits import limited_memory
+    from paragon_export.reference import build_reference, describe
+
+    runner = build_reference(*describe(tiny_realtime, Switches())).runner("float64")
+    picture = np.zeros((1, 3, 1500, 1500), np.float32)
+    with limited_memory(2**27), pytest.raises(RunError, match="finds no memory"):
+        runner.infer({"input": picture})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import random
 import threading
@@ -27,7 +28,7 @@ from paragon_export.onnx_guard import DOMAINS
 from paragon_export.pipeline import export
 from paragon_export.plan import ExportPlan, OnnxBackend, Size
 from paragon_export.runners import OnnxRunner
-from tests.conftest import RunHere
+from tests.conftest import RunCli, RunHere
 from tests.mutate import mutate_bytes, mutate_onnx
 from tests.test_cli_errors import assert_one_helpful_line, listing
 
@@ -558,3 +559,24 @@ def test_mutated_models_are_opened_or_refused(
     with suppress(ParagonExportError):
         opened = open_onnx(path, OnnxBackend.ONNXRUNTIME)
         opened.candidate.runner.infer({"input": np.ones((1, 3, 5, 7), np.float32)})
+
+
+def test_what_a_library_logs_of_a_damaged_model_is_not_shown(
+    exported: onnx.ModelProto, tmp_path: Path, tiny_realtime: Path, run_cli: RunCli
+) -> None:
+    """Shape inference that fails on a harmless fault logs a traceback; users get none."""
+    model = onnx.ModelProto()
+    model.CopyFrom(exported)
+    wrong = helper.make_tensor_value_info(model.graph.node[0].output[0], TensorProto.INT64, [7])
+    model.graph.value_info.append(wrong)
+    (tmp_path / "m.onnx").write_bytes(model.SerializeToString())
+
+    done = run_cli("parity", tiny_realtime, "m.onnx")
+
+    assert done.code in (0, 1, 3)
+    assert "Traceback" not in done.stderr
+
+
+def test_the_library_logs_to_nobody() -> None:
+    """Without a handler Python prints warnings to stderr."""
+    assert logging.getLogger("onnx_ir.passes").hasHandlers()

@@ -114,6 +114,8 @@ def infer(
     table = BLOCK + "attn.relative_position_bias_table"
     if table in shapes:
         window = (math.isqrt(dims(shapes, table, 2)[0]) + 1) // 2
+        if window > WINDOW:
+            raise CheckpointError(f"{table} is of windows of {window} pixels; served are {WINDOW}")
     band = BLOCK + "context.dwconv_w.weight"
     gate, analyzer = BLOCK + "gate.1.weight", "content_processor.analyzer.0.weight"
     return Hyperparameters(
