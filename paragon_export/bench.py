@@ -121,8 +121,11 @@ def _contenders(
         port = next(iter(classifier_ports(artifact)), None)
         return [Contender(name, "TensorRT", lambda: _open_engine(artifact), 3, port)]
     if is_onnx(artifact):
-        (image, *_), (output, *_) = ports_of(read_onnx(artifact))
-        channels, port = int(image.dims[1]), image if output.is_logits else None
+        inputs, outputs = ports_of(read_onnx(artifact))
+        channels = inputs[0].dims[1] if inputs and len(inputs[0].dims) > 1 else None
+        if not isinstance(channels, int) or not outputs:
+            raise PlanError(f"{artifact}: the number of input channels must be fixed")
+        port = inputs[0] if outputs[0].is_logits else None
         opened: dict[str, Callable[[], Runner]] = {}
         if OnnxBackend.ONNXRUNTIME in backends:
             opened |= {

@@ -11,6 +11,7 @@ from typing import Any
 import onnx_ir as ir
 
 from paragon_export.errors import PlanError
+from paragon_export.foreign import brief
 from paragon_export.glyph_probes import GLYPHS
 from paragon_export.onnx_file import is_onnx, metadata_of, precision_of, read_onnx, static_size
 from paragon_export.plan import ENGINE_SUFFIXES, BatchProfile, OnnxBackend, Precision, Profile, Size
@@ -64,10 +65,11 @@ class Opened:
                 continue
             negation = "no-" if setting.value is True else ""
             flag = f"{negation}{name.replace('_', '-')}"
-            flag = f"set {name}={told.get('value')}" if name in RARER else flag
+            value = brief(told.get("value"))
+            flag = f"set {name}={value}" if name in RARER else flag
             advice = f"; give --{flag} if the reference is wrong"
             notes.append(
-                f"{self.candidate.name} was made with {name} = {told.get('value')}, the reference "
+                f"{self.candidate.name} was made with {name} = {value}, the reference "
                 f"has {setting.value} (from the {setting.source}){advice if name in FLAGS else ''}"
             )
         return notes
@@ -118,7 +120,9 @@ def open_onnx(path: Path, backend: OnnxBackend = OnnxBackend.ONNXRUNTIME) -> Ope
     inputs = [str(value.name) for value in model.graph.inputs]
     outputs = [str(value.name) for value in model.graph.outputs]
     if "input" not in inputs or "output" not in outputs:
-        raise PlanError(f"{path}: ports are {inputs} and {outputs}; expected input and output")
+        raise PlanError(
+            f"{path}: ports are {brief(inputs)} and {brief(outputs)}; expected input and output"
+        )
     if any(node.op_type == "QuantizeLinear" for node in model.graph):
         raise PlanError(f"{path} is INT8: onnx --int8 judges it, on real inputs held back")
     precision = precision_of(model)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
+import math
 import pickle
 import struct
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,9 @@ from typing import Any
 import numpy as np
 
 from paragon_export.errors import CheckpointError
+from paragon_export.foreign import brief
+from paragon_export.pickles import scan
+from paragon_export.reading import parse_json, read_bytes
 
 CONTAINERS = (
     "params_ema", "params", "state_dict", "model_state", "model_state_dict", "model", "net",
@@ -31,7 +34,24 @@ WRAPPERS = ("model", "net")
 DEEPEST_CONTAINER = 4
 """Levels of containers in containers."""
 
-LARGEST_FILE_BYTES = 4 * 2**30
+LARGEST_FILE_BYTES = 3 * 2**29
+"""With its tensors in float32 and a network made of them this stays within 4 GiB."""
+
+LARGEST_HEADER_BYTES = 2**24
+"""Of a safetensors file."""
+
+LARGEST_WEIGHTS_BYTES = 2**30
+"""All tensors together, in float32."""
+
+MOST_TENSORS = 20_000
+
+MOST_DIMENSIONS = 8
+
+LONGEST_NAME = 1000
+
+SERVED = ("float64", "float32", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8",
+          "bool")  # fmt: skip
+"""PyTorch's names of what a tensor of a pickle may hold."""
 
 _DTYPES = {
     "F64": np.float64, "F32": np.float32, "F16": np.float16,
@@ -65,9 +85,12 @@ def load_checkpoint(path: Path) -> Checkpoint:
 
     Raises:
         CheckpointError: If the file is missing, is no checkpoint, is cut short, asks to run
-            code, or holds a tensor that is not finite.
+            code, claims more than it holds, is larger than any network that is served, or holds
+            a tensor that is not finite.
     """
-    data = _read(path)
+    data = read_bytes(path, LARGEST_FILE_BYTES, "checkpoint", CheckpointError)
+    if not data:
+        raise CheckpointError(f"{path} is empty: expected a checkpoint")
     metadata: dict[str, str] = {}
     beside: dict[str, Any] = {}
     pickled = data[:2] == b"PK" or data[:1] == b"\x80"
@@ -91,21 +114,6 @@ def load_checkpoint(path: Path) -> Checkpoint:
     )
 
 
-def _read(path: Path) -> bytes:
-    try:
-        if not path.is_file():
-            found = "a directory" if path.is_dir() else "nothing that can be read as a file"
-            raise CheckpointError(f"{path}: expected a checkpoint file, found {found}")
-        if path.stat().st_size > LARGEST_FILE_BYTES:
-            raise CheckpointError(f"{path} is larger than {LARGEST_FILE_BYTES} bytes")
-        data = path.read_bytes()
-    except OSError as error:
-        raise CheckpointError(f"cannot read {path}: {error.strerror or error}") from error
-    if not data:
-        raise CheckpointError(f"{path} is empty: expected a checkpoint")
-    return data
-
-
 def _header_fits(data: bytes) -> bool:
     """Tell a safetensors header whose length happens to begin like a pickle."""
     (length,) = struct.unpack("<Q", data[:8])
@@ -116,14 +124,48 @@ def _from_safetensors(path: Path, data: bytes) -> tuple[dict[str, np.ndarray], d
     from safetensors import SafetensorError, deserialize
 
     try:
+        header = _header(data)
+        metadata = header.pop("__metadata__", None) or {}
+        _check_sizes(path, [(name, tuple(entry["shape"])) for name, entry in header.items()])
         entries = deserialize(data)  # type: ignore[no-untyped-call]
-        (length,) = struct.unpack("<Q", data[:8])
-        metadata = json.loads(data[8 : 8 + length]).get("__metadata__") or {}
-    except (SafetensorError, ValueError, struct.error) as error:
+    except (SafetensorError, ValueError, AttributeError, TypeError, KeyError,
+            struct.error) as error:  # fmt: skip
+        # A header that is JSON and no table of tensors is met in any of these ways.
         raise CheckpointError(
             f"{path} is not a whole safetensors file ({error}); download or save it again"
         ) from error
     return {name: _array(path, name, entry) for name, entry in entries}, metadata
+
+
+def _header(data: bytes) -> dict[str, Any]:
+    (length,) = struct.unpack("<Q", data[:8])
+    if length > LARGEST_HEADER_BYTES:
+        raise ValueError(f"its header claims {length} bytes")
+    return parse_json(data[8 : 8 + length])
+
+
+def _check_sizes(path: Path, told: Sequence[tuple[str, tuple[int, ...]]]) -> None:
+    """Refuse more tensors, or larger ones, than any network that is served has.
+
+    Raises:
+        CheckpointError: If they are.
+        TypeError: If an extent is no whole number.
+    """
+    if len(told) > MOST_TENSORS:
+        raise CheckpointError(f"{path} holds {len(told)} tensors; at most {MOST_TENSORS} are read")
+    for name, shape in told:
+        if len(name) > LONGEST_NAME:
+            raise CheckpointError(f"{path}: a tensor's name has {len(name)} characters")
+        if len(shape) > MOST_DIMENSIONS:
+            raise CheckpointError(f"{path}: tensor {name} has {len(shape)} dimensions")
+        if 0 in shape and max(shape) > LARGEST_WEIGHTS_BYTES:
+            raise CheckpointError(f"{path}: tensor {name} has an extent of {max(shape)}")
+    total = 4 * sum(math.prod(shape) for _, shape in told)
+    if total > LARGEST_WEIGHTS_BYTES:
+        raise CheckpointError(
+            f"{path}: the tensors take {total} bytes in float32; at most {LARGEST_WEIGHTS_BYTES} "
+            "are read"
+        )
 
 
 def _array(path: Path, name: str, entry: Mapping[str, Any]) -> np.ndarray:
@@ -137,7 +179,7 @@ def _array(path: Path, name: str, entry: Mapping[str, Any]) -> np.ndarray:
 
 
 def _widen(array: np.ndarray) -> np.ndarray:
-    return array.astype(np.float32) if array.dtype.kind == "f" else array
+    return array.astype(np.float32, copy=False) if array.dtype.kind == "f" else array
 
 
 def _from_pickle(path: Path, data: bytes) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
@@ -146,20 +188,22 @@ def _from_pickle(path: Path, data: bytes) -> tuple[dict[str, np.ndarray], dict[s
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of pickle protocols; what matters is raised
+            scan(data)
             loaded = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
             f"{path} asks to run code or build objects when opened and was not loaded "
             f"({_reason(error)}); ask its author for a .safetensors file"
         ) from error
-    except (RuntimeError, EOFError, ValueError, KeyError, IndexError, AttributeError, TypeError,
-            AssertionError, OSError, struct.error) as error:  # fmt: skip
+    except (RuntimeError, EOFError, ValueError, LookupError, AttributeError, TypeError,
+            AssertionError, OSError, MemoryError, OverflowError, struct.error) as error:  # fmt: skip
         # A damaged pickle makes the unpickler fail in any of these ways.
         raise CheckpointError(
-            f"{path} is not a whole PyTorch checkpoint ({_reason(error)}); download it again"
+            f"{path} is not a whole PyTorch checkpoint ({_reason(error)}); download or save it again"
         ) from error
     beside: dict[str, Any] = {}
     state = _unwrap(path, loaded, beside)
+    _check_sizes(path, [(name, tuple(tensor.shape)) for name, tensor in state.items()])
     return {name: _widen_torch(path, name, tensor) for name, tensor in state.items()}, beside
 
 
@@ -179,8 +223,8 @@ def _unwrap(path: Path, loaded: Any, beside: dict[str, Any], depth: int = 0) -> 
             if isinstance(loaded.get(container), Mapping):
                 beside |= {name: loaded[name] for name in BESIDE if name in loaded}
                 return _unwrap(path, loaded[container], beside, depth + 1)
-        tensors = {str(k): v for k, v in loaded.items() if isinstance(v, torch.Tensor)}
-        if tensors and len(tensors) == len(loaded):
+        tensors = {k: v for k, v in loaded.items() if isinstance(v, torch.Tensor)}
+        if tensors and len(tensors) == len(loaded) and all(isinstance(k, str) for k in tensors):
             return tensors
     raise CheckpointError(
         f"{path} holds no state dict: expected tensors by name, bare or under "
@@ -191,7 +235,7 @@ def _unwrap(path: Path, loaded: Any, beside: dict[str, Any], depth: int = 0) -> 
 def _outline(loaded: Any) -> str:
     if not isinstance(loaded, Mapping):
         return f"a {type(loaded).__name__}"
-    entries = [f"{key}: {type(value).__name__}" for key, value in list(loaded.items())[:6]]
+    entries = [f"{brief(key)}: {type(value).__name__}" for key, value in list(loaded.items())[:6]]
     return "{" + ", ".join(entries) + "}"
 
 
@@ -200,6 +244,10 @@ def _widen_torch(path: Path, name: str, tensor: Any) -> np.ndarray:
 
     if tensor.layout is not torch.strided or tensor.is_meta or tensor.is_quantized:
         raise CheckpointError(f"{path}: tensor {name} is sparse, quantized or without data")
+    if str(tensor.dtype).removeprefix("torch.") not in SERVED:
+        raise CheckpointError(
+            f"{path}: tensor {name} has dtype {tensor.dtype}, which is not served"
+        )
     dense = tensor.detach()
     return (dense.float() if dense.is_floating_point() else dense).contiguous().numpy()
 

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from paragon_export.errors import ParagonExportError, PlanError
+from paragon_export.foreign import one_line
 from paragon_export.plan import (
     DEFAULT_PROFILE,
     ENGINE_SUFFIXES,
@@ -552,5 +553,5 @@ def main() -> None:
         try:
             app()
         except ParagonExportError as error:
-            print(f"paragon-export: {' '.join(str(error).split())}", file=sys.stderr)
+            print(f"paragon-export: {one_line(str(error))}", file=sys.stderr)
             sys.exit(COULD_NOT_RUN)

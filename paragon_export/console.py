@@ -16,6 +16,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from paragon_export.checkpoint import Checkpoint
+from paragon_export.foreign import all_printable, one_line
 from paragon_export.report import BenchReport, ParityReport
 from paragon_export.variant import Variant
 
@@ -31,14 +32,17 @@ Document = dict[str, Any]
 
 
 def show(as_json: bool, document: Document, table: Callable[[Console, Document], None]) -> None:
-    """Print a document: JSON alone on stdout, or a table; notes always go to stderr."""
+    """Print a document: JSON alone on stdout, or a table; notes always go to stderr.
+
+    Whatever comes from a file is made printable first: a terminal obeys control characters.
+    """
     notes = Console(stderr=True, soft_wrap=True, highlight=False)
     for note in document.get("notes", ()):
-        notes.print(f"note: {note}", markup=False, style="yellow")
+        notes.print(f"note: {one_line(note)}", markup=False, style="yellow")
     if as_json:
         sys.stdout.write(json.dumps(document, indent=2, allow_nan=False) + "\n")
     else:
-        table(Console(highlight=False), document)
+        table(Console(highlight=False), all_printable(document))
 
 
 # --- inspect ------------------------------------------------------------------------------
@@ -96,7 +100,7 @@ def inspection_table(console: Console, document: Document) -> None:
     table = Table("switch", "value", "from")
     for name, setting in document["switches"].items():
         style = "yellow" if setting["source"] == "default" else ""
-        table.add_row(name, f"{setting['value']}", setting["source"], style=style)
+        table.add_row(name, escape(f"{setting['value']}"), setting["source"], style=style)
     console.print(table)
     if "probe" in document:
         _probe_table(console, document["probe"])
@@ -318,14 +322,15 @@ def build_table(console: Console, document: Document) -> None:
     table.add_row("engine", escape(document["engine"]))
     why = "reused" if document["cached"] else "built because"
     table.add_row(why, escape(document["reason"]))
-    table.add_row("target", f"{document['target']}, TensorRT {document['tensorrt']}")
-    table.add_row("profile", ", ".join(f"{k} {v}" for k, v in document["profile"].items()))
+    table.add_row("target", escape(f"{document['target']}, TensorRT {document['tensorrt']}"))
+    profile = ", ".join(f"{k} {v}" for k, v in document["profile"].items())
+    table.add_row("profile", escape(profile))
     planned = document["planned_device_memory_bytes"]
     table.add_row("planned memory", f"{planned / 2**20:.0f} MiB" if planned else "unknown")
     judged_words = {True: "passed", None: "not judged: give --checkpoint"}[document["passed"]]
     table.add_row("parity of the ONNX file", judged_words)
     for warning in document["tensorrt_warnings"]:
-        table.add_row("TensorRT warns", warning)
+        table.add_row("TensorRT warns", escape(str(warning)))
     console.print(table)
 
 

@@ -152,10 +152,10 @@ def _shapes(trt: Any, model: ir.Model, profile: AnyProfile) -> list[Any]:
 
 def classifier_ports(path: Path) -> tuple[Port, ...]:
     """Return what may be fed to an engine of a glyph classifier, by its manifest; none of others."""
-    facts = (read(path) or {}).get("onnx_metadata") or {}
-    if "classes" not in facts:
+    facts = (read(path) or {}).get("onnx_metadata")
+    if not isinstance(facts, dict) or "classes" not in facts:
         return ()
-    if "vocabulary" not in facts:
+    if not isinstance(facts.get("vocabulary"), int):
         return (Port("input", ("batch", 1, CELL, CELL), span=(0, 1)),)
     return (Port("input", ("batch", GRID, GRID), "int64", span=(0, facts["vocabulary"] - 1)),)
 
@@ -177,8 +177,8 @@ def open_engine(path: Path) -> tuple[EngineRunner, Precision, AnyProfile]:
     if cuda_gpu() is None:
         raise PlanError(f"{path} needs a GPU and none was found; judge {manifest.get('onnx')}")
     try:
-        precision, profile = Precision(manifest["precision"]), profile_of(manifest)
-        backend = Backend(manifest["backend"])
+        backend, precision = Backend(manifest["backend"]), Precision(manifest["precision"])
+        profile = profile_of(manifest)
     except (KeyError, TypeError, ValueError, PlanError) as error:
-        raise PlanError(f"{path}: its manifest lacks something; build it again with trt") from error
+        raise PlanError(f"the manifest of {path} is damaged: {error}; build it again") from error
     return EngineRunner(path, backend.value, classifier_ports(path)), precision, profile

@@ -6,7 +6,6 @@ cells not at all; phase 2 sees many grids at a time.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +15,11 @@ import numpy as np
 
 from paragon_export.errors import PlanError
 from paragon_export.families.glyph.layout import CELL, GRID
+from paragon_export.foreign import brief
 from paragon_export.onnx_file import is_onnx, ports_of, read_onnx
+from paragon_export.pictures import open_picture
 from paragon_export.plan import ExportPlan, OnnxBackend, Switches
+from paragon_export.reading import parse_json, read_bytes
 from paragon_export.runners import Runner, open_runner
 
 RASTER = GRID * CELL
@@ -181,15 +183,10 @@ def read_raster(path: Path) -> np.ndarray:
     Raises:
         PlanError: If it cannot be read, or has another size or another kind of pixels.
     """
-    from PIL import Image, UnidentifiedImageError
-
-    try:
-        with Image.open(path) as image:
-            mode, size = image.mode, image.size
-            if size == (RASTER, RASTER) and mode in ("L", "1"):
-                return np.asarray(image.convert("L"), np.uint8)
-    except (OSError, ValueError, UnidentifiedImageError, Image.DecompressionBombError) as error:
-        raise PlanError(f"cannot read raster {path}: {error}") from error
+    with open_picture(path, "raster") as image:
+        mode, size = image.mode, image.size
+        if size == (RASTER, RASTER) and mode in ("L", "1"):
+            return np.asarray(image.convert("L"), np.uint8)
     found = f"{size[1]}x{size[0]}, mode {mode}"
     raise PlanError(f"raster {path} is {found}; expected {RASTER}x{RASTER}, 8-bit grey (mode L)")
 
@@ -212,8 +209,10 @@ def _chunks(array: np.ndarray, most: int) -> list[np.ndarray]:
 
 def _open(path: Path, switches: Switches, backend: OnnxBackend) -> _Opened:
     if is_onnx(path):
-        (port, *_), (output, *_) = ports_of(read_onnx(path))
-        classes = output.dims[-1]
+        inputs, outputs = ports_of(read_onnx(path))
+        if not inputs or not outputs or not outputs[0].dims:
+            raise PlanError(f"{path} is not phase 1 or 2 of a glyph classifier")
+        port, classes = inputs[0], outputs[0].dims[-1]
         if port.span is None or not isinstance(classes, int):
             raise PlanError(f"{path} is not phase 1 or 2 of a glyph classifier")
         phase = 2 if port.dtype == "int64" else 1
@@ -245,15 +244,10 @@ def _exported(module: Any, inputs: Any, outputs: Any) -> bytes:
 
 
 def _read_json(path: Path) -> Any:
+    data = read_bytes(path, LARGEST_LABEL_MAP_BYTES, "label map", PlanError)
     try:
-        if path.stat().st_size > LARGEST_LABEL_MAP_BYTES or not path.is_file():
-            raise PlanError(
-                f"label map {path} is no file of at most {LARGEST_LABEL_MAP_BYTES} bytes"
-            )
-        return json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise PlanError(f"cannot read label map {path}: {error.strerror or error}") from error
-    except (ValueError, RecursionError) as error:
+        return parse_json(data)
+    except ValueError as error:
         raise PlanError(f"label map {path} is not JSON: {error}") from error
 
 
@@ -274,7 +268,9 @@ def _labels(told: Any, classes: int, path: Path | None) -> dict[int, str]:
             f"{where} has index {outside[0]}, and the network has {classes} classes; give the "
             "label map it was trained with"
         )
-    labels = {index: str(label) for label, index in told.items()}
+    labels = {
+        index: label if isinstance(label, str) else brief(label) for label, index in told.items()
+    }
     if len(labels) != len(told):
         raise PlanError(f"{where} gives one index to several labels")
     return labels

@@ -8,7 +8,10 @@ be that of the untouched network in a stated share of cases.
 
 from __future__ import annotations
 
+import io
 import math
+import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +22,7 @@ import onnx_ir as ir
 from paragon_export.artifact import check_writable, staged
 from paragon_export.errors import PlanError, RunError
 from paragon_export.feeds import checked
+from paragon_export.foreign import brief
 from paragon_export.glyphs import grids_of, logits_of, open_phase_1, read_raster
 from paragon_export.int8_pictures import export_int8_pictures
 from paragon_export.metrics import Difference, difference, wrong_top1
@@ -27,6 +31,7 @@ from paragon_export.outcome import Export
 from paragon_export.plan import ExportPlan, Quantisation, Size, Tolerance
 from paragon_export.probes import PICTURE_SUFFIXES
 from paragon_export.quantise import quantise
+from paragon_export.reading import read_bytes
 from paragon_export.reference import build_reference, describe
 from paragon_export.report import ParityReport, ParityRow
 from paragon_export.runners import OnnxRunner, Runner
@@ -35,6 +40,9 @@ from paragon_export.trace import trace
 from paragon_export.variant import Port
 
 FEWEST_GRIDS = 64
+
+LARGEST_ARRAY_BYTES = 2**28
+"""Of a file of grids, and of what an archive of them unpacks to."""
 
 HELD_BACK = 4
 """Every fourth grid is not calibrated on but judged on."""
@@ -141,20 +149,40 @@ def _too_few(path: Path, found: int) -> str:
 
 
 def _read_array(path: Path) -> np.ndarray:
+    data = read_bytes(path, LARGEST_ARRAY_BYTES, "--calibrate", PlanError)
     try:
-        loaded = np.load(path, allow_pickle=False)
+        _check_unpacked(data)
+        loaded = np.load(io.BytesIO(data), allow_pickle=False)
         if isinstance(loaded, np.ndarray):
             return loaded
         with loaded as arrays:
             names = [name for name in ("grids", "ids") if name in arrays.files] or arrays.files
             if len(names) != 1:
-                raise PlanError(f"--calibrate {path} holds {arrays.files}; name one array grids")
-            return arrays[names[0]]
-    except (OSError, ValueError, EOFError) as error:
+                raise PlanError(
+                    f"--calibrate {path} holds {brief(arrays.files)}; name one array grids"
+                )
+            loaded = arrays[names[0]]
+            if not isinstance(loaded, np.ndarray):
+                raise PlanError(f"--calibrate {path}: {brief(names[0])} is no array")
+            return loaded
+    except (OSError, ValueError, EOFError, KeyError, MemoryError, NotImplementedError,
+            zipfile.BadZipFile, zlib.error) as error:  # fmt: skip
         reason = " ".join(str(error).split())[:200]
         raise PlanError(
             f"--calibrate {path}: expected .npy, .npz or a folder of rasters; {reason}"
         ) from error
+
+
+def _check_unpacked(data: bytes) -> None:
+    """Refuse an archive that unpacks to more than such a file may hold.
+
+    Raises:
+        ValueError: If it does.
+    """
+    if data[:2] == b"PK":
+        size = sum(info.file_size for info in zipfile.ZipFile(io.BytesIO(data)).infolist())
+        if size > LARGEST_ARRAY_BYTES:
+            raise ValueError(f"it unpacks to {size} bytes; at most {LARGEST_ARRAY_BYTES} are read")
 
 
 def _row(

@@ -17,7 +17,14 @@ from paragon_export.diagnose import Subject, diagnose
 from paragon_export.errors import PlanError
 from paragon_export.glyph_probes import glyph_probes
 from paragon_export.manifest import read
-from paragon_export.onnx_file import is_onnx, metadata_of, ports_of, read_onnx, was_changed
+from paragon_export.onnx_file import (
+    extent_told,
+    is_onnx,
+    metadata_of,
+    ports_of,
+    read_onnx,
+    was_changed,
+)
 from paragon_export.plan import EnginePlan, OnnxBackend, Size, Switches, Tolerance
 from paragon_export.probes import Probe, choose_probes
 from paragon_export.reference import (
@@ -144,10 +151,10 @@ def judge_conversion(source: Path, converted: Path) -> ParityReport:
     """
     inputs, outputs = ports_of(read_onnx(source))
     opened = open_onnx(converted)
-    window, smallest = (opened.metadata.get(name, 1) for name in ("window", "smallest"))
+    window, smallest = (extent_told(opened.metadata, name) for name in ("window", "smallest"))
     channels = inputs[0].dims[1]
     is_glyph = outputs[0].is_logits
-    if not all(isinstance(told, int) for told in (channels, window, smallest)):
+    if not isinstance(channels, int):
         raise PlanError(f"{source}: the number of input channels must be fixed")
     precision = opened.candidate.precision
     usual = Tolerance.for_precision(precision)

@@ -15,6 +15,7 @@ import paragon_export
 from paragon_export.artifact import settle, sha256_of, to_json
 from paragon_export.environment import cuda_gpu, environment
 from paragon_export.errors import PlanError
+from paragon_export.foreign import one_line
 from paragon_export.onnx_file import (
     is_classifier,
     is_onnx,
@@ -26,6 +27,7 @@ from paragon_export.onnx_file import (
 )
 from paragon_export.plan import BatchProfile, EnginePlan, Profile, Size
 from paragon_export.polygraphy_bridge import tensorrt
+from paragon_export.reading import parse_json, read_bytes
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -35,6 +37,8 @@ if TYPE_CHECKING:
 
 
 DIGEST = "manifest_sha256"
+
+LARGEST_MANIFEST_BYTES = 2**24
 
 
 def manifest_path(engine: Path) -> Path:
@@ -49,15 +53,11 @@ def read(engine: Path) -> dict[str, Any] | None:
     with suppress(PlanError):  # then bytes and manifest disagree, and are not used
         settle(engine.parent)
     try:
-        text = manifest_path(engine).read_text(encoding="utf-8")
-        manifest = json.loads(text, parse_constant=_refuse)
-    except (OSError, ValueError, RecursionError):
+        data = read_bytes(manifest_path(engine), LARGEST_MANIFEST_BYTES, "manifest", PlanError)
+        manifest = parse_json(data)
+    except (PlanError, ValueError):
         return None
     return manifest if isinstance(manifest, dict) else None
-
-
-def _refuse(constant: str) -> None:
-    raise ValueError(f"{constant} is no JSON")
 
 
 def why_not_believed(engine: Path, manifest: Mapping[str, Any]) -> str:
@@ -129,8 +129,20 @@ def _profile_entry(profile: Profile | BatchProfile) -> dict[str, Any]:
 
 
 def profile_of(manifest: Mapping[str, Any]) -> Profile | BatchProfile:
-    """Return the profile that a manifest records."""
-    told = manifest["profile"]
+    """Return the profile that a manifest records.
+
+    Raises:
+        PlanError: If it records none that is possible.
+    """
+    try:
+        return _profile_told(manifest["profile"])
+    except (KeyError, TypeError) as error:
+        raise PlanError(
+            f"the manifest holds no profile: {error!r}; build the engine again"
+        ) from error
+
+
+def _profile_told(told: Mapping[str, Any]) -> Profile | BatchProfile:
     if "batch" not in told:
         return BatchProfile(smallest=told["min"], optimal=told["opt"], largest=told["max"])
     sizes = (Size.parse(told[key]) for key in ("min", "opt", "max"))
@@ -155,7 +167,7 @@ def target_name(plan: EnginePlan) -> str:
 def why_rebuild(engine: Path, wanted: Mapping[str, Any]) -> str:
     """Say in words why the engine there cannot be used; empty if it can."""
     manifest = read(engine)
-    if not engine.exists():
+    if not engine.is_file():
         return "no engine was there"
     if manifest is None:
         return "the engine there has no readable manifest"
@@ -173,7 +185,8 @@ def why_rebuild(engine: Path, wanted: Mapping[str, Any]) -> str:
 
 def why_judge_again(plan: EnginePlan) -> str:
     """Say in words what verdict the engine there lacks that can be given now; empty if none."""
-    parity = (read(plan.output) or {}).get("parity", {})
+    parity = (read(plan.output) or {}).get("parity")
+    parity = parity if isinstance(parity, dict) else {}
     if parity.get("passed") is None and plan.checkpoint is not None:
         return "it was never judged, and now there is a checkpoint to judge it against"
     if parity.get("passed") is False:
@@ -186,8 +199,8 @@ def why_judge_again(plan: EnginePlan) -> str:
 def _brief(value: Any) -> str:
     if isinstance(value, dict):
         pairs = (f"{k} {v.get('value') if isinstance(v, dict) else v}" for k, v in value.items())
-        return "{" + ", ".join(pairs) + "}"
-    return str(value)
+        return one_line("{" + ", ".join(pairs) + "}")
+    return one_line(str(value))
 
 
 def describe_engine(

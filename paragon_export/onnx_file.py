@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -14,8 +15,12 @@ import onnx_ir as ir
 from paragon_export.checkpoint import Checkpoint
 from paragon_export.environment import makers
 from paragon_export.errors import PlanError, RunError
+from paragon_export.foreign import brief, one_line
+from paragon_export.limits import limited_memory
+from paragon_export.onnx_guard import check_model
 from paragon_export.plan import ONNX_SUFFIXES, ExportPlan, Precision, Size
 from paragon_export.ranges import RangeAudit
+from paragon_export.reading import parse_json, read_bytes
 from paragon_export.variant import Port, Variant
 
 if TYPE_CHECKING:
@@ -24,6 +29,17 @@ if TYPE_CHECKING:
 CONTENT_DIGEST = "content_sha256"
 """Metadata key: SHA-256 of the file's bytes without this very entry."""
 
+LARGEST_FILE_BYTES = 2**30
+
+MEMORY_TO_READ = 3 * 2**30
+"""Bytes: a short file may parse to a large one."""
+
+LARGEST_EXTENT = 256
+"""Of what a file says of its windows."""
+
+# Where a model is damaged the library logs a traceback and goes on, which nobody asked for.
+logging.getLogger("onnx_ir").addHandler(logging.NullHandler())
+
 
 def is_onnx(path: Path) -> bool:
     """Tell an ONNX file by its name: protobuf has no signature."""
@@ -31,29 +47,28 @@ def is_onnx(path: Path) -> bool:
 
 
 def read_onnx(path: Path) -> ir.Model:
-    """Load a self-contained ONNX file.
+    """Load a self-contained ONNX file, one plain graph (see ``onnx_guard``).
 
     Raises:
         RunError: If it is not one.
     """
     import onnx
 
-    if path.is_fifo():
-        raise RunError(f"{path}: expected an ONNX file, found a pipe")
+    data = read_bytes(path, LARGEST_FILE_BYTES, "", RunError)
     try:
-        proto = onnx.load(path, load_external_data=False)
-        model = ir.from_proto(proto)
-    except OSError as error:
-        raise RunError(f"cannot read {path}: {error.strerror or error}") from error
+        with limited_memory(MEMORY_TO_READ):
+            proto = onnx.ModelProto.FromString(data)
+            try:
+                check_model(proto)
+            except ValueError as error:
+                raise RunError(
+                    f"{path}: expected one self-contained ONNX file, found {error}"
+                ) from error
+            return ir.from_proto(proto)
+    except RunError:
+        raise
     except Exception as error:  # protobuf and onnx raise unrelated classes for damaged files
-        raise RunError(
-            f"{path} is not an ONNX file: {' '.join(str(error).split())[:200]}"
-        ) from error
-    outside = [t.name for t in proto.graph.initializer if t.external_data]
-    if outside or not proto.graph.node:
-        found = f"weights of {outside[0]} in another file" if outside else "an empty graph"
-        raise RunError(f"{path}: expected one self-contained ONNX file, found {found}")
-    return model
+        raise RunError(f"{path} is not an ONNX file: {one_line(str(error))[:200]}") from error
 
 
 def write_onnx(model: ir.Model, path: Path) -> None:
@@ -143,7 +158,7 @@ def metadata_of(model: ir.Model) -> dict[str, Any]:
     facts: dict[str, Any] = {}
     for name, text in model.metadata_props.items():
         try:
-            facts[name] = json.loads(text)
+            facts[name] = parse_json(text)
         except ValueError:
             facts[name] = text
     return facts
@@ -193,12 +208,14 @@ def _port(value: ir.Value) -> Port:
 
 def _table_rows(ids: ir.Value) -> int:
     """Return how many rows the table has from which ``ids`` picks."""
-    for user, index in ids.uses():
-        if user.op_type == "Cast":
-            return _table_rows(user.outputs[0])
-        table = user.inputs[0]
-        if user.op_type == "Gather" and index == 1 and table is not None and table.shape:
-            return int(table.shape[0])  # type: ignore[arg-type]
+    values = [ids]
+    while values:
+        for user, index in values.pop().uses():
+            if user.op_type == "Cast":
+                values.append(user.outputs[0])
+            table = user.inputs[0] if user.op_type == "Gather" and index == 1 else None
+            if table is not None and table.shape and isinstance(table.shape[0], int):
+                return table.shape[0]
     raise PlanError(f"input {ids.name} holds whole numbers and no Gather says how many there are")
 
 
@@ -223,6 +240,21 @@ def static_size(model: ir.Model) -> Size | None:
 
 
 def smallest_of(model: ir.Model) -> int:
-    """Return the least extent at which the model's network is defined; 1 where it is not told."""
-    told = metadata_of(model).get("smallest")
-    return told if isinstance(told, int) else 1
+    """Return the least extent at which the model's network is defined; 1 where it is not told.
+
+    Raises:
+        PlanError: If what is told is impossible.
+    """
+    return extent_told(metadata_of(model), "smallest")
+
+
+def extent_told(facts: Mapping[str, Any], name: str) -> int:
+    """Return an extent in pixels from a model's metadata; 1 where it is not told.
+
+    Raises:
+        PlanError: If it is no whole number from 1 to ``LARGEST_EXTENT``.
+    """
+    told = facts.get(name, 1)
+    if isinstance(told, bool) or not isinstance(told, int) or not 1 <= told <= LARGEST_EXTENT:
+        raise PlanError(f"the ONNX file's metadata says {name} {brief(told)}; export it again")
+    return told

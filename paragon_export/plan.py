@@ -12,10 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from paragon_export.errors import PlanError
+from paragon_export.foreign import brief
+from paragon_export.reading import read_bytes
 
 ONNX_SUFFIXES = (".onnx",)
 
 ENGINE_SUFFIXES = (".engine", ".plan", ".trt")
+
+LARGEST_RECIPE_BYTES = 2**16
 
 LARGEST_EXTENT = 16384
 """Pixels per side that a profile may ask for."""
@@ -75,7 +79,7 @@ class Size:
         """
         match = re.fullmatch(r"\s*(\d{1,6})\s*[xX]\s*(\d{1,6})\s*", text)
         if not match:
-            raise PlanError(f"size {text!r} is not HEIGHTxWIDTH in pixels, as in 720x1280")
+            raise PlanError(f"size {brief(text)} is not HEIGHTxWIDTH in pixels, as in 720x1280")
         size = cls(int(match[1]), int(match[2]))
         if not (1 <= size.height <= LARGEST_EXTENT and 1 <= size.width <= LARGEST_EXTENT):
             raise PlanError(f"size {size} is outside 1x1 to {LARGEST_EXTENT}x{LARGEST_EXTENT}")
@@ -199,8 +203,8 @@ class Profile:
                     f"impossible profile: {axis} must rise from min {low} over opt {best} "
                     f"to max {high}"
                 )
-        if self.batch < 1:
-            raise PlanError(f"impossible profile: batch {self.batch}; use 1 or more")
+        if not 1 <= self.batch <= LARGEST_EXTENT:
+            raise PlanError(f"impossible profile: batch {self.batch}; use 1 to {LARGEST_EXTENT}")
 
     @property
     def sizes(self) -> tuple[Size, Size, Size]:
@@ -332,13 +336,10 @@ def read_recipe(path: Path) -> Profile:
     Raises:
         PlanError: If the file cannot be read or does not hold one possible profile.
     """
-    if path.is_fifo():
-        raise PlanError(f"recipe {path} is a pipe, not a file")
+    data = read_bytes(path, LARGEST_RECIPE_BYTES, "recipe", PlanError)
     try:
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise PlanError(f"cannot read recipe {path}: {error.strerror or error}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        document = tomllib.loads(data.decode("utf-8"))
+    except (ValueError, RecursionError) as error:
         raise PlanError(f"recipe {path} is not TOML: {error}") from error
     table = document.get("profile")
     if not isinstance(table, dict):
@@ -349,7 +350,7 @@ def read_recipe(path: Path) -> Profile:
         raise PlanError(f"recipe {path}: profile lacks {missing}, has unknown {unknown}")
     batch = table.get("batch", 1)
     if isinstance(batch, bool) or not isinstance(batch, int):
-        raise PlanError(f"recipe {path}: batch {batch!r} is not a whole number")
+        raise PlanError(f"recipe {path}: batch {brief(batch)} is not a whole number")
     try:
         smallest, optimal, largest = (Size.parse(str(table[key])) for key in ("min", "opt", "max"))
         return Profile(smallest=smallest, optimal=optimal, largest=largest, batch=batch)

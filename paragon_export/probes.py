@@ -16,6 +16,7 @@ import numpy as np
 
 from paragon_export.assets import photograph
 from paragon_export.errors import PlanError
+from paragon_export.pictures import open_picture
 from paragon_export.plan import Size
 
 PIXELS_PER_PROBE = 256
@@ -237,7 +238,10 @@ def folder_probes(channels: int, folder: Path) -> list[Probe]:
     """
     if not folder.is_dir():
         raise PlanError(f"--images {folder} is not a folder")
-    paths = sorted(p for p in folder.iterdir() if p.suffix.lower() in PICTURE_SUFFIXES)
+    try:
+        paths = sorted(p for p in folder.iterdir() if p.suffix.lower() in PICTURE_SUFFIXES)
+    except OSError as error:
+        raise PlanError(f"cannot read --images {folder}: {error.strerror or error}") from error
     if not paths:
         raise PlanError(
             f"--images {folder} holds no picture ({', '.join(sorted(PICTURE_SUFFIXES))})"
@@ -246,13 +250,8 @@ def folder_probes(channels: int, folder: Path) -> list[Probe]:
 
 
 def _picture_probe(channels: int, path: Path) -> Probe:
-    from PIL import Image, UnidentifiedImageError
-
-    try:
-        with Image.open(path) as image:
-            pixels = np.asarray(image.convert("RGB"), np.float32) / 255
-    except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
-        raise PlanError(f"cannot read picture {path}: {error}") from error
+    with open_picture(path, "picture") as image:
+        pixels = np.asarray(image.convert("RGB"), np.float32) / 255
     frame = _to_channels(pixels.transpose(2, 0, 1), channels)[None]
     size = Size(frame.shape[2], frame.shape[3])
     return Probe(label=path.name, size=size, frames=(np.ascontiguousarray(frame),))

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from paragon_export.checkpoint import Checkpoint, load_checkpoint
-from paragon_export.errors import PlanError
+from paragon_export.errors import CheckpointError, PlanError
 from paragon_export.families import family_named, family_of
 from paragon_export.metrics import Difference, difference
 from paragon_export.plan import Size, Switches
@@ -18,6 +18,8 @@ from paragon_export.variant import Port, Variant
 
 if TYPE_CHECKING:
     from torch import nn
+
+MOST_CHANNELS = 8192
 
 DROP_SIZE = Size(128, 128)
 """Of the photograph on which the cost of dropping trained tensors is measured."""
@@ -73,9 +75,29 @@ def _at(ports: Sequence[Port], extents: dict[str, int]) -> tuple[Port, ...]:
 
 
 def describe(path: Path, switches: Switches) -> tuple[Checkpoint, Variant]:
-    """Load a checkpoint and work out its network."""
+    """Load a checkpoint and work out its network.
+
+    Raises:
+        ParagonExportError: If it cannot be loaded, or is none that is served.
+    """
     checkpoint = load_checkpoint(path)
+    _check_widths(checkpoint)
     return checkpoint, family_of(checkpoint).describe(checkpoint, switches)
+
+
+def _check_widths(checkpoint: Checkpoint) -> None:
+    """Refuse kernels so wide that maps between them would take gigabytes at any size.
+
+    Raises:
+        CheckpointError: Naming the first.
+    """
+    for name, array in checkpoint.tensors.items():
+        kernel = array.shape[:2] if array.ndim == 4 else ()
+        if max(kernel, default=0) > MOST_CHANNELS:
+            raise CheckpointError(
+                f"{checkpoint.path}: {name} is {list(array.shape)}; at most {MOST_CHANNELS} "
+                "channels are served"
+            )
 
 
 def build_reference(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -13,6 +14,8 @@ import numpy as np
 from paragon_export.deps import require
 from paragon_export.errors import RunError
 from paragon_export.feeds import checked
+from paragon_export.foreign import one_line
+from paragon_export.limits import limited_memory, limited_time
 from paragon_export.plan import OnnxBackend
 from paragon_export.variant import Port
 
@@ -82,8 +85,16 @@ class TorchRunner:
         feeds = checked(self.ports, feeds)
         given = [torch.from_numpy(np.asarray(feeds[name])) for name in self.inputs]
         tensors = [t.to(self.device, self.dtype if t.is_floating_point() else None) for t in given]
-        with torch.inference_mode():
-            results = self.module(*tensors)
+        try:
+            with torch.inference_mode():
+                results = self.module(*tensors)
+        except (RuntimeError, MemoryError) as error:
+            if "allocate" not in str(error) and not isinstance(error, MemoryError):
+                raise  # a fault of this tool
+            shapes = ", ".join(str(list(t.shape)) for t in tensors)
+            raise RunError(
+                f"{self.name} finds no memory for {shapes}: {_one_line(error)}"
+            ) from error
         results = results if isinstance(results, tuple) else (results,)
         # bfloat16 is unknown to NumPy, and float64 must stay whole.
         wide = [r if r.dtype == torch.float64 else r.float() for r in results]
@@ -135,8 +146,10 @@ class OnnxRunner:
             options.enable_mem_reuse = False  # planning it takes time quadratic in the nodes
             options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
         source = model if isinstance(model, bytes) else str(model)
+        self._is_on_cpu = provider == "CPUExecutionProvider"
         try:
-            self.session = ort.InferenceSession(source, options, providers=[provider])
+            with self._limited(0):
+                self.session = ort.InferenceSession(source, options, providers=[provider])
         except Exception as error:  # ONNX Runtime raises a dozen unrelated classes
             raise RunError(
                 f"ONNX Runtime cannot load {_title(model)}: {_one_line(error)}"
@@ -144,6 +157,7 @@ class OnnxRunner:
         self._types = {i.name: _numpy_type(i) for i in self.session.get_inputs()}
         self._outputs = [o.name for o in self.session.get_outputs()]
         self._ports = _guarded(model, [len(o.shape) for o in self.session.get_outputs()])
+        self._known: set[tuple[tuple[int, ...], ...]] = set()
 
     def infer(self, feeds: Mapping[str, np.ndarray]) -> Arrays:
         missing = sorted(set(self._types) - set(feeds))
@@ -152,15 +166,50 @@ class OnnxRunner:
         feeds = checked(self._ports, feeds)
         cast = {name: np.asarray(feeds[name], dtype) for name, dtype in self._types.items()}
         try:
-            results = self.session.run(None, cast)
+            results = self._run(cast)
         except Exception as error:  # as above
             shapes = ", ".join(f"{n} {list(a.shape)}" for n, a in cast.items())
             raise RunError(f"{self.name} fails on {shapes}: {_one_line(error)}") from error
         return {n: np.asarray(r) for n, r in zip(self._outputs, results, strict=True)}
 
+    def _run(self, feeds: Arrays) -> list[np.ndarray]:
+        """Run once; shapes that are new may take only so much memory and time."""
+        import onnxruntime as ort
+
+        shapes = tuple(array.shape for array in feeds.values())
+        if shapes in self._known:
+            return self.session.run(None, feeds)
+        options = ort.RunOptions()
+        options.log_severity_level = 4
+
+        def stop() -> None:
+            options.terminate = True
+
+        elements = sum(array.size for array in feeds.values())
+        with self._limited(elements), limited_time(seconds_for(elements), stop):
+            results = self.session.run(None, feeds, options)
+        self._known.add(shapes)
+        return results
+
+    def _limited(self, elements: int) -> AbstractContextManager[None]:
+        return limited_memory(memory_for(elements)) if self._is_on_cpu else nullcontext()
+
+
+def memory_for(elements: int) -> int:
+    """Return the bytes that a network may take for inputs of so many elements."""
+    return 3 * 2**30 + 2**14 * elements
+
+
+def seconds_for(elements: int) -> float:
+    """Return how long a network may take for inputs of so many elements."""
+    return 300 + elements / 1000
+
 
 class OpenVinoRunner:
-    """An ONNX file in OpenVINO, on the CPU, in float32."""
+    """An ONNX file in OpenVINO, on the CPU, in float32.
+
+    Its memory is not limited: where it gets none OpenVINO ends the process.
+    """
 
     def __init__(self, model: Path | bytes, cache: Path | None = None) -> None:
         """Load a model file, or a serialized model.
@@ -310,4 +359,4 @@ def _title(model: Path | bytes) -> str:
 
 
 def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:400]
+    return one_line(str(error))[:400]

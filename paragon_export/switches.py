@@ -5,15 +5,15 @@ In that order, and every value remembers where it came from.
 
 from __future__ import annotations
 
-import json
 import math
-import reprlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from paragon_export.errors import PlanError
+from paragon_export.foreign import brief
 from paragon_export.plan import Switches
+from paragon_export.reading import parse_json, read_bytes
 from paragon_export.variant import Setting
 
 RARER = (
@@ -25,16 +25,18 @@ RARER = (
 FLAGS = ("attention_mode", "export_safe", "upsampler_alpha", "window_size", "scale", *RARER)
 """Switches that can be given on the command line."""
 
-LARGEST_OPTION_FILE_BYTES = 2**20
+LARGEST_OPTION_FILE_BYTES = 2**17
 
+MOST_VALUES = 20_000
+"""Values in an option file once its anchors are unfolded."""
 
-_short = reprlib.Repr()
-_short.maxlevel, _short.maxlist, _short.maxdict, _short.maxstring = 2, 3, 3, 60
+LONGEST_NUMBER = 100
+"""Characters; YAML's numbers to the base 60 take quadratic time."""
 
+DEEPEST = 50
 
-def brief(value: Any) -> str:
-    """Return a value for an error message; nested anchors unfold to gigabytes otherwise."""
-    return _short.repr(value)
+LARGEST_WINDOW = 32
+"""Scores within a window grow with the fourth power of its side: 64 pixels take 9 GB."""
 
 
 def parse_switch(text: str) -> tuple[str, Any]:
@@ -43,14 +45,12 @@ def parse_switch(text: str) -> tuple[str, Any]:
     Raises:
         PlanError: If it is anything else, or no switch has that name.
     """
-    import yaml
-
     name, equals, value = text.partition("=")
     if not equals or name not in RARER:
         raise PlanError(f"--set {text}: expected NAME=VALUE with one of {', '.join(RARER)}")
     try:
-        return name, yaml.safe_load(value)
-    except (yaml.YAMLError, ValueError) as error:
+        return name, parse_yaml(value)
+    except ValueError as error:
         raise PlanError(f"--set {text}: {value!r} is no value") from error
 
 
@@ -119,22 +119,69 @@ def read_yaml(path: Path) -> Any:
     Raises:
         PlanError: If the file cannot be read or is not YAML.
     """
-    import yaml
-
-    if path.is_fifo():
-        raise PlanError(f"option file {path} is a pipe, not a file")
+    data = read_bytes(path, LARGEST_OPTION_FILE_BYTES, "option file", PlanError)
     try:
-        if path.stat().st_size > LARGEST_OPTION_FILE_BYTES:
-            raise PlanError(f"option file {path} is over {LARGEST_OPTION_FILE_BYTES} bytes")
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise PlanError(f"cannot read option file {path}: {error.strerror or error}") from error
-    except (yaml.YAMLError, ValueError, TypeError, KeyError, AttributeError, OverflowError,
-            RecursionError) as error:  # fmt: skip
-        # PyYAML lets what its constructors raise through.
+        return parse_yaml(data.decode("utf-8"))
+    except ValueError as error:
         raise PlanError(
             f"option file {path} is not YAML: {' '.join(str(error).split())}"
         ) from error
+
+
+def parse_yaml(text: str) -> Any:
+    """Return what a YAML text says; anchors may not unfold to more than ``MOST_VALUES`` values.
+
+    Raises:
+        ValueError: If it is no YAML, names an entry twice, or is deeper or larger than any option
+            file.
+    """
+    import yaml
+
+    try:
+        loader = yaml.SafeLoader(text)
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        _unfolded(node, {}, DEEPEST)
+        return loader.construct_document(node)
+    except (yaml.YAMLError, TypeError, KeyError, AttributeError, OverflowError,
+            RecursionError) as error:  # fmt: skip
+        # PyYAML lets what its constructors raise through.
+        raise ValueError(str(error)) from error
+
+
+def _unfolded(node: Any, seen: dict[int, int], deepest: int) -> int:
+    """Count the values under a node, those under an anchor as often as it is named."""
+    if id(node) not in seen:
+        if not deepest:
+            raise ValueError("it is nested too deeply")
+        inner = _inner(node)
+        count = 1 + sum(_unfolded(n, seen, deepest - 1) for n in inner)
+        if count > MOST_VALUES:
+            raise ValueError(f"it unfolds to more than {MOST_VALUES} values")
+        if node.tag.endswith((":int", ":float")) and len(node.value) > LONGEST_NUMBER:
+            raise ValueError(f"a number of {len(node.value)} characters")
+        seen[id(node)] = count
+    return seen[id(node)]
+
+
+def _inner(node: Any) -> list[Any]:
+    """Return the nodes of a list, or the keys and values of a table.
+
+    Raises:
+        ValueError: If a key is there twice.
+    """
+    import yaml
+
+    if isinstance(node, yaml.SequenceNode):
+        return list(node.value)
+    if not isinstance(node, yaml.MappingNode):
+        return []
+    keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+    if len(set(keys)) != len(keys):
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f"{brief(twice)} is there twice")
+    return [inner for pair in node.value for inner in pair]
 
 
 def _from_metadata(metadata: Mapping[str, str]) -> dict[str, Any]:
@@ -142,8 +189,8 @@ def _from_metadata(metadata: Mapping[str, str]) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for name, text in metadata.items():
         try:
-            value = json.loads(text)
-        except (TypeError, ValueError, RecursionError):
+            value = parse_json(text)
+        except (TypeError, ValueError):
             value = text
         if name == "network_g" and isinstance(value, dict):
             values = {**value, **values}
@@ -154,6 +201,8 @@ def _from_metadata(metadata: Mapping[str, str]) -> dict[str, Any]:
 
 def finite_number(value: Any) -> float:
     """Check a factor: a finite number that is not negative."""
+    if isinstance(value, str):
+        raise TypeError("it is text, not a number; YAML wants a point in 1e-1, as in 1.0e-1")
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError("it must be a number")
     if not math.isfinite(value) or value < 0:
@@ -168,6 +217,14 @@ def whole_number(value: Any) -> int:
     if not 1 <= value <= 256:
         raise ValueError("it must be 1 to 256")
     return value
+
+
+def window_side(value: Any) -> int:
+    """Check the side of attention windows in pixels: 1 to ``LARGEST_WINDOW``."""
+    found = whole_number(value)
+    if found > LARGEST_WINDOW:
+        raise ValueError(f"it must be 1 to {LARGEST_WINDOW}")
+    return found
 
 
 def factor(value: Any) -> int:

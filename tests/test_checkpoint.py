@@ -210,7 +210,7 @@ def test_any_header_length_is_a_safetensors_file(length: int, tmp_path: Path) ->
 
 def test_missing_file_and_folder_are_refused(tmp_path: Path) -> None:
     """What is not there, and what is a folder, is said to be so."""
-    assert "expected a checkpoint file" in refusal(tmp_path / "absent.safetensors")
+    assert "cannot read checkpoint" in refusal(tmp_path / "absent.safetensors")
     assert "directory" in refusal(tmp_path)
 
 

@@ -51,7 +51,7 @@ def _hostile(kind: str) -> Callable[[Path], object]:
 
 
 BAD_CHECKPOINTS: dict[str, tuple[Callable[[Path], object], str]] = {
-    "missing": (lambda path: None, "expected a checkpoint file"),
+    "missing": (lambda path: None, "cannot read checkpoint"),
     "folder": (lambda path: path.mkdir(), "directory"),
     "empty": (_bytes(b""), "empty"),
     "not a checkpoint": (_bytes(b"GIF89a" + bytes(100)), "not a checkpoint"),

@@ -25,8 +25,9 @@ from paragon_export.families.glyph.layout import (
     is_trained,
     sibling,
 )
+from paragon_export.foreign import brief
 from paragon_export.plan import Switches
-from paragon_export.switches import brief, read_yaml, whole_number, yes_or_no
+from paragon_export.switches import read_yaml, whole_number, yes_or_no
 from paragon_export.variant import Port, Setting, Source, Variant
 
 if TYPE_CHECKING:

@@ -8,6 +8,7 @@ from typing import Any
 
 from paragon_export.errors import PlanError
 from paragon_export.families.glyph.layout import Hyperparameters
+from paragon_export.foreign import brief
 
 INPUT = ("primitive_vocab_size", "embedding_dim", "normalize_embeddings")
 
@@ -69,7 +70,7 @@ def check(entries: Entries, found: Hyperparameters) -> None:
         raise PlanError(_clash("architecture", architecture, "cnn"))
     downsample = entries.get("downsample", found.downsample or "conv")
     if downsample not in ("conv", "none"):
-        raise PlanError(f"{PATHS['downsample']} is {downsample!r}; expected conv or none")
+        raise PlanError(f"{PATHS['downsample']} is {brief(downsample)}; expected conv or none")
     if found.downsample not in (None, downsample):
         raise PlanError(_clash("downsample", downsample, found.downsample))
     numbers: dict[str, int | None] = {
@@ -157,7 +158,7 @@ def _table(value: Any, path: str) -> Mapping[str, Any]:
 
 def _list(value: Any, name: str) -> list[Any]:
     if not isinstance(value, (list, tuple)):
-        raise PlanError(f"{PATHS[name]} is {str(value)[:60]!r}; expected a list of whole numbers")
+        raise PlanError(f"{PATHS[name]} is {brief(value)}; expected a list of whole numbers")
     return list(value)
 
 
@@ -168,7 +169,7 @@ def whole(value: Any, name: str) -> int:
         PlanError: If it is anything else.
     """
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise PlanError(f"{PATHS[name]} is {str(value)[:60]!r}; expected a whole number")
+        raise PlanError(f"{PATHS[name]} is {brief(value)}; expected a whole number")
     return value
 
 
@@ -181,7 +182,7 @@ def number(value: Any, name: str) -> float:
     try:
         return positive(value)
     except (TypeError, ValueError) as error:
-        raise PlanError(f"{PATHS[name]} is {str(value)[:60]!r}: {error}") from error
+        raise PlanError(f"{PATHS[name]} is {brief(value)}: {error}") from error
 
 
 def positive(value: Any) -> float:
@@ -202,8 +203,9 @@ def activation(value: Any) -> str:
 
 
 def _clash(name: str, said: Any, found: Any) -> str:
+    told = said if isinstance(said, str) and len(said) < 60 else brief(said)
     return (
-        f"the config says {PATHS[name]} {str(said)[:100]}, the checkpoint's tensors say {found}; "
+        f"the config says {PATHS[name]} {told}, the checkpoint's tensors say {found}; "
         "give the config it was trained with"
     )
 

@@ -15,8 +15,9 @@ from paragon_export.families.munet.layout import (
     stored_shapes,
 )
 from paragon_export.families.munet.versions import SLOPE, VERSIONS, one_of, versions_of
+from paragon_export.foreign import brief
 from paragon_export.plan import Switches
-from paragon_export.switches import FLAGS, Resolver, brief
+from paragon_export.switches import FLAGS, Resolver
 from paragon_export.variant import Port, Setting, Variant
 
 if TYPE_CHECKING:

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 from paragon_export.checkpoint import Checkpoint
 from paragon_export.errors import CheckpointError, PlanError
 from paragon_export.families.paragonsr2.layout import Shapes, check_layout
+from paragon_export.foreign import brief
 from paragon_export.plan import Switches
-from paragon_export.switches import RARER, brief
+from paragon_export.switches import RARER
 from paragon_export.variant import Setting
 
 if TYPE_CHECKING:

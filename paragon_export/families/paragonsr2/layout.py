@@ -12,6 +12,8 @@ from paragon_export.plan import Switches
 
 Shapes = Mapping[str, tuple[int, ...]]
 
+LARGEST_SCALE = 16
+
 NOT_FLOATING = ("relative_position_index", "tracked_initialized")
 """Tensors that hold whole numbers or a flag, by the last part of their name."""
 
@@ -39,9 +41,17 @@ def counted(shapes: Shapes, pattern: re.Pattern[str]) -> tuple[int, int]:
     """Return how many groups and blocks there are.
 
     Counted, not the largest index: a stray name must not conjure up a billion blocks.
+
+    Raises:
+        CheckpointError: If there cannot be as many, because each has tensors of its own.
     """
     indices = [match for name in shapes if (match := pattern.match(name))]
-    return len({m["group"] for m in indices}), len({m["block"] for m in indices})
+    groups, blocks = (len({m[what] for m in indices}) for what in ("group", "block"))
+    if groups * blocks > len(shapes):
+        raise CheckpointError(
+            f"{groups} groups of {blocks} blocks are named and there are {len(shapes)} tensors"
+        )
+    return groups, blocks
 
 
 def square_root(shapes: Shapes, name: str, features: int) -> int:
@@ -56,6 +66,8 @@ def square_root(shapes: Shapes, name: str, features: int) -> int:
         raise CheckpointError(
             f"{name} has {rows} rows: not a square number of times the {features} features"
         )
+    if scale > LARGEST_SCALE:
+        raise CheckpointError(f"{name} has {rows} rows, for a scale of {scale}; served is up to 16")
     return scale
 
 

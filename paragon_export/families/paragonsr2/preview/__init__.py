@@ -25,7 +25,7 @@ from paragon_export.families.paragonsr2.preview.layout import (
     variant_of,
 )
 from paragon_export.plan import Switches
-from paragon_export.switches import Resolver, finite_number, whole_number
+from paragon_export.switches import Resolver, finite_number, window_side
 from paragon_export.variant import Setting, Variant
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def describe(checkpoint: Checkpoint, found: Generation, switches: Switches) -> V
             f"default {ALPHAS[name]} whatever it said (--upsampler-alpha overrides)"
         )
         alpha = Setting(ALPHAS[name], "default")
-    window = resolver.settle("window_size", WINDOW, whole_number)
+    window = resolver.settle("window_size", WINDOW, window_side)
     traits = TRAITS[found.name]
     hp = infer(shapes, traits, window=window.value, upsampler_alpha=alpha.value)
     settings = {"upsampler_alpha": alpha}

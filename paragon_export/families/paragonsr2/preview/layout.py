@@ -7,7 +7,13 @@ import re
 from dataclasses import dataclass
 
 from paragon_export.errors import CheckpointError
-from paragon_export.families.paragonsr2.layout import Shapes, counted, dims, square_root
+from paragon_export.families.paragonsr2.layout import (
+    LARGEST_SCALE,
+    Shapes,
+    counted,
+    dims,
+    square_root,
+)
 
 HEADS = 4
 """Fixed in the published code."""
@@ -108,6 +114,8 @@ def infer(
     table = BLOCK + "attn.relative_position_bias_table"
     if table in shapes:
         window = (math.isqrt(dims(shapes, table, 2)[0]) + 1) // 2
+        if window > WINDOW:
+            raise CheckpointError(f"{table} is of windows of {window} pixels; served are {WINDOW}")
     band = BLOCK + "context.dwconv_w.weight"
     gate, analyzer = BLOCK + "gate.1.weight", "content_processor.analyzer.0.weight"
     return Hyperparameters(
@@ -137,4 +145,6 @@ def _scale(shapes: Shapes, features: int) -> tuple[int, bool]:
         return square_root(shapes, single, features), False
     stages = sum(name.startswith("detail_upsampler.stages.") and name.endswith("up_conv.weight")
                  for name in shapes)  # fmt: skip
+    if 2 ** min(stages, LARGEST_SCALE) > LARGEST_SCALE:
+        raise CheckpointError(f"{stages} stages of doubling; served are 4 at most")
     return 2**stages, True

@@ -20,13 +20,13 @@ from paragon_export.families.paragonsr2.release.layout import (
     has_attention,
     infer,
 )
+from paragon_export.foreign import brief
 from paragon_export.plan import Switches
 from paragon_export.switches import (
     Resolver,
     attention_mode,
-    brief,
     finite_number,
-    whole_number,
+    window_side,
     yes_or_no,
 )
 from paragon_export.variant import Setting, Variant
@@ -110,7 +110,7 @@ def _settle(
     if settings["export_safe"].source == "flag" and settings["export_safe"].value and not attends:
         notes.append("export_safe has no effect: the checkpoint holds no attention")
     mode = resolver.settle("attention_mode", "sdpa", attention_mode)
-    window = resolver.settle("window_size", WINDOW_SIZE, whole_number)
+    window = resolver.settle("window_size", WINDOW_SIZE, window_side)
     if defaults.attention:
         settings["attention_mode"] = _settle_attention(resolver, mode, attends, notes)
         settings["window_size"] = window
