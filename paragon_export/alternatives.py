@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from paragon_export.checkpoint import Checkpoint
+from paragon_export.checkpoint import Checkpoint, load_checkpoint
 from paragon_export.errors import ParagonExportError
-from paragon_export.families import family_named
+from paragon_export.families import family_named, family_of
 from paragon_export.plan import Switches
 from paragon_export.reference import TorchReference, build_reference
 from paragon_export.symptoms import Symptom
@@ -55,7 +55,7 @@ def alternatives(
     switches: Switches,
     reference: TorchReference,
 ) -> Iterator[Alternative]:
-    """Yield the networks of other switches, then those with an operator mistaken."""
+    """Yield networks of other switches, of other weights, and with an operator mistaken."""
     video = len(reference.inputs) > 1
     for name, setting in variant.switches.items():
         start = setting.value if name == LINEAR else None
@@ -71,8 +71,25 @@ def alternatives(
                 continue  # the network has no such value
             told = Symptom("another switch", name if start is not None else f"{name} {value}")
             yield Alternative(told, built, None if start is None else (start, value))
+    yield from _other_weights(checkpoint, switches, video)
     for symptom, mistake in MISTAKES.items():
         yield Alternative(symptom, replace(reference, module=_Mistaken(reference.module, mistake)))
+
+
+def _other_weights(
+    checkpoint: Checkpoint, switches: Switches, video: bool
+) -> Iterator[Alternative]:
+    """Yield the network of the other weights in the file: averaged ones beside the last ones."""
+    if not checkpoint.container:
+        return
+    try:
+        other = load_checkpoint(checkpoint.path, leave_out=checkpoint.container)
+        variant = family_of(other).describe(other, switches)
+        built = build_reference(other, variant, video=video)
+    except ParagonExportError:
+        return  # there are no others
+    told = f"{other.container} in place of {checkpoint.container}"
+    yield Alternative(Symptom("other weights", told), built)
 
 
 # --- operators that are taken for others -------------------------------------------------------

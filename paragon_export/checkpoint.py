@@ -74,14 +74,16 @@ class Checkpoint:
     beside: Mapping[str, Any] = field(default_factory=dict)
     """What a pickle's containers said beside the tensors, of the entries ``BESIDE``: plain
     values as the trainer wrote them, unchecked. Empty for other formats."""
+    container: str = ""
+    """Of ``CONTAINERS``, the one that the tensors lay in; empty where they lay bare."""
 
 
-def load_checkpoint(path: Path) -> Checkpoint:
+def load_checkpoint(path: Path, leave_out: str = "") -> Checkpoint:
     """Read a ``.safetensors``, ``.pth`` or ``.pt`` file; the content decides, not the name.
 
     Containers are removed, and the prefixes ``module.`` and ``_orig_mod.``, and ``model.`` and
     ``net.`` where every tensor has them. Pickles are read with ``weights_only=True`` and so run
-    no code.
+    no code. ``leave_out`` names a container whose weights are not wanted.
 
     Raises:
         CheckpointError: If the file is missing, is no checkpoint, is cut short, asks to run
@@ -93,11 +95,12 @@ def load_checkpoint(path: Path) -> Checkpoint:
         raise CheckpointError(f"{path} is empty: expected a checkpoint")
     metadata: dict[str, str] = {}
     beside: dict[str, Any] = {}
+    container = ""
     pickled = data[:2] == b"PK" or data[:1] == b"\x80"
     if data[8:9] == b"{" and (not pickled or _header_fits(data)):
         tensors, metadata = _from_safetensors(path, data)
     elif pickled:
-        tensors, beside = _from_pickle(path, data)
+        tensors, beside, container = _from_pickle(path, data, leave_out)
     else:
         raise CheckpointError(
             f"{path} is not a checkpoint: expected .safetensors, .pth or .pt, "
@@ -111,6 +114,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
         tensors=tensors,
         metadata=metadata,
         beside=beside,
+        container=container,
     )
 
 
@@ -182,7 +186,9 @@ def _widen(array: np.ndarray) -> np.ndarray:
     return array.astype(np.float32, copy=False) if array.dtype.kind == "f" else array
 
 
-def _from_pickle(path: Path, data: bytes) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+def _from_pickle(
+    path: Path, data: bytes, leave_out: str
+) -> tuple[dict[str, np.ndarray], dict[str, Any], str]:
     import torch
 
     try:
@@ -202,9 +208,10 @@ def _from_pickle(path: Path, data: bytes) -> tuple[dict[str, np.ndarray], dict[s
             f"{path} is not a whole PyTorch checkpoint ({_reason(error)}); download or save it again"
         ) from error
     beside: dict[str, Any] = {}
-    state = _unwrap(path, loaded, beside)
+    state, container = _unwrap(path, loaded, beside, leave_out)
     _check_sizes(path, [(name, tuple(tensor.shape)) for name, tensor in state.items()])
-    return {name: _widen_torch(path, name, tensor) for name, tensor in state.items()}, beside
+    tensors = {name: _widen_torch(path, name, tensor) for name, tensor in state.items()}
+    return tensors, beside, container
 
 
 def _reason(error: Exception) -> str:
@@ -214,18 +221,21 @@ def _reason(error: Exception) -> str:
     return (telling or lines or [type(error).__name__])[0][:200]
 
 
-def _unwrap(path: Path, loaded: Any, beside: dict[str, Any], depth: int = 0) -> dict[str, Any]:
-    """Return the tensors by name; what containers hold beside them is put into ``beside``."""
+def _unwrap(
+    path: Path, loaded: Any, beside: dict[str, Any], leave_out: str, within: tuple[str, ...] = ()
+) -> tuple[dict[str, Any], str]:
+    """Return the tensors by name, and their container; what lies beside is put into ``beside``."""
     import torch
 
-    if isinstance(loaded, Mapping) and depth < DEEPEST_CONTAINER:
+    if isinstance(loaded, Mapping) and len(within) < DEEPEST_CONTAINER:
         for container in CONTAINERS:
-            if isinstance(loaded.get(container), Mapping):
+            if container != leave_out and isinstance(loaded.get(container), Mapping):
                 beside |= {name: loaded[name] for name in BESIDE if name in loaded}
-                return _unwrap(path, loaded[container], beside, depth + 1)
+                deeper = (*within, container)
+                return _unwrap(path, loaded[container], beside, leave_out, deeper)
         tensors = {k: v for k, v in loaded.items() if isinstance(v, torch.Tensor)}
         if tensors and len(tensors) == len(loaded) and all(isinstance(k, str) for k in tensors):
-            return tensors
+            return tensors, within[-1] if within else ""
     raise CheckpointError(
         f"{path} holds no state dict: expected tensors by name, bare or under "
         f"{', '.join(CONTAINERS)}; found {_outline(loaded)}"

@@ -18,13 +18,14 @@ from onnx import compose, parser
 from torch import Tensor, nn
 
 from paragon_export.assets import CHECKPOINT
-from paragon_export.checkpoint import Checkpoint
+from paragon_export.checkpoint import Checkpoint, load_checkpoint
+from paragon_export.families import family_of
 from paragon_export.plan import Precision, Size, Switches
 from paragon_export.precision import to_precision
 from paragon_export.reference import TorchReference, build_reference, describe
 from paragon_export.trace import trace
 from paragon_export.variant import Variant
-from tests.tiny import tiny_checkpoint
+from tests.tiny import tiny_checkpoint, tiny_hyperparameters, tiny_tensors
 
 OPSET = 20
 
@@ -234,6 +235,32 @@ def baked_size(case: Case) -> ir.Model:
     ):
         value.shape = ir.Shape(port.dims)
     return model
+
+
+def last_weights(case: Case) -> ir.Model:
+    """The weights of the last step in place of the averaged ones, from the same file."""
+    last = load_checkpoint(case.checkpoint.path, leave_out="params_ema")
+    variant = family_of(last).describe(last, Switches(flags={"upsampler_alpha": 0.0}))
+    reference = build_reference(last, variant)
+    return trace(reference.module, reference.inputs, reference.outputs, OPSET)
+
+
+def both_weights(path: Path) -> Path:
+    """Write a training checkpoint with averaged weights beside the last ones."""
+    averaged = tiny_tensors(tiny_hyperparameters("realtime"))
+    rng = np.random.default_rng(1)
+    last = {
+        name: array if name.startswith("base.") else array + 1e-3 * rng.standard_normal(array.shape)
+        for name, array in averaged.items()
+    }
+    torch.save(
+        {
+            container: {name: torch.tensor(array, dtype=torch.float32) for name, array in w.items()}
+            for container, w in (("params", last), ("params_ema", averaged))
+        },
+        path,
+    )
+    return path
 
 
 # --- operators before and behind ---------------------------------------------------------------
@@ -449,6 +476,7 @@ SUITE = [
     Sabotage("rows and columns of a shuffle swapped", "pixel order", turned_shuffle),
     Sabotage("nearest in place of a shuffle", "nearest", behind(NEAREST)),
     Sabotage("another upsampler_alpha", "another switch", another(upsampler_alpha=0.35)),
+    Sabotage("weights before averaging", "other weights", last_weights, "both weights"),
     Sabotage("padding mode changed", "border", edges_repeated),
     Sabotage("ring of one pixel wrong", "border", behind(RING)),
     Sabotage("RGB taken for BGR", "colours swapped", before(reverse(1, "input", "x"))),
@@ -494,6 +522,7 @@ def subjects(folder: Path) -> dict[str, Case]:
         "realtime": case_of(CHECKPOINT, upsampler_alpha=0.0),
         "photo": case_of(photo, upsampler_alpha=0.3),
         "four times": case_of(large, upsampler_alpha=0.0),
+        "both weights": case_of(both_weights(folder / "both.pth"), upsampler_alpha=0.0),
         "video": case_of(CHECKPOINT, video=True, upsampler_alpha=0.0),
     }
 
