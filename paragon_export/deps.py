@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import importlib
+import sys
 from types import ModuleType
 
 from paragon_export.errors import MissingDependencyError
 
+UNWANTED = ("openvino_telemetry",)
+"""Packages that tell their makers who imports them; those that would import them do without."""
+
 
 def require(module: str, extra: str) -> ModuleType:
-    """Import ``module``.
+    """Import ``module``, and keep it from importing what is ``UNWANTED``.
 
     Raises:
         MissingDependencyError: Naming the extra of this package that installs it.
     """
+    for name in UNWANTED:
+        sys.modules.setdefault(name, None)  # type: ignore[arg-type]  # importing it then fails
     try:
         return importlib.import_module(module)
     except ImportError as error:

@@ -70,6 +70,22 @@ def test_no_command_reaches_for_the_network(tiny_realtime: Path, tmp_path: Path)
     assert (tmp_path / "a.engine").exists()
 
 
+def test_no_library_keeps_notes_to_send_home(
+    tiny_realtime: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What lies in the home folder after an export and a judgement is what this tool put there."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    files = tmp_path / "files"
+    files.mkdir()
+    command = ["onnx", str(tiny_realtime), "-o", "a.onnx"]
+    assert watched(COMMANDS, json.dumps([command]), cwd=files) == []
+    judge = ["parity", str(tiny_realtime), "a.onnx", "--backend", "openvino", "--sizes", "9x9"]
+    assert watched(COMMANDS, json.dumps([judge]), cwd=files) == []
+    left = [path.relative_to(tmp_path) for path in tmp_path.rglob("*") if path.is_file()]
+    assert {path.parts[:2] for path in left} == {("files", "a.onnx"), (".cache", "paragon-export")}
+
+
 @pytest.mark.parametrize(
     "attempt",
     [
