@@ -2,7 +2,7 @@
 
 ::
 
-    python benchmarks/fuzz.py                      # 10,000 cases, about 20 minutes on one core
+    python benchmarks/fuzz.py                      # 10,000 cases, about 20 minutes on a busy core
     python benchmarks/fuzz.py --cases 500 --seed 7
     python benchmarks/fuzz.py --only "onnx fields"       # one kind again, as many cases
     python benchmarks/fuzz.py --only "onnx fields:123"   # one case again, its files kept
@@ -831,7 +831,7 @@ def main(
     wanted = {name: shares(cases)[name]} if only else shares(cases)
     found = fuzz(wanted, seed, int(number) if number else None)
     rows = [row_of(name, outcomes) for name, outcomes in found.items()]
-    if not number:
+    if not number:  # one case alone is no result
         save(rows)
     raise typer.Exit(int(any(row["violations"] for row in rows)))
 
