@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import sys
+from collections.abc import Callable
+from functools import wraps
+from inspect import signature
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -83,6 +87,52 @@ Video = Annotated[
 ]
 
 
+def switches_of(
+    config: Config = None,
+    attention_mode: AttentionMode = None,
+    export_safe: ExportSafe = None,
+    upsampler_alpha: UpsamplerAlpha = None,
+    window_size: WindowSize = None,
+    scale: Scale = None,
+    more: More = None,
+) -> Switches:
+    """Collect what is said of a network on the command line.
+
+    Raises:
+        PlanError: If a switch is given twice or is none.
+    """
+    told = {
+        "attention_mode": attention_mode,
+        "export_safe": export_safe,
+        "upsampler_alpha": upsampler_alpha,
+        "window_size": window_size,
+        "scale": scale,
+    }
+    given = {name: value for name, value in told.items() if value is not None}
+    for text in more or ():
+        name, value = parse_switch(text)
+        if name in given:
+            raise PlanError(f"{name} is given twice; give it once")
+        given[name] = value
+    return Switches(flags=given, config=config)
+
+
+def takes_switches(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options of ``switches_of`` in the place of its parameter ``switches``."""
+    options = signature(switches_of, eval_str=True).parameters
+    own = signature(command, eval_str=True)
+
+    @wraps(command)
+    def called(**given: Any) -> None:
+        told = {name: given.pop(name) for name in options}
+        command(**given, switches=switches_of(**told))
+
+    shown = (options.values() if p.name == "switches" else [p] for p in own.parameters.values())
+    flat = [p.replace(kind=p.KEYWORD_ONLY) for p in itertools.chain.from_iterable(shown)]
+    called.__signature__ = own.replace(parameters=flat)  # type: ignore[attr-defined]
+    return called
+
+
 @app.callback()
 def settings(context: typer.Context) -> None:
     """From a trained super-resolution checkpoint to verified ONNX models and TensorRT engines."""
@@ -93,15 +143,11 @@ def settings(context: typer.Context) -> None:
 
 
 @app.command()
+@takes_switches
 def inspect(
     checkpoint: CheckpointFile,
-    config: Config = None,
-    attention_mode: AttentionMode = None,
-    export_safe: ExportSafe = None,
-    upsampler_alpha: UpsamplerAlpha = None,
-    window_size: WindowSize = None,
-    scale: Scale = None,
-    more: More = None,
+    *,
+    switches: Switches,
     probe: Annotated[
         bool,
         typer.Option("--probe", help="Try values of what weights cannot tell on a photograph."),
@@ -112,15 +158,6 @@ def inspect(
     from paragon_export import console
     from paragon_export.reference import describe
 
-    switches = _switches(
-        config,
-        more,
-        attention_mode=attention_mode,
-        export_safe=export_safe,
-        upsampler_alpha=upsampler_alpha,
-        window_size=window_size,
-        scale=scale,
-    )
     loaded, variant = describe(checkpoint, switches)
     fits = None
     if probe:
@@ -131,6 +168,7 @@ def inspect(
 
 
 @app.command()
+@takes_switches
 def onnx(
     checkpoint: CheckpointFile,
     output: Output = None,
@@ -167,13 +205,8 @@ def onnx(
     accept_loss: Annotated[
         bool, typer.Option("--accept-loss", help="Write an INT8 picture network whatever it loses.")
     ] = False,
-    config: Config = None,
-    attention_mode: AttentionMode = None,
-    export_safe: ExportSafe = None,
-    upsampler_alpha: UpsamplerAlpha = None,
-    window_size: WindowSize = None,
-    scale: Scale = None,
-    more: More = None,
+    *,
+    switches: Switches,
     json: Json = False,
 ) -> None:
     """Export a checkpoint to one verified ONNX file; a file that fails is not written."""
@@ -192,15 +225,7 @@ def onnx(
     plan = ExportPlan(
         checkpoint=checkpoint,
         output=output or Path(f"{name}.onnx"),
-        switches=_switches(
-            config,
-            more,
-            attention_mode=attention_mode,
-            export_safe=export_safe,
-            upsampler_alpha=upsampler_alpha,
-            window_size=window_size,
-            scale=scale,
-        ),
+        switches=switches,
         precision=precision,
         io=io,
         static=Size.parse(static) if static else None,
@@ -211,7 +236,7 @@ def onnx(
         error_shares=audit is not None,
     )
     if audit:
-        _check_report(audit, plan, config)
+        _check_report(audit, plan)
     if int8:
         from paragon_export.int8 import Calibration, export_int8
 
@@ -230,19 +255,15 @@ def onnx(
 
 
 @app.command(name="audit")
+@takes_switches
 def audit_ranges(
     source: Annotated[Path, typer.Argument(help="Checkpoint or float32 ONNX file.")],
     bf16: Annotated[bool, typer.Option("--bf16", help="Of bfloat16, not float16.")] = False,
     video: Video = False,
     rewrite: Rewrite = True,
     images: Images = None,
-    config: Config = None,
-    attention_mode: AttentionMode = None,
-    export_safe: ExportSafe = None,
-    upsampler_alpha: UpsamplerAlpha = None,
-    window_size: WindowSize = None,
-    scale: Scale = None,
-    more: More = None,
+    *,
+    switches: Switches,
     json: Json = False,
 ) -> None:
     """Say how every tensor fits into half precision. Exit code 1 if float32 islands cannot help."""
@@ -252,15 +273,7 @@ def audit_ranges(
     plan = ExportPlan(
         checkpoint=source,
         output=Path("unwritten.onnx"),
-        switches=_switches(
-            config,
-            more,
-            attention_mode=attention_mode,
-            export_safe=export_safe,
-            upsampler_alpha=upsampler_alpha,
-            window_size=window_size,
-            scale=scale,
-        ),
+        switches=switches,
         precision=Precision.BF16 if bf16 else Precision.FP16,
         video=video,
         rewrite=rewrite,
@@ -271,6 +284,7 @@ def audit_ranges(
 
 
 @app.command()
+@takes_switches
 def trt(
     source: Annotated[Path, typer.Argument(help="Checkpoint or ONNX file.")],
     output: Output = None,
@@ -294,13 +308,8 @@ def trt(
     ] = None,
     video: Video = False,
     rewrite: Rewrite = True,
-    config: Config = None,
-    attention_mode: AttentionMode = None,
-    export_safe: ExportSafe = None,
-    upsampler_alpha: UpsamplerAlpha = None,
-    window_size: WindowSize = None,
-    scale: Scale = None,
-    more: More = None,
+    *,
+    switches: Switches,
     json: Json = False,
 ) -> None:
     """Build a TensorRT engine with a manifest, or reuse the one there if all of it matches."""
@@ -314,15 +323,7 @@ def trt(
         source=source,
         output=output or Path("_".join(parts) + ".engine"),
         checkpoint=checkpoint,
-        switches=_switches(
-            config,
-            more,
-            attention_mode=attention_mode,
-            export_safe=export_safe,
-            upsampler_alpha=upsampler_alpha,
-            window_size=window_size,
-            scale=scale,
-        ),
+        switches=switches,
         precision=precision,
         backend=backend,
         targets=targets,
@@ -336,6 +337,7 @@ def trt(
 
 
 @app.command()
+@takes_switches
 def parity(
     reference: Annotated[
         Path, typer.Argument(help="Checkpoint; or one ONNX file or engine, which names its own.")
@@ -351,13 +353,8 @@ def parity(
         bool,
         typer.Option("--other-checkpoint", help="Also judge what was made from another one."),
     ] = False,
-    config: Config = None,
-    attention_mode: AttentionMode = None,
-    export_safe: ExportSafe = None,
-    upsampler_alpha: UpsamplerAlpha = None,
-    window_size: WindowSize = None,
-    scale: Scale = None,
-    more: More = None,
+    *,
+    switches: Switches,
     json: Json = False,
 ) -> None:
     """Judge artifacts against the PyTorch network in float64. Exit code 1 if any fails."""
@@ -370,17 +367,8 @@ def parity(
     if not candidates and not _is_artifact(reference):
         raise typer.BadParameter("give the ONNX files and engines to judge against it")
     if junit:
-        check_writable(junit, reference, *files, config)
+        check_writable(junit, reference, *files, switches.config)
     wanted = [Size.parse(size) for size in sizes.split(",")] if sizes is not None else []
-    switches = _switches(
-        config,
-        more,
-        attention_mode=attention_mode,
-        export_safe=export_safe,
-        upsampler_alpha=upsampler_alpha,
-        window_size=window_size,
-        scale=scale,
-    )
     how = (wanted, images, _backends(backend))
     if candidates:
         report, variant = judge_files(
@@ -395,6 +383,7 @@ def parity(
 
 
 @app.command()
+@takes_switches
 def bench(
     artifacts: Annotated[list[Path], typer.Argument(help="Checkpoints, ONNX files, engines.")],
     size: Annotated[
@@ -407,13 +396,8 @@ def bench(
     report: Annotated[
         Path | None, typer.Option(help="Markdown file to write, and JSON beside it.")
     ] = None,
-    config: Config = None,
-    attention_mode: AttentionMode = None,
-    export_safe: ExportSafe = None,
-    upsampler_alpha: UpsamplerAlpha = None,
-    window_size: WindowSize = None,
-    scale: Scale = None,
-    more: More = None,
+    *,
+    switches: Switches,
     json: Json = False,
 ) -> None:
     """Measure frames per second of every backend, interleaved in one run."""
@@ -425,17 +409,8 @@ def bench(
         check_suffix(report, (".md",))
     files = [report, report.with_suffix(".json")] if report else []
     for file in files:
-        check_writable(file, *artifacts, config)
+        check_writable(file, *artifacts, switches.config)
     sizes = [Size.parse(text) for text in size or ()]
-    switches = _switches(
-        config,
-        more,
-        attention_mode=attention_mode,
-        export_safe=export_safe,
-        upsampler_alpha=upsampler_alpha,
-        window_size=window_size,
-        scale=scale,
-    )
     result = measure(artifacts, sizes, switches, batch or (), _backends(backend))
     if files:
         texts = (console.bench_markdown(result), to_json(result.to_json()))
@@ -466,7 +441,9 @@ def glyphs(
     from paragon_export.glyphs import name_glyphs, open_chain, read_raster
 
     pictures = np.stack([read_raster(path) for path in rasters])
-    chain = open_chain((phase_1, phase_2), _switches(config, more), label_map, backend)
+    chain = open_chain(
+        (phase_1, phase_2), switches_of(config=config, more=more), label_map, backend
+    )
     grids, named = name_glyphs(chain, pictures, top)
     document = console.glyphs(rasters, grids, named, backend.value, chain.notes)
     console.show(json, document, console.glyphs_table)
@@ -482,25 +459,15 @@ def demo(
     _exit_on_failure(run(output))
 
 
-def _check_report(audit: Path, plan: ExportPlan, config: Path | None) -> None:
+def _check_report(audit: Path, plan: ExportPlan) -> None:
     """Refuse an audit that would not be made, or would take the place of another file."""
     from paragon_export.artifact import check_writable
 
     if not plan.precision.is_half:
         raise PlanError("--audit is about half precision; give --fp16 or --bf16 as well")
-    check_writable(audit, plan.checkpoint, config)
+    check_writable(audit, plan.checkpoint, plan.switches.config)
     if audit.resolve() == plan.output.resolve():
         raise PlanError(f"--audit {audit} is the file to export to; choose another")
-
-
-def _switches(config: Path | None, more: list[str] | None, **flags: Any) -> Switches:
-    given = {name: value for name, value in flags.items() if value is not None}
-    for text in more or ():
-        name, value = parse_switch(text)
-        if name in given:
-            raise PlanError(f"{name} is given twice; give it once")
-        given[name] = value
-    return Switches(flags=given, config=config)
 
 
 def _precision(fp16: bool, bf16: bool) -> Precision:
