@@ -270,31 +270,32 @@ MAP = "float[batch,channels,height,width]"
 
 def behind(body: str) -> Break:
     """Put operators behind a good graph; ``body`` makes ``output`` of ``y``."""
-    return lambda case: _joined(case.model, body, "y", "output")
+    return lambda case: joined(case.model, body, "y", "output")
 
 
 def before(body: str) -> Break:
     """Put operators before a good graph; ``body`` makes ``x`` of ``input``."""
-    return lambda case: _joined(case.model, body, "input", "x")
+    return lambda case: joined(case.model, body, "input", "x")
 
 
-def _joined(model: ir.Model, body: str, given: str, made: str) -> ir.Model:
+def joined(model: ir.Model, body: str, given: str, made: str, kind: str = MAP) -> ir.Model:
+    """Join a piece that makes one value of another to a graph; its seam is the port of its name."""
     good = ir.to_proto(model)
     ports = {port.name: port for port in (*good.graph.input, *good.graph.output)}
     (opset,) = good.opset_import
     piece = parser.parse_model(
         f'<ir_version: {good.ir_version}, opset_import: ["" : {opset.version}]>'
-        f"piece ({MAP} {given}) => ({MAP} {made}) {{ {body} }}"
+        f"piece ({kind} {given}) => ({kind} {made}) {{ {body} }}"
     )
     (seam,) = {"input", "output"} & {given, made}
     inner = _renamed(good, seam, "seam")
     if seam == "input":
-        joined = compose.merge_models(piece, inner, io_map=[(made, "seam")])
+        whole_model = compose.merge_models(piece, inner, io_map=[(made, "seam")])
     else:
-        joined = compose.merge_models(inner, piece, io_map=[("seam", given)])
-    for port in (*joined.graph.input, *joined.graph.output):
+        whole_model = compose.merge_models(inner, piece, io_map=[("seam", given)])
+    for port in (*whole_model.graph.input, *whole_model.graph.output):
         port.CopyFrom(ports[port.name])
-    return ir.from_proto(joined)
+    return ir.from_proto(whole_model)
 
 
 def _renamed(model: onnx.ModelProto, old: str, new: str) -> onnx.ModelProto:

@@ -14,7 +14,21 @@ from paragon_export.judge import judge
 from paragon_export.plan import Precision, Switches
 from paragon_export.report import ParityReport, junit
 from tests.conftest import RunHere
-from tests.sabotage import SUITE, Case, Sabotage, subjects, written
+from tests.glyph import small_checkpoint
+from tests.sabotage import (
+    SUITE,
+    Break,
+    Case,
+    Sabotage,
+    another,
+    case_of,
+    joined,
+    real,
+    reverse,
+    subjects,
+    weight,
+    written,
+)
 
 
 @pytest.fixture(scope="module")
@@ -22,12 +36,18 @@ def cases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Case]:
     return subjects(tmp_path_factory.mktemp("subjects"))
 
 
+def _on_logits(body: str) -> Break:
+    return lambda case: joined(case.model, body, "y", "output", "float[batch,classes]")
+
+
 def verdict(case: Case, *files: Path) -> ParityReport:
     """Judge files as the parity command does."""
 
     @cache
     def instead() -> tuple[Alternative, ...]:
-        given = Switches(flags={"upsampler_alpha": case.variant.switches["upsampler_alpha"].value})
+        told = case.variant.switches
+        alpha = {name: told[name].value for name in ("upsampler_alpha",) if name in told}
+        given = Switches(flags=alpha)
         return tuple(alternatives(case.checkpoint, case.variant, given, case.reference))
 
     return judge(case.reference, case.variant, files, instead=instead)
@@ -85,6 +105,26 @@ def test_the_report_says_what_it_looks_like(
     assert "looks like: grey" in junit(verdict(case, *files))
 
 
+GLYPH_BREAKS: dict[str, tuple[Break, str]] = {
+    "another activation": (another(activation="relu"), "another switch"),
+    "not normalised": (another(normalize_embeddings=True), "another switch"),
+    "biased": (_on_logits(real(b=0.5) + "output = Add(y, b)"), "offset"),
+    "cooler": (_on_logits(real(t=0.5) + "output = Mul(y, t)"), "scaled"),
+    "batch reversed": (_on_logits(reverse(0, "y", "output")), "batch mixed up"),
+    "all zero": (_on_logits(real(no=0) + "output = Mul(y, no)"), "all zero"),
+    "NaN": (_on_logits("nothing = Sub(y, y) output = Div(nothing, nothing)"), "NaN"),
+}
+
+
+@pytest.mark.parametrize(("make", "name"), GLYPH_BREAKS.values(), ids=GLYPH_BREAKS.keys())
+def test_logits_are_named_too(make: Break, name: str, tmp_path: Path) -> None:
+    case = case_of(small_checkpoint(tmp_path / "phase2.pt"))
+    wrong = Sabotage(name, name, make)
+    report = verdict(case, written(wrong, case, tmp_path / "wrong.onnx"))
+    assert not report.passed
+    assert [finding.symptom for finding in report.findings] == [name]
+
+
 def test_names_do_not_depend_on_luck(cases: dict[str, Case], tmp_path: Path) -> None:
     """An error that nothing explains is not given the name of something."""
     case = cases["realtime"]
@@ -93,8 +133,6 @@ def test_names_do_not_depend_on_luck(cases: dict[str, Case], tmp_path: Path) -> 
 
         def scramble(w: np.ndarray, rng: np.random.Generator = rng) -> np.ndarray:
             return w + 0.1 * w.std() * rng.standard_normal(w.shape)
-
-        from tests.sabotage import weight
 
         wrong = Sabotage("scrambled", "error everywhere", weight("conv_mid.weight", scramble))
         report = verdict(case, written(wrong, case, tmp_path / "wrong.onnx"))
