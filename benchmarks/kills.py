@@ -308,6 +308,8 @@ def main(
     cold: Annotated[int, typer.Option(help="Kills of runs that import all they need.")] = 10,
     seed: int = 0,
 ) -> None:
+    # A shell that starts this in the background tells it, and so its runs, to ignore Ctrl-C.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     rng = random.Random(seed)
     rows: list[dict[str, Any]] = []
     with TemporaryDirectory() as name:

@@ -15,6 +15,7 @@ from paragon_export.artifact import sha256_of
 from paragon_export.candidates import Opened, is_engine, open_candidate, open_onnx
 from paragon_export.diagnose import Subject, diagnose
 from paragon_export.errors import PlanError
+from paragon_export.foreign import brief
 from paragon_export.glyph_probes import glyph_probes
 from paragon_export.manifest import read
 from paragon_export.onnx_file import (
@@ -261,7 +262,7 @@ def rejudge(
     checkpoint = _checkpoint_named(file, str(name), told)
     if checkpoint is None:
         raise PlanError(
-            f"{file} was made from {name} with SHA-256 {told}, which is neither beside it nor in "
+            f"{file} was made from {brief(name)} with SHA-256 {brief(told)}, neither beside it nor in "
             "the working folder; give the checkpoint before the file"
         )
     recorded = _with_recorded(switches, facts)

@@ -129,6 +129,11 @@ def test_without_the_journal_a_mixture_would_be_seen(
 # --- leftovers -----------------------------------------------------------------------------
 
 
+def _listen_to_interrupts() -> None:
+    """A shell that starts something in the background tells it to ignore them."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @contextmanager
 def another_process(code: str, *args: str | Path) -> Iterator[subprocess.Popen[str]]:
     """Run Python code until it prints a line; kill it in the end."""
@@ -138,6 +143,7 @@ def another_process(code: str, *args: str | Path) -> Iterator[subprocess.Popen[s
         stderr=subprocess.PIPE,
         text=True,
         env=shell_environment(),
+        preexec_fn=_listen_to_interrupts,
     )
     try:
         assert process.stdout is not None

@@ -358,7 +358,9 @@ def test_export_parity_and_both_backends(
     names = {row["candidate"] for row in json.loads(done.stdout)["rows"]}
     assert names == {"small.onnx", "small.onnx in OpenVINO"}
     other = small_checkpoint(tmp_path / "other.pt", salt="other")
-    assert run_here("parity", other, "small.onnx", "--backend", "openvino").code == 1
+    judge_it = ("parity", other, "small.onnx", "--backend", "openvino")
+    assert run_here(*judge_it).code == 3
+    assert run_here(*judge_it, "--other-checkpoint").code == 1
     assert run_here("parity", checkpoint, "small.onnx", "--sizes", "9x9").code == 3
 
 
@@ -369,7 +371,7 @@ def test_another_kind_of_network_fails_and_is_no_crash(
     few = small_checkpoint(tmp_path / "few.pt", replace(SMALL, vocabulary=30))
     for path, name in ((few, "few.onnx"), (tiny_realtime, "pictures.onnx")):
         assert run_here("onnx", path, "-o", name).code == 0
-        done = run_here("parity", checkpoint, name, "--json")
+        done = run_here("parity", checkpoint, name, "--other-checkpoint", "--json")
         assert done.code == 1, done.stderr
         report = json.loads(done.stdout)
         assert all(row["failure"].startswith("cannot run") for row in report["rows"])

@@ -500,7 +500,8 @@ def test_metadata_is_words_and_nothing_else(
     onnx.save(model, tmp_path / "m.onnx")
     before = listing(tmp_path)
 
-    done = run_here("parity", tiny_realtime, "m.onnx", *(["--json"] if as_json else []))
+    shown = ["--json"] if as_json else []
+    done = run_here("parity", tiny_realtime, "m.onnx", "--other-checkpoint", *shown)
 
     assert done.code == 0
     assert all(line.isprintable() for line in (done.stderr + done.stdout).split("\n"))
