@@ -330,7 +330,7 @@ def main(
             write("kills", rows, ("writer", "stopped by"))
         case = naive(case)
         rows.append(
-            measure(case, "SIGKILL, any moment", kills, lambda: killed(case, anywhere, rng))
+            measure(case, "SIGKILL, any moment", kills, partial(killed, wait=anywhere, rng=rng))
         )
     write("kills", rows, ("writer", "stopped by"))
     wrong = ("torn", "next run wrong", "wrong exit code", "words")

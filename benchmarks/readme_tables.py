@@ -1,4 +1,4 @@
-"""Write the README's tables from the result files, so that no figure is typed by hand."""
+"""Write the tables of README and SECURITY from the result files: no figure is typed by hand."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Any
 
 HERE = Path(__file__).parent
 
-README = HERE.parent / "README.md"
+README, SECURITY = HERE.parent / "README.md", HERE.parent / "SECURITY.md"
 
 BLOCK = re.compile(r"(<!-- results: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def render(text: str) -> str:
-    """Return the README with every block between its markers made anew."""
+    """Return a document with every block between its markers made anew."""
     return BLOCK.sub(lambda found: f"{found[1]}{table(found[2])}{found[3]}", text)
 
 
@@ -41,4 +41,5 @@ def cell(value: Any) -> str:
 
 
 if __name__ == "__main__":
-    README.write_text(render(README.read_text(encoding="utf-8")), encoding="utf-8")
+    for document in (README, SECURITY):
+        document.write_text(render(document.read_text(encoding="utf-8")), encoding="utf-8")

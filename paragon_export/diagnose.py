@@ -212,8 +212,8 @@ def _look(subject: Subject, row: ParityRow) -> Symptom:
     )
     symptom = symptom_of(scene)
     if subject.candidate.wide is not None and _is_right_in_float32(subject, row):
-        too_far = symptom.name in ("constant", "all zero") or row.found.max_abs > NEARLY
-        name = "overflow" if too_far else "rounding"
+        too_far = row.found.max_abs > max(NEARLY, row.limit)
+        name = "overflow" if too_far or symptom.name in ("constant", "all zero") else "rounding"
         return Symptom(name, f"right in float32; in half it looks like {symptom}")
     return symptom
 

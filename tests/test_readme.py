@@ -24,6 +24,9 @@ def test_tables_are_those_of_the_result_files() -> None:
     spec.loader.exec_module(tables)
     assert len(tables.BLOCK.findall(README)) >= 3
     assert tables.render(README) == README
+    security = tables.SECURITY.read_text(encoding="utf-8")
+    assert len(tables.BLOCK.findall(security)) == 2
+    assert tables.render(security) == security
     spoiled = README.replace("33.67", "33.76")
     assert tables.render(spoiled) != spoiled
 

@@ -14,8 +14,10 @@ import pytest
 import torch
 
 from paragon_export.errors import TraceError
+from paragon_export.families.paragonsr2.blocks import GroupNorm
 from paragon_export.families.paragonsr2.release.network import ParagonSR2
 from paragon_export.plan import FLOAT32_MARK
+from paragon_export.runners import OnnxRunner
 from paragon_export.simplify import simplify
 from paragon_export.trace import trace
 from paragon_export.variant import Port
@@ -122,3 +124,16 @@ def test_broken_graph_is_refused() -> None:
     with pytest.raises(TraceError, match="onnxsim cannot simplify the graph") as caught:
         simplify(ir.Model(graph, ir_version=10))
     assert "\n" not in str(caught.value)
+
+
+def test_a_mean_of_means_stays_one() -> None:
+    """Made one mean, it is summed at a stretch: ten times the error on a picture of 128 pixels."""
+    norm = GroupNorm(8, affine=False)
+    ports = [[Port(name, ("batch", 8, "height", "width"))] for name in ("input", "output")]
+    traced = trace(norm, *ports, 20)
+    model = simplify(traced)
+    assert sum(node.op_type == "ReduceMean" for node in model.graph) == 6
+    x = np.random.default_rng(0).random((1, 8, 128, 128), dtype=np.float32) + 4
+    found = OnnxRunner(ir.to_proto(model).SerializeToString()).infer({"input": x})["output"]
+    exact = norm(torch.from_numpy(x).double()).numpy()
+    assert np.abs(found - exact).max() < 2e-6

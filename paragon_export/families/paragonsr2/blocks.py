@@ -97,12 +97,21 @@ class GroupNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         wide = widen(x)
-        centred = wide - wide.mean(dim=(1, 2, 3), keepdim=True)
-        variance = centred.square().mean(dim=(1, 2, 3), keepdim=True)
+        centred = wide - _mean(wide)
+        variance = _mean(centred.square())
         y = narrow(centred / torch.sqrt(variance + 1e-5), x)
         if self.affine:
             y = y * self.weight.reshape(1, -1, 1, 1) + self.bias.reshape(1, -1, 1, 1)
         return y
+
+
+def _mean(x: Tensor) -> Tensor:
+    """Return the mean of each picture, (N, 1, 1, 1).
+
+    A mean of means: ONNX Runtime sums one after the other, and the rounding error of a sum over
+    a whole picture grows with the picture.
+    """
+    return x.mean(3, keepdim=True).mean(2, keepdim=True).mean(1, keepdim=True)
 
 
 class Shuffle(nn.Module):
