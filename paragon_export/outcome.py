@@ -32,6 +32,8 @@ class Export:
     """How far dropping trained tensors moves the picture; None where none were dropped."""
     ranges: RangeAudit | None = None
     """What half precision has to hold, of half models."""
+    remarks: tuple[str, ...] = ()
+    """What was done otherwise than asked."""
 
     @property
     def passed(self) -> bool:
@@ -41,7 +43,8 @@ class Export:
     @property
     def notes(self) -> tuple[str, ...]:
         """What the user should be told besides the verdict."""
-        notes = (*self.variant.notes, *(self.ranges.notes if self.ranges else ()))
+        ranges = self.ranges.notes if self.ranges else ()
+        notes = (*self.variant.notes, *self.remarks, *ranges)
         if self.drop_cost is None:
             return notes
         cost = (

@@ -28,9 +28,26 @@ if TYPE_CHECKING:
 def export(plan: ExportPlan) -> Export:
     """Turn a checkpoint into a verified ONNX file.
 
+    Rewriting changes where half precision rounds. Where that costs a network its verdict, it is
+    exported as trained, and that is said.
+
     Raises:
         ParagonExportError: If a stage could not run; nothing is written then.
     """
+    result = _export(plan)
+    if result.passed or not result.fired or not plan.precision.is_half:
+        return result
+    as_trained = _export(replace(plan, rewrite=False))
+    if not as_trained.passed:
+        return result
+    worst = result.parity.worst
+    told = f"error {worst.found.max_abs:.2g} on {worst.picture} {worst.size}" if worst else ""
+    remark = f"exported as trained: rewritten it fails in {plan.precision.value} ({told})"
+    return replace(as_trained, remarks=(remark,))
+
+
+def _export(plan: ExportPlan) -> Export:
+    """Export once, rewritten or as trained."""
     from paragon_export.audit import audit
     from paragon_export.judge import judge
     from paragon_export.onnx_file import describe_in, describe_islands, write_onnx

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,8 +25,10 @@ from paragon_export.layers import (
     TokenAttention,
     WindowAttention,
 )
-from paragon_export.plan import Runtime
-from paragon_export.rewrite import RULES, Rule, rewrite
+from paragon_export.onnx_file import metadata_of, read_onnx
+from paragon_export.pipeline import export
+from paragon_export.plan import ExportPlan, Precision, Runtime
+from paragon_export.rewrite import RULES, Rewritten, Rule, rewrite
 from paragon_export.rewrite.attention import (
     fuse_heads,
     fuse_windows,
@@ -670,3 +673,28 @@ def test_a_wrong_rule_is_seen() -> None:
     x = torch.rand(1, 3, 9, 11, dtype=torch.float64)
     wrong = rewrite(module, rules=(Rule(forget_gains), *RULES)).module.double()(x)
     assert float((wrong - copy.deepcopy(module).double()(x)).abs().max()) > 1e-3
+
+
+# --- where rewriting costs the verdict -----------------------------------------------------------
+
+
+def coarse(network: nn.Module, runtime: Runtime) -> Rewritten:
+    """Rewrite wrongly: all that half precision may err, twice."""
+    wrong = copy.deepcopy(network)
+    with torch.no_grad():
+        wrong.conv_out.bias += 0.01
+    return Rewritten(module=wrong, fired={"coarse": 1})
+
+
+@pytest.mark.parametrize("precision", [Precision.FP16, Precision.FP32])
+def test_half_that_rewriting_spoils_is_exported_as_trained(
+    precision: Precision, tiny_realtime: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And says so; in float32 a rewrite that is not equal is a fault, and fails."""
+    monkeypatch.setattr("paragon_export.rewrite.rewrite", coarse)
+    output = tmp_path / "a.onnx"
+    result = export(ExportPlan(checkpoint=tiny_realtime, output=output, precision=precision))
+    assert result.passed is output.exists() is precision.is_half
+    assert any(note.startswith("exported as trained") for note in result.notes) is result.passed
+    if result.passed:
+        assert metadata_of(read_onnx(output))["rewrites"] == {}
