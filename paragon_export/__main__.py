@@ -1,5 +1,12 @@
 """``python -m paragon_export``, and what the ``paragon-export`` command calls."""
 
+import os
+import signal
+
+if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    # Quiet from the first line on; ``signals.listen`` takes over once it is imported.
+    signal.signal(signal.SIGINT, lambda number, frame: os._exit(128 + number))
+
 from paragon_export import signals, streams
 
 
