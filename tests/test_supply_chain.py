@@ -38,3 +38,11 @@ def test_what_is_not_known_is_said(audit: ModuleType) -> None:
     assert safe
     assert lines[0] == "1 of 2 packages were audited"
     assert "odd" in lines[1]
+
+
+def test_only_a_missing_network_is_no_failure(audit: ModuleType) -> None:
+    assert audit.is_unreachable(
+        "Traceback ...\nrequests.exceptions.ProxyError: Max retries exceeded"
+    )
+    assert not audit.is_unreachable("Traceback ...\nTypeError: no such thing")
+    assert not audit.is_unreachable("")
