@@ -58,7 +58,10 @@ def diagnose(subject: Subject, rows: Sequence[ParityRow]) -> tuple[Finding, ...]
     for output, group in itertools.groupby(sorted(rows, key=_output), key=_output):
         of_output = list(group)
         if any(row.failure for row in of_output):
-            symptom = _symptom(subject, of_output)
+            try:
+                symptom = _symptom(subject, of_output)
+            except ParagonExportError as error:  # the verdict stands without a name
+                symptom = Symptom("not diagnosed", str(error))
             findings.append(Finding(subject.candidate.name, output, symptom.name, symptom.detail))
     return tuple(findings)
 

@@ -105,13 +105,24 @@ def blocks_swapped(case: Case) -> ir.Model:
 # --- nodes -------------------------------------------------------------------------------------
 
 
-def tanh_gelu(case: Case) -> ir.Model:
-    model = copied(case.model)
-    gelus = [node for node in model.graph if node.op_type == "Gelu"]
-    assert gelus
-    for node in gelus:
-        node.attributes["approximate"] = ir.AttrString("approximate", "tanh")
-    return model
+def with_attribute(op_type: str, name: str, value: str) -> Break:
+    """Give every operator of a type another attribute."""
+
+    def make(case: Case) -> ir.Model:
+        model = copied(case.model)
+        nodes = [node for node in model.graph if node.op_type == op_type]
+        assert nodes
+        for node in nodes:
+            node.attributes[name] = ir.AttrString(name, value)
+        return model
+
+    return make
+
+
+tanh_gelu = with_attribute("Gelu", "approximate", "tanh")
+
+other_shuffle = with_attribute("DepthToSpace", "mode", "DCR")
+"""Depth to space in the other order of channels."""
 
 
 def edges_repeated(case: Case) -> ir.Model:
@@ -130,16 +141,6 @@ def edges_repeated(case: Case) -> ir.Model:
     pad.outputs[0].name = "padded"
     conv.prepend(pad)
     conv.replace_input_with(0, pad.outputs[0])
-    return model
-
-
-def other_shuffle(case: Case) -> ir.Model:
-    """Depth to space in the other order of channels."""
-    model = copied(case.model)
-    shuffles = [node for node in model.graph if node.op_type == "DepthToSpace"]
-    assert shuffles
-    for node in shuffles:
-        node.attributes["mode"] = ir.AttrString("mode", "DCR")
     return model
 
 

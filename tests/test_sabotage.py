@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -10,9 +11,15 @@ import numpy as np
 import pytest
 
 from paragon_export.alternatives import Alternative, alternatives
+from paragon_export.candidates import open_candidate
+from paragon_export.diagnose import Subject, diagnose
+from paragon_export.errors import RunError
 from paragon_export.judge import judge
-from paragon_export.plan import Precision, Switches
+from paragon_export.plan import Precision, Size, Switches
+from paragon_export.probes import still_probes
 from paragon_export.report import ParityReport, junit
+from paragon_export.runners import Runner
+from paragon_export.verify import verify
 from tests.conftest import RunHere
 from tests.glyph import small_checkpoint
 from tests.sabotage import (
@@ -123,6 +130,25 @@ def test_logits_are_named_too(make: Break, name: str, tmp_path: Path) -> None:
     report = verdict(case, written(wrong, case, tmp_path / "wrong.onnx"))
     assert not report.passed
     assert [finding.symptom for finding in report.findings] == [name]
+
+
+def test_a_diagnosis_that_fails_costs_no_verdict(cases: dict[str, Case], tmp_path: Path) -> None:
+    """Where the file cannot be run in float32, what is wrong stays without a name."""
+    overflow = next(s for s in SUITE if s.looks_like == "overflow")
+    case = cases[overflow.subject]
+    good = open_candidate(written(overflow, case, tmp_path / "wrong.onnx"), video=False).candidate
+
+    def refuses() -> Runner:
+        raise RunError("no such operator")
+
+    candidate = replace(good, wide=refuses)
+    probes = still_probes(3, [(Size(17, 33), 1)])
+    rows = verify(case.reference, [candidate], probes).rows
+    subject = Subject(
+        candidate=candidate, reference=case.reference, variant=case.variant, probes=probes
+    )
+    (finding,) = diagnose(subject, rows)
+    assert str(finding) == "not diagnosed (no such operator)"
 
 
 def test_names_do_not_depend_on_luck(cases: dict[str, Case], tmp_path: Path) -> None:
