@@ -8,7 +8,6 @@ end. What no state dict needs is refused here; the rest is left to PyTorch.
 from __future__ import annotations
 
 import io
-import math
 import pickletools
 import struct
 import zipfile
@@ -23,9 +22,6 @@ LARGEST_PICKLE_BYTES = 2**23
 """Names and shapes of a state dict, and what trainers put beside them; weights are not in it."""
 
 MOST_OPCODES = 2**20
-
-LARGEST_TENSOR_BYTES = 2**30
-"""In float32."""
 
 MOST_RECORDS = 2**16
 
@@ -303,7 +299,7 @@ def _call(function: Any, arguments: Any) -> _Made:
 
 
 def _check_tensor(name: str, arguments: tuple[Any, ...]) -> None:
-    """Refuse a tensor that reaches beyond its storage, or is expanded beyond all bounds."""
+    """Refuse a tensor that reaches beyond its storage; how large it is counts once it is read."""
     if len(arguments) < REBUILD[name]:
         raise ValueError("a tensor of which something is not told")
     storage, offset, size, stride = arguments[:4]
@@ -313,7 +309,5 @@ def _check_tensor(name: str, arguments: tuple[Any, ...]) -> None:
     if not all(map(_is_count, (offset, *size, *stride))):
         raise ValueError("a tensor of impossible extents")
     last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
-    if 4 * math.prod(size) > LARGEST_TENSOR_BYTES:
-        raise ValueError(f"a tensor of {math.prod(size)} elements, which is too large")
     if 0 not in size and last >= storage.elements:
         raise ValueError("a tensor that reaches beyond its storage")

@@ -513,7 +513,7 @@ SUITE = [
     Sabotage("state lost", "state lost", never_blending, "video"),
     Sabotage("overflow in half precision", "overflow", overflowing, precision=Precision.FP16),
 ]  # fmt: skip
-"""At least one for everything that can be called by name."""
+"""The ways of the published table; more names are tested in ``test_sabotage.py``."""
 
 
 def subjects(folder: Path) -> dict[str, Case]:

@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
+import onnx_ir as ir
 import pytest
 
 from paragon_export.alternatives import Alternative, alternatives
@@ -28,12 +29,15 @@ from tests.sabotage import (
     Case,
     Sabotage,
     another,
+    behind,
     case_of,
     joined,
     real,
     reverse,
     subjects,
     weight,
+    whole,
+    with_attribute,
     written,
 )
 
@@ -110,6 +114,31 @@ def test_the_report_says_what_it_looks_like(
         ("grey.onnx", "grey"),
     ]
     assert "looks like: grey" in junit(verdict(case, *files))
+
+
+BRIGHT = whole(two=[2]) + (
+    "shape = Shape(y) place = Div(shape, two) zero = Constant<value_ints = [0]>() "
+    "index = Unsqueeze(place, zero) value = Constant<value_floats = [2.0]>() "
+    "output = ScatterND(y, index, value)"
+)
+"""A pixel in the middle."""
+
+
+def bilinear(case: Case) -> ir.Model:
+    """The base upsampled bilinearly."""
+    placed = with_attribute("Resize", "coordinate_transformation_mode", "half_pixel")
+    return with_attribute("Resize", "mode", "linear")(replace(case, model=placed(case)))
+
+
+MORE = [
+    Sabotage("one bright pixel", "spots", behind(BRIGHT)),
+    Sabotage("another upsampling of the base", "another interpolation", bilinear),
+]
+
+
+@pytest.mark.parametrize("sabotage", MORE, ids=lambda s: s.what)
+def test_rarer_names(sabotage: Sabotage, cases: dict[str, Case], tmp_path: Path) -> None:
+    test_sabotage_is_caught_and_named(sabotage, cases, tmp_path)
 
 
 GLYPH_BREAKS: dict[str, tuple[Break, str]] = {
