@@ -7,12 +7,13 @@ if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
     # Quiet from the first line on; ``signals.listen`` takes over once it is imported.
     signal.signal(signal.SIGINT, lambda number, frame: os._exit(128 + number))
 
-from paragon_export import signals, streams
+from paragon_export import signals, streams, supervised
 
 
 def main() -> None:
     """Listen to Ctrl-C before anything that takes time is imported, and run the command line."""
     streams.fill_gaps()
+    supervised.run_in_child_if_memory_is_limited()
     signals.listen()
     from paragon_export import cli
 

@@ -1,15 +1,19 @@
-"""Artifacts: files we made, written whole or not at all.
+"""Write files: each appears complete or not at all, and nothing of the user's is touched.
 
-What is made lies in a hidden folder beside its place, so that it can be moved there by renaming::
+The files of one artifact are written into a private folder beside their place, synced, and renamed
+one by one, the manifest last::
 
-    .paragon-XXXX/lock      held by the run that makes it; who can take it owns what a dead run left
-    .paragon-XXXX/files/    the files of one artefact: an engine, its manifest, its ONNX file
-    .paragon-commit/        the same folder once it is whole: each file in it belongs beside it
+    .paragon-XXXXXXXX/      made by ``mkdtemp``: a new name, mode 0700, never a link
+        lock                held while the run lives; names the folder and the files it will hold
+        net.engine ...      renamed to their places once all of them are complete
 
-Renaming ``files`` to ``.paragon-commit`` is the one step that counts. Before it the old artefact
-stands. After it anyone may move the files out, in any order and however often: a run that was
-killed half-way is finished by the next one, or by the next reader of an engine. A second run must
-wait with its own until that folder is empty and gone, and helps to empty it.
+A run that is killed between two renames leaves a manifest that does not match the other files.
+Every reader checks the digests in the manifest, so the next run builds again.
+
+Nothing on disk is believed because of its name. A private folder of an earlier run is removed only
+if its lock file holds the identity (device and inode) of this very folder, belongs to this user,
+and is not locked by a run that lives; and only if the folder holds nothing but the files named
+there.
 """
 
 from __future__ import annotations
@@ -18,226 +22,214 @@ import errno
 import hashlib
 import json
 import os
-import shutil
+import stat
 import tempfile
-import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from paragon_export.errors import ParagonExportError, PlanError
+from paragon_export.errors import PlanError
 from paragon_export.signals import before_end
 
-if TYPE_CHECKING:
-    from filelock import BaseFileLock
+PREFIX, LOCK = ".paragon-", "lock"
 
-PREFIX, COMMIT = ".paragon-", ".paragon-commit"
+MAX_LOCK_BYTES = 2**16
 
-LONGEST_WAIT_S = 10.0
-"""For other runs to move their files out of the way, which takes each a few milliseconds."""
-
-_ours: set[Path] = set()
-"""The staging folders of this process."""
+IsOurs = Callable[[Path], bool]
+"""Tells whether a file was written by this tool."""
 
 
-@dataclass
-class Staged:
-    """One artefact in the making: a file, or several that belong together."""
+@dataclass(frozen=True)
+class _PrivateFolder:
+    """A folder of this run beside the files that it writes."""
 
     path: Path
-    """Where to write the first: in a temporary folder on the same file system, under its name."""
-    keep: bool = True
-    """Set to False to throw all of it away."""
+    names: tuple[str, ...]
+    """The files that it may hold, besides the lock."""
 
-    def beside(self, target: Path) -> Path:
-        """Return where to write another of the files."""
-        return self.path.with_name(target.name)
-
-
-@contextmanager
-def staged(path: Path, *others: Path) -> Iterator[Staged]:
-    """Make files of one folder that take their places in one step once the body has ended.
-
-    If the body raises or clears ``keep``, what stood there is untouched. The first file must be
-    written; of the others those that are.
-
-    Raises:
-        PlanError: If the folder cannot be written to, the disk is full, or a folder is in the way.
-    """
-    assert all(other.parent == path.parent for other in others)
-    with _staging(path) as folder:
-        file = Staged(folder / "files" / path.name)
-        try:
-            file.path.parent.mkdir()
-            yield file
-            if file.keep:
-                _commit(file, path, others)
-        except (OSError, ParagonExportError) as error:
-            if isinstance(error, OSError) or not folder.exists():
-                raise _cannot_write(path, error if folder.exists() else None) from error
-            told = str(error).replace(str(file.path.parent), str(path.parent))
-            error.args = (told,)  # nobody asked for a file in our folder
-            raise
+    def remove(self) -> None:
+        """Remove the files that this run put there, and the folder if it is empty then."""
+        for name in (*self.names, LOCK):
+            with suppress(OSError):
+                self.path.joinpath(name).unlink()
+        with suppress(OSError):
+            self.path.rmdir()
 
 
-@contextmanager
-def scratch() -> Iterator[Path]:
-    """Give a folder for what a library writes and forgets, also if the process is killed.
+_open_folders: set[_PrivateFolder] = set()
 
-    Libraries that ask for a temporary file get it there too.
+
+def write_files(files: Mapping[Path, bytes]) -> None:
+    """Write files of one folder. The last one is renamed last: put the manifest there.
+
+    Files that cannot be written, because the disk is full for example, change nothing that was
+    there.
 
     Raises:
-        PlanError: If no temporary folder can be written to.
+        PlanError: If the folder cannot be written to, the disk is full, or something other than
+            an ordinary file is in the way.
     """
-    usual = tempfile.tempdir
-    with _staging(Path(tempfile.gettempdir()) / "scratch") as folder:
-        tempfile.tempdir = str(folder)
-        try:
-            yield folder
-        finally:
-            tempfile.tempdir = usual
-
-
-@contextmanager
-def _staging(path: Path) -> Iterator[Path]:
-    """Make a folder beside ``path`` that no other run takes for a leftover, and remove it."""
-    parent = path.parent.absolute()
+    first, parent = next(iter(files)), next(iter(files)).parent
+    assert all(path.parent == parent for path in files)
     try:
-        sweep(parent)
-        folder, lock = _locked_folder(parent)
+        for path in files:
+            _check_replaceable(path)
+        with _private_folder(parent, [path.name for path in files]) as folder:
+            for path, data in files.items():
+                _write_new(folder.path / path.name, data)
+            for path in files:  # as late as possible: another run may have changed the place
+                _check_replaceable(path)
+            for path in files:
+                os.replace(folder.path / path.name, path)
+            _sync(parent)
+    except OSError as error:
+        gone = not parent.is_dir()
+        raise _cannot_write(first, None if gone else error) from error
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file.
+
+    Raises:
+        PlanError: As for ``write_files``.
+    """
+    write_texts({path: text})
+
+
+def write_texts(texts: Mapping[Path, str]) -> None:
+    """Write text files of one folder, in UTF-8.
+
+    Raises:
+        PlanError: As for ``write_files``.
+    """
+    write_files({path: encoded(text) for path, text in texts.items()})
+
+
+def encoded(text: str) -> bytes:
+    """Return text in UTF-8. Bytes of a file name that are no UTF-8 are escaped."""
+    return text.encode("utf-8", errors="backslashreplace")
+
+
+def check_writable(
+    path: Path, *sources: Path | None, named: bool = True, is_ours: IsOurs | None = None
+) -> None:
+    """Refuse an output before work is done for it, and remove what killed runs left behind.
+
+    Args:
+        path: The file to be written.
+        sources: The files that it is made from.
+        named: Whether the user named this very file. If not, only a file of ours is replaced.
+        is_ours: Tells whether the file there was written by this tool.
+
+    Raises:
+        PlanError: If ``path`` is a folder, lies in one that is missing or not writable, is one of
+            the ``sources``, or is a file that the user did not name and that is not ours.
+    """
+    try:
+        for source in sources:
+            if source is not None and path.exists() and source.exists() and path.samefile(source):
+                raise PlanError(f"output {path} is the file it would be made from; choose another")
+        if path.is_dir():
+            raise PlanError(f"output {path} is a folder; give a file name")
+        if not path.parent.is_dir():
+            raise PlanError(f"cannot write {path}: folder {path.parent} does not exist")
+        _check_replaceable(path)
+        if not named and os.path.lexists(path) and not (is_ours and is_ours(path)):
+            raise PlanError(
+                f"{path} is in the way and was not written by this tool; move it, or name another "
+                "output with -o"
+            )
+        _remove_leftovers(path.parent)
+        with _private_folder(path.parent, [path.name]):
+            pass
     except OSError as error:
         raise _cannot_write(path, error, "; choose another output with -o") from error
+
+
+def _check_replaceable(path: Path) -> None:
+    """Refuse to replace anything but an ordinary file that may be written to, or a link to one."""
     try:
+        mode = os.stat(path).st_mode
+    except FileNotFoundError:
+        return  # nothing is there, or a link that leads nowhere
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, "a folder of that name is in the way", str(path))
+    if not stat.S_ISREG(mode):
+        raise OSError(errno.EEXIST, "a pipe, socket or device of that name is in the way")
+    if not os.access(path, os.W_OK):
+        raise PermissionError(
+            errno.EACCES, "the file there is write-protected; remove it first", str(path)
+        )
+
+
+def _cannot_write(path: Path, error: OSError | None, advice: str = "") -> PlanError:
+    """Say why; without an error the folder has gone while the file was made."""
+    if error is None:
+        return PlanError(f"cannot write {path}: its folder was removed or renamed meanwhile")
+    return PlanError(f"cannot write {path}: {error.strerror or error}{advice}")
+
+
+# --- private folders -----------------------------------------------------------------------
+
+
+@contextmanager
+def _private_folder(parent: Path, names: Sequence[str]) -> Iterator[_PrivateFolder]:
+    """Make a private folder for files of these names, and remove it in the end."""
+    made = Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent))
+    folder = _PrivateFolder(made.absolute(), tuple(names))
+    _open_folders.add(folder)
+    lock = None
+    try:
+        lock = _make_lock(folder)
         yield folder
     finally:
-        lock.release()
-        _forget(folder)
+        folder.remove()
+        if lock is not None:
+            os.close(lock)
+        _open_folders.discard(folder)
 
 
-def _locked_folder(parent: Path) -> tuple[Path, BaseFileLock]:
-    while True:
-        folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent))
-        _ours.add(folder)
-        try:
-            lock = _take(folder)
-        except OSError:
-            if folder.exists():
-                _forget(folder)
-                raise
-            lock = None
-        if lock is not None and (folder / "lock").exists():
-            return folder, lock
-        _ours.discard(folder)  # a run that swept was quicker than our lock
+def _make_lock(folder: _PrivateFolder) -> int:
+    """Write and lock the lock file; return its handle, which holds the lock until it is closed."""
+    handle = os.open(folder.path / LOCK, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600)
+    with suppress(OSError):  # some network file systems have no locks: nothing is removed there
+        _lock(handle, wait=True)  # another run may look at the file just now
+    names = [os.fsencode(name).hex() for name in folder.names]
+    os.write(handle, json.dumps({"folder": _identity(folder.path), "files": names}).encode())
+    return handle
 
 
-def _forget(folder: Path) -> None:
-    shutil.rmtree(folder, ignore_errors=True)
-    _ours.discard(folder)
+def _lock(handle: int, *, wait: bool = False) -> bool:
+    """Lock a file; return False where the system has no such locks (Windows).
 
-
-def _take(folder: Path) -> BaseFileLock | None:
-    """Lock a staging folder; None if a run that lives holds it."""
-    import filelock
-
-    lock = filelock.FileLock(folder / "lock")
+    Raises:
+        OSError: If another process holds the lock, unless this one is to ``wait`` for it.
+    """
     try:
-        lock.acquire(blocking=False)
-    except filelock.Timeout:
-        return None
-    return lock
+        import fcntl
+    except ImportError:
+        return False
+    fcntl.flock(handle, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+    return True
 
 
-def sweep(folder: Path) -> None:
-    """Finish what a dead run had made whole in a folder, and delete what it had not.
-
-    Raises:
-        PlanError: If something whole cannot be moved to its place.
-    """
-    settle(folder)
-    for left in folder.glob(PREFIX + "*"):
-        if left.name == COMMIT or left in _ours or not left.is_dir():
-            continue
-        with suppress(OSError):  # it is another user's, or gone by now
-            if lock := _take(left):
-                shutil.rmtree(left, ignore_errors=True)
-                lock.release()
+def _identity(folder: Path) -> list[int]:
+    found = folder.lstat()
+    return [found.st_dev, found.st_ino]
 
 
-def settle(folder: Path) -> None:
-    """Move the files of an artefact that is whole to their places, if a run was stopped at that.
-
-    Raises:
-        PlanError: If a file cannot be moved.
-    """
-    whole = folder / COMMIT
-    for file in _files_of(whole):
-        try:
-            os.replace(file, folder / file.name)
-        except FileNotFoundError:
-            continue  # another run has moved it
-        except OSError as error:
-            raise PlanError(
-                f"cannot write {folder / file.name}: {error.strerror or error}; the new file "
-                f"waits in {whole}, the next run moves it once nothing is in the way"
-            ) from error
-    with suppress(OSError):  # there is none, or another run has removed it or filled it anew
-        whole.rmdir()
-        _sync(folder)
-
-
-def _files_of(whole: Path) -> list[Path]:
-    """List what waits to be moved; nothing of another user's, whose word is not ours."""
-    with suppress(OSError):
-        if not hasattr(os, "getuid") or whole.lstat().st_uid == os.getuid():
-            return list(whole.iterdir())
-    return []
-
-
-def _commit(file: Staged, path: Path, others: tuple[Path, ...]) -> None:
-    """Put what was made in its place: one rename for one file, or for the folder of several."""
-    made = [path, *(other for other in others if file.beside(other).exists())]
-    for target in made:
-        _check_replaceable(target)
-        with file.beside(target).open("rb") as written:
-            os.fsync(written.fileno())
-    if len(made) == 1:
-        os.replace(file.path, path)
-        _sync(path.parent)
-        return
-    for stray in set(file.path.parent.iterdir()) - {file.beside(target) for target in made}:
-        _remove(stray)
-    _sync(file.path.parent)
-    _rename_when_free(file.path.parent, path.parent / COMMIT)
-    _sync(path.parent)
-    settle(path.parent)
-
-
-def _rename_when_free(made: Path, commit: Path) -> None:
-    """Rename a folder to a name that other runs take as well, each for a moment."""
-    deadline = time.monotonic() + LONGEST_WAIT_S
-    while True:
-        try:
-            os.rename(made, commit)
-        except OSError:
-            if not commit.is_dir() or time.monotonic() > deadline:
-                raise
-            settle(commit.parent)
-            time.sleep(0.001)
-        else:
-            return
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)
+def _write_new(path: Path, data: bytes) -> None:
+    """Write a file that is not there yet, with the permissions of any new file, to the disk."""
+    with open(path, "xb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _sync(folder: Path) -> None:
-    """Have a folder's names survive a power failure, where the system can do that."""
+    """Write a folder's names to the disk, where the system can do that."""
     with suppress(OSError):
         handle = os.open(folder, os.O_RDONLY)
         try:
@@ -246,75 +238,58 @@ def _sync(folder: Path) -> None:
             os.close(handle)
 
 
+def _remove_leftovers(parent: Path) -> None:
+    """Remove the private folders of runs that were killed here."""
+    with suppress(OSError):
+        for entry in os.scandir(parent):
+            if entry.name.startswith(PREFIX) and entry.is_dir(follow_symlinks=False):
+                with suppress(OSError, ValueError, TypeError, KeyError):
+                    _remove_leftover(Path(entry.path).absolute())
+
+
+def _remove_leftover(folder: Path) -> None:
+    """Remove a folder if it was made by a run of this user that is dead; else do nothing.
+
+    Raises:
+        OSError, ValueError, TypeError, KeyError: If it was not.
+    """
+    found = folder.lstat()
+    if not _is_mine(found) or stat.S_IMODE(found.st_mode) != 0o700:
+        return
+    flags = os.O_RDWR | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+    handle = os.open(folder / LOCK, flags)
+    try:
+        if not _is_my_file(os.fstat(handle)) or not _lock(handle):
+            return
+        told = json.loads(os.read(handle, MAX_LOCK_BYTES))
+        names = tuple(os.fsdecode(bytes.fromhex(name)) for name in told["files"])
+        inside = set(os.listdir(folder))
+        if told["folder"] != [found.st_dev, found.st_ino] or inside - {*names, LOCK}:
+            return
+        if all(_is_my_file(os.lstat(folder / name)) for name in inside):
+            _PrivateFolder(folder, names).remove()
+    finally:
+        os.close(handle)
+
+
+def _is_mine(found: os.stat_result) -> bool:
+    return not hasattr(os, "getuid") or found.st_uid == os.getuid()
+
+
+def _is_my_file(found: os.stat_result) -> bool:
+    return stat.S_ISREG(found.st_mode) and found.st_nlink == 1 and _is_mine(found)
+
+
 def _abandon() -> None:
-    """Delete what this process was making; what it had made whole takes its place."""
-    for folder in tuple(_ours):
-        shutil.rmtree(folder, ignore_errors=True)
-        with suppress(ParagonExportError, OSError):
-            settle(folder.parent)
+    """Remove what this process was writing."""
+    for folder in tuple(_open_folders):
+        folder.remove()
 
 
 before_end(_abandon)
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a text file whole or not at all.
-
-    Raises:
-        PlanError: If it cannot be written.
-    """
-    write_texts({path: text})
-
-
-def write_texts(texts: Mapping[Path, str]) -> None:
-    """Write text files of one folder, all of them or none.
-
-    Raises:
-        PlanError: If one cannot be written.
-    """
-    with staged(*texts) as file:
-        for path, text in texts.items():
-            file.beside(path).write_text(text, encoding="utf-8")
-
-
-def check_writable(path: Path, *sources: Path | None) -> None:
-    """Refuse an output before work is done for it, and clean up after runs that were killed.
-
-    Raises:
-        PlanError: If ``path`` is a folder, lies in one that is missing or not writable, or is
-            one of the ``sources`` that it would be made from.
-    """
-    for source in sources:
-        if source is not None and path.exists() and source.exists() and path.samefile(source):
-            raise PlanError(f"output {path} is the file it would be made from; choose another")
-    if path.is_dir():
-        raise PlanError(f"output {path} is a folder; give a file name")
-    if not path.parent.is_dir():
-        raise PlanError(f"cannot write {path}: folder {path.parent} does not exist")
-    try:
-        _check_replaceable(path)
-        with _staging(path):
-            pass
-    except OSError as error:
-        raise _cannot_write(path, error) from error
-
-
-def _check_replaceable(path: Path) -> None:
-    """Refuse before the first of several files is moved what would stop at a later one."""
-    if path.is_dir():
-        raise IsADirectoryError(errno.EISDIR, "a folder of that name is in the way", str(path))
-    if path.exists() and not os.access(path, os.W_OK):
-        raise PermissionError(
-            errno.EACCES, "the file there is write-protected; remove it first", str(path)
-        )
-
-
-def _cannot_write(path: Path, error: Exception | None, advice: str = "") -> PlanError:
-    """Say why; without an error the folder has gone while the file was made."""
-    if error is None:
-        return PlanError(f"cannot write {path}: its folder was removed or renamed meanwhile")
-    reason = error.strerror if isinstance(error, OSError) else None
-    return PlanError(f"cannot write {path}: {reason or error}{advice}")
+# --- contents ------------------------------------------------------------------------------
 
 
 def sha256_of(path: Path) -> str:

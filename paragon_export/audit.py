@@ -26,7 +26,7 @@ import onnx_ir as ir
 from paragon_export.errors import PlanError
 from paragon_export.gauges import Measured, Subject, measure
 from paragon_export.glyph_probes import glyph_probes
-from paragon_export.onnx_file import metadata_of, ports_of, static_size
+from paragon_export.onnx_file import OnnxFile, metadata_of, ports_of, static_size
 from paragon_export.plan import FLOAT32_MARK, Precision, Size
 from paragon_export.precision import (
     FLOAT,
@@ -83,12 +83,13 @@ def subject_of(
     return Subject(inputs=ports, probes=tuple(probes), is_picture=is_picture)
 
 
-def subject_of_file(model: ir.Model, path: Path, images: Path | None = None) -> Subject:
+def subject_of_file(file: OnnxFile, images: Path | None = None) -> Subject:
     """Return what suits an ONNX file, from its ports and metadata.
 
     Raises:
         PlanError: If its ports are not those of a network that is served.
     """
+    path, model = file.path, file.model
     inputs, outputs = ports_of(model)
     facts = metadata_of(model)
     window, smallest = (facts.get(name, 1) for name in ("window", "smallest"))
@@ -98,7 +99,7 @@ def subject_of_file(model: ir.Model, path: Path, images: Path | None = None) -> 
         raise PlanError(f"{path}: ports are {names[0]} and {names[1]}; expected input and output")
     if not all(isinstance(number, int) for number in told):
         raise PlanError(f"{path}: the number of input channels must be fixed")
-    return subject_of(
+    subject = subject_of(
         inputs,
         outputs,
         window=window,
@@ -107,6 +108,7 @@ def subject_of_file(model: ir.Model, path: Path, images: Path | None = None) -> 
         is_picture=facts.get("is_picture") is not False,
         images=images,
     )
+    return replace(subject, is_own=file.is_own)
 
 
 def audit(
@@ -140,7 +142,10 @@ def audit(
     rows = _rows(typed_copy(mended) if islands else graph, precision, io, found, counts, peaks)
     if shares and not fault:
         half = to_precision(mended, precision, io)
-        rows = _with_shares(rows, error_shares(half, mended, subject.inputs, judged.probes[0]))
+        largest = error_shares(
+            half, mended, subject.inputs, judged.probes[0], is_own=subject.is_own
+        )
+        rows = _with_shares(rows, largest)
     labels = _labels(found.probes)
     result = RangeAudit(
         precision=precision,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -10,17 +10,32 @@ from typing import Any
 
 import onnx_ir as ir
 
+from paragon_export.engine import open_engine
 from paragon_export.errors import PlanError
 from paragon_export.foreign import brief
 from paragon_export.glyph_probes import GLYPHS
-from paragon_export.onnx_file import is_onnx, metadata_of, precision_of, read_onnx, static_size
+from paragon_export.isolated import open_runner
+from paragon_export.manifest import EngineFile, read_engine
+from paragon_export.onnx_file import (
+    OnnxFile,
+    is_onnx,
+    metadata_of,
+    precision_of,
+    read_onnx_file,
+    static_size,
+)
 from paragon_export.plan import ENGINE_SUFFIXES, BatchProfile, OnnxBackend, Precision, Profile, Size
 from paragon_export.precision import rounding_model
 from paragon_export.probes import default_sizes
-from paragon_export.runners import OnnxRunner, open_runner
+from paragon_export.reference import Reference
 from paragon_export.switches import FLAGS, RARER
-from paragon_export.variant import Variant
+from paragon_export.variant import Port, Variant
 from paragon_export.verify import Candidate
+
+Artifact = OnnxFile | EngineFile
+
+FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
+"""Types that an output may have."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,73 +90,129 @@ class Opened:
         return notes
 
 
+def is_video(inputs: Iterable[Port | ir.Value]) -> bool:
+    """Tell by the inputs whether a model carries features from frame to frame."""
+    return any(port.name == "prev_feat" for port in inputs)
+
+
 def is_engine(path: Path) -> bool:
     return path.suffix.lower() in ENGINE_SUFFIXES
 
 
+def read_artifact(path: Path) -> Artifact:
+    """Read an ONNX file or an engine, once. It is opened by ``open_candidate``.
+
+    Raises:
+        RunError: If it is not a self-contained ONNX file.
+        PlanError: If it is neither, or an engine cannot be read.
+    """
+    if is_engine(path):
+        return read_engine(path)
+    if not is_onnx(path):
+        raise PlanError(f"{path}: a candidate must be an .onnx file or an .engine file")
+    return read_onnx_file(path)
+
+
 def open_candidate(
-    path: Path, *, video: bool, backend: OnnxBackend = OnnxBackend.ONNXRUNTIME
+    file: Artifact, reference: Reference, backend: OnnxBackend = OnnxBackend.ONNXRUNTIME
 ) -> Opened:
-    """Open an ONNX file or an engine for judgement against a still or a video reference.
+    """Open an ONNX file or an engine for judgement against a reference.
 
     ``backend`` runs ONNX files; engines are run by TensorRT.
 
     Raises:
-        RunError: If the file cannot be read or run.
-        PlanError: If it is neither, or its ports are not those of the reference.
+        RunError: If the file cannot be run.
+        PlanError: If its inputs are not those of the reference.
     """
-    if is_engine(path):
-        from paragon_export.engine import open_engine
-
-        runner, precision, profile = open_engine(path)
-        candidate = Candidate(name=path.name, runner=runner, precision=precision)
+    video = is_video(reference.inputs)
+    if isinstance(file, EngineFile):
+        runner, precision, profile = open_engine(file)
+        candidate = Candidate(name=file.path.name, runner=runner, precision=precision)
         return Opened(candidate=candidate, profile=profile, video=video)
-    if not is_onnx(path):
-        raise PlanError(f"{path}: a candidate must be an .onnx file or an .engine file")
-    opened = open_onnx(path, backend)
+    opened = open_onnx(file, reference.outputs, backend)
     if opened.video != video:
         kind = "a video" if opened.video else "a still"
-        raise PlanError(f"{path} is {kind} model; judge it apart from models of the other kind")
+        raise PlanError(
+            f"{file.path} is {kind} model; judge it apart from models of the other kind"
+        )
     return opened
 
 
-def open_onnx(path: Path, backend: OnnxBackend = OnnxBackend.ONNXRUNTIME) -> Opened:
-    """Open an ONNX file for judgement.
+def open_onnx(
+    file: OnnxFile, outputs: Sequence[Port], backend: OnnxBackend = OnnxBackend.ONNXRUNTIME
+) -> Opened:
+    """Open an ONNX file for judgement. ``outputs`` are those of the reference.
 
     Half precision is computed node by node in float32 and rounded after each, so that the CPU
     errs and overflows where a GPU would.
 
     Raises:
-        RunError: If it is not a self-contained ONNX file, or the backend refuses it.
-        PlanError: If its ports are not those of a network that is served, or a half-precision
+        RunError: If the backend refuses it.
+        PlanError: If its inputs are not those of a network that is served, or a half-precision
             model is to be judged in OpenVINO.
     """
-    model = read_onnx(path)
+    path, model = file.path, file.model
+    _check_ports(path, model)
+    if any(node.op_type == "QuantizeLinear" for node in model.graph):
+        raise PlanError(f"{path} is INT8: onnx --int8 judges it, on real inputs held back")
+    precision = precision_of(model)
+    if precision is not Precision.FP32 and backend is OnnxBackend.OPENVINO:
+        raise PlanError(
+            f"{path} is {precision.value}: OpenVINO computes it in float32 here and would hide "
+            "every overflow; judge it with --backend onnxruntime"
+        )
+    open_it = partial(open_runner, is_own=file.is_own, title=str(path))
+    data, wide = file.data, None
+    if precision is not Precision.FP32:
+        data = ir.to_proto(rounding_model(model)).SerializeToString()
+        # ONNX Runtime's CPU provider computes FP16 graphs in float32 from end to end.
+        wide = partial(open_it, file.data) if precision is Precision.FP16 else None
+    name = path.name if backend is OnnxBackend.ONNXRUNTIME else f"{path.name} in OpenVINO"
+    return Opened(
+        candidate=Candidate(
+            name=name,
+            runner=open_it(data, backend),
+            precision=precision,
+            wide=wide,
+            fault=_outputs_fault(model, outputs),
+        ),
+        metadata=metadata_of(model),
+        static=static_size(model),
+        video=is_video(model.graph.inputs),
+    )
+
+
+def _check_ports(path: Path, model: ir.Model) -> None:
+    """Refuse a model that cannot be fed, or gives nothing by the expected name.
+
+    Raises:
+        PlanError: If it has no ports named input and output.
+    """
     inputs = [str(value.name) for value in model.graph.inputs]
     outputs = [str(value.name) for value in model.graph.outputs]
     if "input" not in inputs or "output" not in outputs:
         raise PlanError(
             f"{path}: ports are {brief(inputs)} and {brief(outputs)}; expected input and output"
         )
-    if any(node.op_type == "QuantizeLinear" for node in model.graph):
-        raise PlanError(f"{path} is INT8: onnx --int8 judges it, on real inputs held back")
-    precision = precision_of(model)
-    source: Path | bytes = path
-    if precision is not Precision.FP32 and backend is OnnxBackend.OPENVINO:
-        raise PlanError(
-            f"{path} is {precision.value}: OpenVINO computes it in float32 here and would hide "
-            "every overflow; judge it with --backend onnxruntime"
-        )
-    wide = None
-    if precision is not Precision.FP32:
-        source = ir.to_proto(rounding_model(model)).SerializeToString()
-        # ONNX Runtime's CPU provider computes FP16 graphs in float32 from end to end.
-        wide = partial(OnnxRunner, path) if precision is Precision.FP16 else None
-    name = path.name if backend is OnnxBackend.ONNXRUNTIME else f"{path.name} in OpenVINO"
-    runner = open_runner(source, backend)
-    return Opened(
-        candidate=Candidate(name=name, runner=runner, precision=precision, wide=wide),
-        metadata=metadata_of(model),
-        static=static_size(model),
-        video="prev_feat" in inputs,
-    )
+
+
+def _outputs_fault(model: ir.Model, wanted: Sequence[Port]) -> str:
+    """Say how a model's outputs differ from the reference's in number, name, type or rank."""
+    found = {str(value.name): value for value in model.graph.outputs}
+    names = [port.name for port in wanted]
+    if set(found) - set(names) or len(found) != len(model.graph.outputs):
+        given = [str(value.name) for value in model.graph.outputs]
+        return f"wrong outputs {brief(given)}, expected {brief(names)}"
+    for port in wanted:
+        value = found.get(port.name)
+        if value is None:
+            continue  # missing: judged as such
+        if value.dtype is not None and value.dtype not in FLOATS:
+            kind = value.dtype.name.lower()
+            return f"wrong type of {port.name}: {kind}, expected float32 or half"
+        if value.shape is not None and len(value.shape) != len(port.dims):
+            return (
+                f"wrong shape of {port.name}: {len(value.shape)} dimensions, "
+                f"expected {len(port.dims)}"
+            )
+    return ""

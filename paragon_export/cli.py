@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import sys
+import traceback
 from collections.abc import Callable
 from functools import wraps
 from inspect import signature
@@ -13,7 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
-from paragon_export.errors import ParagonExportError, PlanError
+from paragon_export.errors import PlanError, reason_of
 from paragon_export.foreign import one_line
 from paragon_export.plan import (
     DEFAULT_PROFILE,
@@ -134,7 +135,12 @@ def takes_switches(command: Callable[..., None]) -> Callable[..., None]:
 
 
 @app.callback()
-def settings(context: typer.Context) -> None:
+def settings(
+    context: typer.Context,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Also print the traceback of an error.")
+    ] = False,
+) -> None:
     """From a trained super-resolution checkpoint to verified ONNX models and TensorRT engines."""
     if context.invoked_subcommand != "bench":
         # PyTorch's threads spin while they wait; on a busy machine a judgement that takes a
@@ -225,6 +231,7 @@ def onnx(
     plan = ExportPlan(
         checkpoint=checkpoint,
         output=output or Path(f"{name}.onnx"),
+        is_named=output is not None,
         switches=switches,
         precision=precision,
         io=io,
@@ -322,6 +329,7 @@ def trt(
     plan = EnginePlan(
         source=source,
         output=output or Path("_".join(parts) + ".engine"),
+        is_named=output is not None,
         checkpoint=checkpoint,
         switches=switches,
         precision=precision,
@@ -404,12 +412,13 @@ def bench(
     from paragon_export import console
     from paragon_export.artifact import check_writable, to_json, write_texts
     from paragon_export.bench import bench as measure
+    from paragon_export.bench import is_report
 
     if report:
         check_suffix(report, (".md",))
     files = [report, report.with_suffix(".json")] if report else []
     for file in files:
-        check_writable(file, *artifacts, switches.config)
+        check_writable(file, *artifacts, switches.config, named=file == report, is_ours=is_report)
     sizes = [Size.parse(text) for text in size or ()]
     result = measure(artifacts, sizes, switches, batch or (), _backends(backend))
     if files:
@@ -515,10 +524,16 @@ def _exit_on_failure(passed: bool | None) -> None:
 
 
 def main() -> None:
-    """Run the command line. Errors that a user can cause are one line and exit code 3."""
+    """Run the command line. Whatever is raised is one line and exit code 3.
+
+    ``--debug``, anywhere on the command line, prints the traceback as well.
+    """
+    arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     with guarded():
         try:
-            app()
-        except ParagonExportError as error:
-            print(f"paragon-export: {one_line(str(error))}", file=sys.stderr)
+            app(args=arguments)
+        except Exception as error:  # the last place where it can be told
+            if "--debug" in sys.argv[1:]:
+                traceback.print_exc()
+            print(f"paragon-export: {one_line(reason_of(error))}", file=sys.stderr)
             sys.exit(COULD_NOT_RUN)

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from rich.console import Console
 
 from paragon_export import console as shown
-from paragon_export.artifact import staged, to_json, write_texts
+from paragon_export.artifact import to_json, write_files, write_texts
 from paragon_export.assets import CHECKPOINT, photograph
 from paragon_export.bench import bench
 from paragon_export.errors import MissingDependencyError, PlanError
 from paragon_export.judge import judge_files
+from paragon_export.onnx_file import is_our_onnx
 from paragon_export.pipeline import build, export
 from paragon_export.plan import EnginePlan, ExportPlan, Precision, Profile, Size, Switches
 from paragon_export.reference import describe
 from paragon_export.runners import OnnxRunner
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 TARGET = "sm86"
 
@@ -38,9 +44,11 @@ def run(folder: Path) -> bool:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise PlanError(f"cannot make folder {folder}: {error.strerror or error}") from error
+    float32, half = folder / "realtime_2x.onnx", folder / "realtime_2x_fp16.onnx"
+    if any(folder.iterdir()) and not is_our_onnx(float32):
+        raise PlanError(f"folder {folder} holds other files; give a new one with -o")
     console = Console(highlight=False)
     switches = Switches()
-    float32, half = folder / "realtime_2x.onnx", folder / "realtime_2x_fp16.onnx"
 
     console.rule("inspect: what the shipped checkpoint is")
     shown.inspection_table(console, shown.inspection(*describe(CHECKPOINT, switches)))
@@ -116,7 +124,11 @@ def _upscale(onnx: Path, folder: Path) -> list[Path]:
         detail = picture.crop(box).resize((600, 600), Image.Resampling.NEAREST)
         beside.paste(detail, (index * 610, 0))
     paths = [folder / "photograph_2x.png", folder / "bicubic_left_network_right.png"]
-    with staged(*paths) as files:
-        for path, picture in zip(paths, (upscaled, beside), strict=True):
-            picture.save(files.beside(path))
+    write_files({p: _png(image) for p, image in zip(paths, (upscaled, beside), strict=True)})
     return paths
+
+
+def _png(image: Image.Image) -> bytes:
+    data = io.BytesIO()
+    image.save(data, "PNG")
+    return data.getvalue()

@@ -40,6 +40,10 @@ NEARLY = 0.01
 """Weights rounded to half precision move the output by less than this part of its range."""
 
 
+PORT_FAULTS = ("wrong outputs", "wrong type", "wrong shape of")
+"""Beginnings of a fault that the candidate's outputs have at every size."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Subject:
     """A candidate that failed, and all it was judged on."""
@@ -107,6 +111,9 @@ def _fault(subject: Subject, row: ParityRow, comparable: Sequence[ParityRow]) ->
         if not sizes:
             return Symptom("cannot run", told)
         return Symptom("fixed size", f"runs at {', '.join(dict.fromkeys(sizes))}; {told}")
+    for kind in PORT_FAULTS:
+        if row.fault.startswith(kind):
+            return Symptom(kind, row.fault.removeprefix(kind).strip())
     probe = _probe_of(subject, row)
     found = play(subject.candidate.runner, probe, subject.reference.inputs).get(row.output)
     if found is None:

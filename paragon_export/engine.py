@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 from paragon_export.environment import cuda_gpu
 from paragon_export.errors import EngineBuildError, PlanError
 from paragon_export.families.glyph.layout import CELL, GRID
-from paragon_export.manifest import profile_of, read, why_not_believed
+from paragon_export.manifest import EngineFile, profile_of, read_engine
+from paragon_export.onnx_file import OnnxFile
 from paragon_export.plan import Backend, BatchProfile, Precision, Profile
 from paragon_export.polygraphy_bridge import polygraphy_trt, tensorrt
 from paragon_export.runners import EngineRunner
@@ -67,13 +69,12 @@ class _Log(logging.Handler):
 
 
 def build_engine(
-    onnx: Path, model: ir.Model, backend: Backend, targets: tuple[str, ...], profile: AnyProfile
+    file: OnnxFile, backend: Backend, targets: tuple[str, ...], profile: AnyProfile
 ) -> BuiltEngine:
     """Compile an ONNX file.
 
     Args:
-        onnx: The file that is compiled.
-        model: The same, loaded, for its ports.
+        file: What is compiled.
         backend: Which TensorRT.
         targets: Compute capabilities such as ``sm86``, in one engine; RTX only.
         profile: Sizes that the engine must accept, or batches of a glyph classifier.
@@ -95,11 +96,11 @@ def build_engine(
     logger = logging.getLogger("Polygraphy")
     logger.addHandler(log)
     try:
-        config = _config(trt, backend, targets, _shapes(trt, model, profile))
-        data = bytes(trt.engine_bytes_from_network(_network(trt, onnx, backend), config=config))
+        config = _config(trt, backend, targets, _shapes(trt, file.model, profile))
+        data = bytes(trt.engine_bytes_from_network(_network(trt, file, backend), config=config))
     except PolygraphyException as error:
         reason = log.errors[0] if log.errors else " ".join(str(error).split())
-        raise EngineBuildError(f"TensorRT cannot build {onnx}: {reason}") from error
+        raise EngineBuildError(f"TensorRT cannot build {file.path}: {reason}") from error
     finally:
         logger.removeHandler(log)
     return BuiltEngine(
@@ -110,10 +111,10 @@ def build_engine(
     )
 
 
-def _network(trt: Any, onnx: Path, backend: Backend) -> Any:
+def _network(trt: Any, file: OnnxFile, backend: Backend) -> Any:
     # RTX knows strongly typed networks only; full TensorRT 10 has to be told.
     typed = {} if backend is Backend.RTX else {"strongly_typed": True}
-    return trt.network_from_onnx_path(str(onnx), **typed)
+    return trt.network_from_onnx_bytes(file.data, **typed)
 
 
 def _config(trt: Any, backend: Backend, targets: tuple[str, ...], profiles: list[Any]) -> Any:
@@ -150,9 +151,9 @@ def _shapes(trt: Any, model: ir.Model, profile: AnyProfile) -> list[Any]:
     return [shapes] if shapes else []
 
 
-def classifier_ports(path: Path) -> tuple[Port, ...]:
-    """Return what may be fed to an engine of a glyph classifier, by its manifest; none of others."""
-    facts = (read(path) or {}).get("onnx_metadata")
+def classifier_ports(manifest: Mapping[str, Any] | None) -> tuple[Port, ...]:
+    """Return what may be fed to an engine of a glyph classifier; empty for any other engine."""
+    facts = (manifest or {}).get("onnx_metadata")
     if not isinstance(facts, dict) or "classes" not in facts:
         return ()
     if not isinstance(facts.get("vocabulary"), int):
@@ -160,19 +161,21 @@ def classifier_ports(path: Path) -> tuple[Port, ...]:
     return (Port("input", ("batch", GRID, GRID), "int64", span=(0, facts["vocabulary"] - 1)),)
 
 
-def open_engine(path: Path) -> tuple[EngineRunner, Precision, AnyProfile]:
+def open_engine(engine: Path | EngineFile) -> tuple[EngineRunner, Precision, AnyProfile]:
     """Load an engine onto the GPU. Untested here: needs a GPU.
 
-    A TensorRT engine is code: only one whose bytes match its manifest is loaded.
+    A TensorRT engine is code: only one whose bytes match its manifest is loaded. The bytes that
+    were checked are those that are loaded.
 
     Raises:
         PlanError: If there is no GPU, no manifest, or the bytes are not those of the manifest.
     """
-    manifest = read(path)
-    reason = why_not_believed(path, manifest) if manifest else "there is none"
-    if manifest is None or reason:
+    file = engine if isinstance(engine, EngineFile) else read_engine(engine)
+    path, manifest = file.path, file.manifest
+    if manifest is None or file.mismatch:
         raise PlanError(
-            f"{path} has no manifest that matches its bytes; build it again with trt ({reason})"
+            f"{path} has no manifest that matches its bytes; build it again with trt "
+            f"({file.mismatch})"
         )
     if cuda_gpu() is None:
         raise PlanError(f"{path} needs a GPU and none was found; judge {manifest.get('onnx')}")
@@ -181,4 +184,5 @@ def open_engine(path: Path) -> tuple[EngineRunner, Precision, AnyProfile]:
         profile = profile_of(manifest)
     except (KeyError, TypeError, ValueError, PlanError) as error:
         raise PlanError(f"the manifest of {path} is damaged: {error}; build it again") from error
-    return EngineRunner(path, backend.value, classifier_ports(path)), precision, profile
+    runner = EngineRunner(file.data, path.name, backend.value, classifier_ports(manifest))
+    return runner, precision, profile

@@ -53,3 +53,21 @@ class RunError(StageError):
 
 class EngineBuildError(StageError):
     """TensorRT refused the model or the profile."""
+
+
+NO_MEMORY = ("allocate memory", "bad_alloc", "not enough memory", "failed to map segment",
+             "out of memory", "DefaultCPUAllocator")  # fmt: skip
+"""What the libraries say when they get no memory."""
+
+
+def reason_of(error: Exception) -> str:
+    """Return what to tell a user of an error, also of one that nobody foresaw."""
+    if isinstance(error, ParagonExportError):
+        return str(error)
+    said = str(error) or type(error).__name__
+    if isinstance(error, MemoryError) or any(words in said for words in NO_MEMORY):
+        return f"not enough memory ({said}); free some, or ask for a smaller size"
+    return (
+        f"unexpected {type(error).__name__}: {said}; run again with --debug for the traceback, "
+        "and report it"
+    )

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
+from paragon_export.isolated import open_runner
 from paragon_export.precision import FLOAT, constant, typed_copy, values_of
 from paragon_export.probes import Probe
-from paragon_export.runners import OnnxRunner
 from paragon_export.variant import Port
 from paragon_export.verify import play
 
@@ -33,6 +33,8 @@ class Subject:
     probes: tuple[Probe, ...]
     is_picture: bool = True
     """Whether the output is a picture, of which it can be told that it diverges."""
+    is_own: bool = True
+    """Whether this tool made the graph; if not, it runs in a process of its own."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +69,8 @@ def measure(model: ir.Model, subject: Subject, floor: float) -> Measured:
     measured = {name: index for index, name in enumerate(dict.fromkeys(sources.values()))}
     columns = [measured[source] for source in sources.values()]
     # In the order of the graph every tensor is measured and freed before the next is made.
-    runner = OnnxRunner(ir.to_proto(gauged).SerializeToString(), in_order=True)
+    data = ir.to_proto(gauged).SerializeToString()
+    runner = open_runner(data, is_own=subject.is_own, in_order=True)
     seen = [play(runner, probe, subject.inputs) for probe in subject.probes]
     peaks = np.array([outputs[PEAKS].max(axis=0)[columns] for outputs in seen])
     return Measured(

@@ -16,11 +16,12 @@ import numpy as np
 from paragon_export.errors import PlanError
 from paragon_export.families.glyph.layout import CELL, GRID
 from paragon_export.foreign import brief
-from paragon_export.onnx_file import is_onnx, ports_of, read_onnx
+from paragon_export.isolated import open_runner
+from paragon_export.onnx_file import is_onnx, ports_of, read_onnx_file
 from paragon_export.pictures import open_picture
 from paragon_export.plan import ExportPlan, OnnxBackend, Switches
 from paragon_export.reading import parse_json, read_bytes
-from paragon_export.runners import Runner, open_runner
+from paragon_export.runners import Runner
 
 RASTER = GRID * CELL
 """Pixels per side of a raster."""
@@ -209,14 +210,16 @@ def _chunks(array: np.ndarray, most: int) -> list[np.ndarray]:
 
 def _open(path: Path, switches: Switches, backend: OnnxBackend) -> _Opened:
     if is_onnx(path):
-        inputs, outputs = ports_of(read_onnx(path))
+        file = read_onnx_file(path)
+        inputs, outputs = ports_of(file.model)
         if not inputs or not outputs or not outputs[0].dims:
             raise PlanError(f"{path} is not phase 1 or 2 of a glyph classifier")
         port, classes = inputs[0], outputs[0].dims[-1]
         if port.span is None or not isinstance(classes, int):
             raise PlanError(f"{path} is not phase 1 or 2 of a glyph classifier")
         phase = 2 if port.dtype == "int64" else 1
-        return _Opened(phase, open_runner(path, backend), classes)
+        runner = open_runner(file.data, backend, is_own=False, title=str(path))
+        return _Opened(phase, runner, classes)
     from paragon_export.reference import build_reference, describe
 
     checkpoint, variant = describe(path, switches)
@@ -227,7 +230,11 @@ def _open(path: Path, switches: Switches, backend: OnnxBackend) -> _Opened:
     phase = 2 if "vocabulary" in variant.contract else 1
     label_map = checkpoint.beside.get("label_map")
     return _Opened(
-        phase, open_runner(data, backend), variant.out_channels, label_map, variant.notes
+        phase,
+        open_runner(data, backend, is_own=True),
+        variant.out_channels,
+        label_map,
+        variant.notes,
     )
 
 

@@ -4,23 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
 from paragon_export.bench import bench_runners
 from paragon_export.engine import open_engine
 from paragon_export.environment import cuda_gpu
 from paragon_export.errors import RunError
 from paragon_export.judge import judge
+from paragon_export.manifest import EngineFile
 from paragon_export.outcome import Known, Proof
 from paragon_export.plan import BatchProfile, Profile
 from paragon_export.runners import Runner
 
 
-def prove_on_gpu(engine: Path, known: Known, profile: Profile | BatchProfile) -> Proof:
+def prove_on_gpu(engine: EngineFile, known: Known, profile: Profile | BatchProfile) -> Proof:
     """Judge an engine against its network, and time it beside PyTorch at the optimal size.
 
     Args:
-        engine: With its manifest beside it.
+        engine: With its manifest.
         known: The network that it claims to be; None if that is not known.
         profile: The sizes or batches that it accepts.
     """
@@ -40,5 +40,5 @@ def prove_on_gpu(engine: Path, known: Known, profile: Profile | BatchProfile) ->
         "TensorRT": lambda: runner,
     }
     port = reference.inputs[0] if variant.is_classifier else None
-    bench = bench_runners(engine.name, contenders, profile.optimal, port)
+    bench = bench_runners(engine.path.name, contenders, profile.optimal, port)
     return Proof(parity=parity, bench=bench)

@@ -19,14 +19,14 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from paragon_export.artifact import check_writable, staged
+from paragon_export.artifact import check_writable, write_files
 from paragon_export.errors import PlanError, RunError
 from paragon_export.feeds import checked
 from paragon_export.foreign import brief
 from paragon_export.glyphs import grids_of, logits_of, open_phase_1, read_raster
 from paragon_export.int8_pictures import export_int8_pictures
 from paragon_export.metrics import Difference, difference, wrong_top1
-from paragon_export.onnx_file import describe_in, write_onnx
+from paragon_export.onnx_file import describe_in, is_our_onnx, serialized
 from paragon_export.outcome import Export
 from paragon_export.plan import ExportPlan, Quantisation, Size, Tolerance
 from paragon_export.probes import PICTURE_SUFFIXES
@@ -72,7 +72,8 @@ def export_int8(plan: ExportPlan, calibration: Calibration) -> tuple[Export, dic
     Raises:
         ParagonExportError: If a stage could not run; nothing is written then.
     """
-    check_writable(plan.output, plan.checkpoint, calibration.path, calibration.phase_1)
+    sources = (plan.checkpoint, calibration.path, calibration.phase_1)
+    check_writable(plan.output, *sources, named=plan.is_named, is_ours=is_our_onnx)
     checkpoint, variant = describe(plan.checkpoint, plan.switches)
     if variant.is_picture and not variant.is_classifier:
         return export_int8_pictures(plan, calibration.path, calibration.accept_loss)
@@ -94,24 +95,23 @@ def export_int8(plan: ExportPlan, calibration: Calibration) -> tuple[Export, dic
     model = quantise(wide, [{port.name: part} for part in calibrated])
     describe_in(model, variant, checkpoint, plan, {})
     model.metadata_props["precision"] = Quantisation.INT8.value
-    with staged(plan.output) as file:
-        write_onnx(model, file.path)
-        runner = OnnxRunner(file.path)
-        truth = logits_of(grids[judged], reference.runner("float64"))
-        row = _row(plan.output.name, runner, grids[judged], truth, calibration.agreement)
-        size_before = len(ir.to_proto(wide).SerializeToString())
-        figures = {
-            "held_back_grids": int(judged.sum()),
-            "top1_agreement": 1 - (row.wrong_top1 or 0) / int(judged.sum()),
-            "agreement_bar": calibration.agreement,
-            "relative_logit_error": 10 ** (-row.found.psnr_db / 20) if not row.fault else None,
-            "bytes_float32": size_before,
-            "bytes_int8": file.path.stat().st_size,
-        }
-        parity = ParityReport(rows=(row,), notes=_notes(figures))
-        file.keep = parity.passed
+    file = serialized(model, plan.output)
+    truth = logits_of(grids[judged], reference.runner("float64"))
+    runner = OnnxRunner(file.data)
+    row = _row(plan.output.name, runner, grids[judged], truth, calibration.agreement)
+    figures = {
+        "held_back_grids": int(judged.sum()),
+        "top1_agreement": 1 - (row.wrong_top1 or 0) / int(judged.sum()),
+        "agreement_bar": calibration.agreement,
+        "relative_logit_error": 10 ** (-row.found.psnr_db / 20) if not row.fault else None,
+        "bytes_float32": len(ir.to_proto(wide).SerializeToString()),
+        "bytes_int8": len(file.data),
+    }
+    parity = ParityReport(rows=(row,), notes=_notes(figures))
+    if parity.passed:
+        write_files({plan.output: file.data})
     exported = Export(
-        output=plan.output,
+        file=file,
         reference=reference,
         variant=variant,
         fired={},

@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from paragon_export.artifact import check_writable, staged
+from paragon_export.artifact import write_files
 from paragon_export.errors import PlanError, RunError
 from paragon_export.metrics import Difference, difference, psnr_db
-from paragon_export.onnx_file import describe_in, write_onnx
+from paragon_export.onnx_file import describe_in, serialized
 from paragon_export.outcome import Export
 from paragon_export.plan import ExportPlan, Precision, Quantisation, Size, Tolerance
 from paragon_export.probes import folder_probes, photograph_crop
@@ -64,7 +64,6 @@ def export_int8_pictures(
     Raises:
         ParagonExportError: If a stage could not run; nothing is written then.
     """
-    check_writable(plan.output, plan.checkpoint, folder)
     checkpoint, variant = describe(plan.checkpoint, plan.switches)
     reference = build_reference(checkpoint, variant)
     pairs = photographs(variant, folder)
@@ -72,13 +71,13 @@ def export_int8_pictures(
     model = quantise(wide, [{"input": pair.small} for pair in pairs[::2]])
     describe_in(model, variant, checkpoint, plan, {})
     model.metadata_props["precision"] = Quantisation.INT8.value
-    with staged(plan.output) as file:
-        write_onnx(model, file.path)
-        rows, figures = _measure(plan, reference, variant, file.path, pairs[1::2], accept_loss)
-        parity = ParityReport(rows=tuple(rows), notes=_notes(figures, accept_loss))
-        file.keep = parity.passed
+    file = serialized(model, plan.output)
+    rows, figures = _measure(plan, reference, variant, file.data, pairs[1::2], accept_loss)
+    parity = ParityReport(rows=tuple(rows), notes=_notes(figures, accept_loss))
+    if parity.passed:
+        write_files({plan.output: file.data})
     result = Export(
-        output=plan.output, reference=reference, variant=variant, fired={}, parity=parity,
+        file=file, reference=reference, variant=variant, fired={}, parity=parity,
         drop_cost=None,
     )  # fmt: skip
     return result, figures
@@ -123,11 +122,11 @@ def _measure(
     plan: ExportPlan,
     reference: TorchReference,
     variant: Variant,
-    file: Path,
+    data: bytes,
     pairs: list[Pair],
     accept_loss: bool,
 ) -> tuple[list[ParityRow], dict[str, Any]]:
-    exact, runner = reference.runner("float64"), OnnxRunner(file)
+    exact, runner = reference.runner("float64"), OnnxRunner(data)
     rows, gaps, before, after = [], [], [], []
     for index, pair in enumerate(pairs):
         truth = exact.infer({"input": pair.small})["output"]
@@ -167,7 +166,7 @@ def _measure(
         "fidelity_int8_db": _mean(after),
         "fidelity_lost_db": _mean(before) - _mean(after) if before else None,
         "accepted": accept_loss,
-        "bytes_int8": file.stat().st_size,
+        "bytes_int8": len(data),
     }
     return rows, figures
 

@@ -12,20 +12,20 @@ from typing import TYPE_CHECKING, Any
 
 from paragon_export.alternatives import Alternative, alternatives
 from paragon_export.artifact import sha256_of
-from paragon_export.candidates import Opened, is_engine, open_candidate, open_onnx
+from paragon_export.candidates import (
+    Artifact,
+    Opened,
+    is_video,
+    open_candidate,
+    open_onnx,
+    read_artifact,
+)
 from paragon_export.diagnose import Subject, diagnose
 from paragon_export.errors import PlanError
 from paragon_export.foreign import brief
 from paragon_export.glyph_probes import glyph_probes
-from paragon_export.manifest import read
-from paragon_export.onnx_file import (
-    extent_told,
-    is_onnx,
-    metadata_of,
-    ports_of,
-    read_onnx,
-    was_changed,
-)
+from paragon_export.manifest import EngineFile
+from paragon_export.onnx_file import OnnxFile, extent_told, metadata_of, ports_of
 from paragon_export.plan import EnginePlan, OnnxBackend, Size, Switches, Tolerance
 from paragon_export.probes import Probe, choose_probes
 from paragon_export.reference import (
@@ -41,15 +41,13 @@ from paragon_export.variant import Variant
 from paragon_export.verify import verify
 
 if TYPE_CHECKING:
-    import onnx_ir as ir
-
     from paragon_export.checkpoint import Checkpoint
 
 
 def judge(
     reference: Reference,
     variant: Variant,
-    candidates: Sequence[Path],
+    candidates: Sequence[Artifact],
     sizes: Sequence[Size] = (),
     images: Path | None = None,
     backends: Sequence[OnnxBackend] = (OnnxBackend.ONNXRUNTIME,),
@@ -67,12 +65,12 @@ def judge(
     notes: list[str] = []
     findings: list[Finding] = []
     opened_by = [
-        (path, backend)
-        for path in candidates
-        for backend in (backends[:1] if is_engine(path) else dict.fromkeys(backends))
+        (file, backend)
+        for file in candidates
+        for backend in (backends[:1] if isinstance(file, EngineFile) else dict.fromkeys(backends))
     ]
-    for path, backend in opened_by:
-        opened = open_candidate(path, video=len(reference.inputs) > 1, backend=backend)
+    for file, backend in opened_by:
+        opened = open_candidate(file, reference, backend)
         probes = _probes(reference, variant, opened, sizes, images)
         report = verify(reference, [opened.candidate], probes, is_picture=variant.is_picture)
         rows += report.rows
@@ -92,7 +90,7 @@ def judge(
 
 
 def reference_for(
-    plan: EnginePlan, onnx: ir.Model
+    plan: EnginePlan, file: OnnxFile
 ) -> tuple[tuple[TorchReference, Variant] | None, tuple[str, ...]]:
     """Find the network that an ONNX source was made from, and say which it is.
 
@@ -103,7 +101,7 @@ def reference_for(
     Raises:
         PlanError: If the plan's checkpoint is not the one that the model was made from.
     """
-    facts = metadata_of(onnx)
+    facts = metadata_of(file.model)
     told = facts.get("checkpoint_sha256")
     path = plan.checkpoint or _checkpoint_named(plan.source, str(facts.get("checkpoint")), told)
     if path is None:
@@ -114,7 +112,7 @@ def reference_for(
             f"{plan.source} was made from a checkpoint with SHA-256 {told}, and {path} has "
             f"{checkpoint.sha256}; give the one it was made from"
         )
-    video = any(value.name == "prev_feat" for value in onnx.graph.inputs)
+    video = is_video(file.model.graph.inputs)
     known = (build_reference(checkpoint, variant, video=video), variant)
     return known, (f"judged against {path}, with the switches that the ONNX file records",)
 
@@ -145,18 +143,18 @@ def _recorded_flags(switches: Any) -> dict[str, Any]:
     }
 
 
-def judge_conversion(source: Path, converted: Path) -> ParityReport:
+def judge_conversion(source: OnnxFile, converted: OnnxFile) -> ParityReport:
     """Judge a half-precision model against the float32 file it was made from.
 
     Nobody's error in half precision is known for it, so the bar of decibels decides alone.
     """
-    inputs, outputs = ports_of(read_onnx(source))
-    opened = open_onnx(converted)
+    inputs, outputs = ports_of(source.model)
+    opened = open_onnx(converted, outputs)
     window, smallest = (extent_told(opened.metadata, name) for name in ("window", "smallest"))
     channels = inputs[0].dims[1]
     is_glyph = outputs[0].is_logits
     if not isinstance(channels, int):
-        raise PlanError(f"{source}: the number of input channels must be fixed")
+        raise PlanError(f"{source.path}: the number of input channels must be fixed")
     precision = opened.candidate.precision
     usual = Tolerance.for_precision(precision)
     bar = Tolerance(
@@ -170,7 +168,7 @@ def judge_conversion(source: Path, converted: Path) -> ParityReport:
         if is_glyph
         else choose_probes(int(channels), window, opened.static, opened.video, smallest=smallest)
     )
-    reference = OnnxReference(path=source, inputs=inputs, outputs=outputs)
+    reference = OnnxReference(file=source, inputs=inputs, outputs=outputs)
     is_picture = opened.metadata.get("is_picture") is not False
     return verify(reference, [opened.candidate], probes, {precision: bar}, is_picture=is_picture)
 
@@ -218,22 +216,38 @@ def judge_files(
         PlanError: If a file says that it was made from another checkpoint, unless
             ``other_checkpoint`` allows it.
     """
+    files = [read_artifact(path) for path in candidates]
+    return _judge_artifacts(
+        checkpoint, switches, files, sizes, images, backends, other_checkpoint=other_checkpoint
+    )
+
+
+def _judge_artifacts(
+    checkpoint: Path,
+    switches: Switches,
+    files: Sequence[Artifact],
+    sizes: Sequence[Size],
+    images: Path | None,
+    backends: Sequence[OnnxBackend],
+    *,
+    other_checkpoint: bool = False,
+) -> tuple[ParityReport, Variant]:
     loaded, variant = describe(checkpoint, switches)
-    others = [_another_checkpoint(path, loaded) for path in candidates]
+    others = [_another_checkpoint(file, loaded) for file in files]
     if any(others) and not other_checkpoint:
         raise PlanError(
             f"{next(filter(None, others))}; give the one it was made from, or --other-checkpoint "
             "to judge it all the same"
         )
-    video = any(is_onnx(path) and open_onnx(path).video for path in candidates)
+    video = any(isinstance(f, OnnxFile) and is_video(f.model.graph.inputs) for f in files)
     reference = build_reference(loaded, variant, video=video)
 
     @cache
     def instead() -> tuple[Alternative, ...]:
         return tuple(alternatives(loaded, variant, switches, reference))
 
-    report = judge(reference, variant, candidates, sizes, images, backends, instead)
-    notes = (*report.notes, *filter(None, others), *_changed(candidates))
+    report = judge(reference, variant, files, sizes, images, backends, instead)
+    notes = (*report.notes, *filter(None, others), *_changed(files))
     return replace(report, notes=notes), variant
 
 
@@ -253,7 +267,8 @@ def rejudge(
         PlanError: If the file names no checkpoint, or there is none such.
         ParagonExportError: If it cannot be opened.
     """
-    facts = _facts_of(file)
+    artifact = read_artifact(file)
+    facts = _facts_of(artifact)
     name, told = facts.get("checkpoint"), facts.get("checkpoint_sha256")
     if name is None or told is None:
         raise PlanError(
@@ -266,34 +281,34 @@ def rejudge(
             "the working folder; give the checkpoint before the file"
         )
     recorded = _with_recorded(switches, facts)
-    report, variant = judge_files(checkpoint, recorded, [file], sizes, images, backends)
+    report, variant = _judge_artifacts(checkpoint, recorded, [artifact], sizes, images, backends)
     note = f"judged against {checkpoint}, with the switches that {file.name} records"
     return replace(report, notes=(note, *report.notes)), variant
 
 
-def _facts_of(file: Path) -> Mapping[str, Any]:
+def _facts_of(file: Artifact) -> Mapping[str, Any]:
     """Return what a file says of itself; of an engine what its manifest says of its ONNX file."""
-    if is_onnx(file):
-        return metadata_of(read_onnx(file))
-    facts = (read(file) or {}).get("onnx_metadata") if is_engine(file) else None
+    if isinstance(file, OnnxFile):
+        return metadata_of(file.model)
+    facts = (file.manifest or {}).get("onnx_metadata")
     return facts if isinstance(facts, dict) else {}
 
 
-def _another_checkpoint(file: Path, checkpoint: Checkpoint) -> str:
+def _another_checkpoint(file: Artifact, checkpoint: Checkpoint) -> str:
     """Say that a file was made from another checkpoint than the reference; empty if not."""
     told = _facts_of(file).get("checkpoint_sha256")
     if told in (None, checkpoint.sha256):
         return ""
     return (
-        f"{file} was made from a checkpoint with SHA-256 {told}, and {checkpoint.path} has "
+        f"{file.path} was made from a checkpoint with SHA-256 {told}, and {checkpoint.path} has "
         f"{checkpoint.sha256}"
     )
 
 
-def _changed(files: Sequence[Path]) -> list[str]:
+def _changed(files: Sequence[Artifact]) -> list[str]:
     """Name the files that are no longer what this tool wrote."""
     return [
-        f"{file} was changed after it was made: its content is not what its metadata records"
+        f"{file.path} was changed after it was made: its content is not what its metadata records"
         for file in files
-        if is_onnx(file) and was_changed(file)
+        if isinstance(file, OnnxFile) and file.was_changed
     ]

@@ -6,22 +6,23 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
-from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import paragon_export
-from paragon_export.artifact import settle, sha256_of, to_json
+from paragon_export.artifact import encoded, sha256_of, to_json
 from paragon_export.environment import cuda_gpu, environment
 from paragon_export.errors import PlanError
 from paragon_export.foreign import one_line
 from paragon_export.onnx_file import (
+    OnnxFile,
     is_classifier,
     is_onnx,
     metadata_of,
     precision_of,
-    read_onnx,
+    read_onnx_file,
     smallest_of,
     static_size,
 )
@@ -30,28 +31,62 @@ from paragon_export.polygraphy_bridge import tensorrt
 from paragon_export.reading import parse_json, read_bytes
 
 if TYPE_CHECKING:
-    import onnx_ir as ir
-
     from paragon_export.engine import BuiltEngine
     from paragon_export.outcome import Proof, Source
+    from paragon_export.reference import Described
 
 
 DIGEST = "manifest_sha256"
 
 LARGEST_MANIFEST_BYTES = 2**24
 
+LARGEST_ENGINE_BYTES = 2**33
+
 
 def manifest_path(engine: Path) -> Path:
     return engine.with_name(engine.name + ".json")
 
 
-def read(engine: Path) -> dict[str, Any] | None:
-    """Return an engine's manifest; None if there is none that can be read.
+@dataclass(frozen=True)
+class EngineFile:
+    """An engine and its manifest, read once: these bytes are checked and loaded."""
 
-    Where a run was killed while it put engine and manifest in their places, that is finished first.
+    path: Path
+    data: bytes
+    manifest: Mapping[str, Any] | None
+    """None if there is none that can be read."""
+
+    @cached_property
+    def sha256(self) -> str:
+        return hashlib.sha256(self.data).hexdigest()
+
+    @property
+    def mismatch(self) -> str:
+        """Why the manifest does not hold for these bytes; empty if it does.
+
+        Its digest finds slips and edits, not a forger, who would make a new one.
+        """
+        if self.manifest is None:
+            return "the engine there has no readable manifest"
+        if self.manifest.get(DIGEST) != digest_of(self.manifest):
+            return "the manifest there was changed after it was written, or is of an older version"
+        if self.manifest.get("engine_sha256") != self.sha256:
+            return "the engine's bytes are not those of its manifest"
+        return ""
+
+
+def read_engine(path: Path) -> EngineFile:
+    """Read an engine and its manifest. Whether they belong together is said by ``mismatch``.
+
+    Raises:
+        PlanError: If the engine cannot be read.
     """
-    with suppress(PlanError):  # then bytes and manifest disagree, and are not used
-        settle(engine.parent)
+    data = read_bytes(path, LARGEST_ENGINE_BYTES, "engine", PlanError)
+    return EngineFile(path, data, read(path))
+
+
+def read(engine: Path) -> dict[str, Any] | None:
+    """Return an engine's manifest; None if there is none that can be read."""
     try:
         data = read_bytes(manifest_path(engine), LARGEST_MANIFEST_BYTES, "manifest", PlanError)
         manifest = parse_json(data)
@@ -60,16 +95,13 @@ def read(engine: Path) -> dict[str, Any] | None:
     return manifest if isinstance(manifest, dict) else None
 
 
-def why_not_believed(engine: Path, manifest: Mapping[str, Any]) -> str:
-    """Say in words why an engine's manifest cannot be taken at its word; empty if it can.
-
-    Its digest tells slips and edits, not a forger, who would make a new one.
-    """
-    if manifest.get(DIGEST) != digest_of(manifest):
-        return "the manifest there was changed after it was written, or is of an older version"
-    if manifest.get("engine_sha256") != sha256_of(engine):
-        return "the engine's bytes are not those of its manifest"
-    return ""
+def is_manifest(path: Path) -> bool:
+    """Tell whether a file is a manifest that this tool wrote, by the digest in it."""
+    try:
+        manifest = parse_json(read_bytes(path, LARGEST_MANIFEST_BYTES, "manifest", PlanError))
+    except (PlanError, ValueError):
+        return False
+    return isinstance(manifest, dict) and DIGEST in manifest
 
 
 def digest_of(manifest: Mapping[str, Any]) -> str:
@@ -78,36 +110,47 @@ def digest_of(manifest: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
 
 
-def identify(plan: EnginePlan) -> dict[str, Any]:
-    """Return everything that decides an engine's bytes: it is reused only if all of it matches.
+def read_source(plan: EnginePlan) -> OnnxFile | Described:
+    """Read what an engine is made from, once: an ONNX file, or a checkpoint and its network.
 
     Raises:
-        ParagonExportError: If the source cannot be read or the TensorRT flavour is missing.
+        ParagonExportError: If it cannot be read.
     """
     from paragon_export.reference import describe
 
+    if is_onnx(plan.source):
+        return read_onnx_file(plan.source)
+    return describe(plan.source, plan.switches)
+
+
+def identify(plan: EnginePlan, source: OnnxFile | Described) -> dict[str, Any]:
+    """Return everything that decides an engine's bytes: it is reused only if all of it matches.
+
+    Raises:
+        ParagonExportError: If the profile is impossible or the TensorRT flavour is missing.
+    """
     precision, video, static = plan.precision, plan.video, None
     smallest = 1
     rewritten: bool | None = plan.rewrite
-    if is_onnx(plan.source):
-        model = read_onnx(plan.source)
+    if isinstance(source, OnnxFile):
+        model, sha256 = source.model, source.sha256
         facts = metadata_of(model)
-        switches, checkpoint = facts.get("switches"), facts.get("checkpoint_sha256")
+        switches, checkpoint_sha256 = facts.get("switches"), facts.get("checkpoint_sha256")
         static, smallest = static_size(model), smallest_of(model)
         batches = is_classifier(model)
         rewritten = None
         precision = precision if precision.is_half else precision_of(model)
         video = any(value.name == "prev_feat" for value in model.graph.inputs)
     else:
-        loaded, variant = describe(plan.source, plan.switches)
+        checkpoint, variant = source
         switches = {name: asdict(setting) for name, setting in variant.switches.items()}
-        checkpoint, smallest = loaded.sha256, variant.smallest
-        batches = variant.is_classifier
+        sha256 = checkpoint_sha256 = checkpoint.sha256
+        smallest, batches = variant.smallest, variant.is_classifier
     profile = plan.batches() if batches else plan.profile_for(static, smallest)
     return {
         "source": plan.source.name,
-        "source_sha256": _sha256(plan.source),
-        "checkpoint_sha256": checkpoint,
+        "source_sha256": sha256,
+        "checkpoint_sha256": checkpoint_sha256,
         "switches": switches,
         "precision": precision.value,
         "video": video,
@@ -150,13 +193,6 @@ def _profile_told(told: Mapping[str, Any]) -> Profile | BatchProfile:
     return Profile(smallest=smallest, optimal=optimal, largest=largest, batch=told["batch"])
 
 
-def _sha256(path: Path) -> str:
-    try:
-        return sha256_of(path)
-    except OSError as error:
-        raise PlanError(f"cannot read {path}: {error.strerror or error}") from error
-
-
 def target_name(plan: EnginePlan) -> str:
     """Return the compute capabilities of an engine as one word."""
     if plan.targets:
@@ -166,19 +202,20 @@ def target_name(plan: EnginePlan) -> str:
 
 def why_rebuild(engine: Path, wanted: Mapping[str, Any]) -> str:
     """Say in words why the engine there cannot be used; empty if it can."""
-    manifest = read(engine)
     if not engine.is_file():
         return "no engine was there"
-    if manifest is None:
-        return "the engine there has no readable manifest"
-    if reason := why_not_believed(engine, manifest):
-        return reason
+    try:
+        there = read_engine(engine)
+    except PlanError as error:
+        return str(error)
+    if there.mismatch or there.manifest is None:
+        return there.mismatch
     for name, value in wanted.items():
-        if manifest.get(name) != value:
+        if there.manifest.get(name) != value:
             words = name.replace("_", " ")
-            return f"{words} changed from {_brief(manifest.get(name))} to {_brief(value)}"
-    onnx = engine.parent / str(manifest.get("onnx"))
-    if not onnx.is_file() or manifest.get("onnx_sha256") != sha256_of(onnx):
+            return f"{words} changed from {_brief(there.manifest.get(name))} to {_brief(value)}"
+    onnx = engine.parent / str(there.manifest.get("onnx"))
+    if not onnx.is_file() or there.manifest.get("onnx_sha256") != sha256_of(onnx):
         return f"the ONNX file it was compiled from ({onnx.name}) is gone or changed"
     return ""
 
@@ -207,19 +244,18 @@ def describe_engine(
     plan: EnginePlan,
     identity: Mapping[str, Any],
     source: Source,
-    model: ir.Model,
     built: BuiltEngine,
 ) -> dict[str, Any]:
     """Return the manifest of an engine that has just been built."""
     parity = source.parity
-    onnx = plan.compiled_onnx if source.is_ours else source.path
+    onnx = plan.compiled_onnx if source.is_ours else plan.source
     return {
         **identity,
         "engine": plan.output.name,
         "engine_bytes": len(built.data),
         "onnx": os.path.relpath(onnx, plan.output.parent),
-        "onnx_sha256": sha256_of(source.path),
-        "onnx_metadata": metadata_of(model),
+        "onnx_sha256": source.file.sha256,
+        "onnx_metadata": metadata_of(source.file.model),
         "planned_device_memory_bytes": built.planned_bytes,
         "planned_activation_bytes": built.activation_bytes,
         "planned_weights_bytes": built.weights_bytes,
@@ -234,30 +270,27 @@ def describe_engine(
     }
 
 
-def write_engine(engine: Path, data: bytes, manifest: dict[str, Any]) -> None:
-    """Write an engine and its manifest side by side, where both are staged.
-
-    Raises:
-        OSError: If either cannot be written.
-    """
-    engine.write_bytes(data)
-    manifest["engine_sha256"] = sha256_of(engine)
-    write_manifest(engine, manifest)
+def sealed(manifest: Mapping[str, Any], engine: bytes) -> dict[str, Any]:
+    """Return a manifest with the digests of its engine and of itself."""
+    complete = {**manifest, "engine_sha256": hashlib.sha256(engine).hexdigest()}
+    return {**complete, DIGEST: digest_of(complete)}
 
 
-def write_manifest(engine: Path, manifest: dict[str, Any]) -> None:
-    """Write a manifest again that has learnt something."""
-    manifest[DIGEST] = digest_of(manifest)
-    manifest_path(engine).write_text(to_json(manifest), encoding="utf-8")
+def manifest_bytes(manifest: Mapping[str, Any]) -> bytes:
+    """Return a manifest as its file."""
+    return encoded(to_json(manifest))
 
 
-def add_proof(manifest: dict[str, Any], proof: Proof) -> None:
-    """Record in the manifest what a GPU has shown of the engine."""
+def add_proof(manifest: Mapping[str, Any], proof: Proof) -> dict[str, Any]:
+    """Return a manifest with what a GPU has shown of the engine."""
     if proof.parity is None:
-        return
-    parity = manifest["parity"]
-    parity["judged"] = "the engine on a GPU, and the ONNX file that was compiled"
-    parity["seen_on_gpu"] = True
-    parity["passed"] = proof.parity.passed and parity["passed"] is not False
-    parity["worst"] = proof.parity.to_json()["worst"]
-    manifest["gpu_bench"] = proof.bench.to_json() if proof.bench else None
+        return dict(manifest)
+    parity = {
+        **manifest["parity"],
+        "judged": "the engine on a GPU, and the ONNX file that was compiled",
+        "seen_on_gpu": True,
+        "passed": proof.parity.passed and manifest["parity"]["passed"] is not False,
+        "worst": proof.parity.to_json()["worst"],
+    }
+    bench = proof.bench.to_json() if proof.bench else None
+    return {**manifest, "parity": parity, "gpu_bench": bench}

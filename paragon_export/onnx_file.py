@@ -6,7 +6,8 @@ import hashlib
 import json
 import logging
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,8 +47,36 @@ def is_onnx(path: Path) -> bool:
     return path.suffix.lower() in ONNX_SUFFIXES
 
 
-def read_onnx(path: Path) -> ir.Model:
-    """Load a self-contained ONNX file, one plain graph (see ``onnx_guard``).
+@dataclass(frozen=True)
+class OnnxFile:
+    """An ONNX file that was read once: these bytes are checked, judged and compiled."""
+
+    path: Path
+    """Where it was read from or is to be written to."""
+    data: bytes
+    model: ir.Model
+    """The same, parsed. Not to be changed."""
+    is_own: bool = False
+    """Whether this process made it. A file of anybody else is run in a process of its own."""
+
+    @cached_property
+    def sha256(self) -> str:
+        return hashlib.sha256(self.data).hexdigest()
+
+    @property
+    def was_changed(self) -> bool:
+        """Whether it is not what its own digest says; False without one.
+
+        An edit is no fault by itself: what a file computes decides.
+        """
+        import onnx
+
+        digest, recorded = _content_digest(onnx.ModelProto.FromString(self.data))
+        return recorded is not None and recorded != digest
+
+
+def read_onnx_file(path: Path) -> OnnxFile:
+    """Read a self-contained ONNX file, one plain graph (see ``onnx_guard``).
 
     Raises:
         RunError: If it is not one.
@@ -64,34 +93,46 @@ def read_onnx(path: Path) -> ir.Model:
                 raise RunError(
                     f"{path}: expected one self-contained ONNX file, found {error}"
                 ) from error
-            return ir.from_proto(proto)
+            return OnnxFile(path, data, ir.from_proto(proto))
     except RunError:
         raise
     except Exception as error:  # protobuf and onnx raise unrelated classes for damaged files
         raise RunError(f"{path} is not an ONNX file: {one_line(str(error))[:200]}") from error
 
 
-def write_onnx(model: ir.Model, path: Path) -> None:
-    """Write one file, weights inside, equal bytes for equal models.
+def read_onnx(path: Path) -> ir.Model:
+    """Return the model of a self-contained ONNX file.
 
-    One of ours gets a digest of its content, by which ``was_changed`` knows it again.
+    Raises:
+        RunError: As for ``read_onnx_file``.
+    """
+    return read_onnx_file(path).model
+
+
+def serialized(model: ir.Model, path: Path) -> OnnxFile:
+    """Return a model as the file that it will be: weights inside, equal bytes for equal models.
+
+    One of ours gets a digest of its content (see ``OnnxFile.was_changed``).
     """
     proto = ir.to_proto(model)
     if "tool" in model.metadata_props:
         digest, _ = _content_digest(proto)
         proto.metadata_props.add(key=CONTENT_DIGEST, value=digest)
-    path.write_bytes(proto.SerializeToString(deterministic=True))
+    data = proto.SerializeToString(deterministic=True)
+    return OnnxFile(path, data, ir.from_proto(proto), is_own=True)
 
 
-def was_changed(path: Path) -> bool:
-    """Tell whether a file, which can be read, is not what its own digest says; False without one.
+def write_onnx(model: ir.Model, path: Path) -> None:
+    """Write a model to a file."""
+    path.write_bytes(serialized(model, path).data)
 
-    An edit is no fault by itself: what a file computes decides.
-    """
-    import onnx
 
-    digest, told = _content_digest(onnx.load(path, load_external_data=False))
-    return told is not None and told != digest
+def is_our_onnx(path: Path) -> bool:
+    """Tell whether a file is an ONNX file that this tool wrote, by its metadata."""
+    try:
+        return str(read_onnx(path).metadata_props.get("tool", "")).startswith("paragon-export")
+    except RunError:
+        return False
 
 
 def _content_digest(proto: onnx.ModelProto) -> tuple[str, str | None]:
@@ -191,13 +232,11 @@ def ports_of(model: ir.Model) -> tuple[tuple[Port, ...], tuple[Port, ...]]:
     return inputs, outputs
 
 
-def guarded_ports(model: Path | bytes) -> tuple[Port, ...]:
-    """Return the inputs of a model file or a serialized model, with what may be fed to them."""
+def guarded_ports(data: bytes) -> tuple[Port, ...]:
+    """Return the inputs of a serialized model, with the values that may be fed to them."""
     import onnx
 
-    if isinstance(model, bytes):
-        return ports_of(ir.from_proto(onnx.ModelProto.FromString(model)))[0]
-    return ports_of(read_onnx(model))[0]
+    return ports_of(ir.from_proto(onnx.ModelProto.FromString(data)))[0]
 
 
 def _port(value: ir.Value) -> Port:

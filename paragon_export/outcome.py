@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from paragon_export.manifest import EngineFile
 from paragon_export.metrics import Difference
+from paragon_export.onnx_file import OnnxFile
 from paragon_export.plan import BatchProfile, Profile
 from paragon_export.ranges import RangeAudit
 from paragon_export.reference import TorchReference
@@ -20,9 +22,9 @@ Known = tuple[TorchReference, Variant] | None
 
 @dataclass(frozen=True, kw_only=True)
 class Export:
-    """What became of an export plan. The file was written only if the verdict passed."""
+    """What became of an export plan. The file is written only if the verdict passed."""
 
-    output: Path
+    file: OnnxFile
     reference: TorchReference
     variant: Variant
     fired: Mapping[str, int]
@@ -36,8 +38,12 @@ class Export:
     """What was done otherwise than asked."""
 
     @property
+    def output(self) -> Path:
+        return self.file.path
+
+    @property
     def passed(self) -> bool:
-        """Whether the file was written."""
+        """Whether the file may be written."""
         return self.parity.passed and (self.ranges is None or self.ranges.passed)
 
     @property
@@ -88,15 +94,15 @@ class Proof:
     notes: tuple[str, ...] = ()
 
 
-Prover = Callable[[Path, Known, Profile | BatchProfile], Proof]
-"""Judges and times an engine that has its manifest beside it."""
+Prover = Callable[[EngineFile, Known, Profile | BatchProfile], Proof]
+"""Judges and times an engine."""
 
 
 @dataclass(frozen=True)
 class Source:
     """The ONNX file that is compiled, and what is known of it."""
 
-    path: Path
+    file: OnnxFile
     parity: ParityReport | None
     judged_against: Known
     notes: tuple[str, ...] = ()

@@ -10,12 +10,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from paragon_export.artifact import check_writable, staged
+import paragon_export
+from paragon_export.artifact import check_writable, write_files
 from paragon_export.errors import PlanError
+from paragon_export.onnx_file import OnnxFile, is_our_onnx
 from paragon_export.outcome import Build, Export, Prover, Source
 from paragon_export.plan import EnginePlan, ExportPlan, Precision, Runtime, Size
 from paragon_export.ranges import RangeAudit
-from paragon_export.reference import TorchReference, build_reference, describe, measure_drop
+from paragon_export.reference import (
+    Described,
+    TorchReference,
+    build_reference,
+    describe,
+    measure_drop,
+)
 from paragon_export.variant import Variant
 
 if TYPE_CHECKING:
@@ -26,18 +34,31 @@ if TYPE_CHECKING:
 
 
 def export(plan: ExportPlan) -> Export:
-    """Turn a checkpoint into a verified ONNX file.
+    """Turn a checkpoint into a verified ONNX file, and write it if its verdict passes.
+
+    Raises:
+        ParagonExportError: If a stage could not run; nothing is written then.
+    """
+    check_writable(plan.output, plan.checkpoint, named=plan.is_named, is_ours=is_our_onnx)
+    result = make_onnx(plan, describe(plan.checkpoint, plan.switches))
+    if result.passed:
+        write_files({plan.output: result.file.data})
+    return result
+
+
+def make_onnx(plan: ExportPlan, described: Described) -> Export:
+    """Make the ONNX file of a plan in memory and judge it.
 
     Rewriting changes where half precision rounds. Where that costs a network its verdict, it is
     exported as trained, and that is said.
 
     Raises:
-        ParagonExportError: If a stage could not run; nothing is written then.
+        ParagonExportError: If a stage could not run.
     """
-    result = _export(plan)
+    result = _make_onnx(plan, described)
     if result.passed or not result.fired or not plan.precision.is_half:
         return result
-    as_trained = _export(replace(plan, rewrite=False))
+    as_trained = _make_onnx(replace(plan, rewrite=False, runtime=Runtime.ANY), described)
     if not as_trained.passed:
         return result
     worst = result.parity.worst
@@ -46,15 +67,14 @@ def export(plan: ExportPlan) -> Export:
     return replace(as_trained, remarks=(remark,))
 
 
-def _export(plan: ExportPlan) -> Export:
-    """Export once, rewritten or as trained."""
+def _make_onnx(plan: ExportPlan, described: Described) -> Export:
+    """Make the file once, rewritten or as trained."""
     from paragon_export.audit import audit
     from paragon_export.judge import judge
-    from paragon_export.onnx_file import describe_in, describe_islands, write_onnx
+    from paragon_export.onnx_file import describe_in, describe_islands, serialized
     from paragon_export.precision import to_precision
 
-    check_writable(plan.output, plan.checkpoint)
-    made = _float32_graph(plan)
+    made = _float32_graph(plan, described)
     checkpoint, variant, reference = made.checkpoint, made.variant, made.reference
     simplified, ranges = made.model, None
     if plan.precision.is_half:
@@ -64,13 +84,11 @@ def _export(plan: ExportPlan) -> Export:
     model = to_precision(simplified, plan.precision, plan.io)
     describe_in(model, variant, checkpoint, plan, made.fired)
     describe_islands(model, ranges)
-    with staged(plan.output) as file:
-        write_onnx(model, file.path)
-        parity = judge(reference, variant, [file.path])
-        file.keep = parity.passed and (ranges is None or ranges.passed)
+    file = serialized(model, plan.output)
+    parity = judge(reference, variant, [file])
     drop_cost = measure_drop(checkpoint, variant, plan.switches) if variant.dropped else None
     return Export(
-        output=plan.output,
+        file=file,
         reference=reference,
         variant=variant,
         fired=made.fired,
@@ -108,14 +126,14 @@ class _Made:
         )
 
 
-def _float32_graph(plan: ExportPlan) -> _Made:
+def _float32_graph(plan: ExportPlan, described: Described) -> _Made:
     """Describe, build the reference, rewrite, trace and simplify."""
     from paragon_export.probes import check_defined
     from paragon_export.rewrite import rewrite, unchanged
     from paragon_export.simplify import simplify
     from paragon_export.trace import trace
 
-    checkpoint, variant = describe(plan.checkpoint, plan.switches)
+    checkpoint, variant = described
     check_defined([plan.static] if plan.static else [], variant.smallest)
     reference = build_reference(checkpoint, variant, video=plan.video)
     if plan.static and variant.is_classifier:
@@ -147,13 +165,13 @@ def audit_source(plan: ExportPlan, images: Path | None = None) -> RangeAudit:
         ParagonExportError: If a stage could not run, or the file is half already.
     """
     from paragon_export.audit import audit, subject_of_file
-    from paragon_export.onnx_file import is_onnx, read_onnx
+    from paragon_export.onnx_file import is_onnx, read_onnx_file
 
     if is_onnx(plan.checkpoint):
-        model = read_onnx(plan.checkpoint)
-        subject = subject_of_file(model, plan.checkpoint, images)
+        file = read_onnx_file(plan.checkpoint)
+        model, subject = file.model, subject_of_file(file, images)
     else:
-        made = _float32_graph(plan)
+        made = _float32_graph(plan, describe(plan.checkpoint, plan.switches))
         model, subject = made.model, made.subject(images)
     return audit(model, plan.precision, plan.io, subject, shares=True)[1]
 
@@ -171,96 +189,114 @@ def build(plan: EnginePlan, prove: Prover | None = None) -> Build:
     from paragon_export.engine import build_engine
     from paragon_export.gpu import prove_on_gpu
     from paragon_export.manifest import (
+        EngineFile,
         add_proof,
         describe_engine,
         identify,
+        manifest_bytes,
         manifest_path,
         read,
+        read_source,
+        sealed,
         why_judge_again,
         why_rebuild,
-        write_engine,
-        write_manifest,
     )
-    from paragon_export.onnx_file import is_classifier, read_onnx, smallest_of, static_size
+    from paragon_export.onnx_file import is_classifier, smallest_of, static_size
     from paragon_export.polygraphy_bridge import polygraphy_trt
 
-    files = (plan.output, manifest_path(plan.output), plan.compiled_onnx)
-    for file in files:
-        check_writable(file, plan.source, plan.checkpoint)
-    identity = identify(plan)
+    check_outputs(plan)
+    given = read_source(plan)
+    identity = identify(plan, given)
     reason = why_rebuild(plan.output, identity) or why_judge_again(plan)
     if not reason:
         manifest = read(plan.output) or {}
         matches = "everything in the manifest matches"
         return Build(engine=plan.output, manifest=manifest, cached=True, reason=matches)
     polygraphy_trt(plan.backend.value)  # refuse now what is not installed
-    with staged(*files) as made:
-        source = _model_to_compile(plan, made.beside(plan.compiled_onnx))
-        result = Build(
-            engine=plan.output,
-            manifest={},
-            cached=False,
-            reason=reason,
-            parity=source.parity,
-            notes=source.notes,
-        )
-        if result.passed is False:
-            made.keep = False
-            return result
-        model = read_onnx(source.path)
-        batches = plan.batches() if is_classifier(model) else None
-        profile = batches or plan.profile_for(static_size(model), smallest_of(model))
-        built = build_engine(source.path, model, plan.backend, plan.targets, profile)
-        manifest = describe_engine(plan, identity, source, model, built)
-        write_engine(made.path, built.data, manifest)
-        proof = (prove or prove_on_gpu)(made.path, source.judged_against, profile)
-        add_proof(manifest, proof)
-        write_manifest(made.path, manifest)
-        notes = (*result.notes, *proof.notes)
-        result = replace(result, manifest=manifest, proof=proof, notes=notes)
-        made.keep = result.passed is not False
+    source = _model_to_compile(plan, given)
+    result = Build(
+        engine=plan.output,
+        manifest={},
+        cached=False,
+        reason=reason,
+        parity=source.parity,
+        notes=source.notes,
+    )
+    if result.passed is False:
+        return result
+    model = source.file.model
+    batches = plan.batches() if is_classifier(model) else None
+    profile = batches or plan.profile_for(static_size(model), smallest_of(model))
+    built = build_engine(source.file, plan.backend, plan.targets, profile)
+    manifest = sealed(describe_engine(plan, identity, source, built), built.data)
+    engine = EngineFile(plan.output, built.data, manifest)
+    proof = (prove or prove_on_gpu)(engine, source.judged_against, profile)
+    manifest = sealed(add_proof(manifest, proof), built.data)
+    result = replace(result, manifest=manifest, proof=proof, notes=(*result.notes, *proof.notes))
+    if result.passed is not False:
+        compiled = {plan.compiled_onnx: source.file.data} if source.is_ours else {}
+        last = {manifest_path(plan.output): manifest_bytes(manifest)}
+        write_files({**compiled, plan.output: built.data, **last})
     return result
 
 
-def _model_to_compile(plan: EnginePlan, compiled: Path) -> Source:
+def check_outputs(plan: EnginePlan) -> None:
+    """Refuse outputs that cannot be written, or that would replace a file of somebody else.
+
+    Raises:
+        PlanError: Naming the first.
+    """
+    from paragon_export.manifest import is_manifest, manifest_path
+
+    manifest = manifest_path(plan.output)
+    check_writable(
+        plan.output,
+        plan.source,
+        plan.checkpoint,
+        named=plan.is_named,
+        is_ours=lambda _: is_manifest(manifest) or is_our_onnx(plan.compiled_onnx),
+    )
+    beside = {manifest: is_manifest, plan.compiled_onnx: is_our_onnx}
+    for path, is_ours in beside.items():
+        check_writable(path, plan.source, plan.checkpoint, named=False, is_ours=is_ours)
+
+
+def _model_to_compile(plan: EnginePlan, given: OnnxFile | Described) -> Source:
     """Export a checkpoint, convert an ONNX file, or take it as it is; judge it in each case."""
     from paragon_export.audit import audit, subject_of_file
+    from paragon_export.isolated import open_runner
     from paragon_export.judge import judge, judge_conversion, reference_for
-    from paragon_export.onnx_file import (
-        describe_islands,
-        is_onnx,
-        precision_of,
-        read_onnx,
-        write_onnx,
-    )
+    from paragon_export.onnx_file import describe_islands, precision_of, serialized
     from paragon_export.precision import to_precision
 
-    if not is_onnx(plan.source):
-        exported = export(
+    if not isinstance(given, OnnxFile):
+        exported = make_onnx(
             ExportPlan(
                 checkpoint=plan.source,
-                output=compiled,
+                output=plan.compiled_onnx,
                 switches=plan.switches,
                 precision=plan.precision,
                 video=plan.video,
                 rewrite=plan.rewrite,
                 runtime=Runtime.TENSORRT if plan.rewrite else Runtime.ANY,
-            )
+            ),
+            given,
         )
         against = (exported.reference, exported.variant)
-        return Source(compiled, exported.parity, against, exported.notes, is_ours=True)
-    given = read_onnx(plan.source)
+        return Source(exported.file, exported.parity, against, exported.notes, is_ours=True)
     known, notes = reference_for(plan, given)
     if not plan.rewrite:
         notes = (*notes, "--no-rewrite has no effect: an ONNX file is compiled as it is")
-    if not plan.precision.is_half or precision_of(given) is plan.precision:
-        parity = judge(*known, [plan.source]) if known else None
-        return Source(plan.source, parity, known, notes)
-    subject = subject_of_file(given, plan.source)
-    mended, ranges = audit(given, plan.precision, Precision.FP32, subject)
+    if not plan.precision.is_half or precision_of(given.model) is plan.precision:
+        if known is None:  # TensorRT folds constants as ONNX Runtime does, but without limits
+            open_runner(given.data, is_own=False, title=str(plan.source))
+        parity = judge(*known, [given]) if known else None
+        return Source(given, parity, known, notes)
+    mended, ranges = audit(given.model, plan.precision, Precision.FP32, subject_of_file(given))
     model = to_precision(mended, plan.precision, io=Precision.FP32)
     model.metadata_props["precision"] = plan.precision.value
+    model.metadata_props["tool"] = f"paragon-export {paragon_export.__version__}"
     describe_islands(model, ranges)
-    write_onnx(model, compiled)
-    parity = judge(*known, [compiled]) if known else judge_conversion(plan.source, compiled)
-    return Source(compiled, parity, known, (*notes, *ranges.notes), is_ours=True)
+    made = replace(serialized(model, plan.compiled_onnx), is_own=given.is_own)
+    parity = judge(*known, [made]) if known else judge_conversion(given, made)
+    return Source(made, parity, known, (*notes, *ranges.notes), is_ours=True)

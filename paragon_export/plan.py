@@ -142,6 +142,8 @@ class ExportPlan:
 
     checkpoint: Path
     output: Path
+    is_named: bool = True
+    """Whether the user named the output. If not, only a file of this tool is replaced."""
     switches: Switches = field(default_factory=Switches)
     precision: Precision = Precision.FP32
     io: Precision = Precision.FP32
@@ -249,6 +251,8 @@ class EnginePlan:
     source: Path
     """A checkpoint or an ONNX file."""
     output: Path
+    is_named: bool = True
+    """As for :class:`ExportPlan`."""
     checkpoint: Path | None = None
     """Reference for an ONNX source; a checkpoint source is its own."""
     switches: Switches = field(default_factory=Switches)

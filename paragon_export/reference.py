@@ -10,14 +10,17 @@ from typing import TYPE_CHECKING, Protocol
 from paragon_export.checkpoint import Checkpoint, load_checkpoint
 from paragon_export.errors import CheckpointError, PlanError
 from paragon_export.families import family_named, family_of
+from paragon_export.isolated import open_runner
 from paragon_export.metrics import Difference, difference
 from paragon_export.plan import Size, Switches
 from paragon_export.probes import photograph_crop
-from paragon_export.runners import OnnxRunner, Runner, TorchRunner
+from paragon_export.runners import Runner, TorchRunner
 from paragon_export.variant import Port, Variant
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from paragon_export.onnx_file import OnnxFile
 
 MOST_CHANNELS = 8192
 
@@ -62,19 +65,23 @@ class TorchReference:
 class OnnxReference:
     """A float32 ONNX file, where no checkpoint is at hand: it stands for every dtype."""
 
-    path: Path
+    file: OnnxFile
     inputs: tuple[Port, ...]
     outputs: tuple[Port, ...]
 
-    def runner(self, dtype: str) -> OnnxRunner:
-        return OnnxRunner(self.path)
+    def runner(self, dtype: str) -> Runner:
+        return open_runner(self.file.data, is_own=self.file.is_own, title=str(self.file.path))
 
 
 def _at(ports: Sequence[Port], extents: dict[str, int]) -> tuple[Port, ...]:
     return tuple(port.at(extents) for port in ports)
 
 
-def describe(path: Path, switches: Switches) -> tuple[Checkpoint, Variant]:
+Described = tuple[Checkpoint, Variant]
+"""A checkpoint and the network that it holds."""
+
+
+def describe(path: Path, switches: Switches) -> Described:
     """Load a checkpoint and work out its network.
 
     Raises:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -15,8 +12,6 @@ from paragon_export.deps import require
 from paragon_export.errors import RunError
 from paragon_export.feeds import checked
 from paragon_export.foreign import one_line
-from paragon_export.limits import limited_memory, limited_time
-from paragon_export.plan import OnnxBackend
 from paragon_export.variant import Port
 
 if TYPE_CHECKING:
@@ -117,7 +112,10 @@ def _spare_wide_kernels(module: nn.Module) -> None:
 
 
 class OnnxRunner:
-    """An ONNX file in ONNX Runtime."""
+    """An ONNX file in ONNX Runtime, in this process: for models that this tool made.
+
+    Files of others belong into an ``IsolatedRunner``.
+    """
 
     def __init__(
         self,
@@ -125,11 +123,17 @@ class OnnxRunner:
         provider: str = "CPUExecutionProvider",
         name: str = "ONNX Runtime",
         *,
+        title: str = "",
         in_order: bool = False,
     ) -> None:
         """Load a model file, or a serialized model.
 
-        ``in_order`` runs the nodes as they are and in the order of the file.
+        Args:
+            model: Self-contained.
+            provider: ONNX Runtime's name of what executes it.
+            name: What the runner is called in errors.
+            title: What the model is called in errors.
+            in_order: Whether the nodes are run as they are and in the order of the file.
 
         Raises:
             RunError: If ONNX Runtime refuses it.
@@ -145,19 +149,17 @@ class OnnxRunner:
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
             options.enable_mem_reuse = False  # planning it takes time quadratic in the nodes
             options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
-        source = model if isinstance(model, bytes) else str(model)
-        self._is_on_cpu = provider == "CPUExecutionProvider"
         try:
-            with self._limited(0):
-                self.session = ort.InferenceSession(source, options, providers=[provider])
+            data = model if isinstance(model, bytes) else model.read_bytes()
+            self.session = ort.InferenceSession(data, options, providers=[provider])
         except Exception as error:  # ONNX Runtime raises a dozen unrelated classes
-            raise RunError(
-                f"ONNX Runtime cannot load {_title(model)}: {_one_line(error)}"
-            ) from error
+            title = title or _title(model)
+            raise RunError(f"ONNX Runtime cannot load {title}: {_one_line(error)}") from error
         self._types = {i.name: _numpy_type(i) for i in self.session.get_inputs()}
         self._outputs = [o.name for o in self.session.get_outputs()]
-        self._ports = _guarded(model, [len(o.shape) for o in self.session.get_outputs()])
-        self._known: set[tuple[tuple[int, ...], ...]] = set()
+        self._ports = _guarded(data, [len(o.shape) for o in self.session.get_outputs()])
+        self._options = ort.RunOptions()
+        self._options.log_severity_level = 4
 
     def infer(self, feeds: Mapping[str, np.ndarray]) -> Arrays:
         missing = sorted(set(self._types) - set(feeds))
@@ -166,58 +168,37 @@ class OnnxRunner:
         feeds = checked(self._ports, feeds)
         cast = {name: np.asarray(feeds[name], dtype) for name, dtype in self._types.items()}
         try:
-            results = self._run(cast)
+            results = self.session.run(None, cast, self._options)
         except Exception as error:  # as above
-            shapes = ", ".join(f"{n} {list(a.shape)}" for n, a in cast.items())
-            raise RunError(f"{self.name} fails on {shapes}: {_one_line(error)}") from error
-        return {n: np.asarray(r) for n, r in zip(self._outputs, results, strict=True)}
-
-    def _run(self, feeds: Arrays) -> list[np.ndarray]:
-        """Run once; shapes that are new may take only so much memory and time."""
-        import onnxruntime as ort
-
-        shapes = tuple(array.shape for array in feeds.values())
-        if shapes in self._known:
-            return self.session.run(None, feeds)
-        options = ort.RunOptions()
-        options.log_severity_level = 4
-
-        def stop() -> None:
-            options.terminate = True
-
-        elements = sum(array.size for array in feeds.values())
-        with self._limited(elements), limited_time(seconds_for(elements), stop):
-            results = self.session.run(None, feeds, options)
-        self._known.add(shapes)
-        return results
-
-    def _limited(self, elements: int) -> AbstractContextManager[None]:
-        return limited_memory(memory_for(elements)) if self._is_on_cpu else nullcontext()
+            raise RunError(f"{self.name} fails on {shapes_of(cast)}: {_one_line(error)}") from error
+        return {n: _plain(n, r) for n, r in zip(self._outputs, results, strict=True)}
 
 
-def memory_for(elements: int) -> int:
-    """Return the bytes that a network may take for inputs of so many elements."""
-    return 3 * 2**30 + 2**14 * elements
+def _plain(name: str, result: object) -> np.ndarray:
+    """Return an output as an array of numbers.
+
+    Raises:
+        RunError: If it is text, or no tensor.
+    """
+    array = np.asarray(result)
+    if array.dtype.kind not in "fiub":
+        raise RunError(f"output {name} holds {array.dtype}; expected numbers")
+    return array
 
 
-def seconds_for(elements: int) -> float:
-    """Return how long a network may take for inputs of so many elements."""
-    return 300 + elements / 1000
+def shapes_of(feeds: Mapping[str, np.ndarray]) -> str:
+    """Return names and shapes in words, for errors."""
+    return ", ".join(f"{name} {list(np.shape(array))}" for name, array in feeds.items())
 
 
 class OpenVinoRunner:
     """An ONNX file in OpenVINO, on the CPU, in float32.
 
-    Its memory is not limited: where it gets none OpenVINO ends the process.
+    Nothing is cached: compiled bytes on disk cannot be verified.
     """
 
-    def __init__(self, model: Path | bytes, cache: Path | None = None) -> None:
-        """Load a model file, or a serialized model.
-
-        Args:
-            model: Self-contained.
-            cache: Folder under which compiled models are kept, each in a folder named after the
-                content of the model, OpenVINO's version and the settings; None keeps none.
+    def __init__(self, model: Path | bytes, *, title: str = "") -> None:
+        """Load a model file, or a serialized model; it is self-contained.
 
         Raises:
             RunError: If OpenVINO refuses the model.
@@ -228,16 +209,14 @@ class OpenVinoRunner:
         try:
             data = model if isinstance(model, bytes) else model.read_bytes()
             core = ov.Core()
-            if cache is not None:
-                key = openvino_key(data, ov.get_version())
-                core.set_property({"CACHE_DIR": str(cache / key)})
             compiled = core.compile_model(core.read_model(data), "CPU", OPENVINO_SETTINGS)
         except (RuntimeError, OSError) as error:
-            raise RunError(f"OpenVINO cannot load {_title(model)}: {_one_line(error)}") from error
+            title = title or _title(model)
+            raise RunError(f"OpenVINO cannot load {title}: {_one_line(error)}") from error
         self._request = compiled.create_infer_request()
         self._inputs = {port.any_name: port.element_type.to_dtype() for port in compiled.inputs}
         self._outputs = [port.any_name for port in compiled.outputs]
-        self._ports = _guarded(model, [len(port.partial_shape) for port in compiled.outputs])
+        self._ports = _guarded(data, [len(port.partial_shape) for port in compiled.outputs])
 
     def infer(self, feeds: Mapping[str, np.ndarray]) -> Arrays:
         missing = sorted(set(self._inputs) - set(feeds))
@@ -248,56 +227,18 @@ class OpenVinoRunner:
         try:
             results = self._request.infer(cast)
         except RuntimeError as error:
-            shapes = ", ".join(f"{n} {list(a.shape)}" for n, a in cast.items())
-            raise RunError(f"{self.name} fails on {shapes}: {_one_line(error)}") from error
+            raise RunError(f"{self.name} fails on {shapes_of(cast)}: {_one_line(error)}") from error
         # OpenVINO reuses its output buffers.
-        return {name: np.array(results[name]) for name in self._outputs}
-
-
-def openvino_key(data: bytes, version: str) -> str:
-    """Return the name under which OpenVINO's compiled form of a model is kept.
-
-    Whatever decides that form is in it, so that no other model, version or setting can be taken
-    for it.
-    """
-    parts = [
-        hashlib.sha256(data).hexdigest(),
-        version,
-        *sorted(map(str, OPENVINO_SETTINGS.items())),
-    ]
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
-
-
-def user_cache() -> Path | None:
-    """Return this tool's folder in the user's cache folder; None if it cannot be made."""
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    folder = folder / "paragon-export" / "openvino"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError:
-        return None
-    return folder
-
-
-def open_runner(model: Path | bytes, backend: OnnxBackend) -> Runner:
-    """Return a runner for an ONNX model; compiled models of OpenVINO are kept for the user.
-
-    Raises:
-        RunError: If the backend refuses the model.
-        MissingDependencyError: If the backend is not installed.
-    """
-    if backend is OnnxBackend.OPENVINO:
-        return OpenVinoRunner(model, user_cache())
-    return OnnxRunner(model)
+        return {name: _plain(name, np.array(results[name])) for name in self._outputs}
 
 
 class EngineRunner:
     """A TensorRT engine on the GPU at hand. Untested here: needs a GPU."""
 
-    def __init__(self, engine: Path, flavour: str, ports: Sequence[Port] = ()) -> None:
+    def __init__(self, engine: bytes, title: str, flavour: str, ports: Sequence[Port] = ()) -> None:
         """Load an engine that this tool built; the caller has checked its manifest.
 
-        ``ports`` are the inputs whose arrays are checked.
+        ``title`` names it in errors; ``ports`` are the inputs whose arrays are checked.
 
         Raises:
             RunError: If TensorRT refuses it.
@@ -310,11 +251,11 @@ class EngineRunner:
         from polygraphy.exception import PolygraphyException
 
         try:
-            loaded = backend.EngineFromBytes(engine.read_bytes())
+            loaded = backend.EngineFromBytes(engine)
             self._runner = backend.TrtRunner(loaded)
             self._runner.activate()
         except PolygraphyException as error:
-            raise RunError(f"TensorRT cannot load {engine}: {_one_line(error)}") from error
+            raise RunError(f"TensorRT cannot load {title}: {_one_line(error)}") from error
 
     def infer(self, feeds: Mapping[str, np.ndarray]) -> Arrays:
         from polygraphy.exception import PolygraphyException
@@ -330,13 +271,13 @@ class EngineRunner:
         return {name: np.array(array) for name, array in results.items()}
 
 
-def _guarded(model: Path | bytes, ranks: Sequence[int]) -> tuple[Port, ...]:
+def _guarded(data: bytes, ranks: Sequence[int]) -> tuple[Port, ...]:
     """Return the inputs to be checked of a model with outputs of these ranks: a classifier's."""
     if 2 not in ranks:
         return ()
     from paragon_export.onnx_file import guarded_ports
 
-    return guarded_ports(model)
+    return guarded_ports(data)
 
 
 def _numpy_type(port: onnxruntime.NodeArg) -> np.dtype:

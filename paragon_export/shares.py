@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
+from paragon_export.isolated import open_runner
 from paragon_export.precision import (
     FLOAT,
     constant,
@@ -24,7 +25,7 @@ from paragon_export.precision import (
     widened,
 )
 from paragon_export.probes import Probe
-from paragon_export.runners import Arrays, OnnxRunner, Runner
+from paragon_export.runners import Arrays, Runner
 from paragon_export.variant import Port
 from paragon_export.verify import play
 
@@ -49,7 +50,7 @@ class _Switched:
 
 
 def error_shares(
-    half: ir.Model, exact: ir.Model, inputs: Sequence[Port], probe: Probe
+    half: ir.Model, exact: ir.Model, inputs: Sequence[Port], probe: Probe, *, is_own: bool = True
 ) -> dict[str, float]:
     """Return the tensors whose rounding costs most, largest first.
 
@@ -58,13 +59,14 @@ def error_shares(
         exact: The float32 model that it was made from.
         inputs: Ports of both.
         probe: A photograph, small: it is run some dozens of times.
+        is_own: Whether this tool made the models; if not, they run in a process of their own.
 
     Returns:
         Names of tensors of ``exact`` to shares of the energy of the whole error of ``output``,
         ``WANTED`` of them. Empty where nothing is rounded or the half model is not finite.
     """
     model, names = switchable_model(half, exact)
-    runner = OnnxRunner(ir.to_proto(model).SerializeToString())
+    runner = open_runner(ir.to_proto(model).SerializeToString(), is_own=is_own)
 
     def output(chosen: slice) -> np.ndarray:
         switches = np.zeros(len(names), np.float32)

@@ -14,6 +14,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
 STOPPING = tuple(
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
@@ -44,6 +45,16 @@ def listen() -> None:
             signal.signal(number, lambda number, frame: _end(number))
     signal.set_wakeup_fd(wake.detach(), warn_on_full_buffer=False)
     threading.Thread(target=_wait, args=(woken,), name="signals", daemon=True).start()
+
+
+def end_with_parent(parent: int) -> None:
+    """Have the system kill this process when its parent dies, where it can do that (Linux)."""
+    import ctypes
+
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+    if hasattr(os, "getppid") and os.getppid() != parent:
+        os._exit(128 + signal.SIGTERM)  # it has died already
 
 
 def _wait(woken: socket.socket) -> None:

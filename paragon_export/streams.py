@@ -26,7 +26,10 @@ class _Guarded:
 
     def write(self, text: str) -> int:
         with self._watched():
-            self._stream.write(text)
+            try:
+                self._stream.write(text)
+            except UnicodeEncodeError:  # a file's name need not be UTF-8
+                self._stream.write(text.encode("ascii", "backslashreplace").decode())
         return len(text)
 
     def flush(self) -> None:

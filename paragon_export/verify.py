@@ -9,12 +9,14 @@ compared has failed.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 
+import ml_dtypes
 import numpy as np
 
 from paragon_export.errors import PlanError, RunError
+from paragon_export.foreign import brief
 from paragon_export.metrics import Difference, difference, wrong_top1
 from paragon_export.plan import Precision, Tolerance
 from paragon_export.probes import Probe
@@ -32,6 +34,9 @@ ROUNDING = 2.0**-24
 STATE = {"feature_map": "prev_feat"}
 """Outputs that become inputs of the next frame."""
 
+OUTPUT_TYPES = (np.float32, np.float16, ml_dtypes.bfloat16)
+"""Types that a candidate's output may have."""
+
 _DTYPES = {Precision.FP32: "float32", Precision.FP16: "float16", Precision.BF16: "bfloat16"}
 
 _NOTHING = Difference(float("inf"), float("-inf"), float("inf"), float("inf"), False, False)
@@ -46,6 +51,8 @@ class Candidate:
     precision: Precision
     wide: Callable[[], Runner] | None = None
     """Of a half-precision file: what computes it in float32 from end to end."""
+    fault: str = ""
+    """How its outputs differ from the reference's before anything is run; empty if they do not."""
 
 
 def verify(
@@ -106,7 +113,20 @@ def play(runner: Runner, probe: Probe, inputs: Sequence[Port]) -> Arrays:
             feeds["alpha"] = np.array(probe.blend[index], np.float32)
         state = runner.infer(feeds)
         played.append(state)
-    return {name: np.concatenate([frame[name] for frame in played]) for name in played[0]}
+    return {name: _stacked(name, [frame[name] for frame in played]) for name in played[0]}
+
+
+def _stacked(name: str, arrays: Sequence[np.ndarray]) -> np.ndarray:
+    """Join an output of several frames along the batch.
+
+    Raises:
+        RunError: If it has no batch, or other shapes from frame to frame.
+    """
+    try:
+        return np.concatenate(arrays)
+    except ValueError as error:
+        shapes = brief([list(array.shape) for array in arrays])
+        raise RunError(f"output {name} has shapes {shapes}, which are no batches") from error
 
 
 def nudged(probe: Probe) -> Probe:
@@ -130,15 +150,11 @@ def _judge(
     tolerance: Tolerance,
 ) -> list[ParityRow]:
     """One row for each output; ``moved`` is empty where the outputs are pictures."""
-    fault, found = "", {}
-    try:
-        found = play(candidate.runner, probe, inputs)
-    except RunError as error:
-        fault = f"cannot run: {error}"
+    found, fault = _run(candidate, probe, inputs)
     rows = []
     for name, expected in truth.items():
         got = found.get(name)
-        problem = fault or _shape_fault(got, expected)
+        problem = fault or _outputs_fault(found, truth) or _array_fault(got, expected)
         border = BORDER_PX * (expected.shape[-1] // probe.size.width)
         gap = _NOTHING if problem or got is None else difference(got, expected, border)
         peak = float(np.abs(truth["output"]).max())
@@ -194,7 +210,7 @@ def _judge_logits(
         tolerance = allowed[precision]
         found, fault = _run(candidate, probe, reference.inputs)
         got = found.get(name)
-        fault = fault or _shape_fault(got, truth)
+        fault = fault or _outputs_fault(found, [name]) or _array_fault(got, truth)
         row = ParityRow(
             candidate=candidate.name,
             precision=precision,
@@ -218,6 +234,8 @@ def _judge_logits(
 
 def _run(candidate: Candidate, probe: Probe, inputs: Sequence[Port]) -> tuple[Arrays, str]:
     """Return what a candidate gives, and what went wrong if it cannot run."""
+    if candidate.fault:
+        return {}, candidate.fault
     try:
         return play(candidate.runner, probe, inputs), ""
     except (RunError, PlanError) as error:  # the latter: it does not know an ID that it should
@@ -237,9 +255,18 @@ def _divergences(rows: Sequence[ParityRow]) -> list[str]:
     ]
 
 
-def _shape_fault(got: np.ndarray | None, expected: np.ndarray) -> str:
+def _outputs_fault(found: Arrays, expected: Collection[str]) -> str:
+    """Say which outputs there are too many."""
+    if set(found) <= set(expected):
+        return ""
+    return f"wrong outputs {brief(sorted(found))}, expected {brief(sorted(expected))}"
+
+
+def _array_fault(got: np.ndarray | None, expected: np.ndarray) -> str:
     if got is None:
         return "output missing"
     if got.shape != expected.shape:
         return f"wrong shape {list(got.shape)}, expected {list(expected.shape)}"
+    if got.dtype not in OUTPUT_TYPES:
+        return f"wrong type {got.dtype}, expected float32 or half"
     return ""

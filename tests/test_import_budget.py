@@ -67,7 +67,7 @@ from pathlib import Path
 from paragon_export.errors import RunError
 from paragon_export.runners import EngineRunner
 try:
-    EngineRunner(Path(sys.argv[1]), "rtx")
+    EngineRunner(Path(sys.argv[1]).read_bytes(), "damaged.engine", "rtx")
 except RunError:
     print("TensorRT was asked")
 """

@@ -17,7 +17,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("", "errors", "metrics", "variant", "islands", "primitives", "assets", "symptoms",
      "families.paragonsr2.generations",
      "families.munet.versions", "fourier", "signals", "streams", "foreign", "limits", "pickles"),
-    ("reading", "onnx_guard"),
+    ("reading", "onnx_guard", "supervised"),
     ("pictures",),
     ("plan", "checkpoint", "deps", "artifact", "environment", "layers", "windows", "extents",
      "families.munet.layout", "feeds", "families.glyph.layout"),
@@ -38,9 +38,12 @@ LAYERS: tuple[tuple[str, ...], ...] = (
      "families.paragonsr2.context", "rewrite"),
     ("families.paragonsr2",),
     ("families",),
+    ("isolated",),
+    ("isolated_worker",),
     # From a checkpoint to the network every verdict stands on.
     ("reference",),
-    ("verify", "probe_switches", "outcome", "manifest", "glyphs", "alternatives"),
+    ("verify", "probe_switches", "manifest", "glyphs", "alternatives"),
+    ("outcome",),
     ("engine", "int8_pictures", "diagnose", "gauges", "shares"),
     # Files that claim to be the network, judged and timed.
     ("candidates", "audit"),

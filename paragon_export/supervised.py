@@ -1,0 +1,72 @@
+"""Run the command in a child process where the system limits memory, as ``ulimit -v`` does.
+
+Libraries in C++ abort, or print lines of their own, when they get no memory. The parent, which
+needs none, then says so in one line and ends with exit code 3.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from contextlib import suppress
+
+from paragon_export.signals import STOPPING, end_with_parent
+
+COULD_NOT_RUN = 3
+
+PREFIX = b"paragon-export: "
+"""Of every error of the command."""
+
+
+def run_in_child_if_memory_is_limited() -> None:
+    """Return at once, or in a child process only; the parent waits for it and ends as it did."""
+    limit = _memory_limit()
+    if limit is None or not hasattr(os, "fork"):
+        return
+    parent = os.getpid()
+    out, into = os.pipe()
+    child = os.fork()
+    if child == 0:
+        end_with_parent(parent)
+        os.close(out)
+        os.dup2(into, 2)
+        os.close(into)
+        return
+    os.close(into)
+    for number in STOPPING:
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, lambda number, frame: _pass_on(child, number))
+    said = b"".join(iter(lambda: os.read(out, 2**16), b""))
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    if code < 0:
+        name = signal.Signals(-code).name
+        said = (
+            PREFIX
+            + (
+                f"not enough memory: a library ended the process ({name}), and the system allows "
+                f"{limit / 1e9:.1f} GB (ulimit -v); allow more\n"
+            ).encode()
+        )
+        code = COULD_NOT_RUN
+    elif code == COULD_NOT_RUN:  # libraries complain besides
+        said = b"".join(line for line in said.splitlines(True) if line.startswith(PREFIX)) or said
+    with suppress(OSError):
+        sys.stderr.buffer.write(said)
+        sys.stderr.flush()
+    os._exit(code)
+
+
+def _pass_on(child: int, number: int) -> None:
+    with suppress(ProcessLookupError):
+        os.kill(child, number)
+
+
+def _memory_limit() -> int | None:
+    """Return the bytes of memory that the process may have; None without a limit."""
+    try:
+        import resource
+    except ImportError:
+        return None
+    limits = [resource.getrlimit(kind)[0] for kind in (resource.RLIMIT_AS, resource.RLIMIT_DATA)]
+    return min((limit for limit in limits if limit != resource.RLIM_INFINITY), default=None)
