@@ -16,13 +16,18 @@ def require(module: str, extra: str) -> ModuleType:
     """Import ``module``, and keep it from importing what is ``UNWANTED``.
 
     Raises:
-        MissingDependencyError: Naming the extra of this package that installs it.
+        MissingDependencyError: Naming the extra of this package that installs it, or saying why
+            it cannot be loaded.
     """
     for name in UNWANTED:
         sys.modules.setdefault(name, None)  # type: ignore[arg-type]  # importing it then fails
     try:
         return importlib.import_module(module)
-    except ImportError as error:
+    except ModuleNotFoundError as error:
         raise MissingDependencyError(
             f"{module} is not installed ({error}); run: pip install 'paragon-export[{extra}]'"
+        ) from error
+    except ImportError as error:
+        raise MissingDependencyError(
+            f"{module} is installed and cannot be loaded: {error}"
         ) from error

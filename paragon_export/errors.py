@@ -10,6 +10,7 @@
     +-- StageError                    a stage failed in a library that it owns
         +-- TraceError
         +-- RunError
+        +-- OutOfMemoryError          no verdict: it says nothing about the artifact
         +-- EngineBuildError
 
 A message says what was asked, what was found, and what to do. A failed parity is not here:
@@ -51,23 +52,36 @@ class RunError(StageError):
     """An artifact could not be run on an input that it should accept."""
 
 
+class OutOfMemoryError(StageError):
+    """A runtime got no memory. Not a RunError: that would be a failed verdict."""
+
+
 class EngineBuildError(StageError):
     """TensorRT refused the model or the profile."""
 
 
-NO_MEMORY = ("allocate memory", "bad_alloc", "not enough memory", "failed to map segment",
-             "out of memory", "DefaultCPUAllocator")  # fmt: skip
+NO_MEMORY = ("allocate memory", "Failed to allocate", "bad_alloc", "bad allocation",
+             "not enough memory", "failed to map segment", "out of memory",
+             "DefaultCPUAllocator")  # fmt: skip
 """What the libraries say when they get no memory."""
+
+
+def is_memory_error(error: BaseException) -> bool:
+    """Tell whether an error of any library means that there was no memory."""
+    return isinstance(error, MemoryError) or any(words in str(error) for words in NO_MEMORY)
 
 
 def reason_of(error: Exception) -> str:
     """Return what to tell a user of an error, also of one that nobody foresaw."""
     if isinstance(error, ParagonExportError):
         return str(error)
-    said = str(error) or type(error).__name__
-    if isinstance(error, MemoryError) or any(words in said for words in NO_MEMORY):
-        return f"not enough memory ({said}); free some, or ask for a smaller size"
+    cause: BaseException | None = error
+    while cause is not None:
+        if is_memory_error(cause):
+            reason = str(cause).split("\n")[0][:200] or "MemoryError"
+            return f"not enough memory ({reason}); free some, or ask for a smaller size"
+        cause = cause.__cause__ or cause.__context__
     return (
-        f"unexpected {type(error).__name__}: {said}; run again with --debug for the traceback, "
+        f"unexpected {type(error).__name__}: {error}; run again with --debug for the traceback, "
         "and report it"
     )

@@ -23,7 +23,7 @@ import numpy as np
 
 import paragon_export
 from paragon_export.deps import require
-from paragon_export.errors import ParagonExportError, PlanError, RunError
+from paragon_export.errors import OutOfMemoryError, ParagonExportError, PlanError, RunError
 from paragon_export.limits import Limits, limited_time
 from paragon_export.plan import OnnxBackend
 from paragon_export.runners import Arrays, OnnxRunner, OpenVinoRunner, Runner, shapes_of
@@ -39,7 +39,10 @@ main()
 """
 """The child uses this very package, and nothing else from its folder before all other folders."""
 
-ERRORS: Mapping[str, type[ParagonExportError]] = {"PlanError": PlanError, "RunError": RunError}
+ERRORS: Mapping[str, type[ParagonExportError]] = {
+    "PlanError": PlanError, "OutOfMemoryError": OutOfMemoryError
+}  # fmt: skip
+"""What is raised for an error in the child, by its name; RunError for all others."""
 
 LIMITS = Limits()
 
@@ -68,7 +71,8 @@ class IsolatedRunner:
             limits: Of memory (on Linux) and time.
 
         Raises:
-            RunError: If the backend refuses the model, or needs too much memory or time for it.
+            RunError: If the backend refuses the model, or takes too much time to load it.
+            OutOfMemoryError: If it takes too much memory.
             MissingDependencyError: If the backend is not installed.
         """
         self.name = "OpenVINO" if backend is OnnxBackend.OPENVINO else "ONNX Runtime"
@@ -101,7 +105,9 @@ class IsolatedRunner:
         """Send messages and return the answer to the last.
 
         Raises:
-            ParagonExportError: What was raised in the child, or RunError if the child has ended.
+            ParagonExportError: What was raised in the child.
+            RunError: If it took too much time.
+            OutOfMemoryError: If the child has ended.
         """
         process, late = self._process, []
 
@@ -119,12 +125,14 @@ class IsolatedRunner:
             except (OSError, EOFError) as error:
                 code = process.wait()
                 if late:
-                    reason = f"it took more than {seconds:.0f} seconds and was stopped"
-                elif code == -9:
-                    reason = "it was killed, as the system does when memory runs out"
-                else:
-                    reason = f"its process ended with code {code}; it may have run out of memory"
-                raise RunError(f"{self.name} fails on {what}: {reason}") from error
+                    raise RunError(
+                        f"{self.name} was stopped on {what}: it took more than {seconds:.0f} "
+                        "seconds"
+                    ) from error
+                raise OutOfMemoryError(
+                    f"{self.name} ended its process on {what} (code {code}): it got no memory, "
+                    "or crashed"
+                ) from error
         kind, content = answer[:1], answer[1:]
         if kind == b"E":
             told = json.loads(content)

@@ -49,7 +49,7 @@ def _serve(requests: BinaryIO, answers: BinaryIO) -> None:
         except ParagonExportError as error:
             answer = _failure(type(error).__name__, str(error))
         except MemoryError:
-            answer = _failure("RunError", "it needs more memory than it may take")
+            answer = _failure("OutOfMemoryError", "it needs more memory than it may take")
         send(answers, answer)
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from paragon_export.deps import require
-from paragon_export.errors import RunError
+from paragon_export.errors import OutOfMemoryError, RunError, StageError, is_memory_error
 from paragon_export.feeds import checked
 from paragon_export.foreign import one_line
 from paragon_export.variant import Port
@@ -84,10 +84,10 @@ class TorchRunner:
             with torch.inference_mode():
                 results = self.module(*tensors)
         except (RuntimeError, MemoryError) as error:
-            if "allocate" not in str(error) and not isinstance(error, MemoryError):
+            if not is_memory_error(error):
                 raise  # a fault of this tool
             shapes = ", ".join(str(list(t.shape)) for t in tensors)
-            raise RunError(
+            raise OutOfMemoryError(
                 f"{self.name} finds no memory for {shapes}: {_one_line(error)}"
             ) from error
         results = results if isinstance(results, tuple) else (results,)
@@ -154,7 +154,7 @@ class OnnxRunner:
             self.session = ort.InferenceSession(data, options, providers=[provider])
         except Exception as error:  # ONNX Runtime raises a dozen unrelated classes
             title = title or _title(model)
-            raise RunError(f"ONNX Runtime cannot load {title}: {_one_line(error)}") from error
+            raise _error(f"ONNX Runtime cannot load {title}", error) from error
         self._types = {i.name: _numpy_type(i) for i in self.session.get_inputs()}
         self._outputs = [o.name for o in self.session.get_outputs()]
         self._ports = _guarded(data, [len(o.shape) for o in self.session.get_outputs()])
@@ -170,8 +170,14 @@ class OnnxRunner:
         try:
             results = self.session.run(None, cast, self._options)
         except Exception as error:  # as above
-            raise RunError(f"{self.name} fails on {shapes_of(cast)}: {_one_line(error)}") from error
+            raise _error(f"{self.name} fails on {shapes_of(cast)}", error) from error
         return {n: _plain(n, r) for n, r in zip(self._outputs, results, strict=True)}
+
+
+def _error(what: str, error: Exception) -> StageError:
+    """Return a library's error as one of ours."""
+    kind = OutOfMemoryError if is_memory_error(error) else RunError
+    return kind(f"{what}: {_one_line(error)}")
 
 
 def _plain(name: str, result: object) -> np.ndarray:
@@ -212,7 +218,7 @@ class OpenVinoRunner:
             compiled = core.compile_model(core.read_model(data), "CPU", OPENVINO_SETTINGS)
         except (RuntimeError, OSError) as error:
             title = title or _title(model)
-            raise RunError(f"OpenVINO cannot load {title}: {_one_line(error)}") from error
+            raise _error(f"OpenVINO cannot load {title}", error) from error
         self._request = compiled.create_infer_request()
         self._inputs = {port.any_name: port.element_type.to_dtype() for port in compiled.inputs}
         self._outputs = [port.any_name for port in compiled.outputs]
@@ -227,7 +233,7 @@ class OpenVinoRunner:
         try:
             results = self._request.infer(cast)
         except RuntimeError as error:
-            raise RunError(f"{self.name} fails on {shapes_of(cast)}: {_one_line(error)}") from error
+            raise _error(f"{self.name} fails on {shapes_of(cast)}", error) from error
         # OpenVINO reuses its output buffers.
         return {name: _plain(name, np.array(results[name])) for name in self._outputs}
 

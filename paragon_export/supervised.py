@@ -15,6 +15,9 @@ from paragon_export.signals import STOPPING, end_with_parent
 
 COULD_NOT_RUN = 3
 
+OUR_CODES = (0, 1, 2, COULD_NOT_RUN, 141, *(128 + number for number in STOPPING))
+"""Exit codes of the command itself. With any other a library has ended the process."""
+
 PREFIX = b"paragon-export: "
 """Of every error of the command."""
 
@@ -39,18 +42,13 @@ def run_in_child_if_memory_is_limited() -> None:
             signal.signal(number, lambda number, frame: _pass_on(child, number))
     said = b"".join(iter(lambda: os.read(out, 2**16), b""))
     code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    if code < 0:
-        name = signal.Signals(-code).name
-        said = (
-            PREFIX
-            + (
-                f"not enough memory: a library ended the process ({name}), and the system allows "
-                f"{limit / 1e9:.1f} GB (ulimit -v); allow more\n"
-            ).encode()
-        )
+    allowed = f"the system allows {limit / 1e9:.1f} GB (ulimit -v)".encode()
+    ours = [line for line in said.splitlines() if line.startswith(PREFIX)]
+    if code not in OUR_CODES:
+        said = b"%snot enough memory: a library ended the process, and %s\n" % (PREFIX, allowed)
         code = COULD_NOT_RUN
-    elif code == COULD_NOT_RUN:  # libraries complain besides
-        said = b"".join(line for line in said.splitlines(True) if line.startswith(PREFIX)) or said
+    elif code == COULD_NOT_RUN and ours:  # libraries complain besides
+        said = b"%s; %s\n" % (ours[-1], allowed)
     with suppress(OSError):
         sys.stderr.buffer.write(said)
         sys.stderr.flush()
