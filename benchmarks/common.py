@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -20,7 +19,7 @@ from paragon_export.environment import environment
 from paragon_export.errors import EngineBuildError
 from paragon_export.families.paragonsr2.release.layout import Hyperparameters
 from paragon_export.families.paragonsr2.release.network import ParagonSR2
-from paragon_export.onnx_file import write_onnx
+from paragon_export.onnx_file import serialized
 from paragon_export.plan import Backend, Precision, Profile, Runtime, Size
 from paragon_export.precision import to_precision
 from paragon_export.report import percentile
@@ -150,10 +149,8 @@ def planned_megabytes(exported: Exported, largest: Size) -> float:
 
     profile = Profile(smallest=Size(1, 1), optimal=largest, largest=largest)
     half = to_precision(exported.model, Precision.FP16, Precision.FP32)
-    with TemporaryDirectory() as folder:
-        path = Path(folder) / "model.onnx"
-        write_onnx(half, path)
-        built = build_engine(path, half, Backend.RTX, ("sm86",), profile)
+    file = serialized(half, Path("model.onnx"))
+    built = build_engine(file, Backend.RTX, ("sm86",), profile)
     if built.planned_bytes is None:
         raise EngineBuildError("TensorRT did not say how much memory it plans")
     return built.planned_bytes / 1e6

@@ -19,7 +19,7 @@ import numpy as np
 from common import write
 
 from paragon_export.alternatives import Alternative, alternatives
-from paragon_export.candidates import open_candidate
+from paragon_export.candidates import open_candidate, read_artifact
 from paragon_export.errors import ParagonExportError, PlanError
 from paragon_export.judge import judge
 from paragon_export.metrics import psnr_db
@@ -83,7 +83,7 @@ def verdict(case: Case, path: Path) -> ParityReport:
         given = Switches(flags={"upsampler_alpha": case.variant.switches["upsampler_alpha"].value})
         return tuple(alternatives(case.checkpoint, case.variant, given, case.reference))
 
-    return judge(case.reference, case.variant, [path], instead=instead)
+    return judge(case.reference, case.variant, [read_artifact(path)], instead=instead)
 
 
 def close(case: Case, path: Path) -> bool:
@@ -116,8 +116,7 @@ def fifty_decibels(case: Case, path: Path) -> bool:
 
 def both(case: Case, path: Path, pictures: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     """Return what the file and PyTorch give for pictures fed one after the other."""
-    video = len(case.reference.inputs) > 1
-    file = open_candidate(path, video=video).candidate
+    file = open_candidate(read_artifact(path), case.reference).candidate
     runner: Runner = file.wide() if file.wide else file.runner  # as ONNX Runtime runs it on a CPU
     blend = (0.0,) * len(pictures)
     probe = Probe(label="", size=TRACED_AT, frames=tuple(pictures), blend=blend)

@@ -266,6 +266,8 @@ def _remove_leftover(folder: Path) -> None:
         inside = set(os.listdir(folder))
         if told["folder"] != [found.st_dev, found.st_ino] or inside - {*names, LOCK}:
             return
+        if any(os.path.basename(name) != name for name in names):
+            return
         if all(_is_my_file(os.lstat(folder / name)) for name in inside):
             _PrivateFolder(folder, names).remove()
     finally:

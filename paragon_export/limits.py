@@ -59,7 +59,8 @@ def limited_memory(more: int) -> Iterator[None]:
 
     with _lock:
         usual = resource.getrlimit(resource.RLIMIT_DATA)
-        limit_memory(taken, more)
+        if usual[0] == resource.RLIM_INFINITY or taken + more < usual[0]:
+            limit_memory(taken, more)
         try:
             yield
         finally:

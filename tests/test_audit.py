@@ -12,9 +12,10 @@ import onnx_ir as ir
 import pytest
 
 from paragon_export.audit import audit, subject_of, subject_of_file, with_islands
+from paragon_export.candidates import read_artifact
 from paragon_export.gauges import Subject, measure
 from paragon_export.judge import judge
-from paragon_export.onnx_file import metadata_of, read_onnx, write_onnx
+from paragon_export.onnx_file import metadata_of, read_onnx, serialized, write_onnx
 from paragon_export.pipeline import audit_source, build, export
 from paragon_export.plan import EnginePlan, ExportPlan, Precision, Profile, Size, Switches
 from paragon_export.precision import FLOAT32_INPUTS, rounding_model, to_precision, values_of
@@ -42,7 +43,7 @@ def loud(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def subject(model: ir.Model, *, is_picture: bool = True) -> Subject:
-    return replace(subject_of_file(model, Path("model.onnx")), is_picture=is_picture)
+    return replace(subject_of_file(serialized(model, Path("m.onnx"))), is_picture=is_picture)
 
 
 def chain(*nodes: onnx.NodeProto, **weights: object) -> ir.Model:
@@ -261,7 +262,7 @@ def test_a_network_that_overflows_is_mended_and_passes(loud: Path, tmp_path: Pat
     wide = export(replace(plan, precision=FP32, output=tmp_path / "wide.onnx"))
     bare = tmp_path / "bare.onnx"
     write_onnx(to_precision(read_onnx(wide.output), FP16, FP32), bare)
-    unmended = judge(result.reference, result.variant, [bare])
+    unmended = judge(result.reference, result.variant, [read_artifact(bare)])
     assert not unmended.passed
     assert "non-finite" in {failing.failure for failing in unmended.rows}
 

@@ -1,12 +1,14 @@
-"""Crashes: killed anywhere, out of space, interrupted, two at once - whole artefacts and no traces.
+"""Crashes: killed anywhere, out of space, interrupted, two at once: nothing wrong is ever used.
 
 ``benchmarks/kills.py`` does the same to whole commands, a hundred times.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,19 +20,12 @@ from pathlib import Path
 
 import pytest
 
-from paragon_export.artifact import (
-    COMMIT,
-    PREFIX,
-    check_writable,
-    settle,
-    staged,
-    sweep,
-    write_text,
-)
+from paragon_export.artifact import PREFIX, check_writable, write_files, write_text
 from paragon_export.errors import PlanError
+from paragon_export.manifest import manifest_bytes, read, read_engine, sealed, why_rebuild
 from tests.conftest import LONGEST_RUN_S, RunCli, RunHere, shell_environment
 
-NAMES = ("net.engine", "net.engine.json", "net.engine.onnx")
+NAMES = ("net.engine.onnx", "net.engine", "net.engine.json")
 
 TOUCHING = {"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.listdir", "os.scandir"}
 """What Python tells an audit hook before it touches the file system."""
@@ -38,22 +33,25 @@ TOUCHING = {"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.listdi
 Writer = Callable[[Path, bytes], None]
 
 
-def write_staged(folder: Path, data: bytes) -> None:
-    first, *others = (folder / name for name in NAMES)
-    with staged(first, *others) as file:
-        for path in (first, *others):
-            file.beside(path).write_bytes(data)
+def artifact_of(folder: Path, data: bytes) -> dict[Path, bytes]:
+    """Return an engine, its ONNX file and the manifest that names the digests of both."""
+    manifest = {"onnx": NAMES[0], "onnx_sha256": hashlib.sha256(data).hexdigest()}
+    contents = (data, data, manifest_bytes(sealed(manifest, data)))
+    return dict(zip((folder / name for name in NAMES), contents, strict=True))
+
+
+def write_together(folder: Path, data: bytes) -> None:
+    write_files(artifact_of(folder, data))
 
 
 def write_one(folder: Path, data: bytes) -> None:
-    with staged(folder / NAMES[0]) as file:
-        file.path.write_bytes(data)
+    write_files({folder / NAMES[1]: data})
 
 
 def write_in_place(folder: Path, data: bytes) -> None:
     """What a writer does that thinks of no crash."""
-    for name in NAMES:
-        (folder / name).write_bytes(data)
+    for path, content in artifact_of(folder, data).items():
+        path.write_bytes(content)
 
 
 def killed_at(step: int, write: Writer, folder: Path) -> bool:
@@ -76,54 +74,59 @@ def killed_at(step: int, write: Writer, folder: Path) -> bool:
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
 
 
-def states_when_killed(write: Writer, folder: Path) -> list[set[bytes]]:
-    """Kill at every step over an old artefact; return what a reader then finds, and clean up."""
-    states = []
-    import filelock  # noqa: F401 - in the parent, so that importing it is no step
+def states_when_killed(write: Writer, folder: Path) -> list[tuple[bytes, bytes, bool]]:
+    """Kill at every step over an old artifact.
 
+    Returns:
+        For each step the ONNX file and the engine that a reader finds, and whether it would use
+        them.
+    """
+    states = []
+    onnx, engine, manifest = (folder / name for name in NAMES)
     for step in range(1, 1000):
         write_in_place(folder, b"old")
         was_killed = killed_at(step, write, folder)
-        settle(folder)
-        states.append({(folder / name).read_bytes() for name in NAMES if (folder / name).exists()})
-        sweep(folder)
-        assert not list(folder.glob(PREFIX + "*")), step
+        states.append((onnx.read_bytes(), engine.read_bytes(), not why_rebuild(engine, {})))
+        assert manifest.exists()
+        check_writable(onnx)
+        left = list(folder.glob(PREFIX + "*"))
+        assert all(list(path.iterdir()) in ([], [path / "lock"]) for path in left), step
+        for path in left:  # killed before its lock file was complete: nobody can tell whose it is
+            assert not (path / "lock").exists() or not (path / "lock").read_bytes()
+            shutil.rmtree(path)
         if not was_killed:
             return states
     raise AssertionError("it never came to an end")
 
 
-def test_killed_at_every_step_the_files_are_of_one_kind(tmp_path: Path) -> None:
-    """Three files: before the commit all are old, after it all are new, and the next run cleans."""
-    states = states_when_killed(write_staged, tmp_path)
-    first_new = states.index({b"new"})
-    assert set(map(frozenset, states[:first_new])) == {frozenset({b"old"})}
-    assert set(map(frozenset, states[first_new:])) == {frozenset({b"new"})}
-    assert 5 < first_new < len(states) - 5
+def test_killed_at_every_step_nothing_wrong_is_used(tmp_path: Path) -> None:
+    """Between two renames there is a mixture; the digests refuse it, and the next run cleans."""
+    states = states_when_killed(write_together, tmp_path)
+    assert set(states) == {
+        (b"old", b"old", True),
+        (b"new", b"old", False),
+        (b"new", b"new", False),
+        (b"new", b"new", True),
+    }
+    assert sum(not used for *_, used in states) == 2  # one for each rename but the last
 
 
 def test_killed_at_every_step_one_file_is_whole(tmp_path: Path) -> None:
-    """A single file needs no reader to finish it."""
-    for state in states_when_killed(write_one, tmp_path):
-        assert state in ({b"old"}, {b"old", b"new"})
+    """A single file is the old one or the new one."""
+    for _, engine, used in states_when_killed(write_one, tmp_path):
+        assert (engine, used) in ((b"old", True), (b"new", False))
 
 
-def test_writing_in_place_is_caught(tmp_path: Path) -> None:
-    """The same check sees mixtures where files are written as they come."""
-    assert {b"old", b"new"} in states_when_killed(write_in_place, tmp_path)
-
-
-def test_without_the_journal_a_mixture_would_be_seen(
+def test_without_digests_a_mixture_would_be_used(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Renaming file by file is not enough, and the check says so."""
-
-    def one_by_one(made: Path, commit: Path) -> None:
-        for file in made.iterdir():
-            os.replace(file, commit.parent / file.name)
-
-    monkeypatch.setattr("paragon_export.artifact._rename_when_free", one_by_one)
-    assert {b"old", b"new"} in states_when_killed(write_staged, tmp_path)
+    """Nothing but the digests keeps a reader from the mixture, and the check says so."""
+    monkeypatch.setattr("paragon_export.manifest.EngineFile.mismatch", "")
+    monkeypatch.setattr(
+        "paragon_export.manifest.sha256_of",
+        lambda path: (read(path.with_name(NAMES[1])) or {})["onnx_sha256"],
+    )
+    assert (b"new", b"old", True) in states_when_killed(write_together, tmp_path)
 
 
 # --- leftovers -----------------------------------------------------------------------------
@@ -154,30 +157,32 @@ def another_process(code: str, *args: str | Path) -> Iterator[subprocess.Popen[s
         process.communicate()
 
 
-STAGING = """
-import ctypes, sys, time
+WRITING = """
+import ctypes, os, sys, time
 from pathlib import Path
-from paragon_export import signals
+from paragon_export import artifact, signals
 signals.listen()
-from paragon_export.artifact import staged
-with staged(Path(sys.argv[1])) as file:
-    file.path.write_text("half")
+
+def wait(handle):
     print("ready", flush=True)
     if sys.argv[2] == "native":
         ctypes.CDLL(None).sleep(60)
     while True:
         time.sleep(0.001)
+
+os.fsync = wait
+artifact.write_files({Path(sys.argv[1]): b"half"})
 """
-"""Stands in the middle of making a file, in Python or in a long call of a library."""
+"""Stands in the middle of writing a file, in Python or in a long call of a library."""
 
 
-def test_what_a_live_run_is_making_is_left_alone(tmp_path: Path) -> None:
-    """Only what nobody makes any more is deleted."""
-    with another_process(STAGING, tmp_path / "a.onnx", "python") as process:
+def test_what_a_live_run_is_writing_is_left_alone(tmp_path: Path) -> None:
+    """Only what nobody writes any more is removed."""
+    with another_process(WRITING, tmp_path / "a.onnx", "python") as process:
         write_text(tmp_path / "b.onnx", "whole")
         check_writable(tmp_path / "a.onnx")
-        (half,) = tmp_path.glob(PREFIX + "*/files/a.onnx")
-        assert half.read_text() == "half"
+        (half,) = tmp_path.glob(PREFIX + "*/a.onnx")
+        assert half.read_bytes() == b"half"
         process.kill()
         process.wait()
         check_writable(tmp_path / "c.onnx")
@@ -190,7 +195,7 @@ def test_a_stopped_run_is_quiet_and_leaves_nothing(
     where: str, number: signal.Signals, tmp_path: Path
 ) -> None:
     """Ctrl-C ends with 130 and a kill with 143, at once, also in a call that lasts a minute."""
-    with another_process(STAGING, tmp_path / "a.onnx", where) as process:
+    with another_process(WRITING, tmp_path / "a.onnx", where) as process:
         time.sleep(0.05)
         begun = time.monotonic()
         process.send_signal(number)
@@ -200,29 +205,16 @@ def test_a_stopped_run_is_quiet_and_leaves_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_commit_that_nothing_can_finish_is_told(tmp_path: Path) -> None:
-    """A folder in the way of a file that is whole: one line, and the file waits."""
-    (tmp_path / COMMIT).mkdir()
-    (tmp_path / COMMIT / "net.engine").write_bytes(b"new")
-    (tmp_path / "net.engine").mkdir()
-    with pytest.raises(PlanError, match="nothing is in the way"):
-        write_text(tmp_path / "other.json", "{}")
-    (tmp_path / "net.engine").rmdir()
-    write_text(tmp_path / "other.json", "{}")
-    assert (tmp_path / "net.engine").read_bytes() == b"new"
-    assert {path.name for path in tmp_path.iterdir()} == {"net.engine", "other.json"}
-
-
 # --- two at once ---------------------------------------------------------------------------
 
 
 def write_often(folder: Path, data: bytes) -> None:
     for _ in range(40):
-        write_staged(folder, data)
+        write_together(folder, data)
 
 
-def test_two_runs_at_once_end_with_one_whole_artefact(tmp_path: Path) -> None:
-    """Both succeed; what lies there in the end is all of one of them, and nothing else."""
+def test_two_runs_at_once_leave_nothing_wrong_that_is_used(tmp_path: Path) -> None:
+    """Both succeed; what lies there in the end is all of one of them, or is not used."""
     children = []
     for data in (b"one", b"two"):
         if (child := os.fork()) == 0:
@@ -234,8 +226,10 @@ def test_two_runs_at_once_end_with_one_whole_artefact(tmp_path: Path) -> None:
         children.append(child)
     codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
     assert codes == [0, 0]
-    assert len({(tmp_path / name).read_bytes() for name in NAMES}) == 1
     assert {path.name for path in tmp_path.iterdir()} == set(NAMES)
+    onnx, engine = tmp_path / NAMES[0], tmp_path / NAMES[1]
+    if not why_rebuild(engine, {}):
+        assert onnx.read_bytes() == engine.read_bytes() == read_engine(engine).data
 
 
 # --- disks that fail -----------------------------------------------------------------------
@@ -264,20 +258,14 @@ def test_a_full_disk_is_one_line(tmp_path: Path, tiny_realtime: Path, run_here: 
     assert [path.name for path in tmp_path.iterdir()] == ["net.onnx"]
 
 
-def write_all(folder: Path, last: bytes = b"new") -> None:
-    """Write three files, the last of which may be what the disk has no room for."""
-    with staged(*(folder / name for name in NAMES)) as file:
-        for name, data in zip(NAMES, (b"new", b"new", last), strict=True):
-            file.beside(Path(name)).write_bytes(data)
-
-
 def test_one_file_too_many_keeps_all_old_ones(tmp_path: Path) -> None:
     """Where the last of three files does not fit, none of the three changes."""
     write_in_place(tmp_path, b"old")
-    with no_file_larger_than(100), pytest.raises(PlanError, match="cannot write"):
-        write_all(tmp_path, bytes(1000))
-    assert {(tmp_path / name).read_bytes() for name in NAMES} == {b"old"}
-    assert {path.name for path in tmp_path.iterdir()} == set(NAMES)
+    before = {name: (tmp_path / name).read_bytes() for name in NAMES}
+    files = dict(zip((tmp_path / name for name in NAMES), (b"1", b"2", bytes(10000)), strict=True))
+    with no_file_larger_than(1000), pytest.raises(PlanError, match="cannot write"):
+        write_files(files)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
 def _becomes_a_folder(folder: Path) -> None:
@@ -286,20 +274,11 @@ def _becomes_a_folder(folder: Path) -> None:
 
 
 def _is_removed(folder: Path) -> None:
-    for path in sorted(folder.rglob("*"), reverse=True):
-        path.rmdir() if path.is_dir() else path.unlink()
-    folder.rmdir()
+    shutil.rmtree(folder)
 
 
 def _is_renamed(folder: Path) -> None:
     folder.rename(folder.with_name("elsewhere"))
-
-
-def write_while(folder: Path, happens: Callable[[Path], None]) -> None:
-    with staged(*(folder / name for name in NAMES)) as file:
-        for name in NAMES:
-            file.beside(Path(name)).write_bytes(b"new")
-        happens(folder)
 
 
 @pytest.mark.parametrize(
@@ -311,17 +290,22 @@ def write_while(folder: Path, happens: Callable[[Path], None]) -> None:
     ],
 )
 def test_what_happens_midway_is_one_line(
-    happens: Callable[[Path], None], words: str, tmp_path: Path
+    happens: Callable[[Path], None],
+    words: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The output's place is lost while the files are made."""
+    """The output's place is lost while the files are written."""
     folder = tmp_path / "out"
     folder.mkdir()
     write_in_place(folder, b"old")
+    synced = iter([lambda _: None, lambda _: None, lambda _: happens(folder)])
+    monkeypatch.setattr("paragon_export.artifact.os.fsync", lambda handle: next(synced)(handle))
     with pytest.raises(PlanError, match=words) as caught:
-        write_while(folder, happens)
+        write_together(folder, b"new")
     assert "\n" not in str(caught.value)
     if happens is _becomes_a_folder:
-        assert (folder / NAMES[0]).read_bytes() == (folder / NAMES[2]).read_bytes() == b"old"
+        assert (folder / NAMES[0]).read_bytes() == b"old"
         assert {path.name for path in folder.iterdir()} == set(NAMES)
 
 
@@ -401,20 +385,18 @@ def test_an_empty_list_of_sizes_is_refused(
 # --- real commands -------------------------------------------------------------------------
 
 
-def test_a_killed_export_is_cleaned_up_by_the_next(
+def test_a_killed_export_leaves_the_old_file(
     tiny_realtime: Path, tmp_path: Path, run_cli: RunCli
 ) -> None:
-    """Killed while its file is judged: yesterday's stays; the next run leaves its file alone."""
+    """Killed while it works: the old file stays, and the next run writes the new one."""
     output = tmp_path / "net.onnx"
     output.write_bytes(b"old")
     args = ("onnx", tiny_realtime, "-o", output, "--static", "8x8")
     process = python_m(*args, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    while process.poll() is None and not list(tmp_path.glob(PREFIX + "*/files/net.onnx")):
-        time.sleep(0.001)
+    time.sleep(1)
     process.kill()
     assert process.wait(LONGEST_RUN_S) == -signal.SIGKILL
     assert output.read_bytes() == b"old"
-    assert list(tmp_path.glob(PREFIX + "*"))
     assert run_cli(*args).code == 0
     assert output.read_bytes() != b"old"
     assert [path.name for path in tmp_path.iterdir()] == ["net.onnx"]
@@ -423,8 +405,6 @@ def test_a_killed_export_is_cleaned_up_by_the_next(
 @pytest.mark.slow
 def test_two_commands_at_once(tiny_realtime: Path, tmp_path: Path) -> None:
     """Two builds of one engine at once, of different profiles: both succeed, one is there."""
-    from paragon_export.manifest import read, why_not_believed
-
     engine = tmp_path / "net.engine"
     results: list[int] = []
 
@@ -442,7 +422,5 @@ def test_two_commands_at_once(tiny_realtime: Path, tmp_path: Path) -> None:
     for thread in threads:
         thread.join()
     assert results == [0, 0]
-    manifest = read(engine)
-    assert manifest is not None
-    assert why_not_believed(engine, manifest) == ""
+    assert why_rebuild(engine, {}) == ""
     assert {path.name for path in tmp_path.iterdir()} == set(NAMES)

@@ -17,7 +17,7 @@ import torch
 from paragon_export.candidates import static_size
 from paragon_export.engine import BuiltEngine, build_engine
 from paragon_export.errors import EngineBuildError, PlanError, RunError
-from paragon_export.onnx_file import read_onnx, write_onnx
+from paragon_export.onnx_file import read_onnx, read_onnx_file, write_onnx
 from paragon_export.plan import (
     DEFAULT_PROFILE,
     TARGETS,
@@ -79,7 +79,7 @@ def models(
 def compiled(
     file: Path, *targets: str, profile: Profile = FULL_HD, backend: Backend = Backend.RTX
 ) -> BuiltEngine:
-    return build_engine(file, read_onnx(file), backend, targets, profile)
+    return build_engine(read_onnx_file(file), backend, targets, profile)
 
 
 def assert_whole(engine: BuiltEngine) -> None:
@@ -326,7 +326,7 @@ from paragon_export.onnx_file import read_onnx
 from paragon_export.plan import DEFAULT_PROFILE, Backend
 file = Path(sys.argv[1])
 try:
-    build_engine(file, read_onnx(file), Backend.TENSORRT, (), DEFAULT_PROFILE)
+    build_engine(read_onnx_file(file), Backend.TENSORRT, (), DEFAULT_PROFILE)
 except PlanError as error:
     print(error)
 """

@@ -24,7 +24,7 @@ from PIL import Image
 
 from paragon_export.checkpoint import load_checkpoint
 from paragon_export.engine import classifier_ports, open_engine
-from paragon_export.errors import ParagonExportError, PlanError
+from paragon_export.errors import OutOfMemoryError, ParagonExportError, PlanError
 from paragon_export.families import family_of
 from paragon_export.foreign import LONGEST_LINE, all_printable, one_line, printable
 from paragon_export.glyphs import read_raster
@@ -373,7 +373,7 @@ def test_mutated_manifests_are_read_or_refused(
     with suppress(RecursionError):
         engine = _beside(folder, json.dumps(tree))
         read(engine)
-        classifier_ports(engine)
+        classifier_ports(read(engine))
         why_rebuild(engine, {"switches": {"a": {"value": 1}}})
         why_judge_again(EnginePlan(source=folder / "c", output=engine))
         with suppress(ParagonExportError):
@@ -533,11 +533,10 @@ def test_a_document_is_printable(document: Any) -> None:
 
 def test_a_network_that_finds_no_memory_is_an_error(tiny_realtime: Path) -> None:
     """PyTorch's own refusal to allocate ends in one line, not in a traceback."""
-    from paragon_export.errors import RunError
     from paragon_export.limits import limited_memory
     from paragon_export.reference import build_reference, describe
 
     runner = build_reference(*describe(tiny_realtime, Switches())).runner("float64")
     picture = np.zeros((1, 3, 1500, 1500), np.float32)
-    with limited_memory(2**27), pytest.raises(RunError, match="finds no memory"):
+    with limited_memory(2**27), pytest.raises(OutOfMemoryError, match="finds no memory"):
         runner.infer({"input": picture})

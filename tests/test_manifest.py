@@ -18,13 +18,16 @@ from paragon_export.engine import open_engine
 from paragon_export.environment import cuda_gpu
 from paragon_export.errors import EngineBuildError, ParagonExportError, PlanError
 from paragon_export.manifest import (
+    EngineFile,
     digest_of,
     identify,
+    manifest_bytes,
     manifest_path,
     read,
+    read_source,
+    sealed,
     why_judge_again,
     why_rebuild,
-    write_manifest,
 )
 from paragon_export.outcome import Build, Proof, Prover
 from paragon_export.pipeline import build, export
@@ -52,7 +55,8 @@ class Built:
 
     def why(self, **changes: Any) -> str:
         """Return why the engine would be rebuilt for the same plan with changes."""
-        return why_rebuild(self.engine, identify(replace(self.plan, **changes)))
+        plan = replace(self.plan, **changes)
+        return why_rebuild(self.engine, identify(plan, read_source(plan)))
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +95,12 @@ def flip_a_byte(path: Path) -> None:
 
 def edit(engine: Path, **changes: Any) -> None:
     """Change entries of an engine's manifest, as another version would have written them."""
-    write_manifest(engine, {**json.loads(manifest_path(engine).read_text()), **changes})
+    seal(engine, {**json.loads(manifest_path(engine).read_text()), **changes})
+
+
+def seal(engine: Path, manifest: dict[str, Any]) -> None:
+    """Write a manifest that names the engine's bytes and its own digest rightly."""
+    manifest_path(engine).write_bytes(manifest_bytes(sealed(manifest, engine.read_bytes())))
 
 
 def edit_by_hand(engine: Path, **changes: Any) -> None:
@@ -351,7 +360,7 @@ def test_a_manifest_with_a_right_digest_and_too_little_in_it_is_one_line(
     monkeypatch.setattr("paragon_export.engine.cuda_gpu", lambda: "a GPU")
     told = read(built.engine)
     for missing in ("precision", "backend", "profile"):
-        write_manifest(built.engine, {k: v for k, v in told.items() if k != missing})
+        seal(built.engine, {k: v for k, v in told.items() if k != missing})
         with pytest.raises(PlanError, match="is damaged"):
             open_engine(built.engine)
 
@@ -531,8 +540,8 @@ def test_missing_source(tmp_path: Path) -> None:
 def proving(parity: ParityReport | None) -> Prover:
     """Return what stands in for a GPU: a verdict on the engine."""
 
-    def prove(engine: Path, known: object, profile: Profile) -> Proof:
-        assert read(engine)["engine_sha256"] == sha256_of(engine)
+    def prove(engine: EngineFile, known: object, profile: Profile) -> Proof:
+        assert engine.mismatch == ""
         assert known is not None
         assert profile == PROFILE
         return Proof(parity=parity)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from paragon_export.candidates import read_artifact
 from paragon_export.checkpoint import load_checkpoint
 from paragon_export.engine import build_engine
 from paragon_export.errors import CheckpointError, PlanError
@@ -24,7 +25,7 @@ from paragon_export.families.munet.network import Luma, MUNet
 from paragon_export.families.munet.versions import VERSIONS
 from paragon_export.judge import judge, judge_conversion
 from paragon_export.metrics import Difference
-from paragon_export.onnx_file import read_onnx, write_onnx
+from paragon_export.onnx_file import read_onnx_file, write_onnx
 from paragon_export.pipeline import export
 from paragon_export.plan import Backend, ExportPlan, Precision, Profile, Size, Switches, Tolerance
 from paragon_export.primitives import spectrum
@@ -527,8 +528,8 @@ def test_a_slightly_wrong_graph_fails_its_verdict(
     weight.const_value = ir.tensor(weight.const_value.numpy() * np.float32(1.001))
     write_onnx(model, tmp_path / "bad.onnx")
 
-    assert judge(reference, variant, [tmp_path / "good.onnx"]).passed
-    assert not judge(reference, variant, [tmp_path / "bad.onnx"]).passed
+    assert judge(reference, variant, [read_artifact(tmp_path / "good.onnx")]).passed
+    assert not judge(reference, variant, [read_artifact(tmp_path / "bad.onnx")]).passed
 
 
 def test_another_generation_fails_the_default_verdict(
@@ -540,7 +541,7 @@ def test_another_generation_fails_the_default_verdict(
     write_onnx(model, tmp_path / "o.onnx")
     other, variant = reference_of(WIDE.format(5), version="munet4")
 
-    report = judge(other, variant, [tmp_path / "o.onnx"])
+    report = judge(other, variant, [read_artifact(tmp_path / "o.onnx")])
 
     assert {str(row.size) for row in report.rows if row.failure} == {"328x40"}
 
@@ -553,7 +554,9 @@ def test_a_converted_graph_is_judged_without_its_checkpoint(tmp_path: Path) -> N
         plan = ExportPlan(checkpoint=path, output=output, precision=precision)
         assert export(plan).parity.passed
 
-    report = judge_conversion(tmp_path / "fp32.onnx", tmp_path / "fp16.onnx")
+    report = judge_conversion(
+        *map(read_onnx_file, (tmp_path / "fp32.onnx", tmp_path / "fp16.onnx"))
+    )
 
     assert report.passed
     assert any(row.full_range > 1 for row in report.rows)
@@ -669,6 +672,6 @@ def test_tensorrt_builds_the_windows_and_the_spectrum(
     write_onnx(simplify(trace(reference.module, reference.inputs, reference.outputs, 20)), file)
     profile = Profile(smallest=Size(8, 8), optimal=Size(64, 64), largest=Size(328, 328))
 
-    built = build_engine(file, read_onnx(file), Backend.RTX, ("sm86",), profile)
+    built = build_engine(read_onnx_file(file), Backend.RTX, ("sm86",), profile)
 
     assert built.planned_bytes

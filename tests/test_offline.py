@@ -75,7 +75,7 @@ def test_no_command_reaches_for_the_network(
     assert (tmp_path / "a.engine").exists()
     home = tmp_path / "home"
     left = {path.relative_to(home).parts[:2] for path in home.rglob("*") if path.is_file()}
-    assert left == {(".cache", "paragon-export")}
+    assert left == set()
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from paragon_export.errors import CheckpointError, PlanError
 from paragon_export.families import family_of
 from paragon_export.families.paragonsr2.context.attention import HierarchicalAttention
 from paragon_export.families.paragonsr2.preview.layout import TRAITS
-from paragon_export.onnx_file import write_onnx
+from paragon_export.onnx_file import serialized
 from paragon_export.pipeline import export
 from paragon_export.plan import (
     Backend,
@@ -405,9 +405,9 @@ def test_tensorrt_builds_it_in_half_precision(name: str, tmp_path: Path) -> None
     network = rewrite(reference.module, Runtime.TENSORRT).module
     wide = simplify(trace(network, reference.inputs, reference.outputs, 20))
     half = to_precision(wide, Precision.FP16, Precision.FP32)
-    write_onnx(half, tmp_path / "half.onnx")
+    file = serialized(half, tmp_path / "half.onnx")
     profile = Profile(smallest=Size(1, 1), optimal=Size(48, 48), largest=Size(96, 96))
-    built = build_engine(tmp_path / "half.onnx", half, Backend.RTX, ("sm86",), profile)
+    built = build_engine(file, Backend.RTX, ("sm86",), profile)
     assert len(built.data) > 10_000
 
 

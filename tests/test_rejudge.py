@@ -14,7 +14,7 @@ import pytest
 from paragon_export.artifact import sha256_of
 from paragon_export.errors import PlanError
 from paragon_export.judge import judge_files, rejudge
-from paragon_export.manifest import manifest_path, write_engine
+from paragon_export.manifest import manifest_bytes, manifest_path, sealed
 from paragon_export.pipeline import export
 from paragon_export.plan import ExportPlan, Precision, Size, Switches
 from tests.conftest import RunHere
@@ -179,7 +179,9 @@ def test_an_engine_is_known_by_its_manifest(folder: Path) -> None:
     """An engine of another checkpoint is refused before a GPU is asked for."""
     engine = folder / "net.engine"
     facts = {"checkpoint": "net.safetensors", "checkpoint_sha256": "0" * 64}
-    write_engine(engine, b"engine", {"onnx_metadata": facts, "checkpoint_sha256": "0" * 64})
+    manifest = {"onnx_metadata": facts, "checkpoint_sha256": "0" * 64}
+    engine.write_bytes(b"engine")
+    manifest_path(engine).write_bytes(manifest_bytes(sealed(manifest, b"engine")))
     with pytest.raises(PlanError, match="was made from a checkpoint with SHA-256 0000"):
         judge_files(folder / "net.safetensors", Switches(), [engine])
     with pytest.raises(PlanError, match="neither beside it nor in the working folder"):

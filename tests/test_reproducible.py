@@ -13,7 +13,7 @@ import onnx
 import pytest
 
 import paragon_export
-from paragon_export.onnx_file import CONTENT_DIGEST, read_onnx, was_changed, write_onnx
+from paragon_export.onnx_file import CONTENT_DIGEST, read_onnx, read_onnx_file, write_onnx
 from paragon_export.pipeline import export
 from paragon_export.plan import ExportPlan
 from tests.conftest import LONGEST_RUN_S, shell_environment
@@ -84,9 +84,9 @@ def test_metadata_is_ours_alone(exported: Path) -> None:
 
 def test_an_untouched_file_is_known(exported: Path) -> None:
     """Neither reading nor saving it again with onnx makes a file another."""
-    assert not was_changed(exported)
+    assert not read_onnx_file(exported).was_changed
     onnx.save(onnx.load(exported), exported)
-    assert not was_changed(exported)
+    assert not read_onnx_file(exported).was_changed
 
 
 @pytest.mark.parametrize("what", ["a weight", "metadata", "a name", "the digest"])
@@ -103,7 +103,7 @@ def test_a_changed_file_is_known(exported: Path, what: str) -> None:
         (entry,) = [e for e in model.metadata_props if e.key == wanted]
         entry.value = entry.value[::-1]
     onnx.save(model, exported)
-    assert was_changed(exported)
+    assert read_onnx_file(exported).was_changed
 
 
 def test_our_own_changes_are_none(exported: Path) -> None:
@@ -111,7 +111,7 @@ def test_our_own_changes_are_none(exported: Path) -> None:
     model = read_onnx(exported)
     model.metadata_props["precision"] = "fp16"
     write_onnx(model, exported)
-    assert not was_changed(exported)
+    assert not read_onnx_file(exported).was_changed
 
 
 def test_a_file_without_a_digest_was_not_changed(exported: Path) -> None:
@@ -119,4 +119,4 @@ def test_a_file_without_a_digest_was_not_changed(exported: Path) -> None:
     model = onnx.load(exported)
     del model.metadata_props[:]
     onnx.save(model, exported)
-    assert not was_changed(exported)
+    assert not read_onnx_file(exported).was_changed

@@ -12,7 +12,7 @@ import onnx_ir as ir
 import pytest
 
 from paragon_export.alternatives import Alternative, alternatives
-from paragon_export.candidates import open_candidate
+from paragon_export.candidates import open_candidate, read_artifact
 from paragon_export.diagnose import Subject, diagnose
 from paragon_export.errors import RunError
 from paragon_export.judge import judge
@@ -61,7 +61,8 @@ def verdict(case: Case, *files: Path) -> ParityReport:
         given = Switches(flags=alpha)
         return tuple(alternatives(case.checkpoint, case.variant, given, case.reference))
 
-    return judge(case.reference, case.variant, files, instead=instead)
+    artifacts = [read_artifact(file) for file in files]
+    return judge(case.reference, case.variant, artifacts, instead=instead)
 
 
 @pytest.mark.parametrize("sabotage", SUITE, ids=lambda s: s.what)
@@ -165,7 +166,9 @@ def test_a_diagnosis_that_fails_costs_no_verdict(cases: dict[str, Case], tmp_pat
     """Where the file cannot be run in float32, what is wrong stays without a name."""
     overflow = next(s for s in SUITE if s.looks_like == "overflow")
     case = cases[overflow.subject]
-    good = open_candidate(written(overflow, case, tmp_path / "wrong.onnx"), video=False).candidate
+    good = open_candidate(
+        read_artifact(written(overflow, case, tmp_path / "wrong.onnx")), case.reference
+    ).candidate
 
     def refuses() -> Runner:
         raise RunError("no such operator")

@@ -12,7 +12,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from paragon_export.candidates import open_candidate
+from paragon_export.candidates import open_candidate, read_artifact
 from paragon_export.errors import RunError
 from paragon_export.judge import judge
 from paragon_export.metrics import Difference
@@ -77,7 +77,7 @@ def verdict(tmp_path: Path, probes: list[Probe]) -> Callable[..., ParityReport]:
     def run(case: Case, model: ir.Model, precision: Precision = Precision.FP32) -> ParityReport:
         file = write(to_precision(model, precision, Precision.FP32), tmp_path / "candidate.onnx")
         is_video = len(case.reference.inputs) > 1
-        candidate = open_candidate(file, video=is_video).candidate
+        candidate = open_candidate(read_artifact(file), case.reference).candidate
         assert candidate.precision is precision
         fed = [video_probe(3, Size(9, 12), frames=4)] if is_video else probes
         return verify(case.reference, [candidate], fed)
@@ -119,7 +119,7 @@ def test_good_model_passes_at_the_default_sizes(
 ) -> None:
     """The untouched graph passes on the probes that the commands use by default."""
     file = write(to_precision(realtime.model, precision, precision), tmp_path / "good.onnx")
-    report = judge(realtime.reference, realtime.variant, [file])
+    report = judge(realtime.reference, realtime.variant, [read_artifact(file)])
     assert report.passed
     assert {row.size for row in report.rows} == {size for size, _ in default_sizes(1)}
     assert any(row.batch == 2 for row in report.rows)
@@ -211,8 +211,10 @@ def test_changed_border_is_named(realtime: Case, verdict: Callable[..., ParityRe
 def test_baked_size_cannot_run(photo: Case, tmp_path: Path) -> None:
     """A graph that was baked at the traced size passes there and cannot run elsewhere."""
     file = write(baked_size(photo), tmp_path / "baked.onnx")
-    assert judge(photo.reference, photo.variant, [file], [Size(32, 32)]).passed
-    report = judge(photo.reference, photo.variant, [file], [Size(32, 32), Size(17, 33)])
+    assert judge(photo.reference, photo.variant, [read_artifact(file)], [Size(32, 32)]).passed
+    report = judge(
+        photo.reference, photo.variant, [read_artifact(file)], [Size(32, 32), Size(17, 33)]
+    )
     assert not report.passed
     for row in report.rows:
         assert row.failure.startswith("cannot run") == (row.size != Size(32, 32))
@@ -222,9 +224,11 @@ def test_graph_without_its_crop(photo: Case, tmp_path: Path) -> None:
     """A graph that is right at every multiple of the window and lacks the crop fails elsewhere."""
     model = without_crop(photo)
     file = write(model, tmp_path / "uncropped.onnx")
-    right = judge(photo.reference, photo.variant, [file], [Size(16, 32), Size(32, 32)])
+    right = judge(
+        photo.reference, photo.variant, [read_artifact(file)], [Size(16, 32), Size(32, 32)]
+    )
     assert right.passed
-    assert not judge(photo.reference, photo.variant, [file], [Size(17, 33)]).passed
+    assert not judge(photo.reference, photo.variant, [read_artifact(file)], [Size(17, 33)]).passed
 
 
 # --- overflow ------------------------------------------------------------------------------
@@ -351,7 +355,9 @@ def good_runners(
     for precision in PRECISIONS:
         model = to_precision(realtime.model, precision, Precision.FP32)
         file = write(model, folder / f"{precision.value}.onnx")
-        runners[precision] = open_candidate(file, video=False).candidate.runner
+        runners[precision] = open_candidate(
+            read_artifact(file), realtime.reference
+        ).candidate.runner
     return runners
 
 
@@ -386,7 +392,7 @@ def test_notes_advise_flags_that_exist(tmp_path: Path) -> None:
     other = case_of(save(tensors, tmp_path / "b.safetensors"), upsampler_alpha=0.1)
     file = tmp_path / "a.onnx"
     assert export(ExportPlan(checkpoint=made_from, output=file)).parity.passed
-    report = judge(other.reference, other.variant, [file], [Size(9, 12)])
+    report = judge(other.reference, other.variant, [read_artifact(file)], [Size(9, 12)])
     assert not report.passed
     advised = {flag for note in report.notes for flag in re.findall(r"--[a-z-]+", note)}
     assert "--upsampler-alpha" in advised
@@ -398,6 +404,10 @@ def test_notes_advise_flags_that_exist(tmp_path: Path) -> None:
         "--no-export-safe",
         "--config",
     }
+
+
+def opened(file: Path, case: Case) -> Candidate:
+    return open_candidate(read_artifact(file), case.reference).candidate
 
 
 # --- video ---------------------------------------------------------------------------------
@@ -414,7 +424,7 @@ def without_map(results: Arrays, feeds: Mapping[str, np.ndarray]) -> Arrays:
 @pytest.mark.parametrize("change", [forgetful, without_map])
 def test_lost_features_fail(change: Callable[..., Arrays], video: Case, tmp_path: Path) -> None:
     """A video model that loses the features of the frame before fails."""
-    good = open_candidate(write(video.model, tmp_path / "video.onnx"), video=True).candidate
+    good = opened(write(video.model, tmp_path / "video.onnx"), video)
     bad = Candidate(name="bad", runner=Altered(good.runner, change), precision=Precision.FP32)
     clip = [video_probe(3, Size(9, 12), frames=4)]
     assert verify(video.reference, [good], clip).passed
@@ -425,7 +435,7 @@ def test_lost_features_fail(change: Callable[..., Arrays], video: Case, tmp_path
 
 def test_dimmed_first_frame_fails(video: Case, tmp_path: Path) -> None:
     """A video model that blends a first frame or a cut with nothing fails."""
-    good = open_candidate(write(video.model, tmp_path / "video.onnx"), video=True).candidate
+    good = opened(write(video.model, tmp_path / "video.onnx"), video)
 
     @dataclass
     class Dimming:
