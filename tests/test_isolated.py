@@ -51,7 +51,7 @@ def test_results_are_those_of_this_process(exported: Path, backend: OnnxBackend)
     data = read_onnx_file(exported).data
     feeds = {
         "input": PICTURE,
-        "prev_feat": np.ones((1, 16, 9, 12), np.float32),
+        "prev_feat": np.ones((1, 8, 9, 12), np.float32),
         "alpha": np.array(0.2, np.float32),
     }
     found = IsolatedRunner(data, backend).infer(feeds)
