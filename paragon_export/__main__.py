@@ -15,9 +15,13 @@ def main() -> None:
     streams.fill_gaps()
     supervised.run_in_child_if_memory_is_limited()
     signals.listen()
-    from paragon_export import cli
+    try:
+        from paragon_export import cli
 
-    cli.main()
+        cli.main()
+    except MemoryError:  # there was not even enough to say so in the usual way
+        os.write(2, b"paragon-export: not enough memory\n")
+        os._exit(3)
 
 
 if __name__ == "__main__":
