@@ -16,7 +16,7 @@ import numpy as np
 
 from paragon_export.assets import photograph
 from paragon_export.errors import PlanError
-from paragon_export.pictures import open_picture
+from paragon_export.pictures import pictures_in, read_picture
 from paragon_export.plan import Size
 
 PIXELS_PER_PROBE = 256
@@ -24,8 +24,6 @@ PIXELS_PER_PROBE = 256
 error over a dozen values is a matter of luck."""
 
 MOST_PICTURES = 16
-
-PICTURE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -230,29 +228,22 @@ def video_probes(
     return [*short, video_probe(channels, longest)]
 
 
-def folder_probes(channels: int, folder: Path) -> list[Probe]:
+def folder_probes(channels: int, folder: Path, option: str = "--images") -> list[Probe]:
     """Return one probe for each picture of a folder, whole and at its own size.
 
+    Args:
+        channels: Of the network's input.
+        folder: See ``pictures_in``.
+        option: What the user named the folder with, for errors.
+
     Raises:
-        PlanError: If the folder holds no picture that can be read.
+        PlanError: If the folder holds no picture, or one of them cannot be read.
     """
-    if not folder.is_dir():
-        raise PlanError(f"--images {folder} is not a folder")
-    try:
-        paths = sorted(p for p in folder.iterdir() if p.suffix.lower() in PICTURE_SUFFIXES)
-    except OSError as error:
-        raise PlanError(f"cannot read --images {folder}: {error.strerror or error}") from error
-    if not paths:
-        raise PlanError(
-            f"--images {folder} holds no picture ({', '.join(sorted(PICTURE_SUFFIXES))})"
-        )
-    return [_picture_probe(channels, path) for path in paths]
+    return [_picture_probe(channels, path) for path in pictures_in(folder, option)]
 
 
 def _picture_probe(channels: int, path: Path) -> Probe:
-    with open_picture(path, "picture") as image:
-        pixels = np.asarray(image.convert("RGB"), np.float32) / 255
-    frame = _to_channels(pixels.transpose(2, 0, 1), channels)[None]
+    frame = _to_channels(read_picture(path).transpose(2, 0, 1), channels)[None]
     size = Size(frame.shape[2], frame.shape[3])
     return Probe(label=path.name, size=size, frames=(np.ascontiguousarray(frame),))
 
