@@ -109,7 +109,7 @@ def open_picture(path: Path, what: str) -> Iterator[Image.Image]:
     Raises:
         PlanError: If it cannot be read or decoded, is too large or holds several pictures.
     """
-    from PIL import Image, ImageOps
+    from PIL import Image, ImageOps, UnidentifiedImageError
 
     data = read_bytes(path, LARGEST_PICTURE_BYTES, what, PlanError)
     try:
@@ -128,7 +128,7 @@ def open_picture(path: Path, what: str) -> Iterator[Image.Image]:
                     )
                 ImageOps.exif_transpose(image, in_place=True)
                 yield image
-    except Image.UnidentifiedImageError as error:
+    except UnidentifiedImageError as error:
         raise PlanError(
             f"cannot read {what} {path}: it is no {', '.join(FORMATS)} file, or of a kind that "
             "Pillow does not know"

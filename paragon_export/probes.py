@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import zlib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +26,10 @@ error over a dozen values is a matter of luck."""
 MOST_PICTURES = 16
 
 
+NO_STATE = (float("nan"), float("inf"), float("-inf"), 6e4)
+"""Numbers that a network must not look at where it starts afresh; the last is within float16."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Probe:
     """Frames fed to a network one after the other."""
@@ -36,6 +40,9 @@ class Probe:
     """Each (N, C, H, W), float32, in [0, 1]."""
     blend: tuple[float, ...] = ()
     """For video: how much of the frame before enters each frame; 0 starts afresh."""
+    state_is_broken: bool = False
+    """For video: whether ``NO_STATE`` is fed as the state of the frame before wherever ``blend`` is
+    0, in place of zeros or the network's own."""
 
     is_stress: bool = False
     """Whether the content is one that a network need not know; see ``report.DIVERGED``."""
@@ -216,8 +223,9 @@ def video_probe(channels: int, size: Size, frames: int = 8, clips: int = 1) -> P
 def video_probes(
     channels: int, sizes: Sequence[tuple[Size, int]], *, batched: bool = True
 ) -> list[Probe]:
-    """Return a short clip at every size, and one of eight frames at the first odd one.
+    """Return a short clip at every size, and two longer ones at the first odd one.
 
+    One of them has eight frames; the other has four and a broken state at its start and at the cut.
     Of tiny sizes several clips run side by side, unless ``batched`` is False.
     """
     short = []
@@ -225,7 +233,10 @@ def video_probes(
         clips = min(_pictures_to_fill(size), MOST_PICTURES) if batched else 1
         short.append(video_probe(channels, size, frames=2, clips=clips))
     longest = next((size for size, _ in sizes if size.height % 2 and size.height > 1), sizes[0][0])
-    return [*short, video_probe(channels, longest)]
+    broken = replace(
+        video_probe(channels, longest, frames=4), label="broken state", state_is_broken=True
+    )
+    return [*short, video_probe(channels, longest), broken]
 
 
 def folder_probes(channels: int, folder: Path, option: str = "--images") -> list[Probe]:

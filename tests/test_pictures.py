@@ -280,7 +280,7 @@ COMMANDS: dict[str, Callable[[Path, Path], tuple[str | Path, ...]]] = {
         folder,
         "-o",
         folder.with_name("i.onnx"),
-    ),  # fmt: skip
+    ),
 }
 
 
