@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from paragon_export.errors import ParagonExportError, PlanError
+from paragon_export.foreign import finite
 from paragon_export.signals import before_end
 
 if TYPE_CHECKING:
@@ -324,5 +325,5 @@ def sha256_of(path: Path) -> str:
 
 
 def to_json(document: Any) -> str:
-    """Return strict JSON, readable by people."""
-    return json.dumps(document, indent=2, allow_nan=False, sort_keys=False) + "\n"
+    """Return strict JSON, readable by people: null for NaN and infinity."""
+    return json.dumps(finite(document), indent=2, allow_nan=False, sort_keys=False) + "\n"
