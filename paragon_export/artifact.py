@@ -31,6 +31,7 @@ from pathlib import Path
 from typing import Any
 
 from paragon_export.errors import PlanError
+from paragon_export.foreign import finite
 from paragon_export.signals import before_end
 
 PREFIX, LOCK = ".paragon-", "lock"
@@ -301,5 +302,5 @@ def sha256_of(path: Path) -> str:
 
 
 def to_json(document: Any) -> str:
-    """Return strict JSON, readable by people."""
-    return json.dumps(document, indent=2, allow_nan=False, sort_keys=False) + "\n"
+    """Return strict JSON, readable by people: null for NaN and infinity."""
+    return json.dumps(finite(document), indent=2, allow_nan=False, sort_keys=False) + "\n"

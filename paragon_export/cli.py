@@ -535,5 +535,10 @@ def main() -> None:
         except Exception as error:  # the last place where it can be told
             if "--debug" in sys.argv[1:]:
                 traceback.print_exc()
-            print(f"paragon-export: {one_line(reason_of(error))}", file=sys.stderr)
+            reason = one_line(reason_of(error))
+            if "--json" in arguments:
+                from paragon_export.console import show_error
+
+                show_error(reason)
+            print(f"paragon-export: {reason}", file=sys.stderr)
             sys.exit(COULD_NOT_RUN)

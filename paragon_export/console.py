@@ -16,7 +16,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from paragon_export.checkpoint import Checkpoint
-from paragon_export.foreign import all_printable, one_line
+from paragon_export.foreign import all_printable, finite, one_line
 from paragon_export.report import BenchReport, ParityReport
 from paragon_export.variant import Variant
 
@@ -40,9 +40,29 @@ def show(as_json: bool, document: Document, table: Callable[[Console, Document],
     for note in document.get("notes", ()):
         notes.print(f"note: {one_line(note)}", markup=False, style="yellow")
     if as_json:
-        sys.stdout.write(json.dumps(document, indent=2, allow_nan=False) + "\n")
+        _write_json(document)
     else:
-        table(Console(highlight=False), all_printable(document))
+        table(Console(highlight=False), all_printable(finite(document)))
+
+
+def error_document(message: str) -> Document:
+    """Return what ``--json`` prints where a command is refused: its one line, as on stderr."""
+    return {"error": one_line(message)}
+
+
+def show_error(message: str) -> None:
+    """Print the document of a refusal on stdout."""
+    _write_json(error_document(message))
+
+
+def _write_json(document: Document) -> None:
+    """Print one object of numbers, text and null: JSON has no NaN and no infinity."""
+    sys.stdout.write(json.dumps(finite(document), indent=2, allow_nan=False) + "\n")
+
+
+def _figure(value: float | None, form: str, null: str = "-") -> str:
+    """Return a figure of a document for a table; ``null`` stands for one that is null."""
+    return null if value is None else format(value, form)
 
 
 # --- inspect ------------------------------------------------------------------------------
@@ -113,7 +133,7 @@ def _probe_table(console: Console, fits: Sequence[Mapping[str, Any]]) -> None:
     for fit in fits:
         values = [str(fit[name]) for name in names]
         figures = (fit[k] for k in ("psnr_y_db", "over_bicubic_db", "below_best_db"))
-        table.add_row(*values, *(f"{figure:.3f}" for figure in figures))
+        table.add_row(*values, *(_figure(figure, ".3f", "inf") for figure in figures))
     console.print(table)
     console.print("A hint, not a proof: it holds for networks trained for fidelity.")
 
@@ -180,8 +200,8 @@ def _parity_cells(row: Mapping[str, Any]) -> list[str]:
     several = f" x{row['batch']}" if row["batch"] > 1 else ""
     return [
         f"{escape(row['picture'])} {row['size']}{several}",
-        *(f"{float(figure):.1e}" for figure in figures),
-        f"{float(row['psnr_db']):.1f}",
+        *(_figure(figure, ".1e") for figure in figures),
+        _figure(row["psnr_db"], ".1f", "inf" if row["max_abs"] == 0 else "-"),
         verdict if row["judged"] else "[yellow]diverges[/]",
     ]
 
@@ -232,7 +252,7 @@ def audit_table(console: Console, document: Document) -> None:
         islands = Table("float32 island", "because", "largest", box=box.SIMPLE_HEAD)
         for island in document["islands"]:
             names = escape(island["node"]), escape(island["because"])
-            islands.add_row(*names, f"{float(island['peak']):.3g}")
+            islands.add_row(*names, _figure(island["peak"], ".3g", "inf"))
         console.print(islands)
     colour, word = ("green", "PASSED") if document["passed"] else ("red", "FAILED")
     how = "with the islands above" if document["islands"] else "no float32 island needed"
@@ -250,11 +270,11 @@ def _distinct(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
 
 def _audit_cells(row: Mapping[str, Any]) -> tuple[str, ...]:
     share = row["error_share"]
-    headroom = f"{float(row['headroom']):.3g}x" if row["half"] else "float32"
-    headroom = "mask" if row["half"] and row["peak"] == "inf" else headroom
+    headroom = _figure(row["headroom"], ".3g", "inf") + "x" if row["half"] else "float32"
+    headroom = "mask" if row["half"] and row["peak"] is None else headroom
     return (
         escape(row["name"]),
-        f"{float(row['peak']):.3g}",
+        _figure(row["peak"], ".3g", "inf"),
         headroom,
         f"{row['underflow']:.2%}",
         "" if share is None else f"{share:.1%}",
@@ -270,8 +290,8 @@ def _audit_lines(audit: Mapping[str, Any]) -> list[str]:
         where = f" on {tightest['picture']}" if tightest["picture"] else ""
         lines.append(
             f"{audit['precision']} ranges of {audit['tensors']} tensors: least headroom "
-            f"{float(tightest['headroom']):.3g}x at {tightest['name']}, which reaches "
-            f"{float(tightest['peak']):.3g}{where}; most underflow "
+            f"{_figure(tightest['headroom'], '.3g', 'inf')}x at {tightest['name']}, which reaches "
+            f"{_figure(tightest['peak'], '.3g', 'inf')}{where}; most underflow "
             f"{thinnest['underflow']:.2%} of {thinnest['name']}"
         )
     if coarsest:

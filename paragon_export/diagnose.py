@@ -77,6 +77,11 @@ def _output(row: ParityRow) -> str:
 def _symptom(subject: Subject, rows: Sequence[ParityRow]) -> Symptom:
     failed = [row for row in rows if row.failure]
     passed = [row for row in rows if row.is_judged and not row.failure]
+    with_state = [row for row in failed if not _probe_of(subject, row).state_is_broken]
+    if not with_state and not any(row.fault or row.found.is_finite for row in failed):
+        told = "NaN or infinity in prev_feat enters at alpha 0: select, do not multiply"
+        return Symptom("state multiplied", told)
+    failed = with_state or failed  # what a broken state adds hides what else is wrong
     if uneven := _uneven(subject.variant.window, failed, passed):
         return uneven
     unequal = [row for row in failed if row.fault]

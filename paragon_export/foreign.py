@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import reprlib
 from typing import Any
 
@@ -38,4 +39,18 @@ def all_printable(document: Any) -> Any:
         return {all_printable(key): all_printable(value) for key, value in document.items()}
     if isinstance(document, (list, tuple)):
         return [all_printable(value) for value in document]
+    return document
+
+
+def finite(document: Any) -> Any:
+    """Return a document of dicts, lists and values with None for every NaN and infinity.
+
+    JSON has no number for them.
+    """
+    if isinstance(document, float):
+        return document if math.isfinite(document) else None
+    if isinstance(document, dict):
+        return {key: finite(value) for key, value in document.items()}
+    if isinstance(document, (list, tuple)):
+        return [finite(value) for value in document]
     return document

@@ -28,8 +28,8 @@ from paragon_export.int8_pictures import export_int8_pictures
 from paragon_export.metrics import Difference, difference, wrong_top1
 from paragon_export.onnx_file import describe_in, is_our_onnx, serialized
 from paragon_export.outcome import Export
+from paragon_export.pictures import pictures_in
 from paragon_export.plan import ExportPlan, Quantisation, Size, Tolerance
-from paragon_export.probes import PICTURE_SUFFIXES
 from paragon_export.quantise import quantise
 from paragon_export.reading import read_bytes
 from paragon_export.reference import build_reference, describe
@@ -130,9 +130,9 @@ def read_grids(calibration: Calibration, port: Port) -> np.ndarray:
     path = calibration.path
     assert path is not None  # the caller has refused to guess
     if path.is_dir():
-        rasters = sorted(p for p in path.iterdir() if p.suffix.lower() in PICTURE_SUFFIXES)
         if calibration.phase_1 is None:
             raise PlanError(f"--calibrate {path} is a folder of rasters; give --phase-1 as well")
+        rasters = pictures_in(path, "--calibrate")
         if len(rasters) < FEWEST_GRIDS:
             raise PlanError(_too_few(path, len(rasters)))
         pictures = np.stack([read_raster(raster) for raster in rasters])

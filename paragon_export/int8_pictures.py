@@ -87,7 +87,8 @@ def photographs(variant: Variant, folder: Path | None) -> list[Pair]:
     """Return pieces of photographs, large and small.
 
     Raises:
-        PlanError: If the folder holds fewer than ``FEWEST`` pictures of ``CROP_PX`` a side.
+        PlanError: If a picture cannot be read, or the folder holds fewer than ``FEWEST`` pictures
+            of ``CROP_PX`` a side.
     """
     side = CROP_PX - CROP_PX % variant.scale
     if folder is None:
@@ -96,7 +97,8 @@ def photographs(variant: Variant, folder: Path | None) -> list[Pair]:
     else:
         if not folder.is_dir():
             raise PlanError(f"--calibrate {folder} is not a folder of photographs")
-        found = [p.frames[0] for p in folder_probes(variant.in_channels, folder)]
+        probes = folder_probes(variant.in_channels, folder, "--calibrate")
+        found = [probe.frames[0] for probe in probes]
         large = [picture[:, :, :side, :side] for picture in found if min(picture.shape[2:]) >= side]
         if len(large) < FEWEST:
             raise PlanError(

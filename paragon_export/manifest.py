@@ -15,7 +15,7 @@ import paragon_export
 from paragon_export.artifact import encoded, sha256_of, to_json
 from paragon_export.environment import cuda_gpu, environment
 from paragon_export.errors import PlanError
-from paragon_export.foreign import one_line
+from paragon_export.foreign import finite, one_line
 from paragon_export.onnx_file import (
     OnnxFile,
     is_classifier,
@@ -272,7 +272,7 @@ def describe_engine(
 
 def sealed(manifest: Mapping[str, Any], engine: bytes) -> dict[str, Any]:
     """Return a manifest with the digests of its engine and of itself."""
-    complete = {**manifest, "engine_sha256": hashlib.sha256(engine).hexdigest()}
+    complete = finite({**manifest, "engine_sha256": hashlib.sha256(engine).hexdigest()})
     return {**complete, DIGEST: digest_of(complete)}
 
 

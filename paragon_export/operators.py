@@ -588,6 +588,8 @@ FUNCTIONS: Mapping[Callable[..., Any], Callable[..., Any]] = {
     operator.truediv: _elementwise("Div", operator.truediv),
     operator.floordiv: _elementwise("Div", operator.floordiv),
     operator.matmul: lambda g, a, b: g.op("MatMul", a, b),
+    operator.eq: lambda g, a, b: g.op("Equal", a, b),
+    torch.where: lambda g, condition, a, b: g.op("Where", condition, a, b),
     operator.getitem: _getitem,
     getattr: _getattr,
     torch.sqrt: lambda g, x: g.op("Sqrt", x),

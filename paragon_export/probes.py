@@ -9,14 +9,14 @@ from __future__ import annotations
 import itertools
 import zlib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from paragon_export.assets import photograph
 from paragon_export.errors import PlanError
-from paragon_export.pictures import open_picture
+from paragon_export.pictures import pictures_in, read_picture
 from paragon_export.plan import Size
 
 PIXELS_PER_PROBE = 256
@@ -25,7 +25,9 @@ error over a dozen values is a matter of luck."""
 
 MOST_PICTURES = 16
 
-PICTURE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
+
+NO_STATE = (float("nan"), float("inf"), float("-inf"), 6e4)
+"""Numbers that a network must not look at where it starts afresh; the last is within float16."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +40,9 @@ class Probe:
     """Each (N, C, H, W), float32, in [0, 1]."""
     blend: tuple[float, ...] = ()
     """For video: how much of the frame before enters each frame; 0 starts afresh."""
+    state_is_broken: bool = False
+    """For video: whether ``NO_STATE`` is fed as the state of the frame before wherever ``blend`` is
+    0, in place of zeros or the network's own."""
 
     is_stress: bool = False
     """Whether the content is one that a network need not know; see ``report.DIVERGED``."""
@@ -218,8 +223,9 @@ def video_probe(channels: int, size: Size, frames: int = 8, clips: int = 1) -> P
 def video_probes(
     channels: int, sizes: Sequence[tuple[Size, int]], *, batched: bool = True
 ) -> list[Probe]:
-    """Return a short clip at every size, and one of eight frames at the first odd one.
+    """Return a short clip at every size, and two longer ones at the first odd one.
 
+    One of them has eight frames; the other has four and a broken state at its start and at the cut.
     Of tiny sizes several clips run side by side, unless ``batched`` is False.
     """
     short = []
@@ -227,32 +233,28 @@ def video_probes(
         clips = min(_pictures_to_fill(size), MOST_PICTURES) if batched else 1
         short.append(video_probe(channels, size, frames=2, clips=clips))
     longest = next((size for size, _ in sizes if size.height % 2 and size.height > 1), sizes[0][0])
-    return [*short, video_probe(channels, longest)]
+    broken = replace(
+        video_probe(channels, longest, frames=4), label="broken state", state_is_broken=True
+    )
+    return [*short, video_probe(channels, longest), broken]
 
 
-def folder_probes(channels: int, folder: Path) -> list[Probe]:
+def folder_probes(channels: int, folder: Path, option: str = "--images") -> list[Probe]:
     """Return one probe for each picture of a folder, whole and at its own size.
 
+    Args:
+        channels: Of the network's input.
+        folder: See ``pictures_in``.
+        option: What the user named the folder with, for errors.
+
     Raises:
-        PlanError: If the folder holds no picture that can be read.
+        PlanError: If the folder holds no picture, or one of them cannot be read.
     """
-    if not folder.is_dir():
-        raise PlanError(f"--images {folder} is not a folder")
-    try:
-        paths = sorted(p for p in folder.iterdir() if p.suffix.lower() in PICTURE_SUFFIXES)
-    except OSError as error:
-        raise PlanError(f"cannot read --images {folder}: {error.strerror or error}") from error
-    if not paths:
-        raise PlanError(
-            f"--images {folder} holds no picture ({', '.join(sorted(PICTURE_SUFFIXES))})"
-        )
-    return [_picture_probe(channels, path) for path in paths]
+    return [_picture_probe(channels, path) for path in pictures_in(folder, option)]
 
 
 def _picture_probe(channels: int, path: Path) -> Probe:
-    with open_picture(path, "picture") as image:
-        pixels = np.asarray(image.convert("RGB"), np.float32) / 255
-    frame = _to_channels(pixels.transpose(2, 0, 1), channels)[None]
+    frame = _to_channels(read_picture(path).transpose(2, 0, 1), channels)[None]
     size = Size(frame.shape[2], frame.shape[3])
     return Probe(label=path.name, size=size, frames=(np.ascontiguousarray(frame),))
 

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from paragon_export.foreign import finite
 from paragon_export.plan import Precision
 
 HIGHEST = {Precision.FP16: 65504.0, Precision.BF16: (2 - 2.0**-7) * 2.0**127}
@@ -60,17 +61,24 @@ class TensorRange:
         return math.isfinite(self.peak)
 
     def to_json(self) -> dict[str, Any]:
-        return {
-            "name": self.name,
-            "op_type": self.op_type,
-            "peak": _number(self.peak),
-            "headroom": _number(self.headroom),
-            "underflow": self.underflow,
-            "half": self.is_half,
-            "picture": self.picture,
-            "peak_diverged": _number(self.peak_diverged),
-            "error_share": self.error_share,
-        }
+        """Return the figures; null for those that are infinite.
+
+        These are the peak of a tensor that is infinite in float32 too, and the headroom of one
+        that is 0 everywhere.
+        """
+        return finite(
+            {
+                "name": self.name,
+                "op_type": self.op_type,
+                "peak": self.peak,
+                "headroom": self.headroom,
+                "underflow": self.underflow,
+                "half": self.is_half,
+                "picture": self.picture,
+                "peak_diverged": self.peak_diverged,
+                "error_share": self.error_share,
+            }
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +92,7 @@ class Island:
     peak: float
 
     def to_json(self) -> dict[str, Any]:
-        return {**self.__dict__, "peak": _number(self.peak)}
+        return finite(dict(self.__dict__))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,8 +199,3 @@ class RangeAudit:
 def _some(words: list[str]) -> str:
     more = len(words) - NAMED
     return ", ".join(words[:NAMED]) + (f" and {more} more" if more > 0 else "")
-
-
-def _number(value: float) -> float | str:
-    """JSON has no infinity: it is written as a string."""
-    return value if math.isfinite(value) else str(value)

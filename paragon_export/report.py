@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 from xml.etree import ElementTree
 
+from paragon_export.foreign import finite
 from paragon_export.metrics import Difference
 from paragon_export.plan import Precision, Quantisation, Size, Tolerance
 
@@ -108,26 +109,35 @@ class ParityRow:
         return ""
 
     def to_json(self) -> dict[str, Any]:
-        return {
-            "candidate": self.candidate,
-            "precision": self.precision.value,
-            "output": self.output,
-            "picture": self.picture,
-            "size": str(self.size),
-            "batch": self.batch,
-            "max_abs": _number(self.found.max_abs),
-            "psnr_db": _number(self.found.psnr_db),
-            "border_max_abs": _number(self.found.border_max_abs),
-            "interior_max_abs": _number(self.found.interior_max_abs),
-            "reference_max_abs": _number(self.reference_max_abs),
-            "limit": _number(self.limit),
-            "reference_peak": _number(self.reference_peak),
-            "reference_moved": _number(self.reference_moved),
-            "judged": self.is_judged,
-            "passed": not self.failure,
-            "failure": self.failure,
-            **({} if self.wrong_top1 is None else {"wrong_top1": self.wrong_top1}),
-        }
+        """Return the figures; null for those that are infinite or not known.
+
+        ``psnr_db`` is null where both outputs are equal (``max_abs`` is 0), and with every error
+        where nothing could be compared (``failure`` says why). ``reference_max_abs`` is null where
+        PyTorch itself is not finite in this precision, ``limit`` where no error is too large,
+        ``reference_peak`` where the float64 network overflows (the row is not judged then).
+        """
+        return finite(
+            {
+                "candidate": self.candidate,
+                "precision": self.precision.value,
+                "output": self.output,
+                "picture": self.picture,
+                "size": str(self.size),
+                "batch": self.batch,
+                "max_abs": self.found.max_abs,
+                "psnr_db": self.found.psnr_db,
+                "border_max_abs": self.found.border_max_abs,
+                "interior_max_abs": self.found.interior_max_abs,
+                "reference_max_abs": self.reference_max_abs,
+                "limit": self.limit,
+                "reference_peak": self.reference_peak,
+                "reference_moved": self.reference_moved,
+                "judged": self.is_judged,
+                "passed": not self.failure,
+                "failure": self.failure,
+                **({} if self.wrong_top1 is None else {"wrong_top1": self.wrong_top1}),
+            }
+        )
 
 
 @dataclass(frozen=True)
@@ -177,11 +187,6 @@ class ParityReport:
 def _badness(row: ParityRow) -> tuple[bool, float]:
     share = row.found.max_abs / row.limit if 0 < row.limit < math.inf else row.found.max_abs
     return bool(row.failure), share
-
-
-def _number(value: float) -> float | str:
-    """JSON has no infinity: it is written as a string."""
-    return value if math.isfinite(value) else str(value)
 
 
 def junit(report: ParityReport) -> str:

@@ -19,7 +19,7 @@ from paragon_export.errors import PlanError, RunError
 from paragon_export.foreign import brief
 from paragon_export.metrics import Difference, difference, wrong_top1
 from paragon_export.plan import Precision, Tolerance
-from paragon_export.probes import Probe
+from paragon_export.probes import NO_STATE, Probe
 from paragon_export.reference import Reference
 from paragon_export.report import ParityReport, ParityRow
 from paragon_export.runners import Arrays, Runner
@@ -99,7 +99,8 @@ def verify(
 def play(runner: Runner, probe: Probe, inputs: Sequence[Port]) -> Arrays:
     """Feed a probe's frames in order and stack each output over them along the batch.
 
-    A runner with temporal inputs is fed its own state: drift counts.
+    A runner with temporal inputs is fed its own state: drift counts. Where a probe's state is broken
+    it is fed numbers that it must not look at (see ``Probe.state_is_broken``).
     """
     wanted = {port.name: port for port in inputs}
     state: Arrays = {}
@@ -108,7 +109,8 @@ def play(runner: Runner, probe: Probe, inputs: Sequence[Port]) -> Arrays:
         feeds = {"input": frame}
         for output, name in STATE.items():
             if name in wanted:
-                feeds[name] = state.get(output, _zeros(wanted[name], frame))
+                shape = frame.shape[0], int(wanted[name].dims[1]), *frame.shape[2:]
+                feeds[name] = _fed_back(probe, index, state.get(output), shape)
         if "alpha" in wanted:
             feeds["alpha"] = np.array(probe.blend[index], np.float32)
         state = runner.infer(feeds)
@@ -136,8 +138,13 @@ def nudged(probe: Probe) -> Probe:
     return replace(probe, frames=frames)
 
 
-def _zeros(port: Port, frame: np.ndarray) -> np.ndarray:
-    return np.zeros((frame.shape[0], int(port.dims[1]), *frame.shape[2:]), np.float32)
+def _fed_back(
+    probe: Probe, index: int, before: np.ndarray | None, shape: tuple[int, ...]
+) -> np.ndarray:
+    """Return the state for a frame: that of the frame ``before``, or else zeros of a shape."""
+    if probe.state_is_broken and probe.blend[index] == 0:
+        return np.resize(np.array(NO_STATE, np.float32), shape)
+    return np.zeros(shape, np.float32) if before is None else before
 
 
 def _judge(

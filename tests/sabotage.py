@@ -417,6 +417,17 @@ def _alpha(case: Case, value: float) -> ir.Model:
     return model
 
 
+def multiplying(case: Case) -> ir.Model:
+    """The state is multiplied by ``alpha`` and never left out: 0 times NaN is NaN."""
+    model = copied(case.model)
+    (port,) = (port for port in model.graph.inputs if port.name == "prev_feat")
+    ((choice, _),) = port.uses()
+    assert choice.op_type == "Where"
+    for user, index in list(choice.outputs[0].uses()):
+        user.replace_input_with(index, port)
+    return model
+
+
 # --- half precision ----------------------------------------------------------------------------
 
 LARGE = 2.0**15
@@ -511,6 +522,7 @@ SUITE = [
     Sabotage("attention left out", "another switch", another(export_safe=True), "photo"),
     Sabotage("state not reset at a cut", "state not reset", blending_always, "video"),
     Sabotage("state lost", "state lost", never_blending, "video"),
+    Sabotage("state multiplied, not selected", "state multiplied", multiplying, "video"),
     Sabotage("overflow in half precision", "overflow", overflowing, precision=Precision.FP16),
 ]  # fmt: skip
 """The ways of the published table; more names are tested in ``test_sabotage.py``."""

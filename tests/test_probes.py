@@ -13,6 +13,7 @@ from paragon_export.plan import Size
 from paragon_export.probes import (
     PIXELS_PER_PROBE,
     Probe,
+    audit_probes,
     choose_probes,
     default_sizes,
     folder_probes,
@@ -175,9 +176,12 @@ def test_video_probes_cover_the_sizes() -> None:
     assert {probe.size for probe in probes} == {size for size, _ in sizes}
     (longest,) = [probe for probe in probes if len(probe.frames) == 8]
     assert longest.size.height % 2 == 1
+    (broken,) = [probe for probe in probes if probe.state_is_broken]
+    assert [index for index, blend in enumerate(broken.blend) if blend == 0] == [0, 2]
     for probe in probes:
         assert len(probe.blend) == len(probe.frames)
         assert_pictures(probe, 3)
+    assert not any(probe.state_is_broken for probe in audit_probes(3, 16, video=True))
     assert [p.label for p in choose_probes(3, 16, video=True)] == [p.label for p in probes]
 
 

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
 
+from paragon_export.artifact import to_json
+from paragon_export.console import audit_table, audited, parity_table, show_error
+from paragon_export.foreign import finite
 from paragon_export.metrics import Difference
 from paragon_export.plan import Precision, Size, Tolerance
+from paragon_export.ranges import RangeAudit, TensorRange
 from paragon_export.report import BenchReport, BenchRow, ParityReport, ParityRow, junit, percentile
 
 KEYS = {"candidate", "size", "batch", "max_abs", "psnr_db", "border_max_abs", "reference_max_abs"}
@@ -118,6 +126,74 @@ def test_json_is_strict(rows: tuple[ParityRow, ...]) -> None:
     assert set(document) >= {"passed", "rows", "worst"}
     for entry in document["rows"]:
         assert set(entry) >= KEYS
+
+
+NOT_COMPARED = ("max_abs", "psnr_db", "border_max_abs", "interior_max_abs")
+
+
+def test_json_has_null_where_there_is_no_number() -> None:
+    """Infinities are null, never text; the row says elsewhere why."""
+    broken = row(found=BROKEN).to_json()
+    assert [broken[name] for name in NOT_COMPARED] == [None] * 4
+    assert broken["failure"] == "non-finite"
+    missing = row(found=BROKEN, fault="output missing").to_json()
+    assert (missing["max_abs"], missing["failure"]) == (None, "output missing")
+    equal = row(found=Difference(0.0, math.inf, 0.0, 0.0, True, False)).to_json()
+    assert (equal["psnr_db"], equal["max_abs"], equal["passed"]) == (None, 0.0, True)
+    overflowed = row(reference_max_abs=math.inf, tolerance=Tolerance.for_precision(Precision.FP16))
+    assert [overflowed.to_json()[name] for name in ("reference_max_abs", "limit")] == [None] * 2
+    diverged = row(is_stress=True, reference_peak=math.inf).to_json()
+    assert (diverged["reference_peak"], diverged["judged"]) == (None, False)
+
+
+def test_finite_reaches_every_depth() -> None:
+    document = {"a": [1.0, math.inf, {"b": (math.nan, -math.inf, "inf", 3, True)}], "c": None}
+    assert finite(document) == {"a": [1.0, None, {"b": [None, None, "inf", 3, True]}], "c": None}
+    assert json.loads(to_json({"a": math.nan})) == {"a": None}
+
+
+def shown(document: dict[str, Any], table: Callable[..., None]) -> str:
+    """Return what a terminal of 200 columns shows."""
+    text = io.StringIO()
+    table(Console(file=text, width=200, highlight=False), document)
+    return text.getvalue()
+
+
+def test_tables_show_what_is_null() -> None:
+    """What could not be compared has no figures; equal outputs have an infinite PSNR."""
+    equal = row(found=Difference(0.0, math.inf, 0.0, 0.0, True, False), picture="equal")
+    document = report(equal, row(found=BROKEN, picture="broken")).to_json()
+    lines = shown(document, parity_table).splitlines()
+    (first,) = [line.split() for line in lines if "equal" in line]
+    assert first[3:] == ["0.0e+00", "0.0e+00", "2.0e-07", "1.0e-06", "inf", "passed"]
+    (second,) = [line.split() for line in lines if "broken" in line]
+    assert second[3:] == ["-", "-", "2.0e-07", "1.0e-06", "-", "non-finite"]
+
+
+def test_the_table_of_an_audit_shows_masks_and_zeros() -> None:
+    def tensor(name: str, peak: float, headroom: float) -> TensorRange:
+        return TensorRange(
+            name=name, op_type="Log", peak=peak, picture="noise 3x5", underflow=0.0, is_half=True,
+            headroom=headroom,
+        )  # fmt: skip
+
+    tensors = tensor("mask", math.inf, 0.0), tensor("zero", 0.0, math.inf)
+    ranges = RangeAudit(precision=Precision.FP16, tensors=tensors, pictures=("noise 3x5",))
+    document = json.loads(json.dumps(audited(ranges), allow_nan=False))
+    assert [row["peak"] for row in document["rows"]] == [0.0, None]
+    text = shown(document, audit_table)
+    assert [line.split()[:3] for line in text.splitlines() if "noise" in line][:2] == [
+        ["zero", "0", "infx"],
+        ["mask", "inf", "mask"],
+    ]
+
+
+def test_an_error_is_a_document_too(capsys: pytest.CaptureFixture[str]) -> None:
+    """One object with the one line that stderr has."""
+    show_error("no\nfile \x1b[31mred")
+    printed = capsys.readouterr()
+    assert strict(printed.out) == {"error": "no file \\x1b[31mred"}
+    assert printed.err == ""
 
 
 def test_json_tells_the_figures() -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,12 +16,13 @@ import torch
 from torch import nn
 
 from paragon_export.families.paragonsr2.release.network import ParagonSR2, VideoParagonSR2
-from paragon_export.judge import judge_files
+from paragon_export.judge import judge, judge_files
 from paragon_export.pipeline import export
 from paragon_export.plan import ExportPlan, Precision, Size, Switches
 from paragon_export.probes import photograph_crop
 from paragon_export.reference import build_reference, describe
-from paragon_export.runners import OnnxRunner
+from paragon_export.runners import OnnxRunner, OpenVinoRunner, Runner, TorchRunner
+from tests.sabotage import SUITE, case_of, written
 
 CLOSE = 1e-5
 
@@ -154,6 +156,73 @@ def test_alpha_zero_starts_afresh(videos: dict[str, Video], variant: str) -> Non
         pictures.append(session.run(["output"], feeds)[0])
     assert np.array_equal(*pictures)
     assert np.abs(pictures[0] - still).max() <= CLOSE
+
+
+UNUSABLE = (np.nan, np.inf, -np.inf, 3e38, -3e38)
+
+
+def unusable(features: np.ndarray) -> np.ndarray:
+    """Return what memory that was never written may hold."""
+    return np.resize(np.array(UNUSABLE, np.float32), features.shape)
+
+
+@pytest.mark.parametrize("open_model", [OnnxRunner, OpenVinoRunner])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_alpha_zero_does_not_look_at_the_state(
+    videos: dict[str, Video], variant: str, open_model: Callable[[Path], Runner]
+) -> None:
+    """NaN, infinities and any number in prev_feat are not seen; nothing of them stays."""
+    runner, frame = open_model(videos[variant].file), clip(19, 23)[0]
+    features = zeros_like_features(frame)
+    given = {"input": frame, "alpha": number(0)}
+    expected, found = (
+        runner.infer({**given, "prev_feat": state}) for state in (features, unusable(features))
+    )
+    for name in ("output", "feature_map"):
+        assert np.array_equal(found[name], expected[name])
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32", "float16", "bfloat16"])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_the_network_does_not_look_at_the_state_either(
+    videos: dict[str, Video], variant: str, dtype: str
+) -> None:
+    """The reference is finite in every precision."""
+    frame = clip(5, 7)[0]
+    runner = TorchRunner(videos[variant].module, ["x", "before", "alpha"], ["y", "map"], dtype)
+    features = zeros_like_features(frame)
+    given = {"x": frame, "alpha": number(0)}
+    expected, found = (
+        runner.infer({**given, "before": state}) for state in (features, unusable(features))
+    )
+    for name in ("y", "map"):
+        assert np.isfinite(expected[name]).all()
+        assert np.array_equal(found[name], expected[name])
+
+
+def test_the_blend_is_what_it_was(videos: dict[str, Video]) -> None:
+    """Above alpha 0 the same products and the same sum, bit for bit."""
+    video, frame = videos["realtime"], torch.from_numpy(clip(9, 13)[0])
+    before = torch.from_numpy(np.random.default_rng(1).standard_normal((1, 8, 9, 13))).float()
+    with torch.inference_mode():
+        own = video.still.conv_in(frame)
+        for alpha in map(torch.tensor, (1e-9, BLEND, 1.0)):
+            _, blended = video.module(frame, before, alpha)
+            assert torch.equal(blended, (1 - alpha) * own + alpha * before)
+
+
+@pytest.mark.parametrize("precision", [Precision.FP32, Precision.FP16, Precision.BF16])
+def test_a_state_that_is_multiplied_fails(
+    tiny_realtime: Path, precision: Precision, tmp_path: Path
+) -> None:
+    """The verdict sees it in every precision, on the probe that is made for it and on no other."""
+    case = case_of(tiny_realtime, video=True, opset=22, upsampler_alpha=0.0)
+    sabotage = next(s for s in SUITE if s.looks_like == "state multiplied")
+    file = written(replace(sabotage, precision=precision), case, tmp_path / "wrong.onnx")
+    report = judge(case.reference, case.variant, [file])
+    assert not report.passed
+    assert {row.picture for row in report.rows if row.failure} == {"broken state"}
+    assert {finding.symptom for finding in report.findings} == {"state multiplied"}
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

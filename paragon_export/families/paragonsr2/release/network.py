@@ -158,12 +158,21 @@ class ParagonSR2(nn.Module):
 class VideoParagonSR2(ParagonSR2):
     """The same network for frames of a video, blended with the features of the frame before.
 
-    ``features = (1 - alpha) * conv_in(x) + alpha * prev_feat``; ``alpha`` 0 starts afresh.
+    ``features = (1 - alpha) * conv_in(x) + alpha * prev_feat``. At ``alpha`` 0 the network starts
+    afresh: ``prev_feat`` is not looked at, and may be NaN or infinite.
     """
 
     def forward(  # type: ignore[override]
         self, x: Tensor, prev_feat: Tensor, alpha: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Return the picture and the blended features (N, features, H, W) for the next frame."""
-        features = (1 - alpha) * self.conv_in(x) + alpha * prev_feat
+        """Return the picture and the blended features (N, features, H, W) for the next frame.
+
+        Args:
+            x: (N, C, H, W), in [0, 1].
+            prev_feat: Features of the frame before, (N, features, H, W).
+            alpha: A scalar in [0, 1]: how much of them enters.
+        """
+        # Selected, because 0 times NaN or infinity is NaN.
+        before = torch.where(alpha == 0, 0.0, prev_feat)
+        features = (1 - alpha) * self.conv_in(x) + alpha * before
         return self.upscale(x, features), features
