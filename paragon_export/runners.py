@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from paragon_export.deps import require
+from paragon_export.deps import cuda_advice, require
 from paragon_export.errors import RunError
 from paragon_export.feeds import checked
 from paragon_export.foreign import one_line
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from torch import nn
 
 Arrays = dict[str, np.ndarray]
+
+CPU_PROVIDER = "CPUExecutionProvider"
 
 OPENVINO_SETTINGS = {"INFERENCE_PRECISION_HINT": "f32"}
 """Left to itself, OpenVINO computes in bfloat16 on processors that have it."""
@@ -122,7 +124,7 @@ class OnnxRunner:
     def __init__(
         self,
         model: Path | bytes,
-        provider: str = "CPUExecutionProvider",
+        provider: str = CPU_PROVIDER,
         name: str = "ONNX Runtime",
         *,
         in_order: bool = False,
@@ -132,7 +134,7 @@ class OnnxRunner:
         ``in_order`` runs the nodes as they are and in the order of the file.
 
         Raises:
-            RunError: If ONNX Runtime refuses it.
+            RunError: If ONNX Runtime refuses it, or would run it on another provider.
         """
         import onnxruntime as ort
 
@@ -146,14 +148,20 @@ class OnnxRunner:
             options.enable_mem_reuse = False  # planning it takes time quadratic in the nodes
             options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
         source = model if isinstance(model, bytes) else str(model)
-        self._is_on_cpu = provider == "CPUExecutionProvider"
+        self._is_on_cpu = provider == CPU_PROVIDER
+        if not self._is_on_cpu:
+            options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
         try:
             with self._limited(0):
-                self.session = ort.InferenceSession(source, options, providers=[provider])
+                self.session = ort.InferenceSession(
+                    source, options, providers=[provider], enable_fallback=0
+                )
         except Exception as error:  # ONNX Runtime raises a dozen unrelated classes
             raise RunError(
                 f"ONNX Runtime cannot load {_title(model)}: {_one_line(error)}"
             ) from error
+        if not self._is_on_cpu:
+            _check_provider(self.session, provider)
         self._types = {i.name: _numpy_type(i) for i in self.session.get_inputs()}
         self._outputs = [o.name for o in self.session.get_outputs()]
         self._ports = _guarded(model, [len(o.shape) for o in self.session.get_outputs()])
@@ -193,6 +201,28 @@ class OnnxRunner:
 
     def _limited(self, elements: int) -> AbstractContextManager[None]:
         return limited_memory(memory_for(elements)) if self._is_on_cpu else nullcontext()
+
+
+def _check_provider(session: onnxruntime.InferenceSession, provider: str) -> None:
+    """Check that a session runs where it was asked to: ONNX Runtime falls back without an error.
+
+    Arithmetic with shapes may stay on the CPU, where ONNX Runtime puts it on purpose.
+
+    Raises:
+        RunError: If another provider comes first, or the CPU gets convolutions or products.
+    """
+    device, used = provider.removesuffix("ExecutionProvider"), session.get_providers()
+    if used[:1] != [provider]:
+        raise RunError(
+            f"ONNX Runtime has no working {device} here and fell back to {used[0]}; {cuda_advice()}"
+        )
+    if not hasattr(session, "get_provider_graph_assignment_info"):  # ONNX Runtime before 1.24
+        return
+    parts = session.get_provider_graph_assignment_info()
+    on_cpu = {n.op_type for part in parts if part.ep_name == CPU_PROVIDER for n in part.get_nodes()}
+    heavy = sorted(op for op in on_cpu if any(word in op for word in ("Conv", "MatMul", "Gemm")))
+    if heavy:
+        raise RunError(f"ONNX Runtime would run {', '.join(heavy)} on the CPU, not on {device}")
 
 
 def memory_for(elements: int) -> int:
