@@ -7,10 +7,11 @@ Every backend is warmed up at the very size that is measured and its output is c
 from __future__ import annotations
 
 import gc
+import io
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import redirect_stdout, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -18,6 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from paragon_export.candidates import is_engine
+from paragon_export.deps import cuda_advice
 from paragon_export.environment import environment
 from paragon_export.errors import ParagonExportError, PlanError, RunError
 from paragon_export.glyph_probes import glyph_batch
@@ -184,11 +186,17 @@ def _compiled(runner: TorchRunner) -> TorchRunner:
 
 
 def _open_onnx(data: bytes, device: str) -> OnnxRunner:
+    if device == "CPU":
+        return OnnxRunner(data)
     import onnxruntime as ort
 
     provider = f"{device}ExecutionProvider"
     if provider not in ort.get_available_providers():
-        raise PlanError(f"this ONNX Runtime has no {device}; install paragon-export[gpu]")
+        raise PlanError(f"this ONNX Runtime has no {device}; {cuda_advice()}")
+    if hasattr(ort, "preload_dlls"):  # ONNX Runtime 1.21 or later
+        with redirect_stdout(io.StringIO()):  # it prints what it does not find
+            ort.preload_dlls()
+    ort.set_default_logger_severity(4)  # the row says what is missing
     return OnnxRunner(data, provider)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.metadata
 import sys
 from types import ModuleType
 
@@ -31,3 +32,13 @@ def require(module: str, extra: str) -> ModuleType:
         raise MissingDependencyError(
             f"{module} is installed and cannot be loaded: {error}"
         ) from error
+
+
+def cuda_advice() -> str:
+    """Return what to do where ONNX Runtime does not run on CUDA, for what is installed here."""
+    found = sorted(set(importlib.metadata.packages_distributions().get("onnxruntime", ())))
+    install = "pip install 'onnxruntime-gpu[cuda,cudnn]'"
+    if found == ["onnxruntime-gpu"]:
+        return f"check the NVIDIA driver, and run: {install}"
+    clash = f"{' and '.join(found)} overwrite each other; " if len(found) > 1 else ""
+    return f"{clash}run: pip uninstall -y {' '.join(found or ['onnxruntime'])}; then: {install}"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from paragon_export.deps import require
+from paragon_export.deps import cuda_advice, require
 from paragon_export.errors import OutOfMemoryError, RunError, StageError, is_memory_error
 from paragon_export.feeds import checked
 from paragon_export.foreign import one_line
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from torch import nn
 
 Arrays = dict[str, np.ndarray]
+
+CPU_PROVIDER = "CPUExecutionProvider"
 
 OPENVINO_SETTINGS = {"INFERENCE_PRECISION_HINT": "f32"}
 """Left to itself, OpenVINO computes in bfloat16 on processors that have it."""
@@ -120,7 +122,7 @@ class OnnxRunner:
     def __init__(
         self,
         model: Path | bytes,
-        provider: str = "CPUExecutionProvider",
+        provider: str = CPU_PROVIDER,
         name: str = "ONNX Runtime",
         *,
         title: str = "",
@@ -136,7 +138,7 @@ class OnnxRunner:
             in_order: Whether the nodes are run as they are and in the order of the file.
 
         Raises:
-            RunError: If ONNX Runtime refuses it.
+            RunError: If ONNX Runtime refuses it, or would run it on another provider.
         """
         import onnxruntime as ort
 
@@ -149,12 +151,18 @@ class OnnxRunner:
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
             options.enable_mem_reuse = False  # planning it takes time quadratic in the nodes
             options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
+        if provider != CPU_PROVIDER:
+            options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
         try:
             data = model if isinstance(model, bytes) else model.read_bytes()
-            self.session = ort.InferenceSession(data, options, providers=[provider])
+            self.session = ort.InferenceSession(
+                data, options, providers=[provider], enable_fallback=0
+            )
         except Exception as error:  # ONNX Runtime raises a dozen unrelated classes
             title = title or _title(model)
             raise _error(f"ONNX Runtime cannot load {title}", error) from error
+        if provider != CPU_PROVIDER:
+            _check_provider(self.session, provider)
         self._types = {i.name: _numpy_type(i) for i in self.session.get_inputs()}
         self._outputs = [o.name for o in self.session.get_outputs()]
         self._ports = _guarded(data, [len(o.shape) for o in self.session.get_outputs()])
@@ -178,6 +186,28 @@ def _error(what: str, error: Exception) -> StageError:
     """Return a library's error as one of ours."""
     kind = OutOfMemoryError if is_memory_error(error) else RunError
     return kind(f"{what}: {_one_line(error)}")
+
+
+def _check_provider(session: onnxruntime.InferenceSession, provider: str) -> None:
+    """Check that a session runs where it was asked to: ONNX Runtime falls back without an error.
+
+    Arithmetic with shapes may stay on the CPU, where ONNX Runtime puts it on purpose.
+
+    Raises:
+        RunError: If another provider comes first, or the CPU gets convolutions or products.
+    """
+    device, used = provider.removesuffix("ExecutionProvider"), session.get_providers()
+    if used[:1] != [provider]:
+        raise RunError(
+            f"ONNX Runtime has no working {device} here and fell back to {used[0]}; {cuda_advice()}"
+        )
+    if not hasattr(session, "get_provider_graph_assignment_info"):  # ONNX Runtime before 1.24
+        return
+    parts = session.get_provider_graph_assignment_info()
+    on_cpu = {n.op_type for part in parts if part.ep_name == CPU_PROVIDER for n in part.get_nodes()}
+    heavy = sorted(op for op in on_cpu if any(word in op for word in ("Conv", "MatMul", "Gemm")))
+    if heavy:
+        raise RunError(f"ONNX Runtime would run {', '.join(heavy)} on the CPU, not on {device}")
 
 
 def _plain(name: str, result: object) -> np.ndarray:

@@ -102,6 +102,25 @@ def test_cuda_without_a_gpu(measured: BenchReport, model: Path) -> None:
         assert "CUDA" in row.reason
 
 
+def test_a_session_that_fell_back_is_no_cuda(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """ONNX Runtime that knows CUDA but lacks its libraries runs on the CPU, and is not timed."""
+    import onnxruntime
+
+    monkeypatch.setattr(
+        onnxruntime, "get_available_providers",
+        lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"],
+    )  # fmt: skip
+    monkeypatch.setattr(
+        onnxruntime.InferenceSession, "get_providers", lambda _: ["CPUExecutionProvider"]
+    )
+    report = bench([model], [SIZE], Switches())
+    assert row_of(report, model.name, "ONNX Runtime CPU").samples_ms
+    row = row_of(report, model.name, "ONNX Runtime CUDA")
+    assert not row.samples_ms
+    assert "no working CUDA here" in row.reason
+    assert "pip install 'onnxruntime-gpu[cuda,cudnn]'" in row.reason
+
+
 def test_json_has_provenance(measured: BenchReport) -> None:
     """The JSON is strict and tells machine, versions, GPU and time."""
     document = measured.to_json()

@@ -22,6 +22,7 @@ from tests.glyph import (
     small_checkpoint,
     small_weights,
 )
+from tests.int8 import largest_pair, weight_rows
 
 PORT = Port("input", ("batch", 16, 16), "int64", span=(0, 39))
 
@@ -52,6 +53,9 @@ def test_int8_is_smaller_and_says_what_it_costs(
     model = onnx.load(tmp_path / "small8.onnx")
     kinds = {node.op_type for node in model.graph.node}
     assert {"QuantizeLinear", "DequantizeLinear"} <= kinds
+    rows = list(weight_rows(model))
+    assert rows
+    assert max(map(largest_pair, rows)) <= 2**15 - 1
     assert told["bytes_int8"] == (tmp_path / "small8.onnx").stat().st_size
     assert model.graph.input[0].type.tensor_type.elem_type == onnx.TensorProto.INT64
 

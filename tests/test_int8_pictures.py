@@ -5,12 +5,18 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 from PIL import Image
 
 from paragon_export.assets import CHECKPOINT, PHOTOGRAPH
+from paragon_export.int8_pictures import photographs
+from paragon_export.metrics import psnr_db
+from paragon_export.plan import Switches
+from paragon_export.reference import build_reference, describe
 from tests.conftest import RunHere
+from tests.int8 import KERNELS, largest_pair, session, weight_rows
 
 ALPHA = ("--upsampler-alpha", "0")
 
@@ -22,15 +28,28 @@ def test_loss_is_told_and_refused_unless_accepted(run_here: RunHere, tmp_path: P
     assert (refused.code, told["passed"], output.exists()) == (1, False, False)
     assert {row["failure"] for row in told["rows"]} == {"PSNR"}
     assert told["int8"]["photographs"] == 6
-    assert 0.05 < told["int8"]["fidelity_lost_db"] < 3
-    assert 40 < told["int8"]["psnr_to_float_db"] < 50
+    # With any kernel 0.255 and 46.81 dB, as in float arithmetic between the quantization steps.
+    assert 0.05 < told["int8"]["fidelity_lost_db"] < 0.4
+    assert 46 < told["int8"]["psnr_to_float_db"] < 50
     assert "refused: --accept-loss writes it" in refused.stderr
 
     accepted = run_here("onnx", CHECKPOINT, "--int8", "--accept-loss", *ALPHA, "-o", output)
     assert accepted.code == 0
     assert "the worst picture on inputs held back" in accepted.stdout
-    types = {tensor.data_type for tensor in onnx.load(output).graph.initializer}
-    assert onnx.TensorProto.INT8 in types
+    rows = list(weight_rows(onnx.load(output)))
+    assert len(rows) == 15
+    assert max(map(largest_pair, rows)) <= 2**15 - 1
+    _check_all_kernels(output)
+
+
+def _check_all_kernels(file: Path) -> None:
+    """Whichever kernels ONNX Runtime takes, the picture is as far from float64's."""
+    checkpoint, variant = describe(CHECKPOINT, Switches(flags={"upsampler_alpha": 0.0}))
+    picture = photographs(variant, None)[1].small
+    exact = build_reference(checkpoint, variant).runner("float64").infer({"input": picture})
+    found = [session(file, k).run(None, {"input": picture})[0] for k in KERNELS]
+    far = [psnr_db(output - exact["output"]) for output in found]
+    assert np.ptp(far) < 0.1, dict(zip(KERNELS, far, strict=True))
 
 
 def test_photographs_are_the_users_own(run_here: RunHere, tmp_path: Path) -> None:

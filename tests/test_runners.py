@@ -6,10 +6,13 @@ import subprocess
 import sys
 
 import numpy as np
+import onnxruntime
 import pytest
 import torch
 
-from paragon_export.runners import TorchRunner
+from paragon_export.deps import cuda_advice
+from paragon_export.errors import RunError
+from paragon_export.runners import OnnxRunner, TorchRunner
 
 SCRIPT = """
 import numpy as np, torch
@@ -38,3 +41,88 @@ def test_wide_kernels_give_what_half_precision_gives(width: int) -> None:
         expected = layer.half()(torch.from_numpy(x).half()).float().numpy()
     assert np.array_equal(found, expected)
     assert layer.weight.dtype == torch.float16
+
+
+# --- a device that ONNX Runtime does not take ------------------------------------------------
+
+
+def one_node(op: str) -> bytes:
+    """Return a serialized model: this operator on a picture and a constant, and a shape."""
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    is_conv = op == "Conv"
+    constant = np.ones((1, 3, 3, 3), np.float32) if is_conv else np.ones(4, np.int64)
+    graph = helper.make_graph(
+        [
+            helper.make_node(op, ["input", "constant"], ["changed"], name="node"),
+            helper.make_node("Shape", ["changed"], ["shape"], name="size"),
+            helper.make_node("Reshape", ["changed", "shape"], ["output"], name="same"),
+        ],
+        "one node",
+        [helper.make_tensor_value_info("input", TensorProto.FLOAT, ["n", 3, "h", "w"])],
+        [helper.make_tensor_value_info("output", TensorProto.FLOAT, [None] * 4)],
+        [numpy_helper.from_array(constant, "constant")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    onnx.checker.check_model(model)
+    return model.SerializeToString()
+
+
+@pytest.fixture
+def cuda_session(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Make sessions that run on the CPU and name these providers; the test fills the list."""
+    providers: list[str] = []
+
+    class Session(onnxruntime.InferenceSession):
+        def __init__(self, source: bytes, options: object, **_: object) -> None:
+            super().__init__(source, options, providers=["CPUExecutionProvider"])
+
+        def get_providers(self) -> list[str]:
+            return providers
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", Session)
+    return providers
+
+
+def test_a_session_on_the_cpu_is_not_taken_for_cuda(cuda_session: list[str]) -> None:
+    """ONNX Runtime without CUDA's libraries gives such a session, and no error."""
+    cuda_session += ["CPUExecutionProvider"]
+    with pytest.raises(
+        RunError, match="no working CUDA here and fell back to CPUExecutionProvider"
+    ):
+        OnnxRunner(one_node("Conv"), "CUDAExecutionProvider")
+    OnnxRunner(one_node("Conv"))
+
+
+def test_convolutions_left_on_the_cpu_are_refused(cuda_session: list[str]) -> None:
+    """CUDA may come first and still leave nodes to the CPU: shapes may be there, sums not."""
+    cuda_session += ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    with pytest.raises(RunError, match="would run Conv on the CPU, not on CUDA"):
+        OnnxRunner(one_node("Conv"), "CUDAExecutionProvider")
+    OnnxRunner(one_node("Expand"), "CUDAExecutionProvider")
+
+
+@pytest.mark.parametrize(
+    ("installed", "advice"),
+    [
+        (["onnxruntime"], "run: pip uninstall -y onnxruntime; then: pip install 'onnxruntime-gpu["),
+        (["onnxruntime-gpu"], "check the NVIDIA driver, and run: pip install 'onnxruntime-gpu["),
+        (
+            ["onnxruntime-gpu", "onnxruntime"],
+            "onnxruntime and onnxruntime-gpu overwrite each other; "
+            "run: pip uninstall -y onnxruntime onnxruntime-gpu; then: pip install",
+        ),
+        (["onnxruntime-openvino"], "run: pip uninstall -y onnxruntime-openvino; then: pip"),
+        ([], "run: pip uninstall -y onnxruntime; then: pip"),
+    ],
+    ids=" ".join,
+)
+def test_advice_for_what_is_installed(
+    installed: list[str], advice: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Distributions that own the same package are named; one line says what to run."""
+    owners = {"onnxruntime": installed} if installed else {}
+    monkeypatch.setattr("importlib.metadata.packages_distributions", lambda: owners)
+    assert cuda_advice().startswith(advice)
+    assert "\n" not in cuda_advice()

@@ -1,14 +1,19 @@
-"""The audit of the packages in CI can fail."""
+"""Packages: the audit in CI can fail, and no extra breaks another package."""
 
 from __future__ import annotations
 
+import importlib.metadata
 import importlib.util
+import re
+import tomllib
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
-SCRIPT = Path(__file__).parent.parent / ".ci" / "audit.py"
+ROOT = Path(__file__).parent.parent
+
+SCRIPT, PYPROJECT = ROOT / ".ci" / "audit.py", ROOT / "pyproject.toml"
 
 
 @pytest.fixture
@@ -46,3 +51,14 @@ def test_only_a_missing_network_is_no_failure(audit: ModuleType) -> None:
     )
     assert not audit.is_unreachable("Traceback ...\nTypeError: no such thing")
     assert not audit.is_unreachable("")
+
+
+def test_no_extra_overwrites_another_package() -> None:
+    """Distributions that own one import package overwrite each other when installed."""
+    project = tomllib.loads(PYPROJECT.read_text(encoding="utf-8"))["project"]
+    lists = [project["dependencies"], *project["optional-dependencies"].values()]
+    names = {re.split(r"[^\w.-]", wanted)[0].lower() for listed in lists for wanted in listed}
+    assert {name for name in names if name.startswith("onnxruntime")} == {"onnxruntime"}
+    for package, owners in importlib.metadata.packages_distributions().items():
+        ours = {owner.lower() for owner in owners} & names
+        assert len(ours) <= 1, f"{package} is owned by {ours}"
