@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import onnx_ir as ir
 
 from paragon_export.errors import PlanError
 from paragon_export.foreign import brief
 from paragon_export.glyph_probes import GLYPHS
+from paragon_export.metadata import ModelMetadata
 from paragon_export.onnx_file import is_onnx, metadata_of, precision_of, read_onnx, static_size
 from paragon_export.plan import ENGINE_SUFFIXES, BatchProfile, OnnxBackend, Precision, Profile, Size
 from paragon_export.precision import rounding_model
@@ -28,7 +27,7 @@ class Opened:
     """A file ready to be judged, and what it says of itself."""
 
     candidate: Candidate
-    metadata: Mapping[str, Any] = field(default_factory=dict)
+    metadata: ModelMetadata = field(default_factory=ModelMetadata)
     static: Size | None = None
     """The only size it accepts; None where height and width are dynamic."""
     video: bool = False
@@ -56,16 +55,14 @@ class Opened:
 
     def disagreements(self, variant: Variant) -> list[str]:
         """Say where the file was made with other switches than the reference has."""
-        recorded = self.metadata.get("switches")
-        recorded = recorded if isinstance(recorded, dict) else {}
         notes = []
         for name, setting in variant.switches.items():
-            told = recorded.get(name)
-            if not isinstance(told, dict) or told.get("value") == setting.value:
+            recorded = self.metadata.switches.get(name)
+            if recorded is None or recorded.value == setting.value:
                 continue
             negation = "no-" if setting.value is True else ""
             flag = f"{negation}{name.replace('_', '-')}"
-            value = brief(told.get("value"))
+            value = brief(recorded.value)
             flag = f"set {name}={value}" if name in RARER else flag
             advice = f"; give --{flag} if the reference is wrong"
             notes.append(

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from paragon_export.environment import cuda_gpu
 from paragon_export.errors import EngineBuildError, PlanError
 from paragon_export.families.glyph.layout import CELL, GRID
-from paragon_export.manifest import profile_of, read, why_not_believed
+from paragon_export.manifest import checked_manifest, why_not_believed
 from paragon_export.plan import Backend, BatchProfile, Precision, Profile
 from paragon_export.polygraphy_bridge import polygraphy_trt, tensorrt
 from paragon_export.runners import EngineRunner
@@ -151,13 +151,18 @@ def _shapes(trt: Any, model: ir.Model, profile: AnyProfile) -> list[Any]:
 
 
 def classifier_ports(path: Path) -> tuple[Port, ...]:
-    """Return what may be fed to an engine of a glyph classifier, by its manifest; none of others."""
-    facts = (read(path) or {}).get("onnx_metadata")
-    if not isinstance(facts, dict) or "classes" not in facts:
+    """Return what may be fed to an engine of a glyph classifier, by its manifest; none of others.
+
+    Raises:
+        PlanError: If the manifest cannot be read.
+    """
+    manifest = checked_manifest(path)
+    if manifest is None or manifest.model.classes is None:
         return ()
-    if not isinstance(facts.get("vocabulary"), int):
+    vocabulary = manifest.model.vocabulary
+    if vocabulary is None:
         return (Port("input", ("batch", 1, CELL, CELL), span=(0, 1)),)
-    return (Port("input", ("batch", GRID, GRID), "int64", span=(0, facts["vocabulary"] - 1)),)
+    return (Port("input", ("batch", GRID, GRID), "int64", span=(0, vocabulary - 1)),)
 
 
 def open_engine(path: Path) -> tuple[EngineRunner, Precision, AnyProfile]:
@@ -168,17 +173,18 @@ def open_engine(path: Path) -> tuple[EngineRunner, Precision, AnyProfile]:
     Raises:
         PlanError: If there is no GPU, no manifest, or the bytes are not those of the manifest.
     """
-    manifest = read(path)
-    reason = why_not_believed(path, manifest) if manifest else "there is none"
+    manifest = checked_manifest(path)
+    reason = why_not_believed(path, manifest.document) if manifest else "there is none"
     if manifest is None or reason:
         raise PlanError(
             f"{path} has no manifest that matches its bytes; build it again with trt ({reason})"
         )
+    backend, precision, profile = manifest.backend, manifest.precision, manifest.profile
+    if backend is None or precision is None or profile is None:
+        raise PlanError(
+            f"the manifest of {path} is damaged: it lacks backend, precision or profile; build it again with trt"
+        )
     if cuda_gpu() is None:
-        raise PlanError(f"{path} needs a GPU and none was found; judge {manifest.get('onnx')}")
-    try:
-        backend, precision = Backend(manifest["backend"]), Precision(manifest["precision"])
-        profile = profile_of(manifest)
-    except (KeyError, TypeError, ValueError, PlanError) as error:
-        raise PlanError(f"the manifest of {path} is damaged: {error}; build it again") from error
+        found = manifest.document.get("onnx")
+        raise PlanError(f"{path} needs a GPU and none was found; judge {found}")
     return EngineRunner(path, backend.value, classifier_ports(path)), precision, profile

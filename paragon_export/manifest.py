@@ -7,7 +7,7 @@ import json
 import os
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,17 +15,17 @@ import paragon_export
 from paragon_export.artifact import settle, sha256_of, to_json
 from paragon_export.environment import cuda_gpu, environment
 from paragon_export.errors import PlanError
-from paragon_export.foreign import one_line
+from paragon_export.foreign import brief, one_line
+from paragon_export.metadata import ModelMetadata
 from paragon_export.onnx_file import (
     is_classifier,
     is_onnx,
     metadata_of,
     precision_of,
     read_onnx,
-    smallest_of,
     static_size,
 )
-from paragon_export.plan import BatchProfile, EnginePlan, Profile, Size
+from paragon_export.plan import Backend, BatchProfile, EnginePlan, Precision, Profile, Size
 from paragon_export.polygraphy_bridge import tensorrt
 from paragon_export.reading import parse_json, read_bytes
 
@@ -45,19 +45,117 @@ def manifest_path(engine: Path) -> Path:
     return engine.with_name(engine.name + ".json")
 
 
-def read(engine: Path) -> dict[str, Any] | None:
-    """Return an engine's manifest; None if there is none that can be read.
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """What a manifest says, checked. None stands where it says nothing."""
+
+    document: Mapping[str, Any]
+    """All of it."""
+    backend: Backend | None = None
+    precision: Precision | None = None
+    profile: Profile | BatchProfile | None = None
+    passed: bool | None = None
+    """The verdict."""
+    model: ModelMetadata = field(default_factory=ModelMetadata)
+    """What the ONNX file that was compiled says of itself."""
+
+
+def check_manifest(document: Any) -> Manifest:
+    """Check a manifest that was read; entries that are not this tool's are left alone.
+
+    Raises:
+        ValueError: Naming the first entry that is impossible.
+    """
+    _require(document, dict, "the manifest")
+    for name, kind in _KINDS.items():
+        if document.get(name) is not None:
+            _require(document[name], kind, name)
+    for warning in document.get("tensorrt_warnings") or []:
+        _require(warning, str, "a warning")
+    parity = document.get("parity") or {}
+    return Manifest(
+        document=document,
+        backend=Backend(document["backend"]) if document.get("backend") else None,
+        precision=Precision(document["precision"]) if document.get("precision") else None,
+        profile=_profile(document["profile"]) if document.get("profile") else None,
+        passed=_verdict(parity),
+        model=ModelMetadata.from_document(document.get("onnx_metadata") or {}),
+    )
+
+
+_KINDS: Mapping[str, type] = {
+    **dict.fromkeys(
+        ("source", "source_sha256", "checkpoint_sha256", "precision", "target", "backend",
+         "tensorrt", "paragon_export", "engine", "engine_sha256", "onnx", "onnx_sha256"),
+        str,
+    ),
+    **dict.fromkeys(("switches", "profile", "onnx_metadata", "parity", "environment"), dict),
+    **dict.fromkeys(("video", "rewrite"), bool),
+    **dict.fromkeys(
+        ("engine_bytes", "planned_device_memory_bytes", "planned_activation_bytes",
+         "planned_weights_bytes"),
+        int,
+    ),
+    "tensorrt_warnings": list,
+}  # fmt: skip
+"""Entries of a manifest and what they hold."""
+
+_WORDS = {
+    str: "text",
+    dict: "a table",
+    bool: "true or false",
+    int: "a whole number",
+    list: "a list",
+}
+
+
+def _require(value: Any, kind: type, name: str) -> None:
+    """Refuse a value of another type; true and false are no numbers."""
+    is_one = type(value) is kind
+    if not is_one:
+        raise ValueError(f"{name} is {brief(value)}; it must be {_WORDS[kind]}")
+
+
+def _verdict(parity: Mapping[str, Any]) -> bool | None:
+    """Return whether the verdict was passed; None where there was none."""
+    unknown = sorted(set(parity) - {"passed", "judged", "seen_on_gpu", "worst"})
+    if unknown:
+        raise ValueError(f"parity has unknown entries {brief(unknown)}")
+    for name in ("passed", "seen_on_gpu"):
+        if parity.get(name) is not None:
+            _require(parity[name], bool, f"{name} of parity")
+    return parity.get("passed")
+
+
+def checked_manifest(engine: Path) -> Manifest | None:
+    """Return an engine's manifest; None if there is none.
 
     Where a run was killed while it put engine and manifest in their places, that is finished first.
+
+    Raises:
+        PlanError: If it cannot be read, or says what cannot be.
     """
     with suppress(PlanError):  # then bytes and manifest disagree, and are not used
         settle(engine.parent)
-    try:
-        data = read_bytes(manifest_path(engine), LARGEST_MANIFEST_BYTES, "manifest", PlanError)
-        manifest = parse_json(data)
-    except (PlanError, ValueError):
+    path = manifest_path(engine)
+    if not os.path.lexists(path):
         return None
-    return manifest if isinstance(manifest, dict) else None
+    try:
+        data = read_bytes(path, LARGEST_MANIFEST_BYTES, "manifest", PlanError)
+        return check_manifest(parse_json(data))
+    except (PlanError, ValueError) as error:
+        raise PlanError(
+            f"{engine} has no manifest that matches its bytes; build it again with trt "
+            f"({path.name}: {error})"
+        ) from error
+
+
+def read(engine: Path) -> dict[str, Any] | None:
+    """Return all that an engine's manifest says; None if there is none that can be believed."""
+    with suppress(PlanError):
+        manifest = checked_manifest(engine)
+        return dict(manifest.document) if manifest else None
+    return None
 
 
 def why_not_believed(engine: Path, manifest: Mapping[str, Any]) -> str:
@@ -92,8 +190,8 @@ def identify(plan: EnginePlan) -> dict[str, Any]:
     if is_onnx(plan.source):
         model = read_onnx(plan.source)
         facts = metadata_of(model)
-        switches, checkpoint = facts.get("switches"), facts.get("checkpoint_sha256")
-        static, smallest = static_size(model), smallest_of(model)
+        switches, checkpoint = facts.to_document()["switches"], facts.checkpoint_sha256
+        static, smallest = static_size(model), facts.smallest
         batches = is_classifier(model)
         rewritten = None
         precision = precision if precision.is_half else precision_of(model)
@@ -128,26 +226,25 @@ def _profile_entry(profile: Profile | BatchProfile) -> dict[str, Any]:
     return {"min": smallest, "opt": optimal, "max": largest, "batch": profile.batch}
 
 
-def profile_of(manifest: Mapping[str, Any]) -> Profile | BatchProfile:
-    """Return the profile that a manifest records.
+def _profile(told: Mapping[str, Any]) -> Profile | BatchProfile:
+    """Return the profile that a manifest records, the reverse of ``_profile_entry``.
 
     Raises:
-        PlanError: If it records none that is possible.
+        ValueError: If it records none that is possible.
     """
+    names = ["min", "opt", "max", *(["batch"] if "batch" in told else [])]
+    if set(told) != set(names):
+        raise ValueError(f"profile has {brief(sorted(told))}; it must have {', '.join(names)}")
+    numbers = names[3:] or names
+    for name in numbers:
+        _require(told[name], int, f"{name} of the profile")
     try:
-        return _profile_told(manifest["profile"])
-    except (KeyError, TypeError) as error:
-        raise PlanError(
-            f"the manifest holds no profile: {error!r}; build the engine again"
-        ) from error
-
-
-def _profile_told(told: Mapping[str, Any]) -> Profile | BatchProfile:
-    if "batch" not in told:
-        return BatchProfile(smallest=told["min"], optimal=told["opt"], largest=told["max"])
-    sizes = (Size.parse(told[key]) for key in ("min", "opt", "max"))
-    smallest, optimal, largest = sizes
-    return Profile(smallest=smallest, optimal=optimal, largest=largest, batch=told["batch"])
+        if "batch" not in told:
+            return BatchProfile(smallest=told["min"], optimal=told["opt"], largest=told["max"])
+        smallest, optimal, largest = (Size.parse(str(told[key])) for key in names[:3])
+        return Profile(smallest=smallest, optimal=optimal, largest=largest, batch=told["batch"])
+    except PlanError as error:
+        raise ValueError(f"profile: {error}") from error
 
 
 def _sha256(path: Path) -> str:
@@ -178,15 +275,15 @@ def why_rebuild(engine: Path, wanted: Mapping[str, Any]) -> str:
             words = name.replace("_", " ")
             return f"{words} changed from {_brief(manifest.get(name))} to {_brief(value)}"
     onnx = engine.parent / str(manifest.get("onnx"))
-    if not onnx.is_file() or manifest.get("onnx_sha256") != sha256_of(onnx):
-        return f"the ONNX file it was compiled from ({onnx.name}) is gone or changed"
-    return ""
+    with suppress(OSError, ValueError):  # it cannot be read, or its name is none
+        if onnx.is_file() and manifest.get("onnx_sha256") == sha256_of(onnx):
+            return ""
+    return f"the ONNX file it was compiled from ({onnx.name}) is gone or changed"
 
 
 def why_judge_again(plan: EnginePlan) -> str:
     """Say in words what verdict the engine there lacks that can be given now; empty if none."""
-    parity = (read(plan.output) or {}).get("parity")
-    parity = parity if isinstance(parity, dict) else {}
+    parity = (read(plan.output) or {}).get("parity") or {}
     if parity.get("passed") is None and plan.checkpoint is not None:
         return "it was never judged, and now there is a checkpoint to judge it against"
     if parity.get("passed") is False:
@@ -219,7 +316,7 @@ def describe_engine(
         "engine_bytes": len(built.data),
         "onnx": os.path.relpath(onnx, plan.output.parent),
         "onnx_sha256": sha256_of(source.path),
-        "onnx_metadata": metadata_of(model),
+        "onnx_metadata": metadata_of(model).to_document(),
         "planned_device_memory_bytes": built.planned_bytes,
         "planned_activation_bytes": built.activation_bytes,
         "planned_weights_bytes": built.weights_bytes,

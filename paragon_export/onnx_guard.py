@@ -11,6 +11,8 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from paragon_export.foreign import brief
+from paragon_export.plan import LARGEST_EXTENT, MOST_STATIC_PIXELS
+from paragon_export.variant import MOST_CHANNELS, MOST_PICTURE_CHANNELS
 
 if TYPE_CHECKING:
     import onnx
@@ -19,6 +21,14 @@ MOST_NODES = 50_000
 
 LARGEST_DIMENSION = 2**20
 """Of an input or output."""
+
+MOST_DIMENSIONS = 8
+
+MOST_VALUES = 2**28
+"""Of one item of an input: what is fed to it takes four times as many bytes."""
+
+MOST_GLYPH_VALUES = 2**16
+"""Of one item for a classifier: a grid or a cell. Many are fed at a time."""
 
 LARGEST_WEIGHTS_BYTES = 2**30
 
@@ -56,7 +66,7 @@ def check_model(model: onnx.ModelProto) -> None:
         raise ValueError(f"{len(graph.node)} nodes; at most {MOST_NODES} are read")
     if graph.sparse_initializer:
         raise ValueError("sparse weights")
-    _check_ports([*graph.input, *graph.output])
+    _check_ports(graph)
     _check_weights(graph)
     _check_order(graph)
     _check_growth(graph)
@@ -79,13 +89,44 @@ def _check_versions(model: onnx.ModelProto) -> None:
         raise ValueError(f"operator set {versions}; one of {OLDEST_OPSET} to {newest} is read")
 
 
-def _check_ports(ports: Sequence[onnx.ValueInfoProto]) -> None:
-    for port in ports:
+def _check_ports(graph: onnx.GraphProto) -> None:
+    """Refuse ports that nothing could be fed to, or that no network that is served has."""
+    for port in [*graph.input, *graph.output]:
         if not port.type.HasField("tensor_type"):
             raise ValueError(f"port {brief(port.name)} is no tensor")
-        dims = [dim.dim_value for dim in port.type.tensor_type.shape.dim]
-        if any(not 0 <= dim <= LARGEST_DIMENSION for dim in dims):
+        dims = _dims(port)
+        if len(dims) > MOST_DIMENSIONS or any(not 0 <= dim <= LARGEST_DIMENSION for dim in dims):
             raise ValueError(f"port {brief(port.name)} has dimensions {brief(dims)}")
+    classifies = any(len(_dims(port)) == 2 for port in graph.output)
+    weights = {tensor.name for tensor in graph.initializer}
+    for port in graph.input:
+        if port.name not in weights and not _can_be_fed(port.name, _dims(port), classifies):
+            raise ValueError(
+                f"input {brief(port.name)} of {' x '.join(str(dim or '?') for dim in _dims(port))}, "
+                "which is larger than any network that is served takes"
+            )
+
+
+def _dims(port: onnx.ValueInfoProto) -> list[int]:
+    """Return the extents of a port; 0 where one is not fixed."""
+    return [dim.dim_value for dim in port.type.tensor_type.shape.dim]
+
+
+def _can_be_fed(name: str, dims: Sequence[int], classifies: bool) -> bool:
+    """Tell whether an input of these extents, 0 where not fixed, is one that can be probed."""
+    values = math.prod(dim or 1 for dim in dims)
+    if classifies:
+        return values <= MOST_GLYPH_VALUES
+    if len(dims) != 4:
+        return values <= MOST_VALUES
+    channels, *extents = dims[1:]
+    most = MOST_PICTURE_CHANNELS if name == "input" else MOST_CHANNELS
+    return (
+        channels <= most
+        and max(extents) <= LARGEST_EXTENT
+        and values // max(channels, 1) <= MOST_STATIC_PIXELS
+        and values <= MOST_VALUES
+    )
 
 
 def _check_weights(graph: onnx.GraphProto) -> None:

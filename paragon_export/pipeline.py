@@ -181,7 +181,7 @@ def build(plan: EnginePlan, prove: Prover | None = None) -> Build:
         write_engine,
         write_manifest,
     )
-    from paragon_export.onnx_file import is_classifier, read_onnx, smallest_of, static_size
+    from paragon_export.onnx_file import is_classifier, metadata_of, read_onnx, static_size
     from paragon_export.polygraphy_bridge import polygraphy_trt
 
     files = (plan.output, manifest_path(plan.output), plan.compiled_onnx)
@@ -209,7 +209,7 @@ def build(plan: EnginePlan, prove: Prover | None = None) -> Build:
             return result
         model = read_onnx(source.path)
         batches = plan.batches() if is_classifier(model) else None
-        profile = batches or plan.profile_for(static_size(model), smallest_of(model))
+        profile = batches or plan.profile_for(static_size(model), metadata_of(model).smallest)
         built = build_engine(source.path, model, plan.backend, plan.targets, profile)
         manifest = describe_engine(plan, identity, source, model, built)
         write_engine(made.path, built.data, manifest)

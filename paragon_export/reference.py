@@ -14,12 +14,10 @@ from paragon_export.metrics import Difference, difference
 from paragon_export.plan import Size, Switches
 from paragon_export.probes import photograph_crop
 from paragon_export.runners import OnnxRunner, Runner, TorchRunner
-from paragon_export.variant import Port, Variant
+from paragon_export.variant import MOST_CHANNELS, MOST_PICTURE_CHANNELS, Port, Variant
 
 if TYPE_CHECKING:
     from torch import nn
-
-MOST_CHANNELS = 8192
 
 DROP_SIZE = Size(128, 128)
 """Of the photograph on which the cost of dropping trained tensors is measured."""
@@ -82,7 +80,13 @@ def describe(path: Path, switches: Switches) -> tuple[Checkpoint, Variant]:
     """
     checkpoint = load_checkpoint(path)
     _check_widths(checkpoint)
-    return checkpoint, family_of(checkpoint).describe(checkpoint, switches)
+    variant = family_of(checkpoint).describe(checkpoint, switches)
+    if variant.in_channels > MOST_PICTURE_CHANNELS:
+        raise CheckpointError(
+            f"{path}: the network takes pictures of {variant.in_channels} channels; at most "
+            f"{MOST_PICTURE_CHANNELS} are served"
+        )
+    return checkpoint, variant
 
 
 def _check_widths(checkpoint: Checkpoint) -> None:

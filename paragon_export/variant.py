@@ -8,6 +8,14 @@ from typing import Any, Literal
 
 Source = Literal["tensors", "flag", "config", "metadata", "default"]
 
+LARGEST_SCALE = 16
+
+MOST_CHANNELS = 8192
+"""Of a map inside a network: maps of more would take gigabytes at any size."""
+
+MOST_PICTURE_CHANNELS = 256
+"""Of the picture that a network is fed."""
+
 
 @dataclass(frozen=True)
 class Setting:

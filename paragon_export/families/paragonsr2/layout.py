@@ -9,10 +9,9 @@ from collections.abc import Collection, Mapping
 from paragon_export.checkpoint import Checkpoint, listing
 from paragon_export.errors import CheckpointError, PlanError
 from paragon_export.plan import Switches
+from paragon_export.variant import LARGEST_SCALE
 
 Shapes = Mapping[str, tuple[int, ...]]
-
-LARGEST_SCALE = 16
 
 NOT_FLOATING = ("relative_position_index", "tracked_initialized")
 """Tensors that hold whole numbers or a flag, by the last part of their name."""
