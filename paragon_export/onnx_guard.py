@@ -33,12 +33,24 @@ MOST_GLYPH_VALUES = 2**16
 LARGEST_WEIGHTS_BYTES = 2**30
 
 DOMAINS = ("", "ai.onnx", "com.microsoft")
-"""The last is ONNX Runtime's own."""
+"""The last is ONNX Runtime's own, of which only ``ATTENTIONS`` are read."""
+
+ATTENTIONS = frozenset({("com.microsoft", "MultiHeadAttention")})
+"""Operators of ONNX Runtime's own that exports use: queries, keys, values and perhaps a bias."""
+
+MOST_ATTENTION_INPUTS = 4
+
+MOST_HEADS = 1024
+
+LARGEST_ATTENTION_SCALE = 1000.0
 
 OLDEST_OPSET, OLDEST_IR = 7, 3
 
 GROWING = {"ConstantOfShape": (0,), "Expand": (1,), "Tile": (1,), "Pad": (1,), "Reshape": (1,),
-           "Range": (0, 1, 2), "Resize": (2, 3), "Upsample": (1,), "OneHot": (1,)}  # fmt: skip
+           "Range": (0, 1, 2), "Resize": (2, 3), "Upsample": (1,), "OneHot": (1,),
+           "HannWindow": (0,), "HammingWindow": (0,), "BlackmanWindow": (0,), "AffineGrid": (1,),
+           "CenterCropPad": (1,), "Col2Im": (1,), "MaxUnpool": (2,), "DFT": (1,),
+           "MelWeightMatrix": (0, 1)}  # fmt: skip
 """Operators whose output is as large as an input says, and which input that is."""
 
 MOST_EXTENTS = 64
@@ -48,6 +60,21 @@ LARGEST_GROWTH = 2**28
 """Elements that a constant may ask for."""
 
 LOOPS = ("Loop", "Scan", "If", "SequenceMap")
+
+BARRED = {
+    **dict.fromkeys(
+        ("Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform",
+         "RandomUniformLike"),
+        "random numbers",
+    ),
+    **dict.fromkeys(("NegativeLogLikelihoodLoss", "SoftmaxCrossEntropyLoss"), "training"),
+    **dict.fromkeys(
+        ("RegexFullMatch", "StringConcat", "StringNormalizer", "StringSplit", "TfIdfVectorizer"),
+        "text",
+    ),
+    "ImageDecoder": "pictures in files",
+}  # fmt: skip
+"""Standard operators that no network needs which maps pictures to pictures, and what they are for."""
 
 
 def check_model(model: onnx.ModelProto) -> None:
@@ -178,15 +205,36 @@ def _check_order(graph: onnx.GraphProto) -> None:
 def _check_growth(graph: onnx.GraphProto) -> None:
     """Refuse constants that ask for gigabytes; what is computed is limited when it is run."""
     constants = {t.name: t for t in graph.initializer} | {
-        node.output[0]: node.attribute[0].t
+        node.output[0]: _constant(node.attribute[0])
         for node in graph.node
         if node.op_type == "Constant" and node.output and node.attribute
     }
     for node in graph.node:
+        if node.op_type == "Dropout" and len(node.input) > 2 and node.input[2]:
+            _check_dropout(constants.get(node.input[2]))
         for position in GROWING.get(node.op_type, ()):
             name = node.input[position] if position < len(node.input) else ""
             if name in constants and not _asked(constants[name]) <= LARGEST_GROWTH:
                 raise ValueError(f"a value of gigabytes ({brief(node.op_type)})")
+
+
+def _constant(attribute: onnx.AttributeProto) -> onnx.TensorProto:
+    """Return the value of a constant, in whichever way it is written."""
+    import numpy as np
+    from onnx import numpy_helper
+
+    if attribute.HasField("t"):
+        return attribute.t
+    numbers = [*attribute.ints, *attribute.floats] or [attribute.i or attribute.f]
+    return numpy_helper.from_array(np.array(numbers, np.float64))
+
+
+def _check_dropout(training: onnx.TensorProto | None) -> None:
+    """Refuse dropout that drops anything, or may."""
+    from onnx import numpy_helper
+
+    if training is None or numpy_helper.to_array(training).any():
+        raise ValueError("an operator in training mode (Dropout)")
 
 
 def _asked(tensor: onnx.TensorProto) -> float:
@@ -205,13 +253,35 @@ def _check_node(node: onnx.NodeProto) -> None:
         raise ValueError(f"operators of another library ({brief(node.domain)})")
     if node.op_type in LOOPS or any(a.HasField("g") or a.graphs for a in node.attribute):
         raise ValueError(f"a graph inside a graph ({brief(node.op_type)})")
-    if node.domain != "com.microsoft" and not onnx.defs.has(node.op_type):
+    if node.domain == "com.microsoft":
+        _check_attention(node)
+    elif not onnx.defs.has(node.op_type):
         raise ValueError(f"an unknown operator {brief(node.op_type)}")
+    elif node.op_type in BARRED:
+        raise ValueError(f"an operator for {BARRED[node.op_type]} ({node.op_type})")
     for attribute in node.attribute:
+        if attribute.name == "training_mode" and attribute.i:
+            raise ValueError(f"an operator in training mode ({brief(node.op_type)})")
         if attribute.HasField("sparse_tensor") or attribute.sparse_tensors:
             raise ValueError("sparse weights")
         for tensor in _tensors(attribute):
             check_tensor(tensor)
+
+
+def _check_attention(node: onnx.NodeProto) -> None:
+    """Refuse operators of ONNX Runtime's own but attention as exports use it."""
+    if (node.domain, node.op_type) not in ATTENTIONS:
+        raise ValueError(
+            f"an operator of ONNX Runtime's own that is not read ({brief(node.op_type)})"
+        )
+    told = {attribute.name: attribute for attribute in node.attribute}
+    heads = told["num_heads"].i if "num_heads" in told else 0
+    scale = told["scale"].f if "scale" in told else 1.0
+    plain = set(told) <= {"num_heads", "scale"} and len(node.output) == 1
+    if not plain or not len(node.input) <= MOST_ATTENTION_INPUTS or not 1 <= heads <= MOST_HEADS:
+        raise ValueError(f"{node.op_type} with other inputs or attributes than exports have")
+    if not abs(scale) <= LARGEST_ATTENTION_SCALE:
+        raise ValueError(f"{node.op_type} with a scale of {scale:g}")
 
 
 def _tensors(attribute: onnx.AttributeProto) -> Iterator[onnx.TensorProto]:

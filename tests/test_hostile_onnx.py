@@ -216,6 +216,29 @@ def _many_nodes(model: onnx.ModelProto) -> None:
     model.graph.node.extend([onnx.NodeProto()] * 50_001)
 
 
+def _of_ort(op_type: str = "MultiHeadAttention", inputs: int = 3, **attributes: Any) -> Change:
+    """Put an operator of ONNX Runtime's own in front."""
+
+    def change(model: onnx.ModelProto) -> None:
+        names = ["input"] * inputs
+        node = helper.make_node(op_type, names, ["a"], domain="com.microsoft", **attributes)
+        model.graph.node.insert(0, node)
+        model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+
+    return change
+
+
+def _before(op_type: str, *more: str, **attributes: Any) -> Change:
+    """Put a standard operator in front."""
+    node = helper.make_node(op_type, ["input", *more], ["a"], **attributes)
+    return lambda model: model.graph.node.insert(0, node)
+
+
+def _dropout(model: onnx.ModelProto) -> None:
+    model.graph.initializer.append(numpy_helper.from_array(np.array(True), "training"))
+    _before("Dropout", "", "training")(model)
+
+
 REFUSED: dict[str, tuple[Change, str]] = {
     "weights in /etc": (_outside("/etc/passwd"), "in another file"),
     "weights above": (_outside("../../etc/passwd"), "in another file"),
@@ -257,6 +280,41 @@ REFUSED: dict[str, tuple[Change, str]] = {
     "another library's set": (_opset("evil\x1b[2J", 1), "another library"),
     "another library's operator": (_node("domain", "evil"), "another library"),
     "an unknown operator": (_node("op_type", "Exec"), "unknown operator"),
+    **{
+        f"{name} of ONNX Runtime's": (_of_ort(name), "ONNX Runtime's own")
+        for name in (
+            "FusedConv",
+            "Gelu",
+            "SparseAttention",
+            "Sampling",
+            "WordConvEmbedding",
+            "DecoderMaskedMultiHeadAttention",
+            "Irfft",
+            "CDist",
+            "BeamSearch",
+            "",
+        )
+    },
+    "attention without heads": (_of_ort(), "other inputs"),
+    "attention with many heads": (_of_ort(num_heads=2**31), "other inputs"),
+    "attention with a cache": (_of_ort(inputs=7, num_heads=1), "other inputs"),
+    "attention with one way": (_of_ort(num_heads=1, unidirectional=1), "other inputs"),
+    "attention with infinite scores": (_of_ort(num_heads=1, scale=1e30), "a scale of"),
+    "attention with no scores": (_of_ort(num_heads=1, scale=float("nan")), "a scale of"),
+    **{
+        name: (_before(name), f"an operator for {word}")
+        for name, word in (
+            ("RandomNormalLike", "random"),
+            ("Bernoulli", "random"),
+            ("RegexFullMatch", "text"),
+            ("StringNormalizer", "text"),
+            ("ImageDecoder", "pictures"),
+            ("SoftmaxCrossEntropyLoss", "training"),
+        )
+    },
+    "dropout that drops": (_dropout, "training mode"),
+    "dropout that may drop": (_before("Dropout", "", "input"), "training mode"),
+    "a norm that learns": (_before("BatchNormalization", training_mode=1), "training mode"),
     "an input of 2^40": (_input_dim(2**40), "dimensions"),
     "a negative input": (_input_dim(-1), "dimensions"),
     "a sequence": (_sequence, "no tensor"),
@@ -301,6 +359,19 @@ def test_known_libraries_are_read(domain: str, tmp_path: Path) -> None:
     if domain == "com.microsoft":
         model.opset_import.append(helper.make_opsetid(domain, 1))
     model.graph.node[0].domain = "" if domain == "com.microsoft" else domain
+    path = tmp_path / "m.onnx"
+    path.write_bytes(model.SerializeToString())
+
+    read_onnx(path)
+
+
+def test_harmless_relatives_are_read(tmp_path: Path) -> None:
+    """Dropout and norms as inference has them, and attention as exports use it."""
+    model = plain()
+    model.graph.initializer.append(numpy_helper.from_array(np.array(False), "training"))
+    _before("Dropout", "", "training")(model)
+    _of_ort(num_heads=4, scale=0.5)(model)
+    model.graph.node[0].output[0] = "b"
     path = tmp_path / "m.onnx"
     path.write_bytes(model.SerializeToString())
 
@@ -374,13 +445,20 @@ def test_a_model_that_takes_terabytes_is_an_error() -> None:
         OnnxRunner(_hungry(2**38)).infer({"input": np.ones((1, 3, 1, 1), np.float32)})
 
 
+@pytest.mark.parametrize("written", ["weight", "value", "value_ints"])
 @pytest.mark.parametrize("backend", list(OnnxBackend))
 def test_a_constant_that_asks_for_terabytes_is_refused(
-    backend: OnnxBackend, tmp_path: Path
+    backend: OnnxBackend, written: str, tmp_path: Path
 ) -> None:
     """It is read in the file: not every runtime survives an allocation that fails."""
     path = tmp_path / "m.onnx"
-    path.write_bytes(_hungry(2**38))
+    model = onnx.ModelProto.FromString(_hungry(2**38))
+    if written != "weight":
+        (shape,) = model.graph.initializer
+        told = shape if written == "value" else numpy_helper.to_array(shape).tolist()
+        model.graph.node.insert(0, helper.make_node("Constant", [], ["shape"], **{written: told}))
+        del model.graph.initializer[:]
+    path.write_bytes(model.SerializeToString())
 
     with pytest.raises(RunError, match="a value of gigabytes"):
         open_onnx(path, backend)

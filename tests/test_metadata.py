@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import pytest
 from onnx import helper
@@ -15,8 +16,10 @@ from paragon_export.errors import CheckpointError, PlanError, RunError
 from paragon_export.families.munet.layout import MOST_LEVELS
 from paragon_export.metadata import ACTED_ON, LARGEST_SMALLEST, TEXTS, VALUES, ModelMetadata
 from paragon_export.onnx_file import metadata_of, read_onnx
+from paragon_export.operators import ir_version_of
 from paragon_export.pipeline import export
-from paragon_export.plan import ExportPlan, Profile, Size, Switches
+from paragon_export.plan import ExportPlan, Precision, Profile, Size, Switches
+from paragon_export.quantise import quantise
 from paragon_export.reference import describe
 from paragon_export.switches import CHECKS, FLAGS
 from tests.conftest import RunHere
@@ -234,3 +237,37 @@ def test_a_blend_beyond_any_network_is_refused(source: str, value: Any, tmp_path
 
     with pytest.raises(PlanError, match=r"upsampler_alpha|option file"):
         describe(path, switches)
+
+
+# --- versions -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("opset", "ir_version"), [(18, 8), (19, 9), (20, 9), (21, 10), (23, 11)])
+@pytest.mark.parametrize("variant", ["realtime", "photo"])
+def test_the_ir_version_is_that_of_the_operator_set(
+    variant: str, opset: int, ir_version: int, tmp_path: Path
+) -> None:
+    """A runtime that knows the operator set reads no later one; its checker agrees."""
+    checkpoint = tiny_checkpoint(tmp_path / "c.safetensors", variant, blocks=1)
+    for precision in (Precision.FP32, Precision.FP16):
+        output = tmp_path / f"{precision}.onnx"
+        plan = ExportPlan(checkpoint=checkpoint, output=output, opset=opset, precision=precision)
+        assert export(plan).passed
+        model = onnx.load(output)
+        assert model.ir_version == ir_version
+        onnx.checker.check_model(model, full_check=True)
+
+
+@pytest.mark.parametrize("opset", [18, 20, 22])
+def test_a_quantised_model_keeps_its_versions(opset: int, tmp_path: Path) -> None:
+    """What ONNX Runtime writes on the way is of the same operator set and IR version."""
+    checkpoint = tiny_checkpoint(tmp_path / "c.safetensors", blocks=1)
+    output = tmp_path / "m.onnx"
+    export(ExportPlan(checkpoint=checkpoint, output=output, opset=opset))
+    wide = read_onnx(output)
+    pictures = np.random.default_rng(0).random((1, 3, 16, 16), np.float32)
+
+    made = quantise(wide, [{"input": pictures}])
+
+    assert made.ir_version == wide.ir_version == ir_version_of(opset)
+    assert made.opset_imports[""] == opset
