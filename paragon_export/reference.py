@@ -14,7 +14,15 @@ from paragon_export.metrics import Difference, difference
 from paragon_export.plan import Size, Switches
 from paragon_export.probes import photograph_crop
 from paragon_export.runners import OnnxRunner, Runner, TorchRunner
-from paragon_export.variant import MOST_CHANNELS, MOST_PICTURE_CHANNELS, Port, Variant
+from paragon_export.variant import (
+    LARGEST_KERNEL,
+    MOST_CHANNELS,
+    MOST_LARGE_VALUES,
+    MOST_OUTPUT_VALUES,
+    MOST_PICTURE_CHANNELS,
+    Port,
+    Variant,
+)
 
 if TYPE_CHECKING:
     from torch import nn
@@ -81,11 +89,7 @@ def describe(path: Path, switches: Switches) -> tuple[Checkpoint, Variant]:
     checkpoint = load_checkpoint(path)
     _check_widths(checkpoint)
     variant = family_of(checkpoint).describe(checkpoint, switches)
-    if variant.in_channels > MOST_PICTURE_CHANNELS:
-        raise CheckpointError(
-            f"{path}: the network takes pictures of {variant.in_channels} channels; at most "
-            f"{MOST_PICTURE_CHANNELS} are served"
-        )
+    _check_growth(path, variant)
     return checkpoint, variant
 
 
@@ -96,12 +100,33 @@ def _check_widths(checkpoint: Checkpoint) -> None:
         CheckpointError: Naming the first.
     """
     for name, array in checkpoint.tensors.items():
-        kernel = array.shape[:2] if array.ndim == 4 else ()
-        if max(kernel, default=0) > MOST_CHANNELS:
+        if array.ndim != 4:
+            continue
+        if max(array.shape[:2]) > MOST_CHANNELS or max(array.shape[2:]) > LARGEST_KERNEL:
             raise CheckpointError(
                 f"{checkpoint.path}: {name} is {list(array.shape)}; at most {MOST_CHANNELS} "
-                "channels are served"
+                f"channels and kernels of {LARGEST_KERNEL} are served"
             )
+
+
+def _check_growth(path: Path, variant: Variant) -> None:
+    """Refuse a network whose pictures would take gigabytes: a small file may hold it.
+
+    Raises:
+        CheckpointError: Saying what it has too much of.
+    """
+    channels, area = variant.in_channels, variant.scale**2
+    features = getattr(variant.structure.get("hyperparameters"), "features", 0)
+    if channels > MOST_PICTURE_CHANNELS or channels * area > MOST_OUTPUT_VALUES:
+        what = f"{channels} channels"
+    elif features * area > MOST_LARGE_VALUES:
+        what = f"{features} features"
+    else:
+        return
+    raise CheckpointError(
+        f"{path}: a network of {what} at a scale of {variant.scale} is larger than any that is "
+        "served"
+    )
 
 
 def build_reference(
