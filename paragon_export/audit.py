@@ -92,20 +92,18 @@ def subject_of_file(file: OnnxFile, images: Path | None = None) -> Subject:
     path, model = file.path, file.model
     inputs, outputs = ports_of(model)
     facts = metadata_of(model)
-    window, smallest = (facts.get(name, 1) for name in ("window", "smallest"))
     names = [port.name for port in inputs], [port.name for port in outputs]
-    told = [window, smallest, *(inputs[0].dims[1:2] if inputs else ())]
     if names[0][:1] != ["input"] or "output" not in names[1]:
         raise PlanError(f"{path}: ports are {names[0]} and {names[1]}; expected input and output")
-    if not all(isinstance(number, int) for number in told):
+    if not all(isinstance(number, int) for number in inputs[0].dims[1:2]):
         raise PlanError(f"{path}: the number of input channels must be fixed")
     subject = subject_of(
         inputs,
         outputs,
-        window=window,
-        smallest=smallest,
+        window=facts.window,
+        smallest=facts.smallest,
         static=static_size(model),
-        is_picture=facts.get("is_picture") is not False,
+        is_picture=facts.is_picture,
         images=images,
     )
     return replace(subject, is_own=file.is_own)

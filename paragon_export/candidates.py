@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import onnx_ir as ir
 
@@ -16,6 +15,7 @@ from paragon_export.foreign import brief
 from paragon_export.glyph_probes import GLYPHS
 from paragon_export.isolated import open_runner
 from paragon_export.manifest import EngineFile, read_engine
+from paragon_export.metadata import ModelMetadata
 from paragon_export.onnx_file import (
     OnnxFile,
     is_onnx,
@@ -43,7 +43,7 @@ class Opened:
     """A file ready to be judged, and what it says of itself."""
 
     candidate: Candidate
-    metadata: Mapping[str, Any] = field(default_factory=dict)
+    metadata: ModelMetadata = field(default_factory=ModelMetadata)
     static: Size | None = None
     """The only size it accepts; None where height and width are dynamic."""
     video: bool = False
@@ -71,16 +71,14 @@ class Opened:
 
     def disagreements(self, variant: Variant) -> list[str]:
         """Say where the file was made with other switches than the reference has."""
-        recorded = self.metadata.get("switches")
-        recorded = recorded if isinstance(recorded, dict) else {}
         notes = []
         for name, setting in variant.switches.items():
-            told = recorded.get(name)
-            if not isinstance(told, dict) or told.get("value") == setting.value:
+            recorded = self.metadata.switches.get(name)
+            if recorded is None or recorded.value == setting.value:
                 continue
             negation = "no-" if setting.value is True else ""
             flag = f"{negation}{name.replace('_', '-')}"
-            value = brief(told.get("value"))
+            value = brief(recorded.value)
             flag = f"set {name}={value}" if name in RARER else flag
             advice = f"; give --{flag} if the reference is wrong"
             notes.append(

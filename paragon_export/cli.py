@@ -191,7 +191,13 @@ def onnx(
     runtime: Annotated[
         Runtime, typer.Option("--for", help="What the rewritten network is to run best on.")
     ] = Runtime.ANY,
-    opset: Annotated[int | None, typer.Option(help="ONNX operator set, 18 to 23.")] = None,
+    opset: Annotated[
+        int | None,
+        typer.Option(
+            help="ONNX operator set, 18 to 23, with the IR version that came with it. Default 20, "
+            "of --bf16 22; ONNX Runtime before 1.17 wants 18 or 19."
+        ),
+    ] = None,
     audit: Annotated[
         Path | None, typer.Option(help="JSON file to write: the range of every tensor in half.")
     ] = None,

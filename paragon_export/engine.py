@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from paragon_export.environment import cuda_gpu
 from paragon_export.errors import EngineBuildError, PlanError
 from paragon_export.families.glyph.layout import CELL, GRID
-from paragon_export.manifest import EngineFile, profile_of, read_engine
+from paragon_export.manifest import EngineFile, Manifest, read_engine
 from paragon_export.onnx_file import OnnxFile
 from paragon_export.plan import Backend, BatchProfile, Precision, Profile
 from paragon_export.polygraphy_bridge import polygraphy_trt, tensorrt
@@ -151,14 +150,14 @@ def _shapes(trt: Any, model: ir.Model, profile: AnyProfile) -> list[Any]:
     return [shapes] if shapes else []
 
 
-def classifier_ports(manifest: Mapping[str, Any] | None) -> tuple[Port, ...]:
+def classifier_ports(manifest: Manifest | None) -> tuple[Port, ...]:
     """Return what may be fed to an engine of a glyph classifier; empty for any other engine."""
-    facts = (manifest or {}).get("onnx_metadata")
-    if not isinstance(facts, dict) or "classes" not in facts:
+    if manifest is None or manifest.model.classes is None:
         return ()
-    if not isinstance(facts.get("vocabulary"), int):
+    vocabulary = manifest.model.vocabulary
+    if vocabulary is None:
         return (Port("input", ("batch", 1, CELL, CELL), span=(0, 1)),)
-    return (Port("input", ("batch", GRID, GRID), "int64", span=(0, facts["vocabulary"] - 1)),)
+    return (Port("input", ("batch", GRID, GRID), "int64", span=(0, vocabulary - 1)),)
 
 
 def open_engine(engine: Path | EngineFile) -> tuple[EngineRunner, Precision, AnyProfile]:
@@ -177,12 +176,13 @@ def open_engine(engine: Path | EngineFile) -> tuple[EngineRunner, Precision, Any
             f"{path} has no manifest that matches its bytes; build it again with trt "
             f"({file.mismatch})"
         )
+    backend, precision, profile = manifest.backend, manifest.precision, manifest.profile
+    if backend is None or precision is None or profile is None:
+        raise PlanError(
+            f"the manifest of {path} is damaged: it lacks backend, precision or profile; build it again with trt"
+        )
     if cuda_gpu() is None:
-        raise PlanError(f"{path} needs a GPU and none was found; judge {manifest.get('onnx')}")
-    try:
-        backend, precision = Backend(manifest["backend"]), Precision(manifest["precision"])
-        profile = profile_of(manifest)
-    except (KeyError, TypeError, ValueError, PlanError) as error:
-        raise PlanError(f"the manifest of {path} is damaged: {error}; build it again") from error
+        found = manifest.document.get("onnx")
+        raise PlanError(f"{path} needs a GPU and none was found; judge {found}")
     runner = EngineRunner(file.data, path.name, backend.value, classifier_ports(manifest))
     return runner, precision, profile

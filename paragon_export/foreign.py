@@ -25,6 +25,11 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text)
 
 
+def utf_8(name: str) -> str:
+    """Return a file's name as UTF-8 can hold it; bytes that are none are escaped."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
 def one_line(text: str) -> str:
     """Return text as one printable line of at most ``LONGEST_LINE`` characters."""
     line = printable(" ".join(text.split()))

@@ -28,6 +28,7 @@ from paragon_export.int8_pictures import export_int8_pictures
 from paragon_export.metrics import Difference, difference, wrong_top1
 from paragon_export.onnx_file import describe_in, is_our_onnx, serialized
 from paragon_export.outcome import Export
+from paragon_export.pickles import check_directory
 from paragon_export.pictures import pictures_in
 from paragon_export.plan import ExportPlan, Quantisation, Size, Tolerance
 from paragon_export.quantise import quantise
@@ -180,6 +181,7 @@ def _check_unpacked(data: bytes) -> None:
         ValueError: If it does.
     """
     if data[:2] == b"PK":
+        check_directory(data)
         size = sum(info.file_size for info in zipfile.ZipFile(io.BytesIO(data)).infolist())
         if size > LARGEST_ARRAY_BYTES:
             raise ValueError(f"it unpacks to {size} bytes; at most {LARGEST_ARRAY_BYTES} are read")

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from paragon_export.alternatives import Alternative, alternatives
 from paragon_export.artifact import sha256_of
@@ -25,7 +25,8 @@ from paragon_export.errors import PlanError
 from paragon_export.foreign import brief
 from paragon_export.glyph_probes import glyph_probes
 from paragon_export.manifest import EngineFile
-from paragon_export.onnx_file import OnnxFile, extent_told, metadata_of, ports_of
+from paragon_export.metadata import ModelMetadata
+from paragon_export.onnx_file import OnnxFile, metadata_of, ports_of
 from paragon_export.plan import EnginePlan, OnnxBackend, Size, Switches, Tolerance
 from paragon_export.probes import Probe, choose_probes
 from paragon_export.reference import (
@@ -102,8 +103,8 @@ def reference_for(
         PlanError: If the plan's checkpoint is not the one that the model was made from.
     """
     facts = metadata_of(file.model)
-    told = facts.get("checkpoint_sha256")
-    path = plan.checkpoint or _checkpoint_named(plan.source, str(facts.get("checkpoint")), told)
+    told = facts.checkpoint_sha256
+    path = plan.checkpoint or _checkpoint_named(plan.source, facts)
     if path is None:
         return None, ("no checkpoint to judge the ONNX file against; give --checkpoint",)
     checkpoint, variant = describe(path, _with_recorded(plan.switches, facts))
@@ -117,30 +118,26 @@ def reference_for(
     return known, (f"judged against {path}, with the switches that the ONNX file records",)
 
 
-def _checkpoint_named(onnx: Path, name: str, sha256: Any) -> Path | None:
-    """Return a file of that name whose bytes have that hash; None if there is none."""
+def _checkpoint_named(onnx: Path, facts: ModelMetadata) -> Path | None:
+    """Return a file of the recorded name whose bytes have the recorded hash; None if none has."""
+    if facts.checkpoint is None or facts.checkpoint_sha256 is None:
+        return None
     for folder in (onnx.parent, Path()):
-        path = folder / Path(name).name
-        with suppress(OSError):  # a name too long for a file, or one that may not be read
-            if path.is_file() and sha256_of(path) == sha256:
+        path = folder / Path(facts.checkpoint).name
+        with suppress(OSError, ValueError):  # a name too long, not to be read, or with a NUL
+            if path.is_file() and sha256_of(path) == facts.checkpoint_sha256:
                 return path
     return None
 
 
-def _with_recorded(switches: Switches, facts: Mapping[str, Any]) -> Switches:
-    """Fill in what a file's metadata records, unless an option file is to tell it."""
-    recorded = facts.get("switches") if switches.config is None else None
-    return replace(switches, flags={**_recorded_flags(recorded), **switches.flags})
+def _with_recorded(switches: Switches, facts: ModelMetadata) -> Switches:
+    """Fill in what a file's metadata records, unless an option file is to tell it.
 
-
-def _recorded_flags(switches: Any) -> dict[str, Any]:
-    """Return the recorded switches that a flag can set and that tensors did not decide."""
-    recorded = switches if isinstance(switches, dict) else {}
-    return {
-        name: recorded[name]["value"]
-        for name in FLAGS
-        if isinstance(recorded.get(name), dict) and recorded[name].get("source") != "tensors"
-    }
+    These are the switches that a flag can set and that tensors did not decide.
+    """
+    recorded = {} if switches.config else facts.switches
+    flags = {n: s.value for n, s in recorded.items() if n in FLAGS and s.source != "tensors"}
+    return replace(switches, flags={**flags, **switches.flags})
 
 
 def judge_conversion(source: OnnxFile, converted: OnnxFile) -> ParityReport:
@@ -150,7 +147,7 @@ def judge_conversion(source: OnnxFile, converted: OnnxFile) -> ParityReport:
     """
     inputs, outputs = ports_of(source.model)
     opened = open_onnx(converted, outputs)
-    window, smallest = (extent_told(opened.metadata, name) for name in ("window", "smallest"))
+    facts = opened.metadata
     channels = inputs[0].dims[1]
     is_glyph = outputs[0].is_logits
     if not isinstance(channels, int):
@@ -166,11 +163,13 @@ def judge_conversion(source: OnnxFile, converted: OnnxFile) -> ParityReport:
     probes = (
         glyph_probes(inputs[0])
         if is_glyph
-        else choose_probes(int(channels), window, opened.static, opened.video, smallest=smallest)
+        else choose_probes(
+            channels, facts.window, opened.static, opened.video, smallest=facts.smallest
+        )
     )
     reference = OnnxReference(file=source, inputs=inputs, outputs=outputs)
-    is_picture = opened.metadata.get("is_picture") is not False
-    return verify(reference, [opened.candidate], probes, {precision: bar}, is_picture=is_picture)
+    bars = {precision: bar}
+    return verify(reference, [opened.candidate], probes, bars, is_picture=facts.is_picture)
 
 
 def _probes(
@@ -269,12 +268,12 @@ def rejudge(
     """
     artifact = read_artifact(file)
     facts = _facts_of(artifact)
-    name, told = facts.get("checkpoint"), facts.get("checkpoint_sha256")
+    name, told = facts.checkpoint, facts.checkpoint_sha256
     if name is None or told is None:
         raise PlanError(
             f"{file} does not say what checkpoint it was made from; give it before the file"
         )
-    checkpoint = _checkpoint_named(file, str(name), told)
+    checkpoint = _checkpoint_named(file, facts)
     if checkpoint is None:
         raise PlanError(
             f"{file} was made from {brief(name)} with SHA-256 {brief(told)}, neither beside it nor in "
@@ -286,17 +285,16 @@ def rejudge(
     return replace(report, notes=(note, *report.notes)), variant
 
 
-def _facts_of(file: Artifact) -> Mapping[str, Any]:
+def _facts_of(file: Artifact) -> ModelMetadata:
     """Return what a file says of itself; of an engine what its manifest says of its ONNX file."""
     if isinstance(file, OnnxFile):
         return metadata_of(file.model)
-    facts = (file.manifest or {}).get("onnx_metadata")
-    return facts if isinstance(facts, dict) else {}
+    return file.manifest.model if file.manifest else ModelMetadata()
 
 
 def _another_checkpoint(file: Artifact, checkpoint: Checkpoint) -> str:
     """Say that a file was made from another checkpoint than the reference; empty if not."""
-    told = _facts_of(file).get("checkpoint_sha256")
+    told = _facts_of(file).checkpoint_sha256
     if told in (None, checkpoint.sha256):
         return ""
     return (

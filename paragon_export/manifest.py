@@ -6,7 +6,8 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,8 @@ import paragon_export
 from paragon_export.artifact import encoded, sha256_of, to_json
 from paragon_export.environment import cuda_gpu, environment
 from paragon_export.errors import PlanError
-from paragon_export.foreign import finite, one_line
+from paragon_export.foreign import brief, finite, one_line
+from paragon_export.metadata import ModelMetadata
 from paragon_export.onnx_file import (
     OnnxFile,
     is_classifier,
@@ -23,10 +25,9 @@ from paragon_export.onnx_file import (
     metadata_of,
     precision_of,
     read_onnx_file,
-    smallest_of,
     static_size,
 )
-from paragon_export.plan import BatchProfile, EnginePlan, Profile, Size
+from paragon_export.plan import Backend, BatchProfile, EnginePlan, Precision, Profile, Size
 from paragon_export.polygraphy_bridge import tensorrt
 from paragon_export.reading import parse_json, read_bytes
 
@@ -47,14 +48,123 @@ def manifest_path(engine: Path) -> Path:
     return engine.with_name(engine.name + ".json")
 
 
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """What a manifest says, checked. None stands where it says nothing."""
+
+    document: Mapping[str, Any]
+    """All of it."""
+    backend: Backend | None = None
+    precision: Precision | None = None
+    profile: Profile | BatchProfile | None = None
+    passed: bool | None = None
+    """The verdict."""
+    model: ModelMetadata = field(default_factory=ModelMetadata)
+    """What the ONNX file that was compiled says of itself."""
+
+
+def check_manifest(document: Any) -> Manifest:
+    """Check a manifest that was read; entries that are not this tool's are left alone.
+
+    Raises:
+        ValueError: Naming the first entry that is impossible.
+    """
+    _require(document, dict, "the manifest")
+    for name, kind in _KINDS.items():
+        if document.get(name) is not None:
+            _require(document[name], kind, name)
+    for warning in document.get("tensorrt_warnings") or []:
+        _require(warning, str, "a warning")
+    parity = document.get("parity") or {}
+    return Manifest(
+        document=document,
+        backend=Backend(document["backend"]) if document.get("backend") else None,
+        precision=Precision(document["precision"]) if document.get("precision") else None,
+        profile=_profile(document["profile"]) if document.get("profile") else None,
+        passed=_verdict(parity),
+        model=ModelMetadata.from_document(document.get("onnx_metadata") or {}),
+    )
+
+
+_KINDS: Mapping[str, type] = {
+    **dict.fromkeys(
+        ("source", "source_sha256", "checkpoint_sha256", "precision", "target", "backend",
+         "tensorrt", "paragon_export", "engine", "engine_sha256", "onnx", "onnx_sha256"),
+        str,
+    ),
+    **dict.fromkeys(("switches", "profile", "onnx_metadata", "parity", "environment"), dict),
+    **dict.fromkeys(("video", "rewrite"), bool),
+    **dict.fromkeys(
+        ("engine_bytes", "planned_device_memory_bytes", "planned_activation_bytes",
+         "planned_weights_bytes"),
+        int,
+    ),
+    "tensorrt_warnings": list,
+}  # fmt: skip
+"""Entries of a manifest and what they hold."""
+
+_WORDS = {
+    str: "text",
+    dict: "a table",
+    bool: "true or false",
+    int: "a whole number",
+    list: "a list",
+}
+
+
+def _require(value: Any, kind: type, name: str) -> None:
+    """Refuse a value of another type; true and false are no numbers."""
+    is_one = type(value) is kind
+    if not is_one:
+        raise ValueError(f"{name} is {brief(value)}; it must be {_WORDS[kind]}")
+
+
+def _verdict(parity: Mapping[str, Any]) -> bool | None:
+    """Return whether the verdict was passed; None where there was none."""
+    unknown = sorted(set(parity) - {"passed", "judged", "seen_on_gpu", "worst"})
+    if unknown:
+        raise ValueError(f"parity has unknown entries {brief(unknown)}")
+    for name in ("passed", "seen_on_gpu"):
+        if parity.get(name) is not None:
+            _require(parity[name], bool, f"{name} of parity")
+    return parity.get("passed")
+
+
+def checked_manifest(engine: Path) -> Manifest | None:
+    """Return an engine's manifest; None if there is none.
+
+    Raises:
+        PlanError: If it cannot be read, or says what cannot be.
+    """
+    path = manifest_path(engine)
+    if not os.path.lexists(path):
+        return None
+    try:
+        data = read_bytes(path, LARGEST_MANIFEST_BYTES, "manifest", PlanError)
+        return check_manifest(parse_json(data))
+    except (PlanError, ValueError) as error:
+        raise PlanError(
+            f"{engine} has no manifest that matches its bytes; build it again with trt "
+            f"({path.name}: {error})"
+        ) from error
+
+
+def read(engine: Path) -> dict[str, Any] | None:
+    """Return all that an engine's manifest says; None if there is none that can be believed."""
+    with suppress(PlanError):
+        manifest = checked_manifest(engine)
+        return dict(manifest.document) if manifest else None
+    return None
+
+
 @dataclass(frozen=True)
 class EngineFile:
     """An engine and its manifest, read once: these bytes are checked and loaded."""
 
     path: Path
     data: bytes
-    manifest: Mapping[str, Any] | None
-    """None if there is none that can be read."""
+    manifest: Manifest | None
+    """None if there is none."""
 
     @cached_property
     def sha256(self) -> str:
@@ -67,10 +177,11 @@ class EngineFile:
         Its digest finds slips and edits, not a forger, who would make a new one.
         """
         if self.manifest is None:
-            return "the engine there has no readable manifest"
-        if self.manifest.get(DIGEST) != digest_of(self.manifest):
+            return "there is none"
+        document = self.manifest.document
+        if document.get(DIGEST) != digest_of(document):
             return "the manifest there was changed after it was written, or is of an older version"
-        if self.manifest.get("engine_sha256") != self.sha256:
+        if document.get("engine_sha256") != self.sha256:
             return "the engine's bytes are not those of its manifest"
         return ""
 
@@ -79,20 +190,10 @@ def read_engine(path: Path) -> EngineFile:
     """Read an engine and its manifest. Whether they belong together is said by ``mismatch``.
 
     Raises:
-        PlanError: If the engine cannot be read.
+        PlanError: If the engine or its manifest cannot be read.
     """
     data = read_bytes(path, LARGEST_ENGINE_BYTES, "engine", PlanError)
-    return EngineFile(path, data, read(path))
-
-
-def read(engine: Path) -> dict[str, Any] | None:
-    """Return an engine's manifest; None if there is none that can be read."""
-    try:
-        data = read_bytes(manifest_path(engine), LARGEST_MANIFEST_BYTES, "manifest", PlanError)
-        manifest = parse_json(data)
-    except (PlanError, ValueError):
-        return None
-    return manifest if isinstance(manifest, dict) else None
+    return EngineFile(path, data, checked_manifest(path))
 
 
 def is_manifest(path: Path) -> bool:
@@ -135,8 +236,10 @@ def identify(plan: EnginePlan, source: OnnxFile | Described) -> dict[str, Any]:
     if isinstance(source, OnnxFile):
         model, sha256 = source.model, source.sha256
         facts = metadata_of(model)
-        switches, checkpoint_sha256 = facts.get("switches"), facts.get("checkpoint_sha256")
-        static, smallest = static_size(model), smallest_of(model)
+        switches = facts.to_document()["switches"]
+        checkpoint_sha256, static, smallest = (
+            facts.checkpoint_sha256, static_size(model), facts.smallest,
+        )  # fmt: skip
         batches = is_classifier(model)
         rewritten = None
         precision = precision if precision.is_half else precision_of(model)
@@ -171,26 +274,25 @@ def _profile_entry(profile: Profile | BatchProfile) -> dict[str, Any]:
     return {"min": smallest, "opt": optimal, "max": largest, "batch": profile.batch}
 
 
-def profile_of(manifest: Mapping[str, Any]) -> Profile | BatchProfile:
-    """Return the profile that a manifest records.
+def _profile(told: Mapping[str, Any]) -> Profile | BatchProfile:
+    """Return the profile that a manifest records, the reverse of ``_profile_entry``.
 
     Raises:
-        PlanError: If it records none that is possible.
+        ValueError: If it records none that is possible.
     """
+    names = ["min", "opt", "max", *(["batch"] if "batch" in told else [])]
+    if set(told) != set(names):
+        raise ValueError(f"profile has {brief(sorted(told))}; it must have {', '.join(names)}")
+    numbers = names[3:] or names
+    for name in numbers:
+        _require(told[name], int, f"{name} of the profile")
     try:
-        return _profile_told(manifest["profile"])
-    except (KeyError, TypeError) as error:
-        raise PlanError(
-            f"the manifest holds no profile: {error!r}; build the engine again"
-        ) from error
-
-
-def _profile_told(told: Mapping[str, Any]) -> Profile | BatchProfile:
-    if "batch" not in told:
-        return BatchProfile(smallest=told["min"], optimal=told["opt"], largest=told["max"])
-    sizes = (Size.parse(told[key]) for key in ("min", "opt", "max"))
-    smallest, optimal, largest = sizes
-    return Profile(smallest=smallest, optimal=optimal, largest=largest, batch=told["batch"])
+        if "batch" not in told:
+            return BatchProfile(smallest=told["min"], optimal=told["opt"], largest=told["max"])
+        smallest, optimal, largest = (Size.parse(str(told[key])) for key in names[:3])
+        return Profile(smallest=smallest, optimal=optimal, largest=largest, batch=told["batch"])
+    except PlanError as error:
+        raise ValueError(f"profile: {error}") from error
 
 
 def target_name(plan: EnginePlan) -> str:
@@ -206,24 +308,27 @@ def why_rebuild(engine: Path, wanted: Mapping[str, Any]) -> str:
         return "no engine was there"
     try:
         there = read_engine(engine)
-    except PlanError as error:
-        return str(error)
-    if there.mismatch or there.manifest is None:
+    except PlanError:
+        return "the engine there has no readable manifest"
+    if there.manifest is None:
+        return "the engine there has no readable manifest"
+    if there.mismatch:
         return there.mismatch
+    manifest = there.manifest.document
     for name, value in wanted.items():
-        if there.manifest.get(name) != value:
+        if manifest.get(name) != value:
             words = name.replace("_", " ")
-            return f"{words} changed from {_brief(there.manifest.get(name))} to {_brief(value)}"
-    onnx = engine.parent / str(there.manifest.get("onnx"))
-    if not onnx.is_file() or there.manifest.get("onnx_sha256") != sha256_of(onnx):
-        return f"the ONNX file it was compiled from ({onnx.name}) is gone or changed"
-    return ""
+            return f"{words} changed from {_brief(manifest.get(name))} to {_brief(value)}"
+    onnx = engine.parent / str(manifest.get("onnx"))
+    with suppress(OSError, ValueError):  # it cannot be read, or its name is none
+        if onnx.is_file() and manifest.get("onnx_sha256") == sha256_of(onnx):
+            return ""
+    return f"the ONNX file it was compiled from ({onnx.name}) is gone or changed"
 
 
 def why_judge_again(plan: EnginePlan) -> str:
     """Say in words what verdict the engine there lacks that can be given now; empty if none."""
-    parity = (read(plan.output) or {}).get("parity")
-    parity = parity if isinstance(parity, dict) else {}
+    parity = (read(plan.output) or {}).get("parity") or {}
     if parity.get("passed") is None and plan.checkpoint is not None:
         return "it was never judged, and now there is a checkpoint to judge it against"
     if parity.get("passed") is False:
@@ -255,7 +360,7 @@ def describe_engine(
         "engine_bytes": len(built.data),
         "onnx": os.path.relpath(onnx, plan.output.parent),
         "onnx_sha256": source.file.sha256,
-        "onnx_metadata": metadata_of(source.file.model),
+        "onnx_metadata": metadata_of(source.file.model).to_document(),
         "planned_device_memory_bytes": built.planned_bytes,
         "planned_activation_bytes": built.activation_bytes,
         "planned_weights_bytes": built.weights_bytes,

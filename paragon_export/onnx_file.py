@@ -6,22 +6,23 @@ import hashlib
 import json
 import logging
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
 from paragon_export.checkpoint import Checkpoint
 from paragon_export.environment import makers
 from paragon_export.errors import PlanError, RunError
-from paragon_export.foreign import brief, one_line
+from paragon_export.foreign import one_line, utf_8
 from paragon_export.limits import limited_memory
+from paragon_export.metadata import TOOL, ModelMetadata
 from paragon_export.onnx_guard import check_model
 from paragon_export.plan import ONNX_SUFFIXES, ExportPlan, Precision, Size
 from paragon_export.ranges import RangeAudit
-from paragon_export.reading import parse_json, read_bytes
+from paragon_export.reading import read_bytes
 from paragon_export.variant import Port, Variant
 
 if TYPE_CHECKING:
@@ -34,9 +35,6 @@ LARGEST_FILE_BYTES = 2**30
 
 MEMORY_TO_READ = 3 * 2**30
 """Bytes: a short file may parse to a large one."""
-
-LARGEST_EXTENT = 256
-"""Of what a file says of its windows."""
 
 # Where a model is damaged the library logs a traceback and goes on, which nobody asked for.
 logging.getLogger("onnx_ir").addHandler(logging.NullHandler())
@@ -79,7 +77,7 @@ def read_onnx_file(path: Path) -> OnnxFile:
     """Read a self-contained ONNX file, one plain graph (see ``onnx_guard``).
 
     Raises:
-        RunError: If it is not one.
+        RunError: If it is not one, or its metadata says what cannot be (see ``metadata``).
     """
     import onnx
 
@@ -93,7 +91,14 @@ def read_onnx_file(path: Path) -> OnnxFile:
                 raise RunError(
                     f"{path}: expected one self-contained ONNX file, found {error}"
                 ) from error
-            return OnnxFile(path, data, ir.from_proto(proto))
+            model = ir.from_proto(proto)
+            try:
+                metadata_of(model)
+            except ValueError as error:
+                raise RunError(
+                    f"{path}: its metadata says that {error}; export it again or remove the entry"
+                ) from error
+            return OnnxFile(path, data, model)
     except RunError:
         raise
     except Exception as error:  # protobuf and onnx raise unrelated classes for damaged files
@@ -156,35 +161,33 @@ def describe_in(
 
     What libraries left there goes: it tells how they were called, not what the model is.
     """
-    switches = {name: asdict(setting) for name, setting in variant.switches.items()}
     made_with = makers()
-    facts: Mapping[str, Any] = {
-        "family": variant.family,
-        "generation": variant.generation,
-        "variant": variant.name,
-        "scale": variant.scale,
-        "in_channels": variant.in_channels,
-        "out_channels": variant.out_channels,
-        "window": variant.window,
-        "smallest": variant.smallest,
-        "is_picture": variant.is_picture,
-        "switches": switches,
-        "precision": plan.precision.value,
-        "io": plan.io.value,
-        "video": plan.video,
-        "rewrites": dict(rewrites),
-        "runtime": plan.runtime.value,
+    metadata = ModelMetadata(
+        family=variant.family,
+        generation=variant.generation,
+        variant=variant.name,
+        scale=variant.scale,
+        in_channels=variant.in_channels,
+        out_channels=variant.out_channels,
+        window=variant.window,
+        smallest=variant.smallest,
+        is_picture=variant.is_picture,
+        switches=variant.switches,
+        precision=plan.precision.value,
+        io=plan.io.value,
+        video=plan.video,
+        rewrites=dict(rewrites),
+        runtime=plan.runtime.value,
         **variant.contract,
-        "checkpoint": checkpoint.path.name,
-        "checkpoint_sha256": checkpoint.sha256,
-        "dropped_tensors": len(variant.dropped),
-        "tool": f"paragon-export {made_with['paragon-export']}",
-        "torch": made_with["torch"],
-        "made_with": made_with,
-    }
+        checkpoint=utf_8(checkpoint.path.name),
+        checkpoint_sha256=checkpoint.sha256,
+        dropped_tensors=len(variant.dropped),
+        tool=f"{TOOL} {made_with['paragon-export']}",
+        torch=made_with["torch"],
+        made_with=made_with,
+    )
     model.metadata_props.clear()
-    for name, value in facts.items():
-        model.metadata_props[name] = value if isinstance(value, str) else json.dumps(value)
+    model.metadata_props.update(metadata.to_props())
 
 
 def describe_islands(model: ir.Model, ranges: RangeAudit | None) -> None:
@@ -194,15 +197,13 @@ def describe_islands(model: ir.Model, ranges: RangeAudit | None) -> None:
         model.metadata_props["islands"] = json.dumps(islands)
 
 
-def metadata_of(model: ir.Model) -> dict[str, Any]:
-    """Return ``metadata_props`` with JSON values decoded; text that is no JSON stays text."""
-    facts: dict[str, Any] = {}
-    for name, text in model.metadata_props.items():
-        try:
-            facts[name] = parse_json(text)
-        except ValueError:
-            facts[name] = text
-    return facts
+def metadata_of(model: ir.Model) -> ModelMetadata:
+    """Return what a model says of itself; of one from ``read_onnx`` it was checked.
+
+    Raises:
+        ValueError: If it says what cannot be.
+    """
+    return ModelMetadata.from_props(model.metadata_props)
 
 
 def precision_of(model: ir.Model) -> Precision:
@@ -276,24 +277,3 @@ def static_size(model: ir.Model) -> Size | None:
         )
     height, width = dims[2:]
     return Size(height, width) if isinstance(height, int) and isinstance(width, int) else None
-
-
-def smallest_of(model: ir.Model) -> int:
-    """Return the least extent at which the model's network is defined; 1 where it is not told.
-
-    Raises:
-        PlanError: If what is told is impossible.
-    """
-    return extent_told(metadata_of(model), "smallest")
-
-
-def extent_told(facts: Mapping[str, Any], name: str) -> int:
-    """Return an extent in pixels from a model's metadata; 1 where it is not told.
-
-    Raises:
-        PlanError: If it is no whole number from 1 to ``LARGEST_EXTENT``.
-    """
-    told = facts.get(name, 1)
-    if isinstance(told, bool) or not isinstance(told, int) or not 1 <= told <= LARGEST_EXTENT:
-        raise PlanError(f"the ONNX file's metadata says {name} {brief(told)}; export it again")
-    return told

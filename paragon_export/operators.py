@@ -185,7 +185,19 @@ class Emitter:
             opset_imports=dict(self._opsets),
             name="network",
         )
-        return ir.Model(graph, ir_version=10, producer_name="paragon-export")
+        version = ir_version_of(self.opset)
+        return ir.Model(graph, ir_version=version, producer_name="paragon-export")
+
+
+def ir_version_of(opset: int) -> int:
+    """Return the IR version that came with an operator set: runtimes as old as it read no later one.
+
+    Nodes keep their metadata all the same, which IR version 10 brought: readers before it skip it.
+    """
+    from onnx import helper
+
+    version: int = helper.find_min_ir_version_for([helper.make_opsetid("", opset)])
+    return version
 
 
 # --- modules: (emitter, module, its name, input) ------------------------------------------

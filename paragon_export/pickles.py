@@ -25,6 +25,9 @@ MOST_OPCODES = 2**20
 
 MOST_RECORDS = 2**16
 
+LARGEST_DIRECTORY_BYTES = 2**24
+"""Of an archive's list of its records: 256 bytes for each."""
+
 MOST_IN_TUPLE = 250
 """Values in a tuple and in the tuples in it: it may be a key, and a key is hashed."""
 
@@ -128,7 +131,37 @@ def scan(data: bytes) -> None:
 # --- archives -----------------------------------------------------------------------------
 
 
+def check_directory(data: bytes) -> None:
+    """Refuse an archive whose list of records is too long, before anything reads the list.
+
+    What stands at its end says where the list is: what ``zipfile`` and PyTorch go by.
+
+    Raises:
+        ValueError: If it is too long, or not where the archive ends.
+    """
+    at = len(data) - 22
+    if data[at : at + 4] != b"PK\5\6" or data[-2:] != b"\0\0":  # there is a comment
+        at = data.rfind(b"PK\5\6", max(0, len(data) - 22 - 2**16))
+    if at < 0 or len(data) - at < 22:
+        raise ValueError("an archive without an end")
+    records, size = struct.unpack("<10xHL6x", data[at : at + 22])
+    end = at
+    if data[max(0, at - 20) : at][:4] == b"PK\6\7":  # numbers that need 64 bits
+        end = at - 76
+        (told,) = struct.unpack("<8xQ4x", data[at - 20 : at])
+        if end < 0 or told != end or data[end : end + 4] != b"PK\6\6":
+            raise ValueError("an archive with two ends that do not agree")
+        records, size = struct.unpack("<32xQQ8x", data[end : end + 56])
+    found = data.count(b"PK\1\2", max(0, end - size), end)
+    if max(records, found) > MOST_RECORDS or size > LARGEST_DIRECTORY_BYTES:
+        raise ValueError(
+            f"an archive of {max(records, found)} records, listed in {size} bytes; at most "
+            f"{MOST_RECORDS} in {LARGEST_DIRECTORY_BYTES} bytes are read"
+        )
+
+
 def _scan_zip(data: bytes) -> None:
+    check_directory(data)
     try:
         infos = zipfile.ZipFile(io.BytesIO(data)).infolist()
     except (zipfile.BadZipFile, NotImplementedError, struct.error, OverflowError) as error:
@@ -138,7 +171,7 @@ def _scan_zip(data: bytes) -> None:
         raise ValueError("a TorchScript archive; save the network's state dict")
     if len(names) != len(infos):
         raise ValueError("one of its records is there twice")
-    if len(infos) > MOST_RECORDS or sum(info.file_size for info in infos) > len(data):
+    if sum(info.file_size for info in infos) > len(data):
         raise ValueError(f"its {len(infos)} records claim more bytes than the file has")
     records = {info.filename.partition("/")[2]: _record(data, info) for info in infos}
     if len(records.get("data.pkl", b"")) > LARGEST_PICKLE_BYTES:

@@ -191,6 +191,7 @@ def build(plan: EnginePlan, prove: Prover | None = None) -> Build:
     from paragon_export.manifest import (
         EngineFile,
         add_proof,
+        check_manifest,
         describe_engine,
         identify,
         manifest_bytes,
@@ -201,7 +202,7 @@ def build(plan: EnginePlan, prove: Prover | None = None) -> Build:
         why_judge_again,
         why_rebuild,
     )
-    from paragon_export.onnx_file import is_classifier, smallest_of, static_size
+    from paragon_export.onnx_file import is_classifier, metadata_of, static_size
     from paragon_export.polygraphy_bridge import polygraphy_trt
 
     check_outputs(plan)
@@ -226,10 +227,10 @@ def build(plan: EnginePlan, prove: Prover | None = None) -> Build:
         return result
     model = source.file.model
     batches = plan.batches() if is_classifier(model) else None
-    profile = batches or plan.profile_for(static_size(model), smallest_of(model))
+    profile = batches or plan.profile_for(static_size(model), metadata_of(model).smallest)
     built = build_engine(source.file, plan.backend, plan.targets, profile)
     manifest = sealed(describe_engine(plan, identity, source, built), built.data)
-    engine = EngineFile(plan.output, built.data, manifest)
+    engine = EngineFile(plan.output, built.data, check_manifest(manifest))
     proof = (prove or prove_on_gpu)(engine, source.judged_against, profile)
     manifest = sealed(add_proof(manifest, proof), built.data)
     result = replace(result, manifest=manifest, proof=proof, notes=(*result.notes, *proof.notes))

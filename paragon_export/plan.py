@@ -24,6 +24,12 @@ LARGEST_RECIPE_BYTES = 2**16
 LARGEST_EXTENT = 16384
 """Pixels per side that a profile may ask for."""
 
+MOST_STATIC_PIXELS = 2**23
+"""Of the size that a model may be fixed to: 2160x3840 has fewer."""
+
+MOST_PROFILE_PIXELS = 2**31 - 1
+"""Of the largest batch of a profile: TensorRT's tensors hold no more values."""
+
 
 class Precision(StrEnum):
     """The arithmetic of an artifact."""
@@ -177,6 +183,11 @@ class ExportPlan:
                 f"--for {self.runtime.value} chooses among rewrites and --no-rewrite forbids them; "
                 "leave one of the two out"
             )
+        if self.static and self.static.height * self.static.width > MOST_STATIC_PIXELS:
+            raise PlanError(
+                f"--static {self.static} has more than {MOST_STATIC_PIXELS} pixels; give a smaller "
+                "size, or leave it out"
+            )
         check_suffix(self.output, ONNX_SUFFIXES)
         oldest = 22 if self.precision is Precision.BF16 else 18
         if not oldest <= self.operator_set <= 23:
@@ -207,6 +218,11 @@ class Profile:
                 )
         if not 1 <= self.batch <= LARGEST_EXTENT:
             raise PlanError(f"impossible profile: batch {self.batch}; use 1 to {LARGEST_EXTENT}")
+        if self.batch * self.largest.height * self.largest.width > MOST_PROFILE_PIXELS:
+            raise PlanError(
+                f"impossible profile: {self.batch} pictures of {self.largest} have more than "
+                f"{MOST_PROFILE_PIXELS} pixels, which TensorRT cannot hold"
+            )
 
     @property
     def sizes(self) -> tuple[Size, Size, Size]:

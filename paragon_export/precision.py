@@ -15,6 +15,7 @@ import onnx_ir as ir
 from onnx_ir.passes import common
 
 from paragon_export.errors import PlanError
+from paragon_export.onnx_guard import ATTENTIONS
 from paragon_export.plan import FLOAT32_MARK, Precision
 
 FLOAT = ir.DataType.FLOAT
@@ -32,10 +33,8 @@ BFLOAT16_OPSET = 22
 FLOAT32_INPUTS = {"Resize": (1, 2)}
 """Operands that the operator itself wants in float32, whatever the precision."""
 
-ATTENTIONS = frozenset({("com.microsoft", "MultiHeadAttention")})
-"""Operators of ONNX Runtime's own: queries, keys, values. The result has the shape of values."""
-
 VALUES = 2
+"""Position of the values among the inputs of ``ATTENTIONS``, whose result has their shape."""
 
 MOVES = frozenset(
     {"Concat", "DepthToSpace", "Expand", "Flatten", "Gather", "Identity", "Pad", "Reshape"}
@@ -129,6 +128,7 @@ def constant(graph: ir.Graph, name: str, array: np.ndarray) -> ir.Value:
 
 class _Converter:
     def __init__(self, model: ir.Model, half: ir.DataType, *, io_is_half: bool) -> None:
+        self.model = model
         self.graph = model.graph
         self.half = half
         self.io_is_half = io_is_half
@@ -145,7 +145,7 @@ class _Converter:
         for index, value in enumerate(list(self.graph.outputs)):
             if value in self.floats:
                 self._retype_output(index, value)
-        common.RemoveUnusedNodesPass()(ir.Model(self.graph, ir_version=10))
+        common.RemoveUnusedNodesPass()(self.model)
 
     def _convert(self, node: ir.Node) -> None:
         wanted = FLOAT if is_float32(node) else self.half

@@ -14,6 +14,9 @@ from typing import Any
 
 from paragon_export.errors import ParagonExportError
 
+DEEPEST = 100
+"""Tables and lists in one another, of JSON."""
+
 _KINDS = {
     stat.S_IFDIR: "a directory",
     stat.S_IFIFO: "a pipe",
@@ -74,9 +77,23 @@ def parse_json(text: str | bytes) -> Any:
             or is nested too deeply.
     """
     try:
-        return json.loads(text, object_pairs_hook=_table, parse_constant=_no_number)
+        document = json.loads(text, object_pairs_hook=_table, parse_constant=_no_number)
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
+    _check_depth(document)
+    return document
+
+
+def _check_depth(document: Any) -> None:
+    """Refuse what is so deep that other functions than the parser would give up."""
+    level = [document]
+    for _ in range(DEEPEST):
+        tables = (v.values() if isinstance(v, dict) else v for v in level
+                  if isinstance(v, (dict, list)))  # fmt: skip
+        level = [value for table in tables for value in table]
+        if not level:
+            return
+    raise ValueError("it is nested too deeply")
 
 
 def _table(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

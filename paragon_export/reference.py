@@ -15,14 +15,20 @@ from paragon_export.metrics import Difference, difference
 from paragon_export.plan import Size, Switches
 from paragon_export.probes import photograph_crop
 from paragon_export.runners import Runner, TorchRunner
-from paragon_export.variant import Port, Variant
+from paragon_export.variant import (
+    LARGEST_KERNEL,
+    MOST_CHANNELS,
+    MOST_LARGE_VALUES,
+    MOST_OUTPUT_VALUES,
+    MOST_PICTURE_CHANNELS,
+    Port,
+    Variant,
+)
 
 if TYPE_CHECKING:
     from torch import nn
 
     from paragon_export.onnx_file import OnnxFile
-
-MOST_CHANNELS = 8192
 
 DROP_SIZE = Size(128, 128)
 """Of the photograph on which the cost of dropping trained tensors is measured."""
@@ -89,7 +95,9 @@ def describe(path: Path, switches: Switches) -> Described:
     """
     checkpoint = load_checkpoint(path)
     _check_widths(checkpoint)
-    return checkpoint, family_of(checkpoint).describe(checkpoint, switches)
+    variant = family_of(checkpoint).describe(checkpoint, switches)
+    _check_growth(path, variant)
+    return checkpoint, variant
 
 
 def _check_widths(checkpoint: Checkpoint) -> None:
@@ -99,12 +107,33 @@ def _check_widths(checkpoint: Checkpoint) -> None:
         CheckpointError: Naming the first.
     """
     for name, array in checkpoint.tensors.items():
-        kernel = array.shape[:2] if array.ndim == 4 else ()
-        if max(kernel, default=0) > MOST_CHANNELS:
+        if array.ndim != 4:
+            continue
+        if max(array.shape[:2]) > MOST_CHANNELS or max(array.shape[2:]) > LARGEST_KERNEL:
             raise CheckpointError(
                 f"{checkpoint.path}: {name} is {list(array.shape)}; at most {MOST_CHANNELS} "
-                "channels are served"
+                f"channels and kernels of {LARGEST_KERNEL} are served"
             )
+
+
+def _check_growth(path: Path, variant: Variant) -> None:
+    """Refuse a network whose pictures would take gigabytes: a small file may hold it.
+
+    Raises:
+        CheckpointError: Saying what it has too much of.
+    """
+    channels, area = variant.in_channels, variant.scale**2
+    features = getattr(variant.structure.get("hyperparameters"), "features", 0)
+    if channels > MOST_PICTURE_CHANNELS or channels * area > MOST_OUTPUT_VALUES:
+        what = f"{channels} channels"
+    elif features * area > MOST_LARGE_VALUES:
+        what = f"{features} features"
+    else:
+        return
+    raise CheckpointError(
+        f"{path}: a network of {what} at a scale of {variant.scale} is larger than any that is "
+        "served"
+    )
 
 
 def build_reference(

@@ -5,7 +5,6 @@ In that order, and every value remembers where it came from.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from paragon_export.errors import PlanError
 from paragon_export.foreign import brief
 from paragon_export.plan import Switches
 from paragon_export.reading import parse_json, read_bytes
-from paragon_export.variant import Setting
+from paragon_export.variant import LARGEST_SCALE, Setting
 
 RARER = (
     "generation", "use_norm", "dynamic_inference", "obey_tracked_flag",
@@ -37,6 +36,13 @@ DEEPEST = 50
 
 LARGEST_WINDOW = 32
 """Scores within a window grow with the fourth power of its side: 64 pixels take 9 GB."""
+
+
+LARGEST_ALPHA = 1000.0
+"""Networks were trained with 0 to 1; far beyond, every picture is infinite."""
+
+EPSILONS = (1e-12, 1.0)
+"""Least and largest: float32 holds them beside any variance."""
 
 
 def parse_switch(text: str) -> tuple[str, Any]:
@@ -200,14 +206,31 @@ def _from_metadata(metadata: Mapping[str, str]) -> dict[str, Any]:
 
 
 def finite_number(value: Any) -> float:
-    """Check a factor: a finite number that is not negative."""
+    """Check a factor: a number from 0 to ``LARGEST_ALPHA``."""
     if isinstance(value, str):
         raise TypeError("it is text, not a number; YAML wants a point in 1e-1, as in 1.0e-1")
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError("it must be a number")
-    if not math.isfinite(value) or value < 0:
-        raise ValueError("it must be finite and not negative")
+    if not 0 <= value <= LARGEST_ALPHA:
+        raise ValueError(f"it must be 0 to {LARGEST_ALPHA:g}")
     return float(value)
+
+
+def epsilon(value: Any) -> float:
+    """Check what is added to a variance, written as a number or as text."""
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        raise TypeError("it must be a number")
+    found, (low, high) = float(value) if isinstance(value, str) else value, EPSILONS
+    if not low <= found <= high:
+        raise ValueError(f"it must be {low:g} to {high:g}")
+    return float(found)
+
+
+def activation(value: Any) -> str:
+    """Check the activation: ``gelu`` or ``relu``, in any case."""
+    if not isinstance(value, str) or value.lower() not in ("gelu", "relu"):
+        raise ValueError("it must be gelu or relu")
+    return value.lower()
 
 
 def whole_number(value: Any) -> int:
@@ -228,11 +251,11 @@ def window_side(value: Any) -> int:
 
 
 def factor(value: Any) -> int:
-    """Check a scale: a whole number from 1 to 16."""
+    """Check a scale: a whole number from 1 to ``LARGEST_SCALE``."""
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError("it must be a whole number")
-    if not 1 <= value <= 16:
-        raise ValueError("it must be 1 to 16")
+    if not 1 <= value <= LARGEST_SCALE:
+        raise ValueError(f"it must be 1 to {LARGEST_SCALE}")
     return value
 
 
@@ -250,3 +273,31 @@ def attention_mode(value: Any) -> str:
     if value not in ("sdpa", "flex", "none"):
         raise ValueError("it must be sdpa, flex or none")
     return str(value)
+
+
+ATTENTION_MODES = ("sdpa", "flex", "none", "windows", "local", "global", "hierarchical")
+"""Of all networks together."""
+
+
+def recorded_attention_mode(value: Any) -> str:
+    """Check an attention mode that a file records, of whatever network."""
+    if value not in ATTENTION_MODES:
+        raise ValueError(f"it must be one of {', '.join(ATTENTION_MODES)}")
+    return str(value)
+
+
+CHECKS: Mapping[str, Callable[[Any], Any]] = {
+    "attention_mode": recorded_attention_mode,
+    "export_safe": yes_or_no,
+    "upsampler_alpha": finite_number,
+    "window_size": window_side,
+    "scale": factor,
+    "use_norm": yes_or_no,
+    "dynamic_inference": yes_or_no,
+    "obey_tracked_flag": yes_or_no,
+    "activation": activation,
+    "normalize_embeddings": yes_or_no,
+    "stem_stride": whole_number,
+    "bn_eps": epsilon,
+}
+"""How the value of a switch is checked, whoever gives it."""

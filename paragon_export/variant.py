@@ -8,6 +8,23 @@ from typing import Any, Literal
 
 Source = Literal["tensors", "flag", "config", "metadata", "default"]
 
+LARGEST_SCALE = 16
+
+MOST_CHANNELS = 8192
+"""Of a map inside a network: maps of more would take gigabytes at any size."""
+
+MOST_PICTURE_CHANNELS = 256
+"""Of the picture that a network is fed."""
+
+MOST_OUTPUT_VALUES = 2**12
+"""That a network gives for each pixel of its input: 16 channels at a scale of 16."""
+
+MOST_LARGE_VALUES = 2**14
+"""That features brought to full size take for each pixel of the input."""
+
+LARGEST_KERNEL = 64
+"""Taps along a side."""
+
 
 @dataclass(frozen=True)
 class Setting:

@@ -18,6 +18,7 @@ from paragon_export.engine import classifier_ports
 from paragon_export.errors import PlanError
 from paragon_export.families.glyph.network import ConvUnit, GlyphClassifier, ResidualBlock
 from paragon_export.glyph_probes import GLYPHS, glyph_batch, glyph_probes
+from paragon_export.manifest import check_manifest
 from paragon_export.metrics import wrong_top1
 from paragon_export.plan import BatchProfile, EnginePlan, Precision, Profile, Size
 from paragon_export.reference import TorchReference
@@ -395,7 +396,7 @@ def test_engine_of_a_range_of_batches(checkpoint: Path, run_here: RunHere, tmp_p
     assert manifest["profile"] == {"min": 1, "opt": 32, "max": 256}
     assert manifest["engine_sha256"] == sha256_of(tmp_path / "n.engine")
     assert manifest["parity"]["passed"] is True
-    (port,) = classifier_ports(manifest)
+    (port,) = classifier_ports(check_manifest(manifest))
     assert (port.dims[1:], port.dtype, port.span) == ((16, 16), "int64", (0, 39))
     again = run_here("trt", checkpoint, "--target", "sm86", "-o", "n.engine", "--json")
     assert json.loads(again.stdout)["cached"] is True

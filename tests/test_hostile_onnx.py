@@ -23,8 +23,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from paragon_export import limits
 from paragon_export.candidates import open_onnx
-from paragon_export.errors import ParagonExportError, PlanError, RunError
-from paragon_export.onnx_file import extent_told, ports_of, read_onnx, read_onnx_file
+from paragon_export.errors import ParagonExportError, RunError
+from paragon_export.onnx_file import ports_of, read_onnx, read_onnx_file
 from paragon_export.onnx_guard import DOMAINS
 from paragon_export.pipeline import export
 from paragon_export.plan import ExportPlan, OnnxBackend, Size
@@ -217,6 +217,29 @@ def _many_nodes(model: onnx.ModelProto) -> None:
     model.graph.node.extend([onnx.NodeProto()] * 50_001)
 
 
+def _of_ort(op_type: str = "MultiHeadAttention", inputs: int = 3, **attributes: Any) -> Change:
+    """Put an operator of ONNX Runtime's own in front."""
+
+    def change(model: onnx.ModelProto) -> None:
+        names = ["input"] * inputs
+        node = helper.make_node(op_type, names, ["a"], domain="com.microsoft", **attributes)
+        model.graph.node.insert(0, node)
+        model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+
+    return change
+
+
+def _before(op_type: str, *more: str, **attributes: Any) -> Change:
+    """Put a standard operator in front."""
+    node = helper.make_node(op_type, ["input", *more], ["a"], **attributes)
+    return lambda model: model.graph.node.insert(0, node)
+
+
+def _dropout(model: onnx.ModelProto) -> None:
+    model.graph.initializer.append(numpy_helper.from_array(np.array(True), "training"))
+    _before("Dropout", "", "training")(model)
+
+
 REFUSED: dict[str, tuple[Change, str]] = {
     "weights in /etc": (_outside("/etc/passwd"), "in another file"),
     "weights above": (_outside("../../etc/passwd"), "in another file"),
@@ -258,6 +281,41 @@ REFUSED: dict[str, tuple[Change, str]] = {
     "another library's set": (_opset("evil\x1b[2J", 1), "another library"),
     "another library's operator": (_node("domain", "evil"), "another library"),
     "an unknown operator": (_node("op_type", "Exec"), "unknown operator"),
+    **{
+        f"{name} of ONNX Runtime's": (_of_ort(name), "ONNX Runtime's own")
+        for name in (
+            "FusedConv",
+            "Gelu",
+            "SparseAttention",
+            "Sampling",
+            "WordConvEmbedding",
+            "DecoderMaskedMultiHeadAttention",
+            "Irfft",
+            "CDist",
+            "BeamSearch",
+            "",
+        )
+    },
+    "attention without heads": (_of_ort(), "other inputs"),
+    "attention with many heads": (_of_ort(num_heads=2**31), "other inputs"),
+    "attention with a cache": (_of_ort(inputs=7, num_heads=1), "other inputs"),
+    "attention with one way": (_of_ort(num_heads=1, unidirectional=1), "other inputs"),
+    "attention with infinite scores": (_of_ort(num_heads=1, scale=1e30), "a scale of"),
+    "attention with no scores": (_of_ort(num_heads=1, scale=float("nan")), "a scale of"),
+    **{
+        name: (_before(name), f"an operator for {word}")
+        for name, word in (
+            ("RandomNormalLike", "random"),
+            ("Bernoulli", "random"),
+            ("RegexFullMatch", "text"),
+            ("StringNormalizer", "text"),
+            ("ImageDecoder", "pictures"),
+            ("SoftmaxCrossEntropyLoss", "training"),
+        )
+    },
+    "dropout that drops": (_dropout, "training mode"),
+    "dropout that may drop": (_before("Dropout", "", "input"), "training mode"),
+    "a norm that learns": (_before("BatchNormalization", training_mode=1), "training mode"),
     "an input of 2^40": (_input_dim(2**40), "dimensions"),
     "a negative input": (_input_dim(-1), "dimensions"),
     "a sequence": (_sequence, "no tensor"),
@@ -302,6 +360,19 @@ def test_known_libraries_are_read(domain: str, tmp_path: Path) -> None:
     if domain == "com.microsoft":
         model.opset_import.append(helper.make_opsetid(domain, 1))
     model.graph.node[0].domain = "" if domain == "com.microsoft" else domain
+    path = tmp_path / "m.onnx"
+    path.write_bytes(model.SerializeToString())
+
+    read_onnx(path)
+
+
+def test_harmless_relatives_are_read(tmp_path: Path) -> None:
+    """Dropout and norms as inference has them, and attention as exports use it."""
+    model = plain()
+    model.graph.initializer.append(numpy_helper.from_array(np.array(False), "training"))
+    _before("Dropout", "", "training")(model)
+    _of_ort(num_heads=4, scale=0.5)(model)
+    model.graph.node[0].output[0] = "b"
     path = tmp_path / "m.onnx"
     path.write_bytes(model.SerializeToString())
 
@@ -371,13 +442,20 @@ def _hungry(extent: int) -> bytes:
     return plain(expand, least, shape=whole(extent, 3, 1, 1)).SerializeToString()
 
 
+@pytest.mark.parametrize("written", ["weight", "value", "value_ints"])
 @pytest.mark.parametrize("backend", list(OnnxBackend))
 def test_a_constant_that_asks_for_terabytes_is_refused(
-    backend: OnnxBackend, tmp_path: Path
+    backend: OnnxBackend, written: str, tmp_path: Path
 ) -> None:
     """It is read in the file: not every runtime survives an allocation that fails."""
     path = tmp_path / "m.onnx"
-    path.write_bytes(_hungry(2**38))
+    model = onnx.ModelProto.FromString(_hungry(2**38))
+    if written != "weight":
+        (shape,) = model.graph.initializer
+        told = shape if written == "value" else numpy_helper.to_array(shape).tolist()
+        model.graph.node.insert(0, helper.make_node("Constant", [], ["shape"], **{written: told}))
+        del model.graph.initializer[:]
+    path.write_bytes(model.SerializeToString())
 
     with pytest.raises(RunError, match="a value of gigabytes"):
         open_onnx(read_onnx_file(path), OUTPUTS, backend)
@@ -407,16 +485,6 @@ def test_without_proc_nothing_is_limited(monkeypatch: pytest.MonkeyPatch) -> Non
 # --- what a model says of itself ----------------------------------------------------------
 
 
-@pytest.mark.parametrize("told", [0, -1, 10**9, 1.5, True, "16", None, [1], {}])
-@pytest.mark.parametrize("name", ["window", "smallest"])
-def test_extents_in_metadata_are_checked(name: str, told: Any) -> None:
-    """A window of a billion pixels would be probed with pictures as large."""
-    with pytest.raises(PlanError, match=name):
-        extent_told({name: told}, name)
-    assert extent_told({name: 16}, name) == 16
-    assert extent_told({}, name) == 1
-
-
 @pytest.fixture(scope="module")
 def exported(tiny_realtime: Path, tmp_path_factory: pytest.TempPathFactory) -> onnx.ModelProto:
     """Return an export of a tiny network, of one size."""
@@ -428,14 +496,13 @@ def exported(tiny_realtime: Path, tmp_path_factory: pytest.TempPathFactory) -> o
 @pytest.mark.parametrize(
     "facts",
     [
-        {"switches": "[" * 5000},
-        {"switches": '{"upsampler_alpha": {"value": "\\u001b[2J", "source": "x"}}'},
-        {"switches": '{"upsampler_alpha": {"value": [[[[[[]]]]]]}}', "checkpoint": "/dev/zero"},
-        {"checkpoint_sha256": "\x1b[2J", "checkpoint": "../../etc/passwd"},
-        {"window": "1e400", "smallest": "NaN"},
-        {"switches": '{"a": 1, "a": 2}', "is_picture": "maybe"},
-        {"switches": "[/bold]", "precision": "\x07"},
-        {"checkpoint": "a\0b", "checkpoint_sha256": "null"},
+        {"checkpoint": "/dev/zero"},
+        {"checkpoint_sha256": "0" * 64, "checkpoint": "../../etc/passwd"},
+        {"checkpoint_sha256": "0" * 64, "checkpoint": "a\0b\x1b[2J"},
+        {"checkpoint_sha256": "0" * 64, "checkpoint": "n" * 5000},
+        {"variant": "[/bold]\x07", "family": "\x1b[2J", "layout": "", "tool": "paragon-export"},
+        {"their own": "[" * 5000, "names": "\x1b[2J", "window_size": "1e400"},
+        {"tool": "another", "scale": "4x", "precision": "mixed", "classes": "a, b"},
     ],
 )
 @pytest.mark.parametrize("as_json", [False, True])

@@ -697,4 +697,4 @@ def test_half_that_rewriting_spoils_is_exported_as_trained(
     assert result.passed is output.exists() is precision.is_half
     assert any(note.startswith("exported as trained") for note in result.notes) is result.passed
     if result.passed:
-        assert metadata_of(read_onnx(output))["rewrites"] == {}
+        assert metadata_of(read_onnx(output)).rewrites == {}

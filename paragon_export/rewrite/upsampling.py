@@ -13,6 +13,10 @@ from torch.nn import functional as F
 from paragon_export.primitives import outermost, set_edges
 from paragon_export.rewrite.graph import Network, feeds_only, is_call
 
+LARGEST_COMPOSED = 2**25
+"""Elements of a kernel that a rule may make, 256 MB of float64. 160 features at a scale of 8 come
+to 2**24.7."""
+
 
 def fuse_tail(network: Network) -> int:
     """Convolve, shuffle, convolve: one convolution of small pixels before the shuffle.
@@ -74,7 +78,8 @@ def _is_plain(conv: nn.Conv2d) -> bool:
 def _pays(first: nn.Conv2d, second: nn.Conv2d, s: int) -> bool:
     apart = 9 * first.in_channels * first.out_channels
     apart += 9 * second.in_channels * second.out_channels * s**2
-    return 16 * first.in_channels * second.out_channels * s**2 < apart
+    composed = 16 * first.in_channels * second.out_channels * s**2
+    return composed < apart and composed <= LARGEST_COMPOSED
 
 
 class GridShuffle(nn.Module):
@@ -193,6 +198,8 @@ def repeat_after_filter(network: Network) -> int:
         if not filters:
             continue
         last, taps = filters[-1][0], _product([conv for _, conv in filters])
+        if (len(taps) * s * 2 * _reach(taps, s)) ** 2 > LARGEST_COMPOSED:
+            continue
         small = network.call(last, _small_filter(taps, s), node.args[0])
         network.replace(last, network.call(last, GridShuffle(s), small))
         fired += 1
@@ -242,11 +249,16 @@ def _product(filters: list[nn.Conv2d]) -> Tensor:
     return taps
 
 
+def _reach(taps: Tensor, s: int) -> int:
+    """Return how many small pixels, on either side of a grid point, a filter reads."""
+    longest = max(taps.shape[1:]) // 2
+    return max(1 - (-longest) // s, (s - 1 + longest) // s)
+
+
 def _small_filter(taps: Tensor, s: int) -> nn.Conv2d:
     """Return the filter from small pixels to the grid: every channel into its own s^2."""
     channels, height, width = taps.shape
-    longest = max(height, width) // 2
-    reach = max(1 - (-longest) // s, (s - 1 + longest) // s)
+    reach = _reach(taps, s)
     kernel = taps.new_zeros(channels, s, s, channels, 2 * reach, 2 * reach)
     for i, dy in itertools.product(range(s), range(height)):
         point_y, to_i = on_grid(i, s)

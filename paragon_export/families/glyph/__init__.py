@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from paragon_export.checkpoint import Checkpoint, listing
 from paragon_export.errors import CheckpointError, PlanError, UnsupportedNetworkError
-from paragon_export.families.glyph.config import Check, activation, check, entries_of, positive
+from paragon_export.families.glyph.config import Check, check, entries_of
 from paragon_export.families.glyph.layout import (
     CELL,
     GRID,
@@ -27,17 +27,14 @@ from paragon_export.families.glyph.layout import (
 )
 from paragon_export.foreign import brief
 from paragon_export.plan import Switches
-from paragon_export.switches import read_yaml, whole_number, yes_or_no
+from paragon_export.switches import CHECKS, read_yaml
 from paragon_export.variant import Port, Setting, Source, Variant
 
 if TYPE_CHECKING:
     from torch import nn
 
 OPEN: Mapping[str, Check] = {
-    "activation": activation,
-    "normalize_embeddings": yes_or_no,
-    "stem_stride": whole_number,
-    "bn_eps": positive,
+    name: CHECKS[name] for name in ("activation", "normalize_embeddings", "stem_stride", "bn_eps")
 }
 """What tensors do not tell, and how a value is checked."""
 

@@ -181,7 +181,7 @@ def number(value: Any, name: str) -> float:
     """
     try:
         return positive(value)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise PlanError(f"{PATHS[name]} is {brief(value)}: {error}") from error
 
 
@@ -193,13 +193,6 @@ def positive(value: Any) -> float:
     if not 0 < found < float("inf"):
         raise ValueError("it must be finite and positive")
     return found
-
-
-def activation(value: Any) -> str:
-    """Check the activation: ``gelu`` or ``relu``, in any case."""
-    if not isinstance(value, str) or value.lower() not in ("gelu", "relu"):
-        raise ValueError("it must be gelu or relu")
-    return value.lower()
 
 
 def _clash(name: str, said: Any, found: Any) -> str:

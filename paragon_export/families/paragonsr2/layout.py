@@ -9,10 +9,12 @@ from collections.abc import Collection, Mapping
 from paragon_export.checkpoint import Checkpoint, listing
 from paragon_export.errors import CheckpointError, PlanError
 from paragon_export.plan import Switches
+from paragon_export.variant import LARGEST_SCALE
 
 Shapes = Mapping[str, tuple[int, ...]]
 
-LARGEST_SCALE = 16
+MOST_BLOCKS = 256
+"""Of a network; trained ones have 144 at most."""
 
 NOT_FLOATING = ("relative_position_index", "tracked_initialized")
 """Tensors that hold whole numbers or a flag, by the last part of their name."""
@@ -50,6 +52,10 @@ def counted(shapes: Shapes, pattern: re.Pattern[str]) -> tuple[int, int]:
     if groups * blocks > len(shapes):
         raise CheckpointError(
             f"{groups} groups of {blocks} blocks are named and there are {len(shapes)} tensors"
+        )
+    if groups * blocks > MOST_BLOCKS:
+        raise CheckpointError(
+            f"{groups} groups of {blocks} blocks; served are {MOST_BLOCKS} blocks at most"
         )
     return groups, blocks
 

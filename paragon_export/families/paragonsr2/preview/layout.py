@@ -7,13 +7,8 @@ import re
 from dataclasses import dataclass
 
 from paragon_export.errors import CheckpointError
-from paragon_export.families.paragonsr2.layout import (
-    LARGEST_SCALE,
-    Shapes,
-    counted,
-    dims,
-    square_root,
-)
+from paragon_export.families.paragonsr2.layout import Shapes, counted, dims, square_root
+from paragon_export.variant import LARGEST_SCALE
 
 HEADS = 4
 """Fixed in the published code."""

@@ -56,6 +56,9 @@ class VariantDefaults:
 
 WINDOW_SIZE = 16
 
+MOST_TOKENS = 4096
+"""Every pixel attends to all of them."""
+
 HEADS = 4
 """Heads of every window attention; fixed in every published generation."""
 
@@ -115,6 +118,9 @@ def infer(
         raise CheckpointError(f"{features} features cannot be shared by {HEADS} attention heads")
     block = FIRST_BLOCK
     pro = variant == "pro"
+    tokens = dims(shapes, f"{block}token_ca.token_dict", 3)[1] if pro else 0
+    if tokens > MOST_TOKENS:
+        raise CheckpointError(f"a dictionary of {tokens} tokens; served are {MOST_TOKENS} at most")
     return Hyperparameters(
         variant=variant,
         scale=scale,
@@ -126,7 +132,7 @@ def infer(
         layer_scale=f"{block}scale.gamma" in shapes,
         window_size=window_size,
         upsampler_alpha=upsampler_alpha,
-        tokens=dims(shapes, f"{block}token_ca.token_dict", 3)[1] if pro else 0,
+        tokens=tokens,
         token_width=dims(shapes, f"{block}token_ca.q_proj.weight", 2)[0] if pro else 0,
         squeeze=dims(shapes, f"{block}channel_attn.fc.0.weight", 2)[0] if pro else 0,
     )
