@@ -9,7 +9,7 @@ compared has failed.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import ml_dtypes
@@ -161,7 +161,7 @@ def _judge(
     rows = []
     for name, expected in truth.items():
         got = found.get(name)
-        problem = fault or _outputs_fault(found, truth) or _array_fault(got, expected)
+        problem = fault or _fault(found, truth, name)
         border = BORDER_PX * (expected.shape[-1] // probe.size.width)
         gap = _NOTHING if problem or got is None else difference(got, expected, border)
         peak = float(np.abs(truth["output"]).max())
@@ -217,7 +217,7 @@ def _judge_logits(
         tolerance = allowed[precision]
         found, fault = _run(candidate, probe, reference.inputs)
         got = found.get(name)
-        fault = fault or _outputs_fault(found, [name]) or _array_fault(got, truth)
+        fault = fault or _fault(found, {name: truth}, name)
         row = ParityRow(
             candidate=candidate.name,
             precision=precision,
@@ -262,18 +262,15 @@ def _divergences(rows: Sequence[ParityRow]) -> list[str]:
     ]
 
 
-def _outputs_fault(found: Arrays, expected: Collection[str]) -> str:
-    """Say which outputs there are too many."""
-    if set(found) <= set(expected):
-        return ""
-    return f"wrong outputs {brief(sorted(found))}, expected {brief(sorted(expected))}"
-
-
-def _array_fault(got: np.ndarray | None, expected: np.ndarray) -> str:
+def _fault(found: Arrays, expected: Arrays, name: str) -> str:
+    """Say why an output cannot be compared: there is none, there are others, shape or type."""
+    got = found.get(name)
     if got is None:
         return "output missing"
-    if got.shape != expected.shape:
-        return f"wrong shape {list(got.shape)}, expected {list(expected.shape)}"
+    if not set(found) <= set(expected):
+        return f"wrong outputs {brief(sorted(found))}, expected {brief(sorted(expected))}"
+    if got.shape != expected[name].shape:
+        return f"wrong shape {list(got.shape)}, expected {list(expected[name].shape)}"
     if got.dtype not in OUTPUT_TYPES:
         return f"wrong type {got.dtype}, expected float32 or half"
     return ""

@@ -322,7 +322,7 @@ import sys
 from pathlib import Path
 from paragon_export.engine import build_engine
 from paragon_export.errors import PlanError
-from paragon_export.onnx_file import read_onnx
+from paragon_export.onnx_file import read_onnx_file
 from paragon_export.plan import DEFAULT_PROFILE, Backend
 file = Path(sys.argv[1])
 try:

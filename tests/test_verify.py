@@ -14,6 +14,7 @@ import pytest
 
 from paragon_export.candidates import open_candidate, read_artifact
 from paragon_export.errors import RunError
+from paragon_export.isolated import IsolatedRunner
 from paragon_export.judge import judge
 from paragon_export.metrics import Difference
 from paragon_export.pipeline import export
@@ -21,7 +22,7 @@ from paragon_export.plan import ExportPlan, Precision, Size, Tolerance
 from paragon_export.precision import to_precision
 from paragon_export.probes import Probe, default_sizes, still_probes, video_probe
 from paragon_export.report import ParityReport, ParityRow
-from paragon_export.runners import Arrays, OnnxRunner, Runner
+from paragon_export.runners import Arrays, Runner
 from paragon_export.verify import Candidate, play, verify
 from tests.sabotage import (
     LARGE,
@@ -582,4 +583,4 @@ def test_reference_error_is_of_the_same_precision(
     report = verify(realtime.reference, candidates, probes[1:2])
     by_name = {row.candidate: row.reference_max_abs for row in report.rows}
     assert by_name["fp32"] < 1e-5 < 10 * by_name["fp16"] < 10 * by_name["bf16"]
-    assert isinstance(good_runners[Precision.FP32], OnnxRunner)
+    assert isinstance(good_runners[Precision.FP32], IsolatedRunner)
