@@ -28,7 +28,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
      "families.glyph.config", "families.glyph.network",
      "families.paragonsr2.layout", "families.paragonsr2.blocks",
      "families.paragonsr2.context.attention"),
-    ("runners", "console", "trace", "rewrite.attention", "rewrite.upsampling", "families.munet",
+    ("runners", "console", "trace", "volumes", "rewrite.attention", "rewrite.upsampling", "families.munet",
      "families.glyph", "glyph_probes",
      "families.paragonsr2.describing", "families.paragonsr2.release.layout",
      "families.paragonsr2.preview.layout", "families.paragonsr2.context.layout"),
