@@ -313,11 +313,13 @@ def _audit_lines(audit: Mapping[str, Any]) -> list[str]:
 
 def built(result: Build) -> Document:
     manifest = result.manifest
+    doubt = manifest.get("planned_memory_doubt") or ""
     return {
         "engine": str(result.engine),
         "manifest": str(result.engine) + ".json",
         "target": manifest.get("target"),
         "planned_device_memory_bytes": manifest.get("planned_device_memory_bytes"),
+        "planned_memory_doubt": doubt,
         "cached": result.cached,
         "reason": result.reason,
         "passed": result.passed,
@@ -327,7 +329,7 @@ def built(result: Build) -> Document:
         "tensorrt": f"{manifest.get('backend')} {manifest.get('tensorrt')}",
         "tensorrt_warnings": manifest.get("tensorrt_warnings", []),
         "parity": result.parity.to_json() if result.parity else manifest.get("parity"),
-        "notes": list(result.notes),
+        "notes": [*result.notes, *([doubt] if doubt else [])],
     }
 
 

@@ -364,6 +364,7 @@ def describe_engine(
         "planned_device_memory_bytes": built.planned_bytes,
         "planned_activation_bytes": built.activation_bytes,
         "planned_weights_bytes": built.weights_bytes,
+        "planned_memory_doubt": built.memory_doubt,
         "tensorrt_warnings": list(built.warnings),
         "parity": {
             "passed": parity.passed if parity else None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -9,11 +10,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import onnx
 import onnx_ir as ir
+import onnxruntime as ort
 import pytest
 import torch
 
+import paragon_export.engine as engine_module
 from paragon_export.candidates import static_size
 from paragon_export.engine import BuiltEngine, build_engine
 from paragon_export.errors import EngineBuildError, PlanError, RunError
@@ -33,6 +37,8 @@ from paragon_export.precision import to_precision
 from paragon_export.reference import build_reference, describe
 from paragon_export.simplify import simplify
 from paragon_export.trace import trace
+from paragon_export.volumes import largest_bytes
+from tests.conftest import RunHere
 
 RECIPES = sorted((Path(__file__).parents[1] / "engines").glob("*.toml"))
 
@@ -85,6 +91,7 @@ def compiled(
 def assert_whole(engine: BuiltEngine) -> None:
     """Check what every engine of ours promises."""
     assert engine.warnings == ()
+    assert engine.memory_doubt == ""
     assert len(engine.data) > 1000
     assert engine.activation_bytes is not None
     assert engine.weights_bytes is not None
@@ -110,7 +117,6 @@ def test_realtime_in_half_precision(models: Models) -> None:
     [
         ("realtime", Precision.BF16),
         ("stream", Precision.FP16),
-        ("photo", Precision.FP32),
         ("photo", Precision.FP16),
         ("photo", Precision.BF16),
         ("pro", Precision.FP16),
@@ -194,6 +200,99 @@ def test_memory_grows_with_the_profile(models: Models) -> None:
     one, four = (compiled(file, "sm86", profile=profile) for profile in (small, batched))
     assert_whole(four)
     assert one.planned_bytes < four.planned_bytes < compiled(file, "sm86").planned_bytes
+
+
+@pytest.mark.parametrize(
+    ("variant", "precision", "counted", "left_out"),
+    [
+        ("realtime", Precision.FP32, Size(7999, 8192), Size(8000, 8192)),
+        ("realtime", Precision.FP16, Size(15999, 8192), Size(16000, 8192)),
+        ("photo", Precision.FP32, Size(1056, 1920), Size(1080, 1920)),
+    ],
+)
+def test_a_figure_that_leaves_tensors_out_is_not_given(
+    models: Models,
+    variant: str,
+    precision: Precision,
+    counted: Size,
+    left_out: Size,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """From 8000 MiB on TensorRT does not count a tensor: its figure falls, and is not believed.
+
+    Where the last line fails TensorRT counts all of them, and the bound can be lifted.
+    """
+    file = models.file(variant, precision)
+
+    def built(largest: Size) -> BuiltEngine:
+        profile = Profile(smallest=Size(1, 1), optimal=Size(16, 16), largest=largest)
+        return compiled(file, "sm86", profile=profile)
+
+    right, engine = built(counted), built(left_out)
+    assert_whole(right)
+    assert (engine.activation_bytes, engine.planned_bytes) == (None, None)
+    assert engine.data
+    assert engine.weights_bytes == right.weights_bytes
+    assert "planned memory is not known" in engine.memory_doubt
+    assert "lower --max" in engine.memory_doubt
+    monkeypatch.setattr(engine_module, "UNPLANNED_BYTES", 2**60)
+    assert built(left_out).activation_bytes < right.activation_bytes / 2
+
+
+def test_the_manifest_and_the_table_say_why_there_is_no_figure(
+    tiny_realtime: Path, tmp_path: Path, run_here: RunHere
+) -> None:
+    """Null in JSON with the reason beside it and on stderr; also where the engine is reused."""
+    args = (
+        "trt", tiny_realtime, "-o", tmp_path / "e.engine", "--min", "1x1", "--opt", "16x16",
+        "--max", "11585x11585",
+    )  # fmt: skip
+    first, again = run_here(*args, "--json"), run_here(*args, "--json")
+    assert first.code == again.code == 0
+    manifest = json.loads((tmp_path / "e.engine.json").read_text())
+    for document in (json.loads(first.stdout), json.loads(again.stdout), manifest):
+        assert document["planned_device_memory_bytes"] is None
+        assert "planned memory is not known" in document["planned_memory_doubt"]
+    assert manifest["planned_activation_bytes"] is None
+    assert first.stderr.count("note: planned memory is not known") == 1
+    shown = run_here(*args).stdout
+    assert "planned memory" in shown
+    assert "unknown" in shown
+
+
+# --- sizes of tensors ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("variant", ["realtime", "stream", "photo", "pro"])
+def test_sizes_of_tensors_are_those_of_a_run(models: Models, variant: str) -> None:
+    """What is worked out from shapes is what ONNX Runtime makes at that size."""
+    file = models.file(variant)
+    model = read_onnx(file)
+    proto = ir.to_proto(model)
+    del proto.graph.output[:]
+    names = [name for node in proto.graph.node for name in node.output]
+    proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = ort.InferenceSession(proto.SerializeToString(), options)
+    picture = np.zeros((2, 3, 37, 53), np.float32)
+    made = session.run(None, {"input": picture})
+    assert largest_bytes(model, {"input": picture.shape}) == max(array.nbytes for array in made)
+
+
+def test_a_shape_that_follows_from_values_is_not_known() -> None:
+    """Where a tensor's extent depends on what is in the picture, nothing is promised."""
+    node = onnx.helper.make_node("NonZero", ["input"], ["output"])
+    ports = [
+        onnx.helper.make_tensor_value_info(name, kind, None)
+        for name, kind in (("input", onnx.TensorProto.FLOAT), ("output", onnx.TensorProto.INT64))
+    ]
+    graph = onnx.helper.make_graph([node], "values", ports[:1], ports[1:])
+    model = ir.from_proto(onnx.helper.make_model(graph, ir_version=10))
+    assert largest_bytes(model, {"input": (1, 3, 4, 5)}) is None
+
+
+# --- more that builds ----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("variant", ["realtime", "photo"])

@@ -30,7 +30,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
      "families.paragonsr2.context.attention"),
     ("metadata",),
     ("onnx_file",),
-    ("runners", "console", "trace", "rewrite.attention", "rewrite.upsampling", "families.munet",
+    ("runners", "console", "trace", "volumes", "rewrite.attention", "rewrite.upsampling", "families.munet",
      "families.glyph", "glyph_probes",
      "families.paragonsr2.describing", "families.paragonsr2.release.layout",
      "families.paragonsr2.preview.layout", "families.paragonsr2.context.layout"),

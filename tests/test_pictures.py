@@ -16,7 +16,9 @@ from paragon_export import verify
 from paragon_export.assets import CHECKPOINT
 from paragon_export.errors import PlanError
 from paragon_export.glyphs import RASTER, read_raster
+from paragon_export.int8 import Calibration, read_grids
 from paragon_export.pictures import pictures_in, read_picture
+from paragon_export.variant import Port
 from tests.conftest import RunHere
 
 RGB = np.array([[[255, 0, 0], [0, 128, 255]], [[10, 20, 30], [255, 255, 255]]], np.uint8)
@@ -323,3 +325,5 @@ def test_calibration_passes_over_them_too(folder: Path, run_here: RunHere) -> No
     """Of pictures, and of rasters of glyphs."""
     done = run_here(*COMMANDS["int8"](folder, folder))
     assert "holds 0 pictures of 192x192 pixels" in done.stderr
+    with pytest.raises(PlanError, match="holds 2 grids"):
+        read_grids(Calibration(path=folder, phase_1=folder), Port("input", ("batch", 16, 16)))
