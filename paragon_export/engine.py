@@ -113,7 +113,8 @@ def build_engine(
 def _network(trt: Any, onnx: Path, backend: Backend) -> Any:
     # RTX knows strongly typed networks only; full TensorRT 10 has to be told.
     typed = {} if backend is Backend.RTX else {"strongly_typed": True}
-    return trt.network_from_onnx_path(str(onnx), **typed)
+    # Not by its name, which may be no UTF-8.
+    return trt.network_from_onnx_bytes(onnx.read_bytes(), **typed)
 
 
 def _config(trt: Any, backend: Backend, targets: tuple[str, ...], profiles: list[Any]) -> Any:
