@@ -46,7 +46,7 @@ from paragon_export.switches import LARGEST_OPTION_FILE_BYTES, parse_yaml, read_
 from paragon_export.variant import Port
 from tests.conftest import RunHere
 from tests.glyph import small_checkpoint
-from tests.mutate import YAML_TRICKS, mutate_tree, mutate_yaml
+from tests.mutate import VALUES, YAML_TRICKS, mutate_tree, mutate_yaml
 from tests.test_cli_errors import assert_one_helpful_line, listing
 
 SLOWEST_S = 10
@@ -430,6 +430,15 @@ def test_a_manifest_that_is_no_file_counts_as_none(tmp_path: Path) -> None:
 
     assert read(engine) is None
     assert why_rebuild(tmp_path / "p.engine", {}) == "no engine was there"
+
+
+def test_mutations_leave_each_other_alone() -> None:
+    """One tree's change is not the next one's: a value that all share once ended up in itself."""
+    before = repr(VALUES)
+    for seed in range(3000):
+        with suppress(RecursionError):
+            json.dumps(mutate_tree(random.Random(seed), MANIFEST))
+    assert repr(VALUES) == before
 
 
 @settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
