@@ -57,6 +57,9 @@ FORBIDDEN = {
     "pickle.find_class", "webbrowser.open", "urllib.Request", "ctypes.dlopen",
 }  # fmt: skip
 
+LIBRARIES = ("libcuda", "tensorrt_rtx_libs")
+"""That are loaded to see whether there is a GPU, and to build engines."""
+
 CHANGES = {"os.remove", "os.rename", "os.rmdir", "os.mkdir", "os.link", "os.symlink", "os.chmod",
            "os.truncate", "shutil.rmtree", "shutil.move", "shutil.copyfile"}  # fmt: skip
 
@@ -123,14 +126,29 @@ class Seeds:
         self.exports = [self._exported(path) for path in paths[:2]]
         self.onnx = [path.read_bytes() for path in self.exports]
         self.onnx_phases = [self._exported(path) for path in self.phases]
+        self.good = self._good(paths[:2])
         del torch
 
-    def _exported(self, path: Path) -> Path:
+    def _good(self, paths: Sequence[Path]) -> list[tuple[Path, Path]]:
+        """Return checkpoints and exports of every kind: still, half, video, static and glyphs."""
+        from paragon_export.plan import Precision, Size
+
+        kinds: dict[str, dict[str, Any]] = {
+            "half": {"precision": Precision.FP16},
+            "video": {"video": True},
+            "static": {"static": Size(5, 7)},
+        }
+        more = [(path, self._exported(path, name, **options))
+                for path in paths for name, options in kinds.items()]  # fmt: skip
+        plain = zip((*paths, *self.phases), (*self.exports, *self.onnx_phases), strict=True)
+        return [*plain, *more]
+
+    def _exported(self, path: Path, name: str = "", **options: Any) -> Path:
         from paragon_export.pipeline import export
         from paragon_export.plan import ExportPlan
 
-        output = self.folder / f"{path.stem}.onnx"
-        export(ExportPlan(checkpoint=path, output=output))
+        output = self.folder / f"{path.stem}{name}.onnx"
+        export(ExportPlan(checkpoint=path, output=output, **options))
         return output
 
 
@@ -331,6 +349,53 @@ def _parity(
     return ["parity", str(reference), "m.onnx", "--sizes", "5x7"]
 
 
+BUILD = ("--target", "sm86", "--min", "1x1", "--opt", "5x7", "--max", "8x8")
+
+
+@kind("onnx metadata", 500)
+def onnx_metadata(rng: random.Random, seeds: Seeds, folder: Path) -> Command:
+    """Good models that say something else of themselves."""
+    from tests.mutate import mutate_metadata
+
+    return _any_command(rng, seeds, folder, mutate_metadata)
+
+
+@kind("onnx ports", 500)
+def onnx_ports(rng: random.Random, seeds: Seeds, folder: Path) -> Command:
+    """Good models with other ports."""
+    from tests.mutate import mutate_ports
+
+    return _any_command(rng, seeds, folder, mutate_ports)
+
+
+def _any_command(
+    rng: random.Random,
+    seeds: Seeds,
+    folder: Path,
+    mutate: Callable[[random.Random, bytes], bytes],
+) -> Command:
+    """Run one of the commands that take an ONNX file on a good one that was changed."""
+    checkpoint, good = rng.choice(seeds.good)
+    (folder / "m.onnx").write_bytes(mutate(rng, good.read_bytes()))
+    if rng.random() < 0.3:
+        shutil.copy(checkpoint, folder)
+    build = ["trt", "m.onnx", "-o", "e.engine"]
+    commands = [
+        *[["parity", str(checkpoint), "m.onnx", *rng.choice(([], ["--sizes", "5x7"]))]] * 3,
+        ["parity", str(checkpoint), "m.onnx", "--json", "--other-checkpoint"],
+        ["parity", "m.onnx"],
+        *[["audit", "m.onnx", *rng.choice(([], ["--bf16"]))]] * 3,
+        ["bench", "m.onnx", "--json", *rng.choice(([], ["--size", "5x7"], ["--batch", "2"]))],
+        rng.choice((["inspect", "m.onnx"], ["onnx", "m.onnx"])),
+        ["glyphs", "m.onnx", str(rng.choice(seeds.onnx_phases)), "raster.png"],
+        [*build, *BUILD, *rng.choice(([], ["--fp16"], ["--checkpoint", str(checkpoint)]))],
+    ]
+    command = rng.choice(commands)
+    if command[0] == "glyphs":
+        _raster(folder)
+    return command
+
+
 @kind("onnx of glyphs", 150)
 def onnx_of_glyphs(rng: random.Random, seeds: Seeds, folder: Path) -> Command:
     from tests.mutate import mutate_bytes, mutate_onnx
@@ -372,6 +437,54 @@ def manifests(rng: random.Random, seeds: Seeds, folder: Path) -> Command:
     data = mutate_bytes(rng, data) if rng.random() < 0.3 else data
     (folder / "e.engine.json").write_bytes(data)
     return ["parity", str(seeds.realtime), "e.engine", "--sizes", "5x7"]
+
+
+@kind("manifests with a digest", 300)
+def whole_manifests(rng: random.Random, seeds: Seeds, folder: Path) -> Command:
+    """Everything that a manifest says, one entry wrong, behind a digest that is right."""
+    from paragon_export.manifest import DIGEST, digest_of
+    from paragon_export.onnx_file import metadata_of, read_onnx
+    from tests.mutate import mutate_tree
+
+    _, good = rng.choice(seeds.good)
+    engine = b"no engine at all"
+    (folder / "e.engine").write_bytes(engine)
+    shutil.copy(good, folder / "m.onnx")
+    manifest = {
+        "source": "m.onnx", "backend": "rtx", "precision": "fp32", "target": "sm86",
+        "profile": rng.choice(({"min": "1x1", "opt": "5x7", "max": "8x8", "batch": 1},
+                               {"min": 1, "opt": 2, "max": 3})),
+        "switches": {}, "video": False, "rewrite": None, "onnx": "m.onnx", "engine": "e.engine",
+        "onnx_sha256": hashlib.sha256(good.read_bytes()).hexdigest(),
+        "onnx_metadata": metadata_of(read_onnx(good)).to_document(),
+        "planned_device_memory_bytes": 1, "tensorrt_warnings": ["a warning"],
+        "parity": {"passed": True, "judged": "it", "seen_on_gpu": False, "worst": {"max_abs": 0}},
+        "environment": {"cores": 1},
+    }  # fmt: skip
+    changed = mutate_tree(rng, manifest)
+    if isinstance(changed, dict):
+        changed |= {"engine_sha256": hashlib.sha256(engine).hexdigest()}
+        with contextlib.suppress(RecursionError):
+            changed[DIGEST] = digest_of(changed)
+    (folder / "e.engine.json").write_text(_json(changed), encoding="utf-8")
+    return rng.choice((["parity", "e.engine"], ["parity", str(seeds.realtime), "e.engine"],
+                       ["bench", "e.engine", "--json"], ["bench", str(good), "e.engine", "--json"],
+                       ["trt", "m.onnx", "-o", "e.engine", *BUILD]))  # fmt: skip
+
+
+@kind("recipe values", 100)
+def recipe_values(rng: random.Random, seeds: Seeds, folder: Path) -> Command:
+    """Recipes that are TOML, with one value wrong or large."""
+    from tests.mutate import NUMBERS
+
+    sizes = ('"1x1"', '"5x7"', '"8x8"', '"16384x16384"', '"99999x1"', '"0x0"', "1", "nan", "[]",
+             '"٣x٣"', '"1X1 "', "1979-05-27", "{}", "true", '""')  # fmt: skip
+    entries = {name: rng.choice((good, rng.choice(sizes)))
+               for name, good in (("min", '"1x1"'), ("opt", '"5x7"'), ("max", '"8x8"'))}  # fmt: skip
+    entries["batch"] = str(rng.choice((1, 2, True, *NUMBERS))).lower()
+    text = "[profile]\n" + "".join(f"{name} = {value}\n" for name, value in entries.items())
+    (folder / "r.toml").write_text(text, encoding="utf-8")
+    return ["trt", "absent.pth", "-o", "x.engine", "--recipe", "r.toml"]
 
 
 @kind("pictures", 200)
@@ -454,7 +567,7 @@ class Watch:
     def _hook(self, event: str, arguments: tuple[Any, ...]) -> None:
         if not self.active:
             return
-        if event in FORBIDDEN and "libcuda" not in str(arguments):  # whether there is a GPU
+        if event in FORBIDDEN and not any(name in str(arguments) for name in LIBRARIES):
             self._report(f"{event} {arguments!r:.200}")
         elif event in ("exec", "compile", "marshal.loads", "import") and _is_unpickling():
             self._report("code run by an unpickler")
@@ -526,7 +639,10 @@ def run_case(
         return outcome
     before, around = listing(folder), set(os.listdir(base)) | {"out", "err"}
     os.chdir(folder)
-    watch.seen, watch.allowed = [], (str(folder), str(temporary), "/dev/null", "/proc/self")
+    watch.seen, watch.allowed = (
+        [],
+        (str(folder), str(temporary), "/dev/null", f"/proc/{os.getpid()}/"),
+    )
     reset_peak()
     start = time.perf_counter()
     with captured(base / "out", base / "err"):
@@ -539,6 +655,7 @@ def run_case(
     outcome.violations += watch.seen
     outcome.violations += _wrong_words(outcome.code, base / "out", base / "err")
     asked = {command[command.index("-o") + 1]} if "-o" in command and outcome.code == 0 else set()
+    asked |= {name + more for name in asked if command[0] == "trt" for more in (".json", ".onnx")}
     after = listing(folder)
     strange = {n for n in {*before, *after} if before.get(n) != after.get(n)} - asked
     strange |= {n for n in os.listdir(base) if n not in around} | set(listing(temporary))

@@ -22,6 +22,7 @@ from paragon_export.candidates import is_engine
 from paragon_export.deps import cuda_advice
 from paragon_export.environment import environment
 from paragon_export.errors import ParagonExportError, PlanError, RunError
+from paragon_export.foreign import utf_8
 from paragon_export.glyph_probes import glyph_batch
 from paragon_export.isolated import IsolatedRunner
 from paragon_export.onnx_file import is_onnx, ports_of, read_onnx_file
@@ -131,7 +132,7 @@ def _grid(port: Port | None) -> Size:
 def _contenders(
     artifact: Path, switches: Switches, backends: Sequence[OnnxBackend]
 ) -> list[Contender]:
-    name = artifact.name
+    name = utf_8(artifact.name)
     if is_engine(artifact):
         from paragon_export.engine import classifier_ports, open_engine
         from paragon_export.manifest import read_engine

@@ -16,7 +16,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from paragon_export.checkpoint import Checkpoint
-from paragon_export.foreign import all_printable, finite, one_line
+from paragon_export.foreign import all_printable, finite, one_line, printable
 from paragon_export.report import BenchReport, ParityReport
 from paragon_export.variant import Variant
 
@@ -438,7 +438,7 @@ def bench_markdown(report: BenchReport) -> str:
     ]
     for row in document["rows"]:
         cells = [row["artifact"], row["backend"], _extent(row), *_bench_cells(row)]
-        lines.append("| " + " | ".join(cell.replace("|", "/") for cell in cells) + " |")
+        lines.append("| " + " | ".join(printable(c.replace("|", "/")) for c in cells) + " |")
     facts = document["environment"]
     versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
     lines += [

@@ -141,6 +141,7 @@ def _memory_doubt(model: ir.Model, profile: AnyProfile) -> str:
 def _network(trt: Any, file: OnnxFile, backend: Backend) -> Any:
     # RTX knows strongly typed networks only; full TensorRT 10 has to be told.
     typed = {} if backend is Backend.RTX else {"strongly_typed": True}
+    # Not by its name, which may be no UTF-8.
     return trt.network_from_onnx_bytes(file.data, **typed)
 
 

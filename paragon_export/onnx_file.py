@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +16,7 @@ import onnx_ir as ir
 from paragon_export.checkpoint import Checkpoint
 from paragon_export.environment import makers
 from paragon_export.errors import PlanError, RunError
-from paragon_export.foreign import one_line, utf_8
+from paragon_export.foreign import brief, one_line, utf_8
 from paragon_export.limits import limited_memory
 from paragon_export.metadata import TOOL, ModelMetadata
 from paragon_export.onnx_guard import check_model
@@ -218,19 +218,33 @@ def ports_of(model: ir.Model) -> tuple[tuple[Port, ...], tuple[Port, ...]]:
     """Return the inputs and outputs of a model as ports; those of a classifier with their span.
 
     Raises:
-        PlanError: If a classifier reads IDs from nowhere that says how many there are.
+        PlanError: If a classifier takes something else than grids of IDs or cells, or reads IDs
+            from nowhere that says how many there are.
     """
     inputs, outputs = (
         tuple(_port(value) for value in values)
         for values in (model.graph.inputs, model.graph.outputs)
     )
     if any(port.is_logits for port in outputs):
+        _check_items(inputs)
         spans = [
             (0, _table_rows(value) - 1) if port.dtype == "int64" else (0, 1)
             for value, port in zip(model.graph.inputs, inputs, strict=True)
         ]
         inputs = tuple(replace(p, span=span) for p, span in zip(inputs, spans, strict=True))
     return inputs, outputs
+
+
+def _check_items(inputs: Sequence[Port]) -> None:
+    """Refuse a classifier that takes something else than grids of IDs or cells of one channel."""
+    for port in inputs:
+        _, *item = port.dims or ("",)
+        one = [] if port.dtype == "int64" else [1]
+        if len(item) != 2 + len(one) or item[:-2] != one or not all(type(d) is int for d in item):
+            raise PlanError(
+                f"input {brief(port.name)} of {len(port.dims)} dimensions {brief(port.dims)}; "
+                "expected batch, rows, columns of IDs or batch, 1, rows, columns of cells"
+            )
 
 
 def guarded_ports(data: bytes) -> tuple[Port, ...]:

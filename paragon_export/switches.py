@@ -222,7 +222,7 @@ def epsilon(value: Any) -> float:
         raise TypeError("it must be a number")
     found, (low, high) = float(value) if isinstance(value, str) else value, EPSILONS
     if not low <= found <= high:
-        raise ValueError(f"it must be {low:g} to {high:g}")
+        raise ValueError(f"it must be positive, {low:g} to {high:g}")
     return float(found)
 
 

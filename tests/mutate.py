@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import json
 import pickletools
@@ -111,7 +112,9 @@ def another_value(rng: random.Random, value: Any) -> Any:
     deep: Any = []
     for _ in range(rng.choice((5, 200, 3000)) if rng.random() < 0.1 else 0):
         deep = [deep]
-    return rng.choice((rng.choice(NUMBERS), rng.choice(TEXTS), rng.choice(VALUES), repr(value)[:99] if not isinstance(value, (list, dict)) else "x",
+    # A copy: what is put into a tree may be changed there, or end up inside itself.
+    fresh = copy.deepcopy(rng.choice(VALUES))
+    return rng.choice((rng.choice(NUMBERS), rng.choice(TEXTS), fresh, repr(value)[:99] if not isinstance(value, (list, dict)) else "x",
                        [value], {"a": value}, deep, 1.5))  # fmt: skip
 
 
@@ -296,6 +299,62 @@ def _another_scalar(rng: random.Random, field: Any, value: Any) -> Any:
     bits = 31 if cpp in (field.CPPTYPE_INT32, field.CPPTYPE_UINT32) else 63
     number = rng.choice((*NUMBERS, (value or 0) + 1, (value or 0) - 1))
     return max(0 if "UINT" in str(field.type) else -(2**bits), min(2**bits - 1, number))
+
+
+def mutate_metadata(rng: random.Random, data: bytes) -> bytes:
+    """Change one to three entries of what a good model says of itself; the graph stays good."""
+    import onnx
+
+    model = onnx.ModelProto.FromString(data)
+    props = {entry.key: entry.value for entry in model.metadata_props}
+    for _ in range(rng.choice((1, 1, 1, 2, 3))):
+        name = rng.choice((*props, "window", "smallest", "switches", "checkpoint"))
+        props[name] = _another_entry(rng, props.get(name, ""))
+        if rng.random() < 0.1:
+            del props[rng.choice(list(props))]
+    onnx.helper.set_model_props(model, props)
+    return model.SerializeToString()
+
+
+def _another_entry(rng: random.Random, text: str) -> str:
+    try:
+        tree = json.loads(text)
+    except ValueError:
+        tree = text
+    if rng.random() < 0.2:
+        return rng.choice(("", "NaN", "1e400", "-Infinity", "[" * 5000, "{}", "null", "1" * 5000,
+                           '{"a": 1, "a": 2}', '"' + "x" * 70_000 + '"', "\x1b[2J"))  # fmt: skip
+    try:
+        told = json.dumps(mutate_tree(rng, tree))
+    except RecursionError:
+        return "[" * 900
+    return told.encode("utf-8", "ignore").decode()
+
+
+def mutate_ports(rng: random.Random, data: bytes) -> bytes:
+    """Change shape, rank, type or name of a good model's ports, or add some."""
+    import onnx
+
+    model = onnx.ModelProto.FromString(data)
+    ports = [*model.graph.input, *model.graph.output]
+    for _ in range(rng.choice((1, 1, 1, 2))):
+        port, kind = rng.choice(ports), rng.randrange(8)
+        tensor = port.type.tensor_type
+        if kind < 4 and tensor.shape.dim:
+            dim = rng.choice(tensor.shape.dim)
+            dim.dim_value = rng.choice((0, 1, 2, 3, 4, 5, 16, 256, 1000, 4096, 16384, 65536, 10**5,
+                                        2**20, 2**31, 2**40))  # fmt: skip
+        elif kind == 4:
+            del tensor.shape.dim[rng.randrange(len(tensor.shape.dim) + 1) :]
+        elif kind == 5:
+            tensor.shape.dim.add(dim_param=rng.choice(("n", "", "batch", "\x1b[2J")))
+        elif kind == 6:
+            tensor.elem_type = rng.choice((1, 2, 6, 7, 8, 9, 10, 11, 16, 0, 99))
+        else:
+            extra = rng.choice((model.graph.input, model.graph.output)).add()
+            extra.CopyFrom(port)
+            extra.name = rng.choice(("prev_feat", "alpha", "feature_map", "output", "x", "input"))
+    return model.SerializeToString()
 
 
 # --- YAML ---------------------------------------------------------------------------------

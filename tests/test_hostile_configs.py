@@ -37,6 +37,7 @@ from paragon_export.manifest import (
     read,
     why_judge_again,
     why_rebuild,
+    write_manifest,
 )
 from paragon_export.pictures import MOST_PIXELS
 from paragon_export.plan import EnginePlan, Switches, read_recipe
@@ -46,7 +47,7 @@ from paragon_export.switches import LARGEST_OPTION_FILE_BYTES, parse_yaml, read_
 from paragon_export.variant import Port
 from tests.conftest import RunHere
 from tests.glyph import small_checkpoint
-from tests.mutate import YAML_TRICKS, mutate_tree, mutate_yaml
+from tests.mutate import VALUES, YAML_TRICKS, mutate_tree, mutate_yaml
 from tests.test_cli_errors import assert_one_helpful_line, listing
 
 SLOWEST_S = 10
@@ -241,6 +242,9 @@ def test_any_text_is_a_value_or_an_error(text: str) -> None:
 # --- recipes ------------------------------------------------------------------------------
 
 RECIPES = {
+    "more than TensorRT holds": (
+        '[profile]\nmin = "1x1"\nopt = "1x1"\nmax = "16384x16384"\nbatch = 9\n'
+    ),
     "deep": "[profile]\nx = " + "[" * 20_000 + "\n",
     "large": "#" * 100_000,
     "twice": '[profile]\nmin = "1x1"\nmin = "1x1"\n',
@@ -358,6 +362,66 @@ def test_a_damaged_manifest_counts_as_none(text: str, tmp_path: Path) -> None:
         open_engine(engine)
 
 
+IMPOSSIBLE: dict[str, dict[str, Any]] = {
+    "a verdict of text": {"parity": {"passed": "yes"}},
+    "a verdict of 1": {"parity": {"passed": 1}},
+    "a verdict that is a list": {"parity": [True]},
+    "rows of a verdict": {"parity": {"passed": True, "rows": [1]}},
+    "another backend": {"backend": "cuda"},
+    "a backend that is a list": {"backend": ["rtx"]},
+    "another precision": {"precision": "fp8"},
+    "a profile of text": {"profile": "1x1"},
+    "a profile without sizes": {"profile": {"batch": 1}},
+    "a profile that falls": {"profile": {"min": "3x3", "opt": "2x2", "max": "1x1", "batch": 1}},
+    "a profile of floats": {"profile": {"min": 1.5, "opt": 2, "max": 3}},
+    "a batch of true": {"profile": {"min": "1x1", "opt": "2x2", "max": "3x3", "batch": True}},
+    "a gigantic batch": {"profile": {"min": 1, "opt": 2, "max": 10**9}},
+    "gigantic pictures": {
+        "profile": {"min": "1x1", "opt": "1x1", "max": "16384x16384", "batch": 16384}
+    },
+    "one entry more": {"profile": {"min": 1, "opt": 2, "max": 3, "best": 2}},
+    "a gigantic vocabulary": {"onnx_metadata": {"classes": 3, "vocabulary": 10**30}},
+    "a vocabulary of text": {"onnx_metadata": {"classes": 3, "vocabulary": "4"}},
+    "classes of true": {"onnx_metadata": {"classes": True}},
+    "metadata that is a list": {"onnx_metadata": []},
+    "switches without a value": {"onnx_metadata": {"switches": {"scale": {"source": "flag"}}}},
+    "a digest of metadata": {"onnx_metadata": {"checkpoint_sha256": 7}},
+    "warnings of numbers": {"tensorrt_warnings": [1]},
+    "warnings that are text": {"tensorrt_warnings": "none"},
+    "memory of text": {"planned_device_memory_bytes": "much"},
+    "an ONNX file that is a list": {"onnx": ["m.onnx"]},
+    "switches that are a list": {"switches": [1]},
+    "nested": {"parity": {"passed": True, "worst": json.loads("[" * 200 + "]" * 200)}},
+}
+"""Entries of which each spoils a manifest."""
+
+
+@pytest.mark.parametrize("kind", IMPOSSIBLE)
+def test_a_manifest_with_a_right_digest_and_wrong_entries_counts_as_none(
+    kind: str, tmp_path: Path, tiny_realtime: Path, run_here: RunHere
+) -> None:
+    """A digest can be made by anybody: the engine is built again, and refused in one line."""
+    document = {**MANIFEST, "engine_sha256": hashlib.sha256(b"engine").hexdigest()}
+    engine = _beside(tmp_path, "{}")
+    write_manifest(engine, dict(document))
+    assert read(engine)
+    write_manifest(engine, {**document, **IMPOSSIBLE[kind]})
+
+    assert read(engine) is None
+    assert why_rebuild(engine, {}) == "the engine there has no readable manifest"
+    for command in (["parity"], ["parity", tiny_realtime], ["bench"]):
+        assert_one_helpful_line(run_here(*command, "e.engine"), "e.engine has no manifest")
+
+
+def test_an_onnx_file_that_cannot_be_named_is_gone(tmp_path: Path) -> None:
+    """Where a manifest says that the engine's ONNX file is, there may be no file."""
+    engine = _beside(tmp_path, "{}")
+    digest = hashlib.sha256(b"engine").hexdigest()
+    for name in ("a\0b", "n" * 5000, "\ud800", "..", "/proc/self/mem", "e.engine/x", ""):
+        write_manifest(engine, {**MANIFEST, "engine_sha256": digest, "onnx": name})
+        assert why_rebuild(engine, {}).startswith("the ONNX file it was compiled from")
+
+
 def test_a_manifest_that_is_no_file_counts_as_none(tmp_path: Path) -> None:
     """A pipe beside an engine is not waited for, nor is one in its place."""
     engine = _beside(tmp_path, "{}")
@@ -367,6 +431,15 @@ def test_a_manifest_that_is_no_file_counts_as_none(tmp_path: Path) -> None:
 
     assert read(engine) is None
     assert why_rebuild(tmp_path / "p.engine", {}) == "no engine was there"
+
+
+def test_mutations_leave_each_other_alone() -> None:
+    """One tree's change is not the next one's: a value that all share once ended up in itself."""
+    before = repr(VALUES)
+    for seed in range(3000):
+        with suppress(RecursionError):
+            json.dumps(mutate_tree(random.Random(seed), MANIFEST))
+    assert repr(VALUES) == before
 
 
 @settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))

@@ -199,6 +199,25 @@ def test_a_grid_that_cannot_be_probed_is_refused(tmp_path: Path) -> None:
         read_onnx(tmp_path / "m.onnx")
 
 
+@pytest.mark.parametrize(
+    ("kind", "dims"),
+    [(7, ["n", 3, 16, 16]), (7, ["n", "h", 16]), (7, []), (1, ["n", 3, 8, 8]), (1, ["n", 8, 8]),
+     (1, ["n", 1, 8, "w"]), (1, ["n"])],
+    ids=repr,
+)  # fmt: skip
+def test_a_classifier_takes_grids_or_cells(
+    kind: int, dims: list[Any], tmp_path: Path, run_here: RunHere
+) -> None:
+    """Of what else it takes nothing is known to feed it."""
+    model = plain()
+    model.graph.input[0].CopyFrom(helper.make_tensor_value_info("input", kind, dims))
+    model.graph.output[0].CopyFrom(helper.make_tensor_value_info("output", 1, ["n", 9]))
+    onnx.save(model, tmp_path / "m.onnx")
+
+    for command in ("audit", "bench"):
+        assert_one_helpful_line(run_here(command, "m.onnx"), "input")
+
+
 @pytest.mark.parametrize("dims", [(1, 3, 2160, 3840), ("n", 4, "h", "w"), (1, 256, 16, 16)])
 def test_ports_of_real_networks_are_read(dims: tuple[Any, ...], tmp_path: Path) -> None:
     """Pictures of 4K, and of many channels."""
