@@ -57,8 +57,9 @@ FORBIDDEN = {
     "pickle.find_class", "webbrowser.open", "urllib.Request", "ctypes.dlopen",
 }  # fmt: skip
 
-LIBRARIES = ("libcuda", "tensorrt_rtx_libs")
-"""That are loaded to see whether there is a GPU, and to build engines."""
+ALLOWED = ("libcuda", "tensorrt_rtx_libs", "paragon_export.isolated_worker")
+"""Libraries that are loaded to see whether there is a GPU and to build engines, and the child
+process in which files of others are run."""
 
 CHANGES = {"os.remove", "os.rename", "os.rmdir", "os.mkdir", "os.link", "os.symlink", "os.chmod",
            "os.truncate", "shutil.rmtree", "shutil.move", "shutil.copyfile"}  # fmt: skip
@@ -567,7 +568,7 @@ class Watch:
     def _hook(self, event: str, arguments: tuple[Any, ...]) -> None:
         if not self.active:
             return
-        if event in FORBIDDEN and not any(name in str(arguments) for name in LIBRARIES):
+        if event in FORBIDDEN and not any(name in str(arguments) for name in ALLOWED):
             self._report(f"{event} {arguments!r:.200}")
         elif event in ("exec", "compile", "marshal.loads", "import") and _is_unpickling():
             self._report("code run by an unpickler")

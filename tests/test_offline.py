@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -27,6 +28,23 @@ def watch(event, args):
 
 sys.addaudithook(watch)
 """
+
+WATCHED_CHILD = """
+import sys
+NETWORK = ("socket.connect", "socket.getaddrinfo", "socket.gethostbyname", "socket.sendto")
+
+def watch(event, args):
+    if event in NETWORK:
+        with open({log!r}, "a") as file:
+            print(event, repr(args), file=file)
+        raise OSError("this machine has no network")
+    if event == "import" and args[0] == "onnxruntime" and "-c" in sys.argv:
+        with open({log!r} + ".started", "a") as file:
+            print("onnxruntime", file=file)
+
+sys.addaudithook(watch)
+"""
+"""Imported by every Python that is started, the processes that run files of others among them."""
 
 COMMANDS = """
 from paragon_export.cli import main
@@ -71,8 +89,15 @@ def test_no_command_reaches_for_the_network(
         ["parity", c, "a.onnx", *both],
         ["bench", "a.onnx", "--size", "9x9"],
     ]
+    site, log = tmp_path / "site", tmp_path / "seen"
+    site.mkdir()
+    (site / "sitecustomize.py").write_text(WATCHED_CHILD.format(log=str(log)))
+    known = os.environ.get("PYTHONPATH")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, (str(site), known))))
     assert watched(COMMANDS, json.dumps(commands), cwd=tmp_path) == []
     assert (tmp_path / "a.engine").exists()
+    assert (tmp_path / "seen.started").exists()
+    assert not log.exists(), log.read_text()
     home = tmp_path / "home"
     left = {path.relative_to(home).parts[:2] for path in home.rglob("*") if path.is_file()}
     assert left == set()
