@@ -201,7 +201,7 @@ def _check_provider(session: onnxruntime.InferenceSession, provider: str) -> Non
         raise RunError(
             f"ONNX Runtime has no working {device} here and fell back to {used[0]}; {cuda_advice()}"
         )
-    if not hasattr(session, "get_provider_graph_assignment_info"):  # ONNX Runtime before 1.24
+    if not hasattr(session, "get_provider_graph_assignment_info"):  # an older ONNX Runtime
         return
     parts = session.get_provider_graph_assignment_info()
     on_cpu = {n.op_type for part in parts if part.ep_name == CPU_PROVIDER for n in part.get_nodes()}
