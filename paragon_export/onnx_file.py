@@ -16,6 +16,7 @@ import onnx_ir as ir
 from paragon_export.checkpoint import Checkpoint
 from paragon_export.environment import makers
 from paragon_export.errors import PlanError, RunError
+from paragon_export.families.glyph.layout import CELL, GRID
 from paragon_export.foreign import brief, one_line, utf_8
 from paragon_export.limits import limited_memory
 from paragon_export.metadata import TOOL, ModelMetadata
@@ -238,12 +239,11 @@ def ports_of(model: ir.Model) -> tuple[tuple[Port, ...], tuple[Port, ...]]:
 def _check_items(inputs: Sequence[Port]) -> None:
     """Refuse a classifier that takes something else than grids of IDs or cells of one channel."""
     for port in inputs:
-        _, *item = port.dims or ("",)
-        one = [] if port.dtype == "int64" else [1]
-        if len(item) != 2 + len(one) or item[:-2] != one or not all(type(d) is int for d in item):
+        item = (GRID, GRID) if port.dtype == "int64" else (1, CELL, CELL)
+        if not port.dims or port.dims[1:] != item:
             raise PlanError(
-                f"input {brief(port.name)} of {len(port.dims)} dimensions {brief(port.dims)}; "
-                "expected batch, rows, columns of IDs or batch, 1, rows, columns of cells"
+                f"input {brief(port.name)} of shape {brief(list(port.dims))}; a classifier takes "
+                f"(batch, {GRID}, {GRID}) IDs or (batch, 1, {CELL}, {CELL}) cells"
             )
 
 

@@ -201,7 +201,7 @@ def test_a_grid_that_cannot_be_probed_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("kind", "dims"),
-    [(7, ["n", 3, 16, 16]), (7, ["n", "h", 16]), (7, []), (1, ["n", 3, 8, 8]), (1, ["n", 8, 8]),
+    [(7, ["n", 3, 16, 16]), (7, ["n", 16, 3]), (1, ["n", 1, 8, 1]), (7, ["n", "h", 16]), (7, []), (1, ["n", 3, 8, 8]), (1, ["n", 8, 8]),
      (1, ["n", 1, 8, "w"]), (1, ["n"])],
     ids=repr,
 )  # fmt: skip
