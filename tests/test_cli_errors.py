@@ -84,8 +84,10 @@ def listing(folder: Path) -> dict[str, bytes]:
 
 def assert_one_helpful_line(done: Finished, word: str) -> None:
     assert done.code == 3, done
-    assert done.stdout == ""
     assert len(done.stderr.splitlines()) == 1, done.stderr
+    if done.stdout:  # with --json
+        said = done.stderr.removeprefix("paragon-export: ").removesuffix("\n")
+        assert json.loads(done.stdout) == {"error": said}
     assert done.stderr.startswith("paragon-export: ")
     assert done.stderr.endswith("\n")
     assert word in done.stderr
@@ -109,6 +111,7 @@ def test_a_process_refuses_a_bad_checkpoint(kind: str, tmp_path: Path, run_cli: 
     done = run_cli("inspect", path, "--json")
 
     assert_one_helpful_line(done, word)
+    assert done.stdout
     assert str(path) in done.stderr
     assert listing(tmp_path) == before
 
