@@ -237,8 +237,8 @@ def ports_of(model: ir.Model) -> tuple[tuple[Port, ...], tuple[Port, ...]]:
 
 
 def _check_items(inputs: Sequence[Port]) -> None:
-    """Refuse a classifier that takes something else than grids of IDs or cells of one channel."""
-    for port in inputs:
+    """Refuse a classifier whose first input is something else than grids of IDs or cells."""
+    for port in inputs[:1]:
         item = (GRID, GRID) if port.dtype == "int64" else (1, CELL, CELL)
         if not port.dims or port.dims[1:] != item:
             raise PlanError(
