@@ -22,6 +22,7 @@ import errno
 import hashlib
 import json
 import os
+import shutil
 import stat
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -60,6 +61,8 @@ class _PrivateFolder:
 
 
 _open_folders: set[_PrivateFolder] = set()
+
+_scratch_folders: set[str] = set()
 
 
 def write_files(files: Mapping[Path, bytes]) -> None:
@@ -283,10 +286,29 @@ def _is_my_file(found: os.stat_result) -> bool:
     return stat.S_ISREG(found.st_mode) and found.st_nlink == 1 and _is_mine(found)
 
 
+@contextmanager
+def scratch() -> Iterator[Path]:
+    """Give a temporary folder, which is removed also if a signal ends the process.
+
+    Libraries that ask for a temporary file get it there too.
+    """
+    usual = tempfile.tempdir
+    with tempfile.TemporaryDirectory(prefix="paragon-export-") as name:
+        _scratch_folders.add(name)
+        tempfile.tempdir = name
+        try:
+            yield Path(name)
+        finally:
+            tempfile.tempdir = usual
+            _scratch_folders.discard(name)
+
+
 def _abandon() -> None:
     """Remove what this process was writing."""
     for folder in tuple(_open_folders):
         folder.remove()
+    for name in tuple(_scratch_folders):
+        shutil.rmtree(name, ignore_errors=True)
 
 
 before_end(_abandon)

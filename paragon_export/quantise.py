@@ -15,13 +15,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
+from paragon_export.artifact import scratch
 from paragon_export.errors import RunError
 
 QUANTISED = ("Conv", "Gemm", "MatMul")
@@ -59,8 +58,8 @@ def quantise(model: ir.Model, feeds: Sequence[Mapping[str, np.ndarray]]) -> ir.M
     import onnx
     from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
 
-    with TemporaryDirectory() as folder, _without_advice():
-        made = Path(folder) / "int8.onnx"
+    with scratch() as folder, _without_advice():
+        made = folder / "int8.onnx"
         try:
             quantize_static(
                 ir.to_proto(model),

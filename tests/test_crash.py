@@ -205,6 +205,32 @@ def test_a_stopped_run_is_quiet_and_leaves_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
+QUANTIZING = """
+import os, sys, tempfile, time
+from paragon_export import signals
+signals.listen()
+from paragon_export.artifact import scratch
+with scratch() as folder:
+    (folder / "int8.onnx").write_text("half")
+    tempfile.mkdtemp()
+    print("ready", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_stopped_run_leaves_no_temporary_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither its own nor those that a library made meanwhile."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    with another_process(QUANTIZING) as process:
+        assert list(tmp_path.rglob("int8.onnx"))
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=30)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert list(tmp_path.iterdir()) == []
+
+
 # --- two at once ---------------------------------------------------------------------------
 
 
