@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -79,6 +79,7 @@ def read_onnx_file(path: Path) -> OnnxFile:
 
     Raises:
         RunError: If it is not one, or its metadata says what cannot be (see ``metadata``).
+        PlanError: If it is a classifier of something else than glyphs.
     """
     import onnx
 
@@ -99,8 +100,9 @@ def read_onnx_file(path: Path) -> OnnxFile:
                 raise RunError(
                     f"{path}: its metadata says that {error}; export it again or remove the entry"
                 ) from error
+            _check_items(path, model)
             return OnnxFile(path, data, model)
-    except RunError:
+    except (RunError, PlanError):
         raise
     except Exception as error:  # protobuf and onnx raise unrelated classes for damaged files
         raise RunError(f"{path} is not an ONNX file: {one_line(str(error))[:200]}") from error
@@ -219,15 +221,13 @@ def ports_of(model: ir.Model) -> tuple[tuple[Port, ...], tuple[Port, ...]]:
     """Return the inputs and outputs of a model as ports; those of a classifier with their span.
 
     Raises:
-        PlanError: If a classifier takes something else than grids of IDs or cells, or reads IDs
-            from nowhere that says how many there are.
+        PlanError: If a classifier reads IDs from nowhere that says how many there are.
     """
     inputs, outputs = (
         tuple(_port(value) for value in values)
         for values in (model.graph.inputs, model.graph.outputs)
     )
     if any(port.is_logits for port in outputs):
-        _check_items(inputs[:1])  # others are switches of this tool
         spans = [
             (0, _table_rows(value) - 1) if port.dtype == "int64" else (0, 1)
             for value, port in zip(model.graph.inputs, inputs, strict=True)
@@ -236,14 +236,17 @@ def ports_of(model: ir.Model) -> tuple[tuple[Port, ...], tuple[Port, ...]]:
     return inputs, outputs
 
 
-def _check_items(inputs: Sequence[Port]) -> None:
-    """Refuse a classifier whose first input is something else than grids of IDs or cells."""
-    for port in inputs[:1]:
+def _check_items(path: Path, model: ir.Model) -> None:
+    """Refuse a classifier whose input is something else than grids of IDs or cells."""
+    inputs, outputs = ([_port(v) for v in vs] for vs in (model.graph.inputs, model.graph.outputs))
+    if not outputs or not outputs[0].is_logits:
+        return
+    for port in inputs:
         item = (GRID, GRID) if port.dtype == "int64" else (1, CELL, CELL)
         if not port.dims or port.dims[1:] != item:
             raise PlanError(
-                f"input {brief(port.name)} of shape {brief(list(port.dims))}; a classifier takes "
-                f"(batch, {GRID}, {GRID}) IDs or (batch, 1, {CELL}, {CELL}) cells"
+                f"{path}: input {brief(port.name)} of shape {brief(list(port.dims))}; a classifier "
+                f"takes (batch, {GRID}, {GRID}) IDs or (batch, 1, {CELL}, {CELL}) cells"
             )
 
 

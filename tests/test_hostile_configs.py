@@ -33,11 +33,12 @@ from paragon_export.int8 import Calibration, read_grids
 from paragon_export.manifest import (
     checked_manifest,
     digest_of,
+    manifest_bytes,
     manifest_path,
     read,
+    sealed,
     why_judge_again,
     why_rebuild,
-    write_manifest,
 )
 from paragon_export.pictures import MOST_PIXELS
 from paragon_export.plan import EnginePlan, Switches, read_recipe
@@ -342,6 +343,11 @@ MANIFEST: dict[str, Any] = {
 }  # fmt: skip
 
 
+def _seal(engine: Path, document: dict[str, Any]) -> None:
+    """Write a manifest with right digests."""
+    manifest_path(engine).write_bytes(manifest_bytes(sealed(document, engine.read_bytes())))
+
+
 def _beside(tmp_path: Path, manifest: str) -> Path:
     engine = tmp_path / "e.engine"
     engine.write_bytes(b"engine")
@@ -403,9 +409,9 @@ def test_a_manifest_with_a_right_digest_and_wrong_entries_counts_as_none(
     """A digest can be made by anybody: the engine is built again, and refused in one line."""
     document = {**MANIFEST, "engine_sha256": hashlib.sha256(b"engine").hexdigest()}
     engine = _beside(tmp_path, "{}")
-    write_manifest(engine, dict(document))
+    _seal(engine, dict(document))
     assert read(engine)
-    write_manifest(engine, {**document, **IMPOSSIBLE[kind]})
+    _seal(engine, {**document, **IMPOSSIBLE[kind]})
 
     assert read(engine) is None
     assert why_rebuild(engine, {}) == "the engine there has no readable manifest"
@@ -418,7 +424,7 @@ def test_an_onnx_file_that_cannot_be_named_is_gone(tmp_path: Path) -> None:
     engine = _beside(tmp_path, "{}")
     digest = hashlib.sha256(b"engine").hexdigest()
     for name in ("a\0b", "n" * 5000, "\ud800", "..", "/proc/self/mem", "e.engine/x", ""):
-        write_manifest(engine, {**MANIFEST, "engine_sha256": digest, "onnx": name})
+        _seal(engine, {**MANIFEST, "engine_sha256": digest, "onnx": name})
         assert why_rebuild(engine, {}).startswith("the ONNX file it was compiled from")
 
 

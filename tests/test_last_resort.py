@@ -82,7 +82,7 @@ def with_memory(megabytes: int, *args: str | Path, folder: Path) -> tuple[int, s
     return done.returncode, done.stderr
 
 
-@pytest.mark.parametrize("megabytes", [150, 750, 1000, 4000])
+@pytest.mark.parametrize("megabytes", [150, 1000, 2000, 4000])
 def test_short_memory_ends_right_or_in_one_line(
     megabytes: int, tiny_realtime: Path, tmp_path: Path
 ) -> None:

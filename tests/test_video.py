@@ -15,6 +15,7 @@ import pytest
 import torch
 from torch import nn
 
+from paragon_export.candidates import read_artifact
 from paragon_export.families.paragonsr2.release.network import ParagonSR2, VideoParagonSR2
 from paragon_export.judge import judge, judge_files
 from paragon_export.pipeline import export
@@ -219,7 +220,7 @@ def test_a_state_that_is_multiplied_fails(
     case = case_of(tiny_realtime, video=True, opset=22, upsampler_alpha=0.0)
     sabotage = next(s for s in SUITE if s.looks_like == "state multiplied")
     file = written(replace(sabotage, precision=precision), case, tmp_path / "wrong.onnx")
-    report = judge(case.reference, case.variant, [file])
+    report = judge(case.reference, case.variant, [read_artifact(file)])
     assert not report.passed
     assert {row.picture for row in report.rows if row.failure} == {"broken state"}
     assert {finding.symptom for finding in report.findings} == {"state multiplied"}
