@@ -1,7 +1,7 @@
 """Write files: each appears complete or not at all, and nothing of the user's is touched.
 
-The files of one artifact are written into a private folder beside their place, synced, and renamed
-one by one, the manifest last::
+The files of one artifact are written to a temporary folder in the folder of the output, synced to
+disk, and renamed one by one, the manifest last::
 
     .paragon-XXXXXXXX/      made by ``mkdtemp``: a new name, mode 0700, never a link
         lock                held while the run lives; names the folder and the files it will hold
@@ -45,7 +45,7 @@ IsOurs = Callable[[Path], bool]
 
 @dataclass(frozen=True)
 class _PrivateFolder:
-    """A folder of this run beside the files that it writes."""
+    """A temporary folder of this run, in the folder of its outputs."""
 
     path: Path
     names: tuple[str, ...]
@@ -265,10 +265,10 @@ def _remove_leftover(folder: Path) -> None:
     try:
         if not _is_my_file(os.fstat(handle)) or not _lock(handle):
             return
-        told = json.loads(os.read(handle, MAX_LOCK_BYTES))
-        names = tuple(os.fsdecode(bytes.fromhex(name)) for name in told["files"])
+        record = json.loads(os.read(handle, MAX_LOCK_BYTES))
+        names = tuple(os.fsdecode(bytes.fromhex(name)) for name in record["files"])
         inside = set(os.listdir(folder))
-        if told["folder"] != [found.st_dev, found.st_ino] or inside - {*names, LOCK}:
+        if record["folder"] != [found.st_dev, found.st_ino] or inside - {*names, LOCK}:
             return
         if any(os.path.basename(name) != name for name in names):
             return

@@ -92,11 +92,12 @@ def _fold(graph: onnx.GraphProto, shapes: Mapping[str, Dims]) -> bool:
     kept = []
     for node in nodes:
         results = _results(node, shapes, known)
-        for name, array in zip(node.output, results, strict=False):
+        if len(results) != len(node.output):
+            kept.append(node)
+            continue
+        for name, array in zip(node.output, results, strict=True):
             known[name] = array
             graph.initializer.append(numpy_helper.from_array(array, name))
-        if not results:
-            kept.append(node)
     del graph.node[:]
     graph.node.extend(kept)
     return len(kept) < len(nodes)
