@@ -118,7 +118,7 @@ def _fault(subject: Subject, row: ParityRow, comparable: Sequence[ParityRow]) ->
         return Symptom("fixed size", f"runs at {', '.join(dict.fromkeys(sizes))}; {told}")
     for kind in PORT_FAULTS:
         if row.fault.startswith(kind):
-            return Symptom(kind, row.fault.removeprefix(kind).strip())
+            return Symptom(kind.removesuffix(" of"), row.fault.removeprefix(kind).strip())
     probe = _probe_of(subject, row)
     found = play(subject.candidate.runner, probe, subject.reference.inputs).get(row.output)
     if found is None:
