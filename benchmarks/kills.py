@@ -233,7 +233,10 @@ def killed(case: Case, wait: Wait, rng: random.Random, cold: bool = False) -> Co
     if case.name != "naive" and (case.leftovers() or kind == "refused"):
         code = case.start(cold).code(wait=True)
         seen["next run"] += 1
-        seen["next run wrong"] += (code, case.kind(), case.leftovers()) != (0, "new", [])
+        after = (code, case.kind(), case.leftovers())
+        if after != (0, "new", []):
+            seen["next run wrong"] += 1
+            print(f"next run wrong: {kind}, then exit code, kind and leftovers {after}")
     return seen
 
 

@@ -23,7 +23,13 @@ import numpy as np
 
 import paragon_export
 from paragon_export.deps import require
-from paragon_export.errors import OutOfMemoryError, ParagonExportError, PlanError, RunError
+from paragon_export.errors import (
+    MissingDependencyError,
+    OutOfMemoryError,
+    ParagonExportError,
+    PlanError,
+    RunError,
+)
 from paragon_export.limits import Limits, limited_time
 from paragon_export.plan import OnnxBackend
 from paragon_export.runners import Arrays, OnnxRunner, OpenVinoRunner, Runner, shapes_of
@@ -40,9 +46,9 @@ main()
 """The child uses this very package, and nothing else from its folder before all other folders."""
 
 ERRORS: Mapping[str, type[ParagonExportError]] = {
-    "PlanError": PlanError, "OutOfMemoryError": OutOfMemoryError
-}  # fmt: skip
-"""What is raised for an error in the child, by its name; RunError for all others."""
+    kind.__name__: kind for kind in (PlanError, RunError, OutOfMemoryError, MissingDependencyError)
+}
+"""Errors of the child that are raised here again, by name."""
 
 LIMITS = Limits()
 
@@ -97,8 +103,9 @@ class IsolatedRunner:
         from safetensors.numpy import load, save
 
         arrays = {name: np.asarray(array, order="C") for name, array in feeds.items()}
-        seconds = self._limits.seconds_for(sum(array.size for array in arrays.values()))
-        answer = self._ask([save(arrays)], shapes_of(arrays), seconds)
+        values = sum(array.size for array in arrays.values())
+        messages = [str(values).encode(), save(arrays)]
+        answer = self._ask(messages, shapes_of(arrays), self._limits.seconds_for(values))
         return {name: np.array(array) for name, array in load(answer).items()}
 
     def _ask(self, messages: list[bytes], what: str, seconds: float) -> bytes:
@@ -106,6 +113,7 @@ class IsolatedRunner:
 
         Raises:
             ParagonExportError: What was raised in the child.
+            RuntimeError: If that is a fault of this tool; the text is the child's traceback.
             RunError: If it took too much time.
             OutOfMemoryError: If the child has ended.
         """
@@ -135,8 +143,8 @@ class IsolatedRunner:
                 ) from error
         kind, content = answer[:1], answer[1:]
         if kind == b"E":
-            told = json.loads(content)
-            raise ERRORS.get(told["type"], RunError)(told["text"])
+            raised = json.loads(content)
+            raise ERRORS.get(raised["type"], RuntimeError)(raised["text"])
         return content
 
 

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import sys
+import traceback
 from contextlib import suppress
 from typing import BinaryIO
 
@@ -31,25 +32,27 @@ def main() -> None:
 
 
 def _serve(requests: BinaryIO, answers: BinaryIO) -> None:
+    """Load the model, then run it as often as asked; answer with the outputs or an error."""
     how = json.loads(receive(requests))
     before, limits = memory_taken(), Limits(**how.pop("limits"))
     limit_memory(before, limits.bytes_for(0))
     runner: Runner | None = None
     while True:
+        if runner is not None:  # before the arrays arrive: they take memory too
+            limit_memory(before, limits.bytes_for(int(receive(requests))))
         message = receive(requests)
         try:
             if runner is None:
-                runner = _open(message, **how)
-                answer = b"R"
+                runner, result = _open(message, **how), b""
             else:
-                feeds = _arrays(message)
-                values = sum(array.size for array in feeds.values())
-                limit_memory(before, limits.bytes_for(values))
-                answer = b"R" + _message(runner.infer(feeds))
+                result = _message(runner.infer(_arrays(message)))
+            answer = b"R" + result
         except ParagonExportError as error:
             answer = _failure(type(error).__name__, str(error))
         except MemoryError:
             answer = _failure("OutOfMemoryError", "it needs more memory than it may take")
+        except Exception:  # a fault of this tool: the parent raises it
+            answer = _failure("", f"in the child process:\n{traceback.format_exc()}")
         send(answers, answer)
 
 

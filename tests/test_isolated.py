@@ -162,6 +162,37 @@ def test_memory_counts_over_all_runs() -> None:
         run_ever_larger(runner)
 
 
+def test_larger_inputs_may_take_more_memory() -> None:
+    """The allowance for an input holds before its array arrives in the child."""
+    limits = Limits(base_bytes=2**27, bytes_per_value=64)
+    runner = IsolatedRunner(model_of(helper.make_node("Tanh", ["input"], ["output"])),
+                            limits=limits)  # fmt: skip
+    picture = np.ones((1, 3, 4000, 4000), np.float32)
+    assert runner.infer({"input": picture})["output"].shape == picture.shape
+
+
+def test_a_fault_of_this_tool_is_no_verdict(
+    exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An error that nobody foresaw in the child is raised here, with its traceback."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import sys\n"
+        "if '-c' in sys.argv:\n"
+        "    import safetensors.numpy\n"
+        "    safetensors.numpy.save = lambda arrays: 1 / 0\n"
+    )
+    known = os.environ.get("PYTHONPATH")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, (str(tmp_path), known))))
+    runner = IsolatedRunner(read_onnx_file(exported).data)
+    feeds = {
+        "input": PICTURE,
+        "prev_feat": np.ones((1, 8, 9, 12), np.float32),
+        "alpha": np.array(0, np.float32),
+    }
+    with pytest.raises(RuntimeError, match="ZeroDivisionError"):
+        runner.infer(feeds)
+
+
 def run_ever_larger(runner: IsolatedRunner) -> None:
     for side in range(1000, 6000, 500):
         runner.infer({"input": np.ones((1, 3, side, side), np.float32)})
