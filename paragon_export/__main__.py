@@ -8,6 +8,7 @@ if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
     signal.signal(signal.SIGINT, lambda number, frame: os._exit(128 + number))
 
 from paragon_export import signals, streams, supervised
+from paragon_export.errors import COULD_NOT_RUN
 
 
 def main() -> None:
@@ -21,7 +22,7 @@ def main() -> None:
         cli.main()
     except MemoryError:  # there was not even enough to say so in the usual way
         os.write(2, b"paragon-export: not enough memory\n")
-        os._exit(3)
+        os._exit(COULD_NOT_RUN)
 
 
 if __name__ == "__main__":

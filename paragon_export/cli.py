@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
-from paragon_export.errors import PlanError, reason_of
+from paragon_export.errors import COULD_NOT_RUN, PlanError, reason_of
 from paragon_export.foreign import one_line
 from paragon_export.plan import (
     DEFAULT_PROFILE,
@@ -46,7 +46,8 @@ app = typer.Typer(
     rich_markup_mode=None,  # plain help: importing Rich would take longer than all the rest
 )
 
-FAILED, COULD_NOT_RUN = 1, 3
+FAILED = 1
+"""Exit code of a failed verdict."""
 
 Config = Annotated[
     Path | None, typer.Option(help="traiNNer option file that the network was trained with.")

@@ -19,6 +19,9 @@ it is a verdict, and verdicts are data.
 
 from __future__ import annotations
 
+COULD_NOT_RUN = 3
+"""Exit code of a command that ended in an error."""
+
 
 class ParagonExportError(Exception):
     """Base of every error that a user can cause; its text is one line for people."""

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, TextIO
 
-COULD_NOT_WRITE = 3
+from paragon_export.errors import COULD_NOT_RUN
 
 READER_GONE = 128 + getattr(signal, "SIGPIPE", 13)
 """As ``head`` leaves any program that writes to it."""
@@ -50,7 +50,7 @@ def _end(error: OSError) -> None:
         raise SystemExit(READER_GONE)
     reason = error.strerror or error
     print(f"paragon-export: cannot write to standard output: {reason}", file=sys.stderr)
-    raise SystemExit(COULD_NOT_WRITE)
+    raise SystemExit(COULD_NOT_RUN)
 
 
 def _go_on(error: OSError) -> None:

@@ -11,9 +11,8 @@ import signal
 import sys
 from contextlib import suppress
 
+from paragon_export.errors import COULD_NOT_RUN
 from paragon_export.signals import STOPPING, end_with_parent
-
-COULD_NOT_RUN = 3
 
 OUR_CODES = (0, 1, 2, COULD_NOT_RUN, 141, *(128 + number for number in STOPPING))
 """Exit codes of the command itself. With any other a library has ended the process."""

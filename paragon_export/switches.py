@@ -205,8 +205,8 @@ def _from_metadata(metadata: Mapping[str, str]) -> dict[str, Any]:
     return values
 
 
-def finite_number(value: Any) -> float:
-    """Check a factor: a number from 0 to ``LARGEST_ALPHA``."""
+def blend_factor(value: Any) -> float:
+    """Check a blend factor: a number from 0 to ``LARGEST_ALPHA``."""
     if isinstance(value, str):
         raise TypeError("it is text, not a number; YAML wants a point in 1e-1, as in 1.0e-1")
     if isinstance(value, bool) or not isinstance(value, (int, float)):
@@ -289,7 +289,7 @@ def recorded_attention_mode(value: Any) -> str:
 CHECKS: Mapping[str, Callable[[Any], Any]] = {
     "attention_mode": recorded_attention_mode,
     "export_safe": yes_or_no,
-    "upsampler_alpha": finite_number,
+    "upsampler_alpha": blend_factor,
     "window_size": window_side,
     "scale": factor,
     "use_norm": yes_or_no,

@@ -16,8 +16,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     # Words and numbers that stand on nothing.
     ("", "errors", "metrics", "variant", "islands", "primitives", "assets", "symptoms",
      "families.paragonsr2.generations",
-     "families.munet.versions", "fourier", "signals", "streams", "foreign", "limits", "pickles"),
-    ("reading", "supervised"),
+     "families.munet.versions", "fourier", "signals", "foreign", "limits", "pickles"),
+    ("reading", "streams", "supervised"),
     ("pictures",),
     ("plan", "checkpoint", "deps", "artifact", "environment", "layers", "windows", "extents",
      "families.munet.layout", "feeds", "families.glyph.layout"),

@@ -19,7 +19,7 @@ from paragon_export.plan import Switches
 from paragon_export.switches import (
     Resolver,
     attention_mode,
-    finite_number,
+    blend_factor,
     read_option_file,
     whole_number,
     yes_or_no,
@@ -182,8 +182,8 @@ def test_impossible_attention_modes_are_refused(value: Any, tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("check", "value", "expected"),
     [
-        (finite_number, 0, 0.0),
-        (finite_number, 1.5, 1.5),
+        (blend_factor, 0, 0.0),
+        (blend_factor, 1.5, 1.5),
         (whole_number, 1, 1),
         (whole_number, 256, 256),
         (yes_or_no, False, False),
@@ -311,10 +311,10 @@ import resource, sys
 from pathlib import Path
 from paragon_export.errors import PlanError
 from paragon_export.plan import Switches
-from paragon_export.switches import Resolver, finite_number
+from paragon_export.switches import Resolver, blend_factor
 resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30))
 try:
-    Resolver(Switches(config=Path(sys.argv[1])), {}).settle("upsampler_alpha", 0.0, finite_number)
+    Resolver(Switches(config=Path(sys.argv[1])), {}).settle("upsampler_alpha", 0.0, blend_factor)
 except PlanError as error:
     print("refused", len(str(error)) < 5000)
 """
@@ -343,7 +343,7 @@ def test_the_resolver_reads_its_sources_once(tmp_path: Path) -> None:
     resolver = Resolver(Switches(config=path), {"export_safe": "true"})
     path.unlink()
 
-    assert resolver.settle("upsampler_alpha", 0.0, finite_number) == Setting(0.2, "config")
+    assert resolver.settle("upsampler_alpha", 0.0, blend_factor) == Setting(0.2, "config")
     assert resolver.settle("window_size", 16, whole_number) == Setting(8, "config")
     assert resolver.settle("export_safe", False, yes_or_no) == Setting(True, "metadata")
-    assert resolver.settle("detail", np.pi, finite_number) == Setting(np.pi, "default")
+    assert resolver.settle("detail", np.pi, blend_factor) == Setting(np.pi, "default")

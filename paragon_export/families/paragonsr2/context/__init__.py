@@ -27,7 +27,7 @@ from paragon_export.families.paragonsr2.describing import (
 from paragon_export.families.paragonsr2.generations import Generation
 from paragon_export.families.paragonsr2.layout import check_scale, shapes_in
 from paragon_export.plan import Switches
-from paragon_export.switches import Resolver, factor, finite_number, yes_or_no
+from paragon_export.switches import Resolver, blend_factor, factor, yes_or_no
 from paragon_export.variant import Setting, Variant
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ def _settle(
         settings["upsampler_alpha"] = Setting(traits.alpha, "tensors")
     elif traits.tail in ("magic", "head", "image"):
         default = traits.alpha if known is None or known.alpha is None else known.alpha
-        settings["upsampler_alpha"] = resolver.settle("upsampler_alpha", default, finite_number)
+        settings["upsampler_alpha"] = resolver.settle("upsampler_alpha", default, blend_factor)
     if traits.norm_is_free:
         default_norm = bool(known and known.norm)
         settings["use_norm"] = resolver.settle("use_norm", default_norm, yes_or_no)

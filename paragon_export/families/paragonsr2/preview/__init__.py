@@ -25,7 +25,7 @@ from paragon_export.families.paragonsr2.preview.layout import (
     variant_of,
 )
 from paragon_export.plan import Switches
-from paragon_export.switches import Resolver, finite_number, window_side
+from paragon_export.switches import Resolver, blend_factor, window_side
 from paragon_export.variant import Setting, Variant
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def describe(checkpoint: Checkpoint, found: Generation, switches: Switches) -> V
     shapes = shapes_in(checkpoint, IGNORED)
     resolver = Resolver(switches, checkpoint.metadata)
     name = variant_of(shapes)
-    alpha = resolver.settle("upsampler_alpha", ALPHAS[name], finite_number)
+    alpha = resolver.settle("upsampler_alpha", ALPHAS[name], blend_factor)
     notes: list[str] = []
     if found.name == "v55" and alpha.source in ("config", "metadata"):
         # Its code took the default whatever it was asked for.

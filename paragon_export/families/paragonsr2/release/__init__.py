@@ -25,7 +25,7 @@ from paragon_export.plan import Switches
 from paragon_export.switches import (
     Resolver,
     attention_mode,
-    finite_number,
+    blend_factor,
     window_side,
     yes_or_no,
 )
@@ -102,7 +102,7 @@ def _settle(
     defaults = VARIANTS[variant]
     settings = {
         "upsampler_alpha": resolver.settle(
-            "upsampler_alpha", defaults.upsampler_alpha, finite_number
+            "upsampler_alpha", defaults.upsampler_alpha, blend_factor
         ),
         "export_safe": resolver.settle("export_safe", False, yes_or_no),
     }
