@@ -21,7 +21,7 @@ import numpy as np
 from paragon_export.candidates import is_engine
 from paragon_export.deps import cuda_advice
 from paragon_export.environment import environment
-from paragon_export.errors import ParagonExportError, PlanError, RunError
+from paragon_export.errors import OutOfMemoryError, ParagonExportError, PlanError, RunError
 from paragon_export.foreign import utf_8
 from paragon_export.glyph_probes import glyph_batch
 from paragon_export.isolated import IsolatedRunner
@@ -224,7 +224,7 @@ def _bench_size(
         for index in wanting:
             try:
                 samples[index].append(_timed_ms(running[index]))
-            except RunError as error:
+            except (RunError, OutOfMemoryError) as error:
                 rows[index] = replace(rows[index], reason=str(error))
                 del running[index], samples[index]
     return [replace(row, samples_ms=tuple(samples.get(i, ()))) for i, row in enumerate(rows)]

@@ -139,7 +139,7 @@ def is_our_onnx(path: Path) -> bool:
     """Tell whether a file is an ONNX file that this tool wrote, by its metadata."""
     try:
         return str(read_onnx(path).metadata_props.get("tool", "")).startswith("paragon-export")
-    except RunError:
+    except (RunError, PlanError):
         return False
 
 

@@ -14,7 +14,7 @@ import pytest
 from paragon_export.bench import FEWEST_SAMPLES, MOST_SAMPLES, bench, bench_runners
 from paragon_export.console import bench_markdown
 from paragon_export.environment import cuda_gpu
-from paragon_export.errors import ParagonExportError, PlanError, RunError
+from paragon_export.errors import OutOfMemoryError, ParagonExportError, PlanError, RunError
 from paragon_export.pipeline import export
 from paragon_export.plan import ExportPlan, Size, Switches
 from paragon_export.report import BenchReport, BenchRow
@@ -193,12 +193,13 @@ class Recorded:
     calls: list[tuple[str, tuple[int, ...]]]
     change: Callable[[np.ndarray], np.ndarray] = lambda picture: picture
     fails_at: int = 0
+    error: type[ParagonExportError] = RunError
     count: int = field(default=0)
 
     def infer(self, feeds: Mapping[str, np.ndarray]) -> Arrays:
         self.count += 1
         if self.count == self.fails_at:
-            raise RunError("the device is gone")
+            raise self.error("the device is gone")
         picture = feeds["input"]
         self.calls.append((self.name, picture.shape))
         return {"output": self.change(picture.repeat(2, axis=2).repeat(2, axis=3))}
@@ -263,9 +264,10 @@ def test_backend_that_cannot_be_opened_is_a_reason() -> None:
     assert report.rows[2].samples_ms
 
 
-def test_backend_that_breaks_while_measured_is_a_reason() -> None:
+@pytest.mark.parametrize("error", [RunError, OutOfMemoryError])
+def test_backend_that_breaks_while_measured_is_a_reason(error: type[ParagonExportError]) -> None:
     """A backend that fails after its warm-up does not take the others' figures with it."""
-    good, bad = run(Recorded("good", []), Recorded("bad", [], fails_at=4)).rows
+    good, bad = run(Recorded("good", []), Recorded("bad", [], fails_at=4, error=error)).rows
     assert good.samples_ms
     assert "the device is gone" in bad.reason
     assert not bad.samples_ms

@@ -10,7 +10,9 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import onnx
 import pytest
+from onnx import TensorProto, helper
 
 from tests.conftest import RunHere
 from tests.test_artifact import contents
@@ -135,6 +137,21 @@ def test_names_that_the_tool_chooses_replace_nothing(
     assert done.code == 3
     assert len(done.stderr.splitlines()) == 1
     assert contents(folder.parent) == before
+
+
+def test_an_onnx_file_of_another_kind_is_not_replaced(folder: Path, run: RunHere) -> None:
+    """A file that this tool cannot read is not one that it wrote."""
+    ports = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", 7]) for name in ("in", "out")
+    ]
+    graph = helper.make_graph(
+        [helper.make_node("Relu", ["in"], ["out"])], "g", ports[:1], ports[1:]
+    )
+    onnx.save(helper.make_model(graph), folder / "net_9x12.onnx")
+    before = contents(folder)
+    done = run(*CHOSEN["net_9x12.onnx"])
+    assert (done.code, contents(folder)) == (3, before)
+    assert "was not written by this tool" in done.stderr
 
 
 @pytest.mark.parametrize("name", ["net_9x12.onnx", "x.engine.json"])
