@@ -1,9 +1,9 @@
-"""Run somebody else's ONNX file in a process of its own, with hard limits on memory and time.
+"""Run ONNX files of others in a child process, with hard limits on memory and time.
 
-A file of a few bytes may ask a runtime for hours or for all memory: when the session is made
-(constants are folded), or in the middle of one operator, where nothing can stop it. So the runtime
-works in a child process (``isolated_worker``), which is killed when its time is over. This process
-only hands over the bytes that it has checked, and arrays.
+A file of a few bytes can keep a runtime busy for hours or use all memory: while the session is
+created (constants are folded), or inside one operator, which cannot be interrupted. So the runtime
+works in a child process (``isolated_worker``), which is killed when its time is over. The parent
+sends the checked bytes of the file and the inputs, and receives the outputs.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ sys.path.append(sys.path.pop(0))
 from paragon_export.isolated_worker import main
 main()
 """
-"""The child uses this very package, and nothing else from its folder before all other folders."""
+"""Imports this package from where the parent has it, and all others from the usual places first."""
 
 ERRORS: Mapping[str, type[ParagonExportError]] = {
     kind.__name__: kind for kind in (PlanError, RunError, OutOfMemoryError, MissingDependencyError)
@@ -134,12 +134,11 @@ class IsolatedRunner:
                 code = process.wait()
                 if late:
                     raise RunError(
-                        f"{self.name} was stopped on {what}: it took more than {seconds:.0f} "
-                        "seconds"
+                        f"{self.name} was stopped after {seconds:.0f} seconds ({what})"
                     ) from error
                 raise OutOfMemoryError(
-                    f"{self.name} ended its process on {what} (code {code}): it got no memory, "
-                    "or crashed"
+                    f"the process of {self.name} ended with code {code} ({what}): it ran out of "
+                    "memory or crashed"
                 ) from error
         kind, content = answer[:1], answer[1:]
         if kind == b"E":

@@ -1,7 +1,7 @@
-"""Run the command in a child process where the system limits memory, as ``ulimit -v`` does.
+"""Run the command in a child process if the system limits memory, as ``ulimit -v`` does.
 
-Libraries in C++ abort, or print lines of their own, when they get no memory. The parent, which
-needs none, then says so in one line and ends with exit code 3.
+C++ libraries abort the process, or print messages of their own, when memory runs out. The parent
+process then prints one line instead and exits with code 3.
 """
 
 from __future__ import annotations
@@ -22,7 +22,10 @@ PREFIX = b"paragon-export: "
 
 
 def run_in_child_if_memory_is_limited() -> None:
-    """Return at once, or in a child process only; the parent waits for it and ends as it did."""
+    """Return at once if memory is not limited; otherwise fork, and return in the child only.
+
+    The parent waits for the child and exits with its exit code.
+    """
     limit = _memory_limit()
     if limit is None or not hasattr(os, "fork"):
         return

@@ -128,7 +128,7 @@ def hungry(extent: int) -> bytes:
 def test_loading_has_a_time_limit() -> None:
     """A session that folds constants without end is ended from outside."""
     start = time.perf_counter()
-    with pytest.raises(RunError, match="was stopped on loading x: it took more than 3 sec"):
+    with pytest.raises(RunError, match=r"was stopped after 3 seconds \(loading x\)"):
         IsolatedRunner(folding(), title="x", limits=Limits(base_seconds=3))
     assert time.perf_counter() - start < 20
 
@@ -138,7 +138,7 @@ def test_one_operator_has_a_time_limit() -> None:
     limits = Limits(base_seconds=3, base_bytes=2**32)
     runner = IsolatedRunner(one_long_convolution(), limits=limits)
     start = time.perf_counter()
-    with pytest.raises(RunError, match=r"was stopped on input \[1, 3, 1, 1\]"):
+    with pytest.raises(RunError, match=r"was stopped after 3 seconds \(input \[1, 3, 1, 1\]\)"):
         runner.infer({"input": np.ones((1, 3, 1, 1), np.float32)})
     assert time.perf_counter() - start < 20
 
@@ -213,7 +213,7 @@ def test_a_child_that_dies_is_an_error(exported: Path) -> None:
     """As where the system kills it or a library crashes."""
     runner = IsolatedRunner(read_onnx_file(exported).data)
     runner._process.kill()
-    with pytest.raises(OutOfMemoryError, match=r"ended its process .* \(code -9\)"):
+    with pytest.raises(OutOfMemoryError, match=r"process of ONNX Runtime ended with code -9"):
         runner.infer({"input": PICTURE})
 
 
