@@ -23,10 +23,10 @@ import typer
 from common import Exported, planned_megabytes, random_picture, rewritten, short_reason, write
 
 from paragon_export.errors import ParagonExportError
-from paragon_export.families.paragonsr2.context.layout import TRAITS, Hyperparameters
-from paragon_export.families.paragonsr2.context.network import TAILS
-from paragon_export.plan import Runtime, Size
-from paragon_export.runners import OnnxRunner
+from paragon_export.networks.paragonsr2.v0_v5.layout import TRAITS, Hyperparameters
+from paragon_export.networks.paragonsr2.v0_v5.network import TAILS
+from paragon_export.runtimes.ort_runner import OnnxRunner
+from paragon_export.specs.types import Runtime, Size
 
 SIDES = (128, 256, 512, 1024)
 

@@ -19,8 +19,9 @@ from common import SIZES, network, write
 from safetensors.torch import save_file
 
 from paragon_export.assets import CHECKPOINT
-from paragon_export.pipeline import audit_source
-from paragon_export.plan import ExportPlan, Precision, Switches
+from paragon_export.pipeline.export import audit_source
+from paragon_export.specs.plans import ExportPlan, Switches
+from paragon_export.specs.types import Precision
 
 
 def main(

@@ -18,7 +18,7 @@ import onnxruntime
 import typer
 from common import MEASURED_AT, SIZES, Exported, median, network, random_picture, rewritten, write
 
-from paragon_export.plan import Runtime, Size
+from paragon_export.specs.types import Runtime, Size
 
 SCALE = 2
 

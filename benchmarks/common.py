@@ -14,20 +14,21 @@ import numpy as np
 import onnx_ir as ir
 import torch
 
-from paragon_export.artifact import to_json
-from paragon_export.environment import environment
+from paragon_export.bench.report import percentile
 from paragon_export.errors import EngineBuildError
-from paragon_export.families.paragonsr2.release.layout import Hyperparameters
-from paragon_export.families.paragonsr2.release.network import ParagonSR2
-from paragon_export.onnx_file import serialized
-from paragon_export.plan import Backend, Precision, Profile, Runtime, Size
-from paragon_export.precision import to_precision
-from paragon_export.report import percentile
-from paragon_export.rewrite import RULES, Rule, rewrite
-from paragon_export.runners import OnnxRunner
-from paragon_export.simplify import simplify
-from paragon_export.trace import trace
-from paragon_export.variant import Port
+from paragon_export.graph.onnx_io import serialized
+from paragon_export.graph.simplify import simplify
+from paragon_export.graph.trace import trace
+from paragon_export.networks.paragonsr2.v9_v11.layout import Hyperparameters
+from paragon_export.networks.paragonsr2.v9_v11.network import ParagonSR2
+from paragon_export.precision.half import to_precision
+from paragon_export.rewrite.rules import RULES, Rule, rewrite
+from paragon_export.runtimes.ort_runner import OnnxRunner
+from paragon_export.specs.network import Port
+from paragon_export.specs.profiles import Profile
+from paragon_export.specs.types import Backend, Precision, Runtime, Size
+from paragon_export.system.atomic_write import to_json
+from paragon_export.system.environment import environment
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -145,7 +146,7 @@ def planned_megabytes(exported: Exported, largest: Size) -> float:
     Raises:
         ParagonExportError: If TensorRT cannot build the engine or names no figure.
     """
-    from paragon_export.engine import build_engine
+    from paragon_export.engines.build import build_engine
 
     profile = Profile(smallest=Size(1, 1), optimal=largest, largest=largest)
     half = to_precision(exported.model, Precision.FP16, Precision.FP32)

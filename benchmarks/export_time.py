@@ -16,9 +16,10 @@ import typer
 from common import SIZES, network, ports, write
 
 from paragon_export.errors import RunError
-from paragon_export.runners import OnnxRunner, TorchRunner
-from paragon_export.simplify import simplify
-from paragon_export.trace import trace
+from paragon_export.graph.simplify import simplify
+from paragon_export.graph.trace import trace
+from paragon_export.runtimes.ort_runner import OnnxRunner
+from paragon_export.runtimes.torch_runner import TorchRunner
 
 CHECKED = [(1, 1), (9, 11), (33, 17), (37, 53), (64, 64), (100, 60)]
 

@@ -24,9 +24,10 @@ import typer
 from common import RESULTS, write
 
 from paragon_export.errors import ParagonExportError
-from paragon_export.pipeline import export
-from paragon_export.plan import ExportPlan, Precision, Switches
-from paragon_export.report import ParityReport
+from paragon_export.parity.report import ParityReport
+from paragon_export.pipeline.export import export
+from paragon_export.specs.plans import ExportPlan, Switches
+from paragon_export.specs.types import Precision
 from tests.glyph import GOLDEN as GLYPHS
 from tests.glyph import golden_checkpoint
 from tests.golden.make_weights import fill

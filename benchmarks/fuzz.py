@@ -57,7 +57,7 @@ FORBIDDEN = {
     "pickle.find_class", "webbrowser.open", "urllib.Request", "ctypes.dlopen",
 }  # fmt: skip
 
-ALLOWED = ("libcuda", "tensorrt_rtx_libs", "paragon_export.isolated_worker")
+ALLOWED = ("libcuda", "tensorrt_rtx_libs", "paragon_export.runtimes.isolated_worker")
 """Libraries that are loaded to see whether there is a GPU and to build engines, and the child
 process in which files of others are run."""
 
@@ -132,7 +132,7 @@ class Seeds:
 
     def _good(self, paths: Sequence[Path]) -> list[tuple[Path, Path]]:
         """Return checkpoints and exports of every kind: still, half, video, static and glyphs."""
-        from paragon_export.plan import Precision, Size
+        from paragon_export.specs.types import Precision, Size
 
         kinds: dict[str, dict[str, Any]] = {
             "half": {"precision": Precision.FP16},
@@ -145,8 +145,8 @@ class Seeds:
         return [*plain, *more]
 
     def _exported(self, path: Path, name: str = "", **options: Any) -> Path:
-        from paragon_export.pipeline import export
-        from paragon_export.plan import ExportPlan
+        from paragon_export.pipeline.export import export
+        from paragon_export.specs.plans import ExportPlan
 
         output = self.folder / f"{path.stem}{name}.onnx"
         export(ExportPlan(checkpoint=path, output=output, **options))
@@ -443,8 +443,9 @@ def manifests(rng: random.Random, seeds: Seeds, folder: Path) -> Command:
 @kind("manifests with a digest", 300)
 def whole_manifests(rng: random.Random, seeds: Seeds, folder: Path) -> Command:
     """Everything that a manifest says, one entry wrong, behind a digest that is right."""
-    from paragon_export.manifest import DIGEST, digest_of
-    from paragon_export.onnx_file import metadata_of, read_onnx
+    from paragon_export.engines.manifest import DIGEST, digest_of
+    from paragon_export.graph.inspection import metadata_of
+    from paragon_export.graph.onnx_io import read_onnx
     from tests.mutate import mutate_tree
 
     _, good = rng.choice(seeds.good)
@@ -782,7 +783,7 @@ def work(base: Path, seed: str, answers: int, is_planted: bool) -> None:
         if seeds is None:
             main, make = PLANTS[name][1], _planted
         else:
-            from paragon_export.cli import main
+            from paragon_export.cli.main import main
 
             make = _maker(name, index, seed, seeds)
         outcome = run_case(name, index, make, base, watch, main)
@@ -808,7 +809,7 @@ def _warm(base: Path) -> Seeds:
     # Nine tenths of a short command are spent on reading the signatures of all commands again.
     typer.main.get_command = functools.cache(typer.main.get_command)
     seeds = Seeds(base / "seeds")
-    from paragon_export.cli import main
+    from paragon_export.cli.main import main
 
     folder = base / "warm"
     folder.mkdir(exist_ok=True)

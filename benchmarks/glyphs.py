@@ -21,14 +21,17 @@ import typer
 from common import OPSET, check_equal, interleave, median, median_ratio, write
 from PIL import Image, ImageDraw, ImageFont
 
-from paragon_export.families.glyph.layout import VARIANTS, CellHyperparameters, Hyperparameters
-from paragon_export.families.glyph.network import CellClassifier, GlyphClassifier
-from paragon_export.glyph_probes import glyph_batch
-from paragon_export.glyphs import grids_of, logits_of, scaled
-from paragon_export.runners import OnnxRunner, OpenVinoRunner, Runner, TorchRunner
-from paragon_export.simplify import simplify
-from paragon_export.trace import trace
-from paragon_export.variant import Port
+from paragon_export.graph.simplify import simplify
+from paragon_export.graph.trace import trace
+from paragon_export.inputs.glyph_probes import glyph_batch
+from paragon_export.networks.glyph.layout import VARIANTS, CellHyperparameters, Hyperparameters
+from paragon_export.networks.glyph.network import CellClassifier, GlyphClassifier
+from paragon_export.pipeline.glyph_chain import grids_of, logits_of, scaled
+from paragon_export.runtimes.base import Runner
+from paragon_export.runtimes.openvino_runner import OpenVinoRunner
+from paragon_export.runtimes.ort_runner import OnnxRunner
+from paragon_export.runtimes.torch_runner import TorchRunner
+from paragon_export.specs.network import Port
 
 CLASSES, VOCABULARY = 1197, 1024
 

@@ -17,8 +17,9 @@ from typing import Annotated, Any
 import typer
 from common import write
 
-from paragon_export.pipeline import export
-from paragon_export.plan import ExportPlan, Precision, Switches
+from paragon_export.pipeline.export import export
+from paragon_export.specs.plans import ExportPlan, Switches
+from paragon_export.specs.types import Precision
 
 
 def main(

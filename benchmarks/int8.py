@@ -25,14 +25,16 @@ from common import interleave, median, random_picture, write
 from onnxruntime.quantization import QuantType, quantize_static
 
 from paragon_export.assets import CHECKPOINT
-from paragon_export.int8_pictures import Pair, export_int8_pictures, photographs
-from paragon_export.metrics import difference
-from paragon_export.plan import ExportPlan, Size, Switches
-from paragon_export.quantise import quantise
-from paragon_export.reference import build_reference, describe
-from paragon_export.runners import OnnxRunner
-from paragon_export.simplify import simplify
-from paragon_export.trace import trace
+from paragon_export.graph.simplify import simplify
+from paragon_export.graph.trace import trace
+from paragon_export.networks.describe import describe
+from paragon_export.parity.metrics import difference
+from paragon_export.parity.reference import build_reference
+from paragon_export.pipeline.quantize_pictures import Pair, export_int8_pictures, photographs
+from paragon_export.precision.int8 import quantise
+from paragon_export.runtimes.ort_runner import OnnxRunner
+from paragon_export.specs.plans import ExportPlan, Switches
+from paragon_export.specs.types import Size
 
 SWITCHES = Switches(flags={"upsampler_alpha": 0.0})
 

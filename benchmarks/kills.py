@@ -43,9 +43,10 @@ import typer
 from common import write
 
 import paragon_export.__main__
-from paragon_export.artifact import PREFIX, sha256_of
 from paragon_export.assets import CHECKPOINT
-from paragon_export.manifest import read, why_rebuild
+from paragon_export.engines.manifest import read
+from paragon_export.engines.reuse import why_rebuild
+from paragon_export.system.atomic_write import PREFIX, sha256_of
 
 PROFILE = ("--target", "sm86", "--min", "1x1", "--opt", "16x16", "--max", "16x16")
 

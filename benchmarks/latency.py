@@ -36,7 +36,7 @@ from common import (
     write,
 )
 
-from paragon_export.plan import Runtime
+from paragon_export.specs.types import Runtime
 
 Call = Callable[[], np.ndarray]
 

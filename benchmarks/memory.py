@@ -27,7 +27,7 @@ from common import (
 )
 
 from paragon_export.errors import ParagonExportError
-from paragon_export.plan import Runtime, Size
+from paragon_export.specs.types import Runtime, Size
 
 LARGEST = ("720x1280", "1080x1920", "2160x3840")
 

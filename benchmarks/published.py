@@ -16,10 +16,11 @@ from common import write
 from PIL import Image
 
 from paragon_export.assets import CHECKPOINT
-from paragon_export.metrics import luma
-from paragon_export.plan import Switches
-from paragon_export.reference import build_reference, describe
-from paragon_export.runners import Runner
+from paragon_export.networks.describe import describe
+from paragon_export.parity.metrics import luma
+from paragon_export.parity.reference import build_reference
+from paragon_export.runtimes.base import Runner
+from paragon_export.specs.plans import Switches
 
 BORDER_PX = 2
 

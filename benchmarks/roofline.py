@@ -42,8 +42,8 @@ from common import (
     write,
 )
 
-from paragon_export.plan import Runtime, Size
-from paragon_export.runners import OnnxRunner
+from paragon_export.runtimes.ort_runner import OnnxRunner
+from paragon_export.specs.types import Runtime, Size
 
 FRAME = Size(1080, 1920)
 """Input for which the graphics cards are computed."""

@@ -33,8 +33,8 @@ from common import (
 )
 
 from paragon_export.errors import ParagonExportError
-from paragon_export.plan import Runtime, Size
-from paragon_export.rewrite import RULES
+from paragon_export.rewrite.rules import RULES
+from paragon_export.specs.types import Runtime, Size
 
 SCALE = 2
 

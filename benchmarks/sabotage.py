@@ -18,16 +18,17 @@ from typing import Any
 import numpy as np
 from common import write
 
-from paragon_export.alternatives import Alternative, alternatives
-from paragon_export.candidates import open_candidate, read_artifact
 from paragon_export.errors import ParagonExportError, PlanError
-from paragon_export.judge import judge
-from paragon_export.metrics import psnr_db
-from paragon_export.plan import Precision, Switches
-from paragon_export.probes import Probe, photograph_crop
-from paragon_export.report import ParityReport
-from paragon_export.runners import Runner
-from paragon_export.verify import play
+from paragon_export.inputs.play import play
+from paragon_export.inputs.probes import Probe, photograph_crop
+from paragon_export.parity.candidates import open_candidate, read_artifact
+from paragon_export.parity.check import judge
+from paragon_export.parity.diagnosis.alternatives import Alternative, alternatives
+from paragon_export.parity.metrics import psnr_db
+from paragon_export.parity.report import ParityReport
+from paragon_export.runtimes.base import Runner
+from paragon_export.specs.plans import Switches
+from paragon_export.specs.types import Precision
 from tests.sabotage import SUITE, TRACED_AT, Case, Sabotage, subjects, written
 
 PHOTOGRAPHS = 8

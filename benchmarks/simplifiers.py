@@ -13,8 +13,8 @@ import onnxruntime as ort
 import typer
 from common import network, ports, write
 
-from paragon_export.report import percentile
-from paragon_export.trace import trace
+from paragon_export.bench.report import percentile
+from paragon_export.graph.trace import trace
 
 SIZES = {"realtime": (270, 480), "stream": (135, 240), "photo": (96, 128)}
 

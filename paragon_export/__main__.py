@@ -7,8 +7,8 @@ if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
     # Quiet from the first line on; ``signals.listen`` takes over once it is imported.
     signal.signal(signal.SIGINT, lambda number, frame: os._exit(128 + number))
 
-from paragon_export import signals, streams, supervised
 from paragon_export.errors import COULD_NOT_RUN
+from paragon_export.system import signals, streams, supervised
 
 
 def main() -> None:
@@ -17,8 +17,6 @@ def main() -> None:
     supervised.run_in_child_if_memory_is_limited()
     signals.listen()
     try:
-        from paragon_export import cli
-
         cli.main()
     except MemoryError:  # there was not even enough to say so in the usual way
         os.write(2, b"paragon-export: not enough memory\n")

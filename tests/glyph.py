@@ -9,14 +9,15 @@ from typing import Any
 
 import numpy as np
 
-from paragon_export.families.glyph.layout import (
+from paragon_export.networks.describe import describe
+from paragon_export.networks.glyph.layout import (
     CellHyperparameters,
     Hyperparameters,
     expected_cell_shapes,
     expected_shapes,
 )
-from paragon_export.plan import Switches
-from paragon_export.reference import TorchReference, build_reference, describe
+from paragon_export.parity.reference import TorchReference, build_reference
+from paragon_export.specs.plans import Switches
 from tests.golden.glyph.make_weights import digest, fill
 from tests.tiny import Tensors
 

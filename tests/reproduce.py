@@ -14,10 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from paragon_export.artifact import sha256_of
-from paragon_export.int8 import Calibration, export_int8
-from paragon_export.pipeline import export
-from paragon_export.plan import ExportPlan, Precision, Runtime, Size, Switches
+from paragon_export.pipeline.export import export
+from paragon_export.pipeline.quantize import Calibration, export_int8
+from paragon_export.specs.plans import ExportPlan, Switches
+from paragon_export.specs.types import Precision, Runtime, Size
+from paragon_export.system.atomic_write import sha256_of
 from tests.tiny import save, tiny_checkpoint
 
 Make = Callable[[Path], Path]
@@ -86,7 +87,7 @@ def make(kind: str, folder: Path) -> str:
 def _calibration(kind: str, folder: Path) -> Calibration:
     if kind == "int8 pictures":
         return Calibration(path=None, accept_loss=True)
-    from paragon_export.glyph_probes import glyph_batch
+    from paragon_export.inputs.glyph_probes import glyph_batch
     from tests.test_glyph_int8 import PORT
 
     np.save(folder / "grids.npy", glyph_batch(PORT, 96))

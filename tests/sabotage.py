@@ -18,13 +18,15 @@ from onnx import compose, parser
 from torch import Tensor, nn
 
 from paragon_export.assets import CHECKPOINT
-from paragon_export.checkpoint import Checkpoint, load_checkpoint
-from paragon_export.families import family_of
-from paragon_export.plan import Precision, Size, Switches
-from paragon_export.precision import to_precision
-from paragon_export.reference import TorchReference, build_reference, describe
-from paragon_export.trace import trace
-from paragon_export.variant import Variant
+from paragon_export.checkpoints.load import Checkpoint, load_checkpoint
+from paragon_export.graph.trace import trace
+from paragon_export.networks.describe import describe
+from paragon_export.networks.registry import family_of
+from paragon_export.parity.reference import TorchReference, build_reference
+from paragon_export.precision.half import to_precision
+from paragon_export.specs.network import Variant
+from paragon_export.specs.plans import Switches
+from paragon_export.specs.types import Precision, Size
 from tests.tiny import tiny_checkpoint, tiny_hyperparameters, tiny_tensors
 
 OPSET = 20

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from paragon_export.artifact import (
+from paragon_export.errors import PlanError
+from paragon_export.system.atomic_write import (
     LOCK,
     PREFIX,
     check_writable,
@@ -20,7 +21,6 @@ from paragon_export.artifact import (
     write_files,
     write_text,
 )
-from paragon_export.errors import PlanError
 
 
 def names_in(folder: Path) -> set[str]:

@@ -11,17 +11,23 @@ import onnx
 import onnx_ir as ir
 import pytest
 
-from paragon_export.audit import audit, subject_of, subject_of_file, with_islands
-from paragon_export.candidates import read_artifact
-from paragon_export.gauges import Subject, measure
-from paragon_export.judge import judge
-from paragon_export.onnx_file import metadata_of, read_onnx, serialized, write_onnx
-from paragon_export.pipeline import audit_source, build, export
-from paragon_export.plan import EnginePlan, ExportPlan, Precision, Profile, Size, Switches
-from paragon_export.precision import FLOAT32_INPUTS, rounding_model, to_precision, values_of
-from paragon_export.probes import audit_probes, default_sizes
-from paragon_export.ranges import HIGHEST, SMALLEST_NORMAL, RangeAudit
-from paragon_export.shares import largest
+from paragon_export.graph.inspection import metadata_of
+from paragon_export.graph.onnx_io import read_onnx, serialized, write_onnx
+from paragon_export.inputs.probes import audit_probes, default_sizes
+from paragon_export.parity.candidates import read_artifact
+from paragon_export.parity.check import judge
+from paragon_export.pipeline.build import build
+from paragon_export.pipeline.export import audit_source, export
+from paragon_export.precision.attribution import largest
+from paragon_export.precision.audit import audit, subject_of, subject_of_file, with_islands
+from paragon_export.precision.half import FLOAT32_INPUTS, to_precision
+from paragon_export.precision.instrument import Subject, measure
+from paragon_export.precision.range_report import HIGHEST, SMALLEST_NORMAL, RangeAudit
+from paragon_export.precision.rounding import rounding_model
+from paragon_export.precision.typed_graph import values_of
+from paragon_export.specs.plans import EnginePlan, ExportPlan, Switches
+from paragon_export.specs.profiles import Profile
+from paragon_export.specs.types import Precision, Size
 from tests.conftest import RunHere
 from tests.glyph import small_weights
 from tests.test_munet import SMALL, weights_of

@@ -11,14 +11,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from paragon_export.bench import FEWEST_SAMPLES, MOST_SAMPLES, bench, bench_runners
-from paragon_export.console import bench_markdown
-from paragon_export.environment import cuda_gpu
+from paragon_export.bench.measure import FEWEST_SAMPLES, MOST_SAMPLES, bench, bench_runners
+from paragon_export.bench.report import BenchReport, BenchRow
+from paragon_export.cli.render import bench_markdown
 from paragon_export.errors import OutOfMemoryError, ParagonExportError, PlanError, RunError
-from paragon_export.pipeline import export
-from paragon_export.plan import ExportPlan, Size, Switches
-from paragon_export.report import BenchReport, BenchRow
-from paragon_export.runners import Arrays, Runner
+from paragon_export.pipeline.export import export
+from paragon_export.runtimes.base import Arrays, Runner
+from paragon_export.specs.plans import ExportPlan, Switches
+from paragon_export.specs.types import Size
+from paragon_export.system.environment import cuda_gpu
 from tests.tiny import tiny_checkpoint
 
 SIZE = Size(16, 16)

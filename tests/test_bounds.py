@@ -16,15 +16,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from paragon_export.checkpoint import load_checkpoint
+from paragon_export.checkpoints.load import load_checkpoint
+from paragon_export.checkpoints.pickle_scan import MOST_RECORDS, check_directory
 from paragon_export.errors import CheckpointError, PlanError
-from paragon_export.int8 import Calibration, read_grids
-from paragon_export.limits import limited_memory
-from paragon_export.pickles import MOST_RECORDS, check_directory
-from paragon_export.plan import Switches
-from paragon_export.reference import describe
-from paragon_export.rewrite import rewrite
-from paragon_export.variant import Port
+from paragon_export.networks.describe import describe
+from paragon_export.pipeline.quantize import Calibration, read_grids
+from paragon_export.rewrite.rules import rewrite
+from paragon_export.specs.network import Port
+from paragon_export.specs.plans import Switches
+from paragon_export.system.limits import limited_memory
 from tests import hostile
 from tests.conftest import RunHere
 from tests.test_cli_errors import assert_one_helpful_line
@@ -192,10 +192,10 @@ def test_features_at_full_size_are_bounded(tmp_path: Path) -> None:
     assert describe(path, Switches(flags={"scale": 16}))[1].scale == 16
     features = weights["conv_in.weight"].shape[0]
     assert features * 16**2 <= 2**14
-    from paragon_export import reference
+    from paragon_export.networks import describe as describing
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(reference, "MOST_LARGE_VALUES", features * 16**2 - 1)
+        patch.setattr(describing, "MOST_LARGE_VALUES", features * 16**2 - 1)
         with pytest.raises(CheckpointError, match=f"{features} features at a scale of 16"):
             describe(path, Switches(flags={"scale": 16}))
 

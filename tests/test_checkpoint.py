@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import torch
 
-from paragon_export.checkpoint import load_checkpoint
+from paragon_export.checkpoints.load import load_checkpoint
 from paragon_export.errors import CheckpointError
 from tests.tiny import Tensors, save, tiny_checkpoint, tiny_hyperparameters, tiny_tensors
 

@@ -18,9 +18,9 @@ import pytest
 import torch
 
 import paragon_export
-from paragon_export.artifact import sha256_of
-from paragon_export.cli import main
-from paragon_export.runners import OnnxRunner
+from paragon_export.cli.main import main
+from paragon_export.runtimes.ort_runner import OnnxRunner
+from paragon_export.system.atomic_write import sha256_of
 from tests.conftest import LONGEST_RUN_S, Finished
 from tests.tiny import tiny_checkpoint
 

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from paragon_export.assets import CHECKPOINT
-from paragon_export.cli import main
+from paragon_export.cli.main import main
 from paragon_export.errors import PlanError, RunError
-from paragon_export.onnx_file import read_onnx
-from paragon_export.plan import read_recipe
-from paragon_export.switches import read_option_file
+from paragon_export.graph.onnx_io import read_onnx
+from paragon_export.networks.options import read_option_file
+from paragon_export.specs.profiles import read_recipe
 
 
 def test_junit_never_overwrites_the_reference(

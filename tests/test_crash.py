@@ -20,9 +20,10 @@ from pathlib import Path
 
 import pytest
 
-from paragon_export.artifact import PREFIX, check_writable, write_files, write_text
+from paragon_export.engines.manifest import manifest_bytes, read, read_engine, sealed
+from paragon_export.engines.reuse import why_rebuild
 from paragon_export.errors import PlanError
-from paragon_export.manifest import manifest_bytes, read, read_engine, sealed, why_rebuild
+from paragon_export.system.atomic_write import PREFIX, check_writable, write_files, write_text
 from tests.conftest import LONGEST_RUN_S, RunCli, RunHere, shell_environment
 
 NAMES = ("net.engine.onnx", "net.engine", "net.engine.json")
@@ -121,9 +122,9 @@ def test_without_digests_a_mixture_would_be_used(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nothing but the digests keeps a reader from the mixture, and the check says so."""
-    monkeypatch.setattr("paragon_export.manifest.EngineFile.mismatch", "")
+    monkeypatch.setattr("paragon_export.engines.manifest.EngineFile.mismatch", "")
     monkeypatch.setattr(
-        "paragon_export.manifest.sha256_of",
+        "paragon_export.engines.reuse.sha256_of",
         lambda path: (read(path.with_name(NAMES[1])) or {})["onnx_sha256"],
     )
     assert (b"new", b"old", True) in states_when_killed(write_together, tmp_path)
@@ -160,7 +161,8 @@ def another_process(code: str, *args: str | Path) -> Iterator[subprocess.Popen[s
 WRITING = """
 import ctypes, os, sys, time
 from pathlib import Path
-from paragon_export import artifact, signals
+from paragon_export.system import atomic_write as artifact
+from paragon_export.system import signals
 signals.listen()
 
 def wait(handle):
@@ -207,9 +209,9 @@ def test_a_stopped_run_is_quiet_and_leaves_nothing(
 
 QUANTIZING = """
 import os, sys, tempfile, time
-from paragon_export import signals
+from paragon_export.system import signals
 signals.listen()
-from paragon_export.artifact import scratch
+from paragon_export.system.atomic_write import scratch
 with scratch() as folder:
     (folder / "int8.onnx").write_text("half")
     tempfile.mkdtemp()
@@ -326,7 +328,9 @@ def test_what_happens_midway_is_one_line(
     folder.mkdir()
     write_in_place(folder, b"old")
     synced = iter([lambda _: None, lambda _: None, lambda _: happens(folder)])
-    monkeypatch.setattr("paragon_export.artifact.os.fsync", lambda handle: next(synced)(handle))
+    monkeypatch.setattr(
+        "paragon_export.system.atomic_write.os.fsync", lambda handle: next(synced)(handle)
+    )
     with pytest.raises(PlanError, match=words) as caught:
         write_together(folder, b"new")
     assert "\n" not in str(caught.value)

@@ -14,18 +14,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-from paragon_export.checkpoint import Checkpoint, load_checkpoint
+from paragon_export.checkpoints.load import Checkpoint, load_checkpoint
 from paragon_export.errors import CheckpointError, PlanError, UnsupportedNetworkError
-from paragon_export.families import family_of
-from paragon_export.families.paragonsr2.release.layout import (
+from paragon_export.networks.paragonsr2.v9_v11.layout import (
     IGNORED,
     VARIANTS,
     Hyperparameters,
     expected_shapes,
 )
-from paragon_export.plan import Switches
-from paragon_export.reference import build_reference, measure_drop
-from paragon_export.variant import Variant
+from paragon_export.networks.registry import family_of
+from paragon_export.parity.reference import build_reference, measure_drop
+from paragon_export.specs.network import Variant
+from paragon_export.specs.plans import Switches
 from tests.tiny import ATTENDING, Tensors, save, tiny_checkpoint, tiny_hyperparameters, tiny_tensors
 
 OTHERS: dict[str, dict[str, Any]] = json.loads(
@@ -209,8 +209,8 @@ DESCRIBE_IN_LITTLE_MEMORY = """
 import resource, sys
 from pathlib import Path
 from paragon_export.errors import CheckpointError
-from paragon_export.plan import Switches
-from paragon_export.reference import describe
+from paragon_export.specs.plans import Switches
+from paragon_export.networks.describe import describe
 resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30))
 try:
     describe(Path(sys.argv[1]), Switches())

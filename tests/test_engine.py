@@ -17,27 +17,20 @@ import onnxruntime as ort
 import pytest
 import torch
 
-import paragon_export.engine as engine_module
-from paragon_export.candidates import static_size
-from paragon_export.engine import BuiltEngine, build_engine
+import paragon_export.engines.build as engine_module
+from paragon_export.engines.build import BuiltEngine, build_engine
+from paragon_export.engines.planned_memory import largest_bytes
 from paragon_export.errors import EngineBuildError, PlanError, RunError
-from paragon_export.onnx_file import read_onnx, read_onnx_file, write_onnx
-from paragon_export.plan import (
-    DEFAULT_PROFILE,
-    TARGETS,
-    Backend,
-    EnginePlan,
-    Precision,
-    Profile,
-    Size,
-    Switches,
-    read_recipe,
-)
-from paragon_export.precision import to_precision
-from paragon_export.reference import build_reference, describe
-from paragon_export.simplify import simplify
-from paragon_export.trace import trace
-from paragon_export.volumes import largest_bytes
+from paragon_export.graph.inspection import static_size
+from paragon_export.graph.onnx_io import read_onnx, read_onnx_file, write_onnx
+from paragon_export.graph.simplify import simplify
+from paragon_export.graph.trace import trace
+from paragon_export.networks.describe import describe
+from paragon_export.parity.reference import build_reference
+from paragon_export.precision.half import to_precision
+from paragon_export.specs.plans import EnginePlan, Switches
+from paragon_export.specs.profiles import DEFAULT_PROFILE, Profile, read_recipe
+from paragon_export.specs.types import TARGETS, Backend, Precision, Size
 from tests.conftest import RunHere
 
 RECIPES = sorted((Path(__file__).parents[1] / "engines").glob("*.toml"))
@@ -419,10 +412,11 @@ def test_unknown_target_is_refused() -> None:
 WITHOUT_GPU = """
 import sys
 from pathlib import Path
-from paragon_export.engine import build_engine
+from paragon_export.engines.build import build_engine
 from paragon_export.errors import PlanError
-from paragon_export.onnx_file import read_onnx_file
-from paragon_export.plan import DEFAULT_PROFILE, Backend
+from paragon_export.graph.onnx_io import read_onnx_file
+from paragon_export.specs.profiles import DEFAULT_PROFILE
+from paragon_export.specs.types import Backend
 file = Path(sys.argv[1])
 try:
     build_engine(read_onnx_file(file), Backend.TENSORRT, (), DEFAULT_PROFILE)

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from paragon_export.primitives import sized_like
-from paragon_export.runners import OnnxRunner
-from paragon_export.trace import trace
-from paragon_export.variant import Port
+from paragon_export.graph.trace import trace
+from paragon_export.networks.ops import sized_like
+from paragon_export.runtimes.ort_runner import OnnxRunner
+from paragon_export.specs.network import Port
 
 IMAGE = (Port("input", ("batch", 4, "height", "width")),)
 

@@ -17,14 +17,16 @@ import yaml
 from torch import Tensor
 from torch.nn import functional as F
 
-from paragon_export.checkpoint import load_checkpoint
+from paragon_export.checkpoints.load import load_checkpoint
 from paragon_export.errors import CheckpointError, PlanError, UnsupportedNetworkError
-from paragon_export.families.glyph.layout import Hyperparameters
-from paragon_export.plan import Switches
-from paragon_export.reference import TorchReference, describe
-from paragon_export.runners import OnnxRunner, OpenVinoRunner
-from paragon_export.simplify import simplify
-from paragon_export.trace import trace
+from paragon_export.graph.simplify import simplify
+from paragon_export.graph.trace import trace
+from paragon_export.networks.describe import describe
+from paragon_export.networks.glyph.layout import Hyperparameters
+from paragon_export.parity.reference import TorchReference
+from paragon_export.runtimes.openvino_runner import OpenVinoRunner
+from paragon_export.runtimes.ort_runner import OnnxRunner
+from paragon_export.specs.plans import Switches
 from tests.glyph import (
     PHASE_2,
     SMALL,

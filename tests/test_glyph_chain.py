@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from paragon_export.errors import PlanError
-from paragon_export.glyphs import (
+from paragon_export.pipeline.glyph_chain import (
     CELLS_AT_A_TIME,
     Chain,
     grids_of,
@@ -23,8 +23,9 @@ from paragon_export.glyphs import (
     read_raster,
     scaled,
 )
-from paragon_export.plan import OnnxBackend, Switches
-from paragon_export.runners import Arrays
+from paragon_export.runtimes.base import Arrays
+from paragon_export.specs.plans import Switches
+from paragon_export.specs.types import OnnxBackend
 from tests.conftest import RunHere, shell_environment
 from tests.glyph import (
     SMALL,

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from paragon_export.glyph_probes import glyph_batch
-from paragon_export.runners import OnnxRunner, OpenVinoRunner
-from paragon_export.variant import Port
+from paragon_export.inputs.glyph_probes import glyph_batch
+from paragon_export.runtimes.openvino_runner import OpenVinoRunner
+from paragon_export.runtimes.ort_runner import OnnxRunner
+from paragon_export.specs.network import Port
 from tests.conftest import RunHere
 from tests.glyph import (
     SMALL,

@@ -13,25 +13,25 @@ import numpy as np
 import pytest
 from torch import Tensor, nn
 
-from paragon_export.artifact import sha256_of
-from paragon_export.engine import classifier_ports
+from paragon_export.engines.manifest import check_manifest
+from paragon_export.engines.open import classifier_ports
 from paragon_export.errors import PlanError
-from paragon_export.families.glyph.network import ConvUnit, GlyphClassifier, ResidualBlock
-from paragon_export.glyph_probes import GLYPHS, glyph_batch, glyph_probes
-from paragon_export.manifest import check_manifest
-from paragon_export.metrics import wrong_top1
-from paragon_export.plan import BatchProfile, EnginePlan, Precision, Profile, Size
-from paragon_export.reference import TorchReference
-from paragon_export.report import ParityReport
-from paragon_export.runners import (
-    Arrays,
-    OnnxRunner,
-    OpenVinoRunner,
-    Runner,
-    TorchRunner,
-)
-from paragon_export.variant import Port
-from paragon_export.verify import Candidate, verify
+from paragon_export.inputs.glyph_probes import GLYPHS, glyph_batch, glyph_probes
+from paragon_export.networks.glyph.network import ConvUnit, GlyphClassifier, ResidualBlock
+from paragon_export.parity.candidates import Candidate
+from paragon_export.parity.compare import verify
+from paragon_export.parity.metrics import wrong_top1
+from paragon_export.parity.reference import TorchReference
+from paragon_export.parity.report import ParityReport
+from paragon_export.runtimes.base import Arrays, Runner
+from paragon_export.runtimes.openvino_runner import OpenVinoRunner
+from paragon_export.runtimes.ort_runner import OnnxRunner
+from paragon_export.runtimes.torch_runner import TorchRunner
+from paragon_export.specs.network import Port
+from paragon_export.specs.plans import EnginePlan
+from paragon_export.specs.profiles import BatchProfile, Profile
+from paragon_export.specs.types import Precision, Size
+from paragon_export.system.atomic_write import sha256_of
 from tests.conftest import RunHere
 from tests.glyph import SMALL, SMALL_CELLS, reference_of, small_checkpoint
 from tests.test_glyph import to_onnx

@@ -10,16 +10,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from paragon_export.checkpoint import Checkpoint, load_checkpoint
-from paragon_export.families import family_of
-from paragon_export.families.paragonsr2.release.layout import VARIANTS, WINDOW_SIZE
-from paragon_export.plan import ExportPlan, Switches
-from paragon_export.reference import TorchReference, build_reference
-from paragon_export.rewrite import rewrite
-from paragon_export.runners import Arrays, OnnxRunner
-from paragon_export.simplify import simplify
-from paragon_export.trace import trace
-from paragon_export.variant import Variant
+from paragon_export.checkpoints.load import Checkpoint, load_checkpoint
+from paragon_export.graph.simplify import simplify
+from paragon_export.graph.trace import trace
+from paragon_export.networks.paragonsr2.v9_v11.layout import VARIANTS, WINDOW_SIZE
+from paragon_export.networks.registry import family_of
+from paragon_export.parity.reference import TorchReference, build_reference
+from paragon_export.rewrite.rules import rewrite
+from paragon_export.runtimes.base import Arrays
+from paragon_export.runtimes.ort_runner import OnnxRunner
+from paragon_export.specs.network import Variant
+from paragon_export.specs.plans import ExportPlan, Switches
 from tests.recorded import GOLDEN, recorded_weights
 from tests.tiny import Tensors, save
 

@@ -22,12 +22,12 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from paragon_export import pickles
-from paragon_export.checkpoint import MOST_TENSORS, load_checkpoint
+from paragon_export.checkpoints import pickle_scan as pickles
+from paragon_export.checkpoints.load import MOST_TENSORS, load_checkpoint
+from paragon_export.checkpoints.pickle_scan import scan
 from paragon_export.errors import CheckpointError, ParagonExportError
-from paragon_export.pickles import scan
-from paragon_export.plan import Switches
-from paragon_export.reference import describe
+from paragon_export.networks.describe import describe
+from paragon_export.specs.plans import Switches
 from tests import hostile
 from tests.conftest import RunHere
 from tests.mutate import mutate_bytes, mutate_header, mutate_pickled

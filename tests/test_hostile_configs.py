@@ -23,29 +23,30 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from paragon_export.checkpoint import load_checkpoint
-from paragon_export.engine import classifier_ports, open_engine
-from paragon_export.errors import OutOfMemoryError, ParagonExportError, PlanError
-from paragon_export.families import family_of
-from paragon_export.foreign import LONGEST_LINE, all_printable, one_line, printable
-from paragon_export.glyphs import read_raster
-from paragon_export.int8 import Calibration, read_grids
-from paragon_export.manifest import (
+from paragon_export.checkpoints.load import load_checkpoint
+from paragon_export.engines.manifest import (
     checked_manifest,
     digest_of,
     manifest_bytes,
     manifest_path,
     read,
     sealed,
-    why_judge_again,
-    why_rebuild,
 )
-from paragon_export.pictures import MOST_PIXELS
-from paragon_export.plan import EnginePlan, Switches, read_recipe
-from paragon_export.probes import folder_probes
-from paragon_export.reading import parse_json
-from paragon_export.switches import LARGEST_OPTION_FILE_BYTES, parse_yaml, read_option_file
-from paragon_export.variant import Port
+from paragon_export.engines.open import classifier_ports, open_engine
+from paragon_export.engines.reuse import why_judge_again, why_rebuild
+from paragon_export.errors import OutOfMemoryError, ParagonExportError, PlanError
+from paragon_export.inputs.probes import folder_probes
+from paragon_export.networks.options import read_option_file
+from paragon_export.networks.registry import family_of
+from paragon_export.pipeline.glyph_chain import read_raster
+from paragon_export.pipeline.quantize import Calibration, read_grids
+from paragon_export.specs.network import Port
+from paragon_export.specs.plans import EnginePlan, Switches
+from paragon_export.specs.profiles import read_recipe
+from paragon_export.system.images import MOST_PIXELS
+from paragon_export.system.reading import parse_json
+from paragon_export.system.strict_yaml import LARGEST_OPTION_FILE_BYTES, parse_yaml
+from paragon_export.system.text import LONGEST_LINE, all_printable, one_line, printable
 from tests.conftest import RunHere
 from tests.glyph import small_checkpoint
 from tests.mutate import VALUES, YAML_TRICKS, mutate_tree, mutate_yaml
@@ -308,8 +309,8 @@ def test_hostile_label_maps_are_refused(
 @pytest.fixture(scope="module")
 def chain(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """Return both phases of a small classifier as ONNX files."""
-    from paragon_export.pipeline import export
-    from paragon_export.plan import ExportPlan
+    from paragon_export.pipeline.export import export
+    from paragon_export.specs.plans import ExportPlan
     from tests.glyph import SMALL, SMALL_CELLS
 
     folder = tmp_path_factory.mktemp("chain")
@@ -623,8 +624,9 @@ def test_a_document_is_printable(document: Any) -> None:
 
 def test_a_network_that_finds_no_memory_is_an_error(tiny_realtime: Path) -> None:
     """PyTorch's own refusal to allocate ends in one line, not in a traceback."""
-    from paragon_export.limits import limited_memory
-    from paragon_export.reference import build_reference, describe
+    from paragon_export.networks.describe import describe
+    from paragon_export.parity.reference import build_reference
+    from paragon_export.system.limits import limited_memory
 
     runner = build_reference(*describe(tiny_realtime, Switches())).runner("float64")
     picture = np.zeros((1, 3, 1500, 1500), np.float32)

@@ -21,14 +21,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
-from paragon_export import limits
-from paragon_export.candidates import open_onnx
 from paragon_export.errors import ParagonExportError, RunError
-from paragon_export.onnx_file import ports_of, read_onnx, read_onnx_file
-from paragon_export.onnx_guard import DOMAINS
-from paragon_export.pipeline import export
-from paragon_export.plan import ExportPlan, OnnxBackend, Size
-from paragon_export.variant import Port
+from paragon_export.graph.inspection import ports_of
+from paragon_export.graph.onnx_checks import DOMAINS
+from paragon_export.graph.onnx_io import read_onnx, read_onnx_file
+from paragon_export.parity.candidates import open_onnx
+from paragon_export.pipeline.export import export
+from paragon_export.specs.network import Port
+from paragon_export.specs.plans import ExportPlan
+from paragon_export.specs.types import OnnxBackend, Size
+from paragon_export.system import limits
 from tests.conftest import RunCli, RunHere
 from tests.mutate import mutate_bytes, mutate_onnx
 from tests.test_cli_errors import assert_one_helpful_line, listing
@@ -407,13 +409,13 @@ def test_a_short_file_that_parses_to_a_large_one_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two bytes make a node: what parsing takes is limited, and the limit is lifted again."""
-    from paragon_export import onnx_file
+    from paragon_export.graph import onnx_io
 
     nodes = b"\x0a\x00" * 3_000_000
     graph = b"\x3a" + _varint(len(nodes)) + nodes
     path = tmp_path / "m.onnx"
     path.write_bytes(graph)
-    monkeypatch.setattr(onnx_file, "MEMORY_TO_READ", 2**27)
+    monkeypatch.setattr(onnx_io, "MEMORY_TO_READ", 2**27)
 
     with pytest.raises(RunError):
         read_onnx(path)

@@ -19,7 +19,7 @@ HEAVY = {
 
 RUN_AND_REPORT = """
 import json, sys
-from paragon_export.cli import main
+from paragon_export.cli.main import main
 sys.argv = ["paragon-export", *sys.argv[1:]]
 code = 0
 try:
@@ -45,7 +45,7 @@ REQUIRE = (
     WITHOUT
     + """
 from paragon_export.errors import MissingDependencyError
-from paragon_export.polygraphy_bridge import polygraphy_trt
+from paragon_export.runtimes.polygraphy import polygraphy_trt
 try:
     polygraphy_trt(sys.argv[1])
 except MissingDependencyError as error:
@@ -56,7 +56,7 @@ except MissingDependencyError as error:
 RUN = (
     WITHOUT
     + """
-from paragon_export.cli import main
+from paragon_export.cli.main import main
 main()
 """
 )
@@ -65,7 +65,7 @@ OPEN_ENGINE = """
 import sys
 from pathlib import Path
 from paragon_export.errors import RunError
-from paragon_export.runners import EngineRunner
+from paragon_export.runtimes.trt_runner import EngineRunner
 try:
     EngineRunner(Path(sys.argv[1]).read_bytes(), "damaged.engine", "rtx")
 except RunError:
@@ -116,7 +116,7 @@ def test_help_is_quick(tmp_path: Path) -> None:
     seconds = []
     for _ in range(3):
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        python("from paragon_export.cli import main; main()", "--help", cwd=tmp_path)
+        python("from paragon_export.cli.main import main; main()", "--help", cwd=tmp_path)
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         seconds.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
 

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as st_numpy
 from onnx import TensorProto, helper, numpy_helper
 
-from paragon_export import quantise as quantising
-from paragon_export.quantise import quantise, weight_scales
+from paragon_export.precision import int8 as quantising
+from paragon_export.precision.int8 import quantise, weight_scales
 from tests.int8 import (
     HIGHEST,
     KERNELS,

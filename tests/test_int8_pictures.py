@@ -11,10 +11,11 @@ import pytest
 from PIL import Image
 
 from paragon_export.assets import CHECKPOINT, PHOTOGRAPH
-from paragon_export.int8_pictures import photographs
-from paragon_export.metrics import psnr_db
-from paragon_export.plan import Switches
-from paragon_export.reference import build_reference, describe
+from paragon_export.networks.describe import describe
+from paragon_export.parity.metrics import psnr_db
+from paragon_export.parity.reference import build_reference
+from paragon_export.pipeline.quantize_pictures import photographs
+from paragon_export.specs.plans import Switches
 from tests.conftest import RunHere
 from tests.int8 import KERNELS, largest_pair, session, weight_rows
 

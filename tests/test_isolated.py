@@ -15,14 +15,15 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from paragon_export import isolated
 from paragon_export.errors import OutOfMemoryError, PlanError, RunError
-from paragon_export.isolated import IsolatedRunner
-from paragon_export.limits import Limits
-from paragon_export.onnx_file import read_onnx_file
-from paragon_export.pipeline import export
-from paragon_export.plan import ExportPlan, OnnxBackend, Size, Switches
-from paragon_export.runners import OnnxRunner
+from paragon_export.graph.onnx_io import read_onnx_file
+from paragon_export.pipeline.export import export
+from paragon_export.runtimes import isolated
+from paragon_export.runtimes.isolated import IsolatedRunner
+from paragon_export.runtimes.ort_runner import OnnxRunner
+from paragon_export.specs.plans import ExportPlan, Switches
+from paragon_export.specs.types import OnnxBackend, Size
+from paragon_export.system.limits import Limits
 from tests.conftest import RunHere, shell_environment
 from tests.test_hostile_onnx import plain
 
@@ -219,7 +220,7 @@ def test_a_child_that_dies_is_an_error(exported: Path) -> None:
 
 ORPHAN = """
 import sys
-from paragon_export.isolated import IsolatedRunner
+from paragon_export.runtimes.isolated import IsolatedRunner
 runner = IsolatedRunner(open(sys.argv[1], "rb").read())
 print(runner._process.pid, flush=True)
 import time; time.sleep(60)
@@ -327,7 +328,7 @@ def test_what_was_read_is_what_is_judged(
         os.replace(bad, good) if bad.exists() else None
         return start(*given, **how)  # type: ignore[arg-type]
 
-    monkeypatch.setattr("paragon_export.candidates.open_runner", swap_first)
+    monkeypatch.setattr("paragon_export.parity.candidates.open_runner", swap_first)
     during = json.loads(run_here(*args).stdout)
     assert not bad.exists()
     assert during["passed"] is True

@@ -27,7 +27,7 @@ def test_an_error_that_nobody_foresaw_is_one_line(
     def fail(*args: object) -> None:
         raise error
 
-    monkeypatch.setattr("paragon_export.reference.describe", fail)
+    monkeypatch.setattr("paragon_export.networks.describe.describe", fail)
     done = run_here("inspect", tiny_realtime)
     assert (done.code, done.stdout) == (3, "")
     (line,) = done.stderr.splitlines()
@@ -57,7 +57,7 @@ def test_lack_of_memory_is_said(
     def fail(*args: object) -> None:
         raise RuntimeError("tracing failed") from error
 
-    monkeypatch.setattr("paragon_export.reference.describe", fail)
+    monkeypatch.setattr("paragon_export.networks.describe.describe", fail)
     done = run_here("inspect", tiny_realtime)
     assert done.code == 3
     (line,) = done.stderr.splitlines()

@@ -13,26 +13,26 @@ import onnx
 import pytest
 
 import paragon_export
-from paragon_export.artifact import sha256_of
-from paragon_export.engine import open_engine
-from paragon_export.environment import cuda_gpu
-from paragon_export.errors import EngineBuildError, ParagonExportError, PlanError
-from paragon_export.manifest import (
+from paragon_export.engines.manifest import (
     EngineFile,
     digest_of,
-    identify,
     manifest_bytes,
     manifest_path,
     read,
-    read_source,
     sealed,
-    why_judge_again,
-    why_rebuild,
 )
-from paragon_export.outcome import Build, Proof, Prover
-from paragon_export.pipeline import build, export
-from paragon_export.plan import EnginePlan, ExportPlan, Precision, Profile, Size, Switches
-from paragon_export.report import ParityReport
+from paragon_export.engines.open import open_engine
+from paragon_export.engines.reuse import identify, read_source, why_judge_again, why_rebuild
+from paragon_export.errors import EngineBuildError, ParagonExportError, PlanError
+from paragon_export.parity.report import ParityReport
+from paragon_export.pipeline.build import build
+from paragon_export.pipeline.export import export
+from paragon_export.pipeline.results import Build, Proof, Prover
+from paragon_export.specs.plans import EnginePlan, ExportPlan, Switches
+from paragon_export.specs.profiles import Profile
+from paragon_export.specs.types import Precision, Size
+from paragon_export.system.atomic_write import sha256_of
+from paragon_export.system.environment import cuda_gpu
 from tests.tiny import tiny_checkpoint
 
 PROFILE = Profile(smallest=Size(1, 1), optimal=Size(24, 40), largest=Size(64, 65))
@@ -357,7 +357,7 @@ def test_a_manifest_with_a_right_digest_and_too_little_in_it_is_one_line(
     built: Built, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A digest can be made by anybody: what is missing behind it is told, not stumbled over."""
-    monkeypatch.setattr("paragon_export.engine.cuda_gpu", lambda: "a GPU")
+    monkeypatch.setattr("paragon_export.engines.build.cuda_gpu", lambda: "a GPU")
     told = read(built.engine)
     for missing in ("precision", "backend", "profile"):
         seal(built.engine, {k: v for k, v in told.items() if k != missing})

@@ -13,15 +13,18 @@ import pytest
 from onnx import helper
 
 from paragon_export.errors import CheckpointError, PlanError, RunError
-from paragon_export.families.munet.layout import MOST_LEVELS
-from paragon_export.metadata import ACTED_ON, LARGEST_SMALLEST, TEXTS, VALUES, ModelMetadata
-from paragon_export.onnx_file import metadata_of, read_onnx
-from paragon_export.operators import ir_version_of
-from paragon_export.pipeline import export
-from paragon_export.plan import ExportPlan, Precision, Profile, Size, Switches
-from paragon_export.quantise import quantise
-from paragon_export.reference import describe
-from paragon_export.switches import CHECKS, FLAGS
+from paragon_export.graph.emitter import ir_version_of
+from paragon_export.graph.inspection import metadata_of
+from paragon_export.graph.metadata import ACTED_ON, LARGEST_SMALLEST, TEXTS, VALUES, ModelMetadata
+from paragon_export.graph.onnx_io import read_onnx
+from paragon_export.networks.describe import describe
+from paragon_export.networks.munet.layout import MOST_LEVELS
+from paragon_export.networks.options import CHECKS, FLAGS
+from paragon_export.pipeline.export import export
+from paragon_export.precision.int8 import quantise
+from paragon_export.specs.plans import ExportPlan, Switches
+from paragon_export.specs.profiles import Profile
+from paragon_export.specs.types import Precision, Size
 from tests.conftest import RunHere
 from tests.test_cli_errors import assert_one_helpful_line, listing
 from tests.test_hostile_onnx import plain

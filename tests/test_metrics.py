@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from paragon_export.metrics import difference, luma, psnr_db
+from paragon_export.parity.metrics import difference, luma, psnr_db
 
 RNG = np.random.default_rng(0)
 

@@ -15,29 +15,32 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from paragon_export.candidates import read_artifact
-from paragon_export.checkpoint import load_checkpoint
-from paragon_export.engine import build_engine
+from paragon_export.checkpoints.load import load_checkpoint
+from paragon_export.engines.build import build_engine
 from paragon_export.errors import CheckpointError, PlanError
-from paragon_export.families import family_of
-from paragon_export.families.munet.layout import NORM
-from paragon_export.families.munet.network import Luma, MUNet
-from paragon_export.families.munet.versions import VERSIONS
-from paragon_export.judge import judge, judge_conversion
-from paragon_export.metrics import Difference
-from paragon_export.onnx_file import read_onnx_file, write_onnx
-from paragon_export.pipeline import export
-from paragon_export.plan import Backend, ExportPlan, Precision, Profile, Size, Switches, Tolerance
-from paragon_export.primitives import spectrum
-from paragon_export.probes import default_sizes
-from paragon_export.reference import TorchReference, build_reference
-from paragon_export.report import ParityRow
-from paragon_export.rewrite import rewrite
-from paragon_export.runners import OnnxRunner
-from paragon_export.simplify import simplify
-from paragon_export.trace import trace
-from paragon_export.variant import Port, Variant
-from paragon_export.windows import OverlappingWindows
+from paragon_export.graph.onnx_io import read_onnx_file, write_onnx
+from paragon_export.graph.simplify import simplify
+from paragon_export.graph.trace import trace
+from paragon_export.inputs.probes import default_sizes
+from paragon_export.networks.munet.layout import NORM
+from paragon_export.networks.munet.network import Luma, MUNet
+from paragon_export.networks.munet.versions import VERSIONS
+from paragon_export.networks.ops import spectrum
+from paragon_export.networks.registry import family_of
+from paragon_export.networks.windowed_attention import OverlappingWindows
+from paragon_export.parity.candidates import read_artifact
+from paragon_export.parity.check import judge, judge_conversion
+from paragon_export.parity.metrics import Difference
+from paragon_export.parity.reference import TorchReference, build_reference
+from paragon_export.parity.report import ParityRow
+from paragon_export.pipeline.export import export
+from paragon_export.rewrite.rules import rewrite
+from paragon_export.runtimes.ort_runner import OnnxRunner
+from paragon_export.specs.network import Port, Variant
+from paragon_export.specs.plans import ExportPlan, Switches
+from paragon_export.specs.profiles import Profile
+from paragon_export.specs.tolerance import Tolerance
+from paragon_export.specs.types import Backend, Precision, Size
 from tests.conftest import RunHere
 from tests.golden.make_weights import make_input
 from tests.recorded import GOLDEN, recorded_weights
@@ -305,7 +308,8 @@ class ToSizeOf(nn.Module):
 @pytest.mark.parametrize("precision", list(Precision))
 def test_nearest_resizing_rounds_as_pytorch_does(precision: Precision) -> None:
     """Also where float32 puts a quotient just below a whole number: 2 to 82, 2 to 94, 3 to 123."""
-    from paragon_export.precision import rounding_model, to_precision
+    from paragon_export.precision.half import to_precision
+    from paragon_export.precision.rounding import rounding_model
 
     ports = tuple(Port(n, ("batch", 1, f"{n}_height", f"{n}_width")) for n in ("x", "like"))
     model = trace(ToSizeOf(), ports, (Port("y", ("batch", 1, "h", "w")),), 22)

@@ -12,9 +12,9 @@ from pathlib import Path
 import onnx
 import pytest
 
-from paragon_export.foreign import utf_8
-from paragon_export.pipeline import export
-from paragon_export.plan import ExportPlan
+from paragon_export.pipeline.export import export
+from paragon_export.specs.plans import ExportPlan
+from paragon_export.system.text import utf_8
 from tests.conftest import LONGEST_RUN_S, RunHere, shell_environment
 from tests.test_cli_errors import assert_one_helpful_line, listing
 
@@ -118,7 +118,7 @@ def unknown(*_):
     raise KeyError("no such user")
 
 pwd.getpwuid = pwd.getpwnam = unknown
-from paragon_export.cli import main
+from paragon_export.cli.main import main
 for command in json.loads(sys.argv[1]):
     sys.argv = ["paragon-export", *command]
     try:

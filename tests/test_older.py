@@ -11,30 +11,24 @@ import onnx_ir as ir
 import pytest
 import torch
 
-from paragon_export.checkpoint import Checkpoint, load_checkpoint
-from paragon_export.engine import build_engine
+from paragon_export.checkpoints.load import Checkpoint, load_checkpoint
+from paragon_export.engines.build import build_engine
 from paragon_export.errors import CheckpointError, PlanError
-from paragon_export.families import family_of
-from paragon_export.families.paragonsr2.context.attention import HierarchicalAttention
-from paragon_export.families.paragonsr2.preview.layout import TRAITS
-from paragon_export.onnx_file import serialized
-from paragon_export.pipeline import export
-from paragon_export.plan import (
-    Backend,
-    ExportPlan,
-    Precision,
-    Profile,
-    Runtime,
-    Size,
-    Switches,
-)
-from paragon_export.precision import to_precision
-from paragon_export.reference import TorchReference, build_reference
-from paragon_export.rewrite import rewrite
-from paragon_export.runners import OnnxRunner
-from paragon_export.simplify import simplify
-from paragon_export.trace import trace
-from paragon_export.variant import Variant
+from paragon_export.graph.onnx_io import serialized
+from paragon_export.graph.simplify import simplify
+from paragon_export.graph.trace import trace
+from paragon_export.networks.paragonsr2.v0_v5.attention import HierarchicalAttention
+from paragon_export.networks.paragonsr2.v55_v8.layout import TRAITS
+from paragon_export.networks.registry import family_of
+from paragon_export.parity.reference import TorchReference, build_reference
+from paragon_export.pipeline.export import export
+from paragon_export.precision.half import to_precision
+from paragon_export.rewrite.rules import rewrite
+from paragon_export.runtimes.ort_runner import OnnxRunner
+from paragon_export.specs.network import Variant
+from paragon_export.specs.plans import ExportPlan, Switches
+from paragon_export.specs.profiles import Profile
+from paragon_export.specs.types import Backend, Precision, Runtime, Size
 from tests.conftest import RunHere
 from tests.golden.make_weights import make_input
 from tests.recorded import GOLDEN, recorded_weights

@@ -12,14 +12,17 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from paragon_export.metrics import Difference
-from paragon_export.pipeline import export
-from paragon_export.plan import ExportPlan, Precision, Runtime, Size, Switches
-from paragon_export.probes import Probe
-from paragon_export.reference import build_reference, describe
-from paragon_export.report import ParityReport, ParityRow
-from paragon_export.runners import Arrays
-from paragon_export.verify import Candidate, verify
+from paragon_export.inputs.probes import Probe
+from paragon_export.networks.describe import describe
+from paragon_export.parity.candidates import Candidate
+from paragon_export.parity.compare import verify
+from paragon_export.parity.metrics import Difference
+from paragon_export.parity.reference import build_reference
+from paragon_export.parity.report import ParityReport, ParityRow
+from paragon_export.pipeline.export import export
+from paragon_export.runtimes.base import Arrays
+from paragon_export.specs.plans import ExportPlan, Switches
+from paragon_export.specs.types import Precision, Runtime, Size
 from tests.conftest import RunHere
 
 SMALL = ("--sizes", "9x12", "--upsampler-alpha", "0")
@@ -175,7 +178,7 @@ def test_as_trained_is_tried_for_every_runtime(
     runtime: Runtime, tiny_realtime: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where rewriting costs a half export its verdict, the network is exported as trained."""
-    from paragon_export import judge as judging
+    from paragon_export.parity import check as judging
 
     real = judging.judge
 

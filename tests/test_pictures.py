@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from paragon_export import verify
 from paragon_export.assets import CHECKPOINT
 from paragon_export.errors import PlanError
-from paragon_export.glyphs import RASTER, read_raster
-from paragon_export.int8 import Calibration, read_grids
-from paragon_export.pictures import pictures_in, read_picture
-from paragon_export.variant import Port
+from paragon_export.inputs import play as playing
+from paragon_export.pipeline.glyph_chain import RASTER, read_raster
+from paragon_export.pipeline.quantize import Calibration, read_grids
+from paragon_export.specs.network import Port
+from paragon_export.system.images import pictures_in, read_picture
 from tests.conftest import RunHere
 
 RGB = np.array([[[255, 0, 0], [0, 128, 255]], [[10, 20, 30], [255, 255, 255]]], np.uint8)
@@ -288,8 +288,8 @@ COMMANDS: dict[str, Callable[[Path, Path], tuple[str | Path, ...]]] = {
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from paragon_export.pipeline import export
-    from paragon_export.plan import ExportPlan
+    from paragon_export.pipeline.export import export
+    from paragon_export.specs.plans import ExportPlan
 
     path = tmp_path_factory.mktemp("model") / "m.onnx"
     assert export(ExportPlan(checkpoint=CHECKPOINT, output=path)).passed
@@ -301,10 +301,11 @@ def test_pictures_are_read_before_a_network_is_run(
     command: str, model: Path, folder: Path, run_here: RunHere, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The last of the pictures is refused before the first is upscaled."""
-    from paragon_export import gauges, int8_pictures
+    from paragon_export.pipeline import quantize_pictures as int8_pictures
+    from paragon_export.precision import instrument as gauges
 
     (folder / "z.tif").write_bytes(REFUSED["float of 255"][0])
-    monkeypatch.setattr(verify, "play", _never)
+    monkeypatch.setattr(playing, "play", _never)
     monkeypatch.setattr(gauges, "play", _never)
     monkeypatch.setattr(int8_pictures, "quantise", _never)
     done = run_here(*COMMANDS[command](model, folder))

@@ -9,19 +9,10 @@ from typing import Any
 import pytest
 
 from paragon_export.errors import PlanError
-from paragon_export.plan import (
-    DEFAULT_PROFILE,
-    LARGEST_EXTENT,
-    TARGETS,
-    Backend,
-    EnginePlan,
-    ExportPlan,
-    Precision,
-    Profile,
-    Size,
-    Tolerance,
-    read_recipe,
-)
+from paragon_export.specs.plans import EnginePlan, ExportPlan
+from paragon_export.specs.profiles import DEFAULT_PROFILE, Profile, read_recipe
+from paragon_export.specs.tolerance import Tolerance
+from paragon_export.specs.types import LARGEST_EXTENT, TARGETS, Backend, Precision, Size
 
 ENGINES = Path(__file__).parent.parent / "engines"
 

@@ -78,7 +78,7 @@ WRITTEN = {
 @pytest.fixture
 def folder(tmp_path: Path, tiny_realtime: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Return the working folder, with a checkpoint in it; beside it lies ``outside``."""
-    monkeypatch.setattr("paragon_export.engine.cuda_gpu", lambda: None)
+    monkeypatch.setattr("paragon_export.engines.build.cuda_gpu", lambda: None)
     here = tmp_path / "here"
     here.mkdir()
     shutil.copy(tiny_realtime, here / "net.safetensors")

@@ -17,12 +17,14 @@ import torch
 from torch import nn
 
 from paragon_export.errors import PlanError
-from paragon_export.families.paragonsr2.release.network import ParagonSR2, VideoParagonSR2
-from paragon_export.plan import FLOAT32_MARK, Precision
-from paragon_export.precision import FLOAT32_INPUTS, rounding_model, to_precision
-from paragon_export.simplify import simplify
-from paragon_export.trace import trace
-from paragon_export.variant import Port
+from paragon_export.graph.metadata import FLOAT32_MARK
+from paragon_export.graph.simplify import simplify
+from paragon_export.graph.trace import trace
+from paragon_export.networks.paragonsr2.v9_v11.network import ParagonSR2, VideoParagonSR2
+from paragon_export.precision.half import FLOAT32_INPUTS, to_precision
+from paragon_export.precision.rounding import rounding_model
+from paragon_export.specs.network import Port
+from paragon_export.specs.types import Precision
 from tests.tiny import tiny_hyperparameters, tiny_tensors
 
 VARIANTS = ("realtime", "stream", "photo", "pro")
@@ -176,7 +178,7 @@ def test_norm_does_not_overflow_in_half() -> None:
     class Norm(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            from paragon_export.layers import RMSNorm
+            from paragon_export.networks.layers import RMSNorm
 
             self.norm = RMSNorm(3)
             self.first = nn.Conv2d(3, 3, 1, bias=False)

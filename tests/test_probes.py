@@ -9,8 +9,7 @@ import pytest
 from PIL import Image
 
 from paragon_export.errors import PlanError
-from paragon_export.plan import Size
-from paragon_export.probes import (
+from paragon_export.inputs.probes import (
     PIXELS_PER_PROBE,
     Probe,
     audit_probes,
@@ -22,6 +21,7 @@ from paragon_export.probes import (
     video_probe,
     video_probes,
 )
+from paragon_export.specs.types import Size
 
 WINDOWS = (1, 8, 16, 32)
 

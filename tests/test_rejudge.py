@@ -11,12 +11,13 @@ from typing import Any
 import onnx
 import pytest
 
-from paragon_export.artifact import sha256_of
+from paragon_export.engines.manifest import manifest_bytes, manifest_path, sealed
 from paragon_export.errors import PlanError
-from paragon_export.judge import judge_files, rejudge
-from paragon_export.manifest import manifest_bytes, manifest_path, sealed
-from paragon_export.pipeline import export
-from paragon_export.plan import ExportPlan, Precision, Size, Switches
+from paragon_export.parity.check import judge_files, rejudge
+from paragon_export.pipeline.export import export
+from paragon_export.specs.plans import ExportPlan, Switches
+from paragon_export.specs.types import Precision, Size
+from paragon_export.system.atomic_write import sha256_of
 from tests.conftest import RunHere
 from tests.tiny import tiny_checkpoint
 

@@ -16,13 +16,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from paragon_export.artifact import to_json
-from paragon_export.console import audit_table, audited, parity_table, show_error
-from paragon_export.foreign import finite
-from paragon_export.metrics import Difference
-from paragon_export.plan import Precision, Size, Tolerance
-from paragon_export.ranges import RangeAudit, TensorRange
-from paragon_export.report import BenchReport, BenchRow, ParityReport, ParityRow, junit, percentile
+from paragon_export.bench.report import BenchReport, BenchRow, percentile
+from paragon_export.cli.render import audit_table, audited, parity_table, show_error
+from paragon_export.parity.junit import junit
+from paragon_export.parity.metrics import Difference
+from paragon_export.parity.report import ParityReport, ParityRow
+from paragon_export.precision.range_report import RangeAudit, TensorRange
+from paragon_export.specs.tolerance import Tolerance
+from paragon_export.specs.types import Precision, Size
+from paragon_export.system.atomic_write import to_json
+from paragon_export.system.text import finite
 
 KEYS = {"candidate", "size", "batch", "max_abs", "psnr_db", "border_max_abs", "reference_max_abs"}
 

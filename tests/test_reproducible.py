@@ -13,9 +13,9 @@ import onnx
 import pytest
 
 import paragon_export
-from paragon_export.onnx_file import CONTENT_DIGEST, read_onnx, read_onnx_file, write_onnx
-from paragon_export.pipeline import export
-from paragon_export.plan import ExportPlan
+from paragon_export.graph.onnx_io import CONTENT_DIGEST, read_onnx, read_onnx_file, write_onnx
+from paragon_export.pipeline.export import export
+from paragon_export.specs.plans import ExportPlan
 from tests.conftest import LONGEST_RUN_S, shell_environment
 from tests.reproduce import KINDS
 

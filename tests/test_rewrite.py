@@ -15,9 +15,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from paragon_export.families.paragonsr2.release.network import ParagonSR2, VideoParagonSR2
-from paragon_export.islands import narrow, widen
-from paragon_export.layers import (
+from paragon_export.graph.inspection import metadata_of
+from paragon_export.graph.onnx_io import read_onnx
+from paragon_export.graph.trace import trace
+from paragon_export.networks.float32 import narrow, widen
+from paragon_export.networks.layers import (
     BaseUpsampler,
     ChannelAttention,
     LayerScale,
@@ -25,10 +27,9 @@ from paragon_export.layers import (
     TokenAttention,
     WindowAttention,
 )
-from paragon_export.onnx_file import metadata_of, read_onnx
-from paragon_export.pipeline import export
-from paragon_export.plan import ExportPlan, Precision, Runtime
-from paragon_export.rewrite import RULES, Rewritten, Rule, rewrite
+from paragon_export.networks.paragonsr2.v9_v11.network import ParagonSR2, VideoParagonSR2
+from paragon_export.networks.windowed_attention import OverlappingWindows
+from paragon_export.pipeline.export import export
 from paragon_export.rewrite.attention import (
     fuse_heads,
     fuse_windows,
@@ -36,8 +37,8 @@ from paragon_export.rewrite.attention import (
     gather_windows,
     tabulate_tokens,
 )
-from paragon_export.rewrite.graph import Network
-from paragon_export.rewrite.layout import channels_last
+from paragon_export.rewrite.channels_last import channels_last
+from paragon_export.rewrite.fx_network import Network
 from paragon_export.rewrite.linear import (
     clamp_in_convolution,
     fold_gains,
@@ -46,15 +47,16 @@ from paragon_export.rewrite.linear import (
     split_concat,
     split_halves,
 )
+from paragon_export.rewrite.rules import RULES, Rewritten, Rule, rewrite
 from paragon_export.rewrite.upsampling import (
     fuse_tail,
     repeat_after_filter,
     share_shuffle,
     shuffle_in_steps,
 )
-from paragon_export.trace import trace
-from paragon_export.variant import Port
-from paragon_export.windows import OverlappingWindows
+from paragon_export.specs.network import Port
+from paragon_export.specs.plans import ExportPlan
+from paragon_export.specs.types import Precision, Runtime
 from tests.tiny import tiny_hyperparameters, tiny_tensors
 
 VARIANTS = ("realtime", "stream", "photo", "pro")
@@ -691,7 +693,7 @@ def test_half_that_rewriting_spoils_is_exported_as_trained(
     precision: Precision, tiny_realtime: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And says so; in float32 a rewrite that is not equal is a fault, and fails."""
-    monkeypatch.setattr("paragon_export.rewrite.rewrite", coarse)
+    monkeypatch.setattr("paragon_export.rewrite.rules.rewrite", coarse)
     output = tmp_path / "a.onnx"
     result = export(ExportPlan(checkpoint=tiny_realtime, output=output, precision=precision))
     assert result.passed is output.exists() is precision.is_half

@@ -10,13 +10,14 @@ import onnxruntime
 import pytest
 import torch
 
-from paragon_export.deps import cuda_advice
 from paragon_export.errors import RunError
-from paragon_export.runners import OnnxRunner, TorchRunner
+from paragon_export.runtimes.ort_runner import OnnxRunner
+from paragon_export.runtimes.torch_runner import TorchRunner
+from paragon_export.system.optional import cuda_advice
 
 SCRIPT = """
 import numpy as np, torch
-from paragon_export.runners import TorchRunner
+from paragon_export.runtimes.torch_runner import TorchRunner
 torch.manual_seed(0)
 layer = torch.nn.Conv2d(3, 3, {kernel}, padding=[k // 2 for k in {kernel}], groups=3)
 TorchRunner(layer, ["x"], ["y"], "float16").infer({{"x": np.ones((1, 3, 40, 40), np.float32)}})

@@ -11,16 +11,18 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from paragon_export.alternatives import Alternative, alternatives
-from paragon_export.candidates import open_candidate, read_artifact
-from paragon_export.diagnose import Subject, diagnose
 from paragon_export.errors import RunError
-from paragon_export.judge import judge
-from paragon_export.plan import Precision, Size, Switches
-from paragon_export.probes import still_probes
-from paragon_export.report import ParityReport, junit
-from paragon_export.runners import Runner
-from paragon_export.verify import verify
+from paragon_export.inputs.probes import still_probes
+from paragon_export.parity.candidates import open_candidate, read_artifact
+from paragon_export.parity.check import judge
+from paragon_export.parity.compare import verify
+from paragon_export.parity.diagnosis.alternatives import Alternative, alternatives
+from paragon_export.parity.diagnosis.diagnose import Subject, diagnose
+from paragon_export.parity.junit import junit
+from paragon_export.parity.report import ParityReport
+from paragon_export.runtimes.base import Runner
+from paragon_export.specs.plans import Switches
+from paragon_export.specs.types import Precision, Size
 from tests.conftest import RunHere
 from tests.glyph import small_checkpoint
 from tests.sabotage import (

@@ -14,13 +14,13 @@ import pytest
 import torch
 
 from paragon_export.errors import TraceError
-from paragon_export.families.paragonsr2.blocks import GroupNorm
-from paragon_export.families.paragonsr2.release.network import ParagonSR2
-from paragon_export.plan import FLOAT32_MARK
-from paragon_export.runners import OnnxRunner
-from paragon_export.simplify import simplify
-from paragon_export.trace import trace
-from paragon_export.variant import Port
+from paragon_export.graph.metadata import FLOAT32_MARK
+from paragon_export.graph.simplify import simplify
+from paragon_export.graph.trace import trace
+from paragon_export.networks.paragonsr2.blocks import GroupNorm
+from paragon_export.networks.paragonsr2.v9_v11.network import ParagonSR2
+from paragon_export.runtimes.ort_runner import OnnxRunner
+from paragon_export.specs.network import Port
 from tests.tiny import tiny_hyperparameters, tiny_tensors
 
 VARIANTS = ("realtime", "stream", "photo", "pro")

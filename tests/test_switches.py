@@ -12,11 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from paragon_export.checkpoint import Checkpoint
+from paragon_export.checkpoints.load import Checkpoint
 from paragon_export.errors import PlanError
-from paragon_export.families import family_of
-from paragon_export.plan import Switches
-from paragon_export.switches import (
+from paragon_export.networks.options import (
     Resolver,
     attention_mode,
     blend_factor,
@@ -24,7 +22,9 @@ from paragon_export.switches import (
     whole_number,
     yes_or_no,
 )
-from paragon_export.variant import Setting
+from paragon_export.networks.registry import family_of
+from paragon_export.specs.network import Setting
+from paragon_export.specs.plans import Switches
 from tests.tiny import tiny_hyperparameters, tiny_tensors
 
 PHOTO = tiny_tensors(tiny_hyperparameters("photo"))
@@ -310,8 +310,9 @@ SETTLE_A_BOMB = """
 import resource, sys
 from pathlib import Path
 from paragon_export.errors import PlanError
-from paragon_export.plan import Switches
-from paragon_export.switches import Resolver, blend_factor
+from paragon_export.specs.plans import Switches
+from paragon_export.networks.options import Resolver
+from paragon_export.networks.options import blend_factor
 resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30))
 try:
     Resolver(Switches(config=Path(sys.argv[1])), {}).settle("upsampler_alpha", 0.0, blend_factor)

@@ -18,12 +18,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from paragon_export.errors import TraceError
-from paragon_export.families.paragonsr2.release.network import ParagonSR2
-from paragon_export.islands import narrow, widen
-from paragon_export.plan import FLOAT32_MARK, Size, Switches
-from paragon_export.reference import TorchReference, build_reference, describe
-from paragon_export.trace import trace
-from paragon_export.variant import Port
+from paragon_export.graph.metadata import FLOAT32_MARK, narrow, widen
+from paragon_export.graph.trace import trace
+from paragon_export.networks.describe import describe
+from paragon_export.networks.paragonsr2.v9_v11.network import ParagonSR2
+from paragon_export.parity.reference import TorchReference, build_reference
+from paragon_export.specs.network import Port
+from paragon_export.specs.plans import Switches
+from paragon_export.specs.types import Size
 from tests.tiny import tiny_hyperparameters, tiny_tensors
 
 VARIANTS = ("realtime", "stream", "photo", "pro")

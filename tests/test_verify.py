@@ -12,18 +12,21 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from paragon_export.candidates import open_candidate, read_artifact
 from paragon_export.errors import RunError
-from paragon_export.isolated import IsolatedRunner
-from paragon_export.judge import judge
-from paragon_export.metrics import Difference
-from paragon_export.pipeline import export
-from paragon_export.plan import ExportPlan, Precision, Size, Tolerance
-from paragon_export.precision import to_precision
-from paragon_export.probes import Probe, default_sizes, still_probes, video_probe
-from paragon_export.report import ParityReport, ParityRow
-from paragon_export.runners import Arrays, Runner
-from paragon_export.verify import Candidate, play, verify
+from paragon_export.inputs.play import play
+from paragon_export.inputs.probes import Probe, default_sizes, still_probes, video_probe
+from paragon_export.parity.candidates import Candidate, open_candidate, read_artifact
+from paragon_export.parity.check import judge
+from paragon_export.parity.compare import verify
+from paragon_export.parity.metrics import Difference
+from paragon_export.parity.report import ParityReport, ParityRow
+from paragon_export.pipeline.export import export
+from paragon_export.precision.half import to_precision
+from paragon_export.runtimes.base import Arrays, Runner
+from paragon_export.runtimes.isolated import IsolatedRunner
+from paragon_export.specs.plans import ExportPlan
+from paragon_export.specs.tolerance import Tolerance
+from paragon_export.specs.types import Precision, Size
 from tests.sabotage import (
     LARGE,
     Break,

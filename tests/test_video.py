@@ -15,14 +15,19 @@ import pytest
 import torch
 from torch import nn
 
-from paragon_export.candidates import read_artifact
-from paragon_export.families.paragonsr2.release.network import ParagonSR2, VideoParagonSR2
-from paragon_export.judge import judge, judge_files
-from paragon_export.pipeline import export
-from paragon_export.plan import ExportPlan, Precision, Size, Switches
-from paragon_export.probes import photograph_crop
-from paragon_export.reference import build_reference, describe
-from paragon_export.runners import OnnxRunner, OpenVinoRunner, Runner, TorchRunner
+from paragon_export.inputs.probes import photograph_crop
+from paragon_export.networks.describe import describe
+from paragon_export.networks.paragonsr2.v9_v11.network import ParagonSR2, VideoParagonSR2
+from paragon_export.parity.candidates import read_artifact
+from paragon_export.parity.check import judge, judge_files
+from paragon_export.parity.reference import build_reference
+from paragon_export.pipeline.export import export
+from paragon_export.runtimes.base import Runner
+from paragon_export.runtimes.openvino_runner import OpenVinoRunner
+from paragon_export.runtimes.ort_runner import OnnxRunner
+from paragon_export.runtimes.torch_runner import TorchRunner
+from paragon_export.specs.plans import ExportPlan, Switches
+from paragon_export.specs.types import Precision, Size
 from tests.sabotage import SUITE, case_of, written
 
 CLOSE = 1e-5

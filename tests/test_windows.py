@@ -11,14 +11,15 @@ import torch
 from torch import Tensor, nn
 
 from paragon_export.errors import TraceError
-from paragon_export.plan import Precision
-from paragon_export.precision import rounding_model, to_precision
-from paragon_export.primitives import floating, positions
-from paragon_export.runners import OnnxRunner
-from paragon_export.simplify import simplify
-from paragon_export.trace import trace
-from paragon_export.variant import Port
-from paragon_export.windows import OverlappingWindows
+from paragon_export.graph.simplify import simplify
+from paragon_export.graph.trace import trace
+from paragon_export.networks.ops import floating, positions
+from paragon_export.networks.windowed_attention import OverlappingWindows
+from paragon_export.precision.half import to_precision
+from paragon_export.precision.rounding import rounding_model
+from paragon_export.runtimes.ort_runner import OnnxRunner
+from paragon_export.specs.network import Port
+from paragon_export.specs.types import Precision
 
 PORTS = tuple(
     Port(name, ("batch", c, "height", "width")) for name, c in zip("qkv", (2, 2, 3), strict=True)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from paragon_export.families.paragonsr2.release.layout import Hyperparameters, expected_shapes
+from paragon_export.networks.paragonsr2.v9_v11.layout import Hyperparameters, expected_shapes
 
 Tensors = dict[str, np.ndarray]
 

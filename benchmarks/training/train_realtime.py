@@ -26,7 +26,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional as F
 
-from paragon_export.families.paragonsr2.release.network import Hyperparameters, ParagonSR2
+from paragon_export.networks.paragonsr2.v9_v11.network import Hyperparameters, ParagonSR2
 
 HERE = Path(__file__).parent
 SCALE = 2

@@ -9,16 +9,21 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from paragon_export.layers import (
+from paragon_export.networks.layers import (
     ChannelAttention,
     LayerScale,
     RMSNorm,
     TokenAttention,
     WindowAttention,
 )
-from paragon_export.primitives import PENALTY, multi_head_attention, numbers, single_head_attention
-from paragon_export.rewrite.graph import Network, feeds_only, is_call
-from paragon_export.windows import MaskedAttention
+from paragon_export.networks.ops import (
+    PENALTY,
+    multi_head_attention,
+    numbers,
+    single_head_attention,
+)
+from paragon_export.networks.windowed_attention import MaskedAttention
+from paragon_export.rewrite.fx_network import Network, feeds_only, is_call
 
 STEEPEST_PADDING = 64.0
 """Largest value that may stand in for padding; beyond, half precision would suffer."""

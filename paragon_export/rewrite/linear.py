@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from paragon_export.islands import narrow, widen
-from paragon_export.layers import LayerScale, RMSNorm
+from paragon_export.networks.float32 import narrow, widen
+from paragon_export.networks.layers import LayerScale, RMSNorm
 from paragon_export.rewrite.attention import DictionaryAttention, GatheredAttention
-from paragon_export.rewrite.graph import Network, feeds_only, is_call
+from paragon_export.rewrite.fx_network import Network, feeds_only, is_call
 from paragon_export.rewrite.normalize import Normalize
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from paragon_export.islands import narrow, widen
+from paragon_export.networks.float32 import narrow, widen
 
 EPSILON = 1e-6
-"""Of :class:`~paragon_export.layers.RMSNorm`, added to the mean of squares."""
+"""Of :class:`~paragon_export.networks.layers.RMSNorm`, added to the mean of squares."""
 
 
 class Normalize(nn.Module):

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from paragon_export.primitives import outermost, set_edges
-from paragon_export.rewrite.graph import Network, feeds_only, is_call
+from paragon_export.networks.ops import outermost, set_edges
+from paragon_export.rewrite.fx_network import Network, feeds_only, is_call
 
 LARGEST_COMPOSED = 2**25
 """Elements of a kernel that a rule may make, 256 MB of float64. 160 features at a scale of 8 come

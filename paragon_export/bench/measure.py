@@ -1,0 +1,301 @@
+"""Bench: how many frames a second each backend does, all of them in one interleaved run.
+
+Machines drift: one sample is taken of every backend in turn, so that drift hits all alike.
+Every backend is warmed up at the very size that is measured and its output is checked once.
+"""
+
+from __future__ import annotations
+
+import gc
+import io
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import redirect_stdout, suppress
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from paragon_export.bench.report import BenchReport, BenchRow
+from paragon_export.errors import OutOfMemoryError, ParagonExportError, PlanError, RunError
+from paragon_export.graph.inspection import ports_of
+from paragon_export.graph.onnx_io import is_onnx, read_onnx_file
+from paragon_export.inputs.glyph_probes import glyph_batch
+from paragon_export.inputs.probes import photograph_crop
+from paragon_export.networks.describe import describe
+from paragon_export.parity.candidates import is_engine
+from paragon_export.parity.reference import build_reference
+from paragon_export.runtimes.base import Arrays, Runner
+from paragon_export.runtimes.isolated import IsolatedRunner
+from paragon_export.runtimes.openvino_runner import OpenVinoRunner
+from paragon_export.runtimes.ort_runner import OnnxRunner
+from paragon_export.runtimes.torch_runner import TorchRunner
+from paragon_export.specs.network import Port
+from paragon_export.specs.plans import Switches
+from paragon_export.specs.types import OnnxBackend, Size
+from paragon_export.system.environment import environment
+from paragon_export.system.optional import cuda_advice
+from paragon_export.system.reading import parse_json, read_bytes
+from paragon_export.system.text import utf_8
+
+FEWEST_SAMPLES, MOST_SAMPLES = 5, 50
+
+SECONDS_PER_BACKEND = 3.0
+"""At one size; the fewest samples are taken even if they last longer."""
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A backend that may run an artifact; opening it may fail, with a reason."""
+
+    artifact: str
+    backend: str
+    open: Callable[[], Runner]
+    channels: int = 3
+    """Of the input."""
+    port: Port | None = None
+    """The input of a glyph classifier; None for networks that take pictures."""
+    foreign: bytes | None = None
+    """A model of somebody else, which has to run once with limits before it is timed without."""
+
+
+LARGEST_REPORT_BYTES = 2**24
+
+DEFAULT_SIZES = (Size(270, 480),)
+
+DEFAULT_BATCHES = (1, 32, 256)
+"""Glyphs or cells at a time."""
+
+
+def bench(
+    artifacts: Sequence[Path],
+    sizes: Sequence[Size],
+    switches: Switches,
+    batches: Sequence[int] = (),
+    backends: Sequence[OnnxBackend] = (OnnxBackend.ONNXRUNTIME,),
+) -> BenchReport:
+    """Measure every backend on every artifact at every size, or batch of glyphs.
+
+    Args:
+        artifacts: Checkpoints (PyTorch), ONNX files (``backends``), engines (TensorRT).
+        sizes: Of pictures; empty takes ``DEFAULT_SIZES``.
+        switches: For the checkpoints.
+        batches: Of glyph classifiers; empty takes ``DEFAULT_BATCHES``.
+        backends: Which run the ONNX files.
+
+    Raises:
+        ParagonExportError: If an artifact cannot be read. A backend that cannot run is a row
+            with the reason, not an error.
+    """
+    contenders = [c for artifact in artifacts for c in _contenders(artifact, switches, backends)]
+    pictures = [contender for contender in contenders if contender.port is None]
+    glyphs = [contender for contender in contenders if contender.port is not None]
+    if (sizes and not pictures) or (batches and not glyphs):
+        wrong, right = ("--size", "--batch") if sizes and not pictures else ("--batch", "--size")
+        raise PlanError(f"{wrong} does not suit these artifacts; give {right}")
+    rows: list[BenchRow] = []
+    for size in (sizes or DEFAULT_SIZES) if pictures else ():
+        rows += _bench_size(pictures, size)
+    for batch in (batches or DEFAULT_BATCHES) if glyphs else ():
+        for grid in dict.fromkeys(_grid(c.port) for c in glyphs if c.port):
+            rows += _bench_size(
+                [c for c in glyphs if c.port and _grid(c.port) == grid], grid, batch
+            )
+    return BenchReport(rows=tuple(rows), environment=environment())
+
+
+def is_report(path: Path) -> bool:
+    """Tell whether a file is the JSON of a benchmark of this tool."""
+    try:
+        document = parse_json(read_bytes(path, LARGEST_REPORT_BYTES, "report", PlanError))
+    except (PlanError, ValueError):
+        return False
+    return isinstance(document, dict) and {"rows", "environment"} <= set(document)
+
+
+def bench_runners(
+    artifact: str,
+    runners: Mapping[str, Callable[[], Runner]],
+    extent: Size | int,
+    port: Port | None = None,
+) -> BenchReport:
+    """Measure runners that are opened when called, under the names given.
+
+    ``extent`` is the size of a picture, or a batch for the glyph classifier with input ``port``.
+    """
+    contenders = [Contender(artifact, name, opened, 3, port) for name, opened in runners.items()]
+    where = (extent,) if isinstance(extent, Size) else (_grid(port), extent)
+    return BenchReport(rows=tuple(_bench_size(contenders, *where)), environment=environment())
+
+
+def _grid(port: Port | None) -> Size:
+    rows, columns = port.dims[-2:] if port else (1, 1)
+    return Size(int(rows), int(columns))
+
+
+def _contenders(
+    artifact: Path, switches: Switches, backends: Sequence[OnnxBackend]
+) -> list[Contender]:
+    name = utf_8(artifact.name)
+    if is_engine(artifact):
+        from paragon_export.engines.manifest import read_engine
+        from paragon_export.engines.open import classifier_ports, open_engine
+
+        engine = read_engine(artifact)
+        port = next(iter(classifier_ports(engine.manifest)), None)
+        return [Contender(name, "TensorRT", lambda: open_engine(engine)[0], 3, port)]
+    if is_onnx(artifact):
+        file = read_onnx_file(artifact)
+        inputs, outputs = ports_of(file.model)
+        channels = inputs[0].dims[1] if inputs and len(inputs[0].dims) > 1 else None
+        if not isinstance(channels, int) or not outputs:
+            raise PlanError(f"{artifact}: the number of input channels must be fixed")
+        port = inputs[0] if outputs[0].is_logits else None
+        opened: dict[str, Callable[[], Runner]] = {}
+        if OnnxBackend.ONNXRUNTIME in backends:
+            opened |= {
+                f"ONNX Runtime {d}": partial(_open_onnx, file.data, d) for d in ("CPU", "CUDA")
+            }
+        if OnnxBackend.OPENVINO in backends:
+            opened["OpenVINO CPU"] = partial(OpenVinoRunner, file.data)
+        return [
+            Contender(name, label, run, channels, port, foreign=file.data)
+            for label, run in opened.items()
+        ]
+    checkpoint, variant = describe(artifact, switches)
+    reference = build_reference(checkpoint, variant)
+    channels = variant.in_channels
+    port = reference.inputs[0] if variant.is_classifier else None
+    device = "cuda" if _torch_has_gpu() else "cpu"
+    dtype = "float16" if device == "cuda" else "float32"
+
+    def eager() -> TorchRunner:
+        return reference.runner(dtype, device)
+
+    label = f"{device} {dtype}"
+    return [
+        Contender(name, f"PyTorch eager ({label})", eager, channels, port),
+        Contender(name, f"torch.compile ({label})", lambda: _compiled(eager()), channels, port),
+    ]
+
+
+def _torch_has_gpu() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
+
+
+def _compiled(runner: TorchRunner) -> TorchRunner:
+    runner.module.compile(dynamic=False)
+    return runner
+
+
+def _open_onnx(data: bytes, device: str) -> OnnxRunner:
+    if device == "CPU":
+        return OnnxRunner(data)
+    import onnxruntime as ort
+
+    provider = f"{device}ExecutionProvider"
+    if provider not in ort.get_available_providers():
+        raise PlanError(f"this ONNX Runtime has no {device}; {cuda_advice()}")
+    if hasattr(ort, "preload_dlls"):  # ONNX Runtime 1.21 or later
+        with redirect_stdout(io.StringIO()):  # it prints what it does not find
+            ort.preload_dlls()
+    ort.set_default_logger_severity(4)  # the row says what is missing
+    return OnnxRunner(data, provider)
+
+
+def _bench_size(
+    contenders: Sequence[Contender], size: Size, batch: int | None = None
+) -> list[BenchRow]:
+    rows = [
+        BenchRow(artifact=c.artifact, backend=c.backend, size=size, batch=batch) for c in contenders
+    ]
+    running: dict[int, Callable[[], Arrays]] = {}
+    for index, contender in enumerate(contenders):
+        try:
+            run, peak = _warm_up(contender, size, batch)
+        except ParagonExportError as error:
+            rows[index] = replace(rows[index], reason=str(error))
+        except Exception as error:  # a compiler or driver that is missing on this machine
+            reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+            rows[index] = replace(rows[index], reason=reason)
+        else:
+            running[index] = run
+            rows[index] = replace(rows[index], peak_memory_mib=peak)
+    samples: dict[int, list[float]] = {index: [] for index in running}
+    while wanting := [i for i in running if _wants_more(samples[i])]:
+        for index in wanting:
+            try:
+                samples[index].append(_timed_ms(running[index]))
+            except (RunError, OutOfMemoryError) as error:
+                rows[index] = replace(rows[index], reason=str(error))
+                del running[index], samples[index]
+    return [replace(row, samples_ms=tuple(samples.get(i, ()))) for i, row in enumerate(rows)]
+
+
+def _wants_more(samples_ms: Sequence[float]) -> bool:
+    if len(samples_ms) < FEWEST_SAMPLES:
+        return True
+    return len(samples_ms) < MOST_SAMPLES and sum(samples_ms) < SECONDS_PER_BACKEND * 1000
+
+
+def _warm_up(
+    contender: Contender, size: Size, batch: int | None
+) -> tuple[Callable[[], Arrays], float | None]:
+    """Open a backend, run it twice at the size or batch, and look at what comes out."""
+    if contender.port is None:
+        fed = photograph_crop(contender.channels, size)[None]
+    else:
+        fed = glyph_batch(contender.port, batch or 1)
+    if contender.foreign is not None:
+        backend = OnnxBackend.OPENVINO if "OpenVINO" in contender.backend else None
+        IsolatedRunner(contender.foreign, backend or OnnxBackend.ONNXRUNTIME).infer({"input": fed})
+    gc.collect()
+    before = _reset_peak_memory()
+    runner = contender.open()
+
+    def run() -> Arrays:
+        return runner.infer({"input": fed})
+
+    for _ in range(2):
+        output = run()["output"]
+    if contender.port is None:
+        height, width = output.shape[-2:]
+        fits = not (height % size.height or width % size.width)
+    else:
+        fits = output.ndim == 2 and len(output) == batch
+    if not np.isfinite(output).all() or not fits:
+        kind = "picture" if contender.port is None else "set of logits"
+        raise RunError(f"{contender.backend} gives a wrong {kind} {list(output.shape)}")
+    return run, _peak_memory_mib(before)
+
+
+def _timed_ms(run: Callable[[], Arrays]) -> float:
+    start = time.perf_counter()
+    run()  # every runner returns arrays on the host: the device has finished
+    return (time.perf_counter() - start) * 1000
+
+
+def _status_mib(field: str) -> float | None:
+    with suppress(OSError), open("/proc/self/status", encoding="ascii") as file:
+        for line in file:
+            if line.startswith(field + ":"):
+                return int(line.split()[1]) / 1024
+    return None
+
+
+def _reset_peak_memory() -> float | None:
+    """Start a new high-water mark of resident memory; return the size now, if Linux tells."""
+    if not os.path.exists("/proc/self/clear_refs"):
+        return None
+    with suppress(OSError), open("/proc/self/clear_refs", "w", encoding="ascii") as file:
+        file.write("5")
+    return _status_mib("VmRSS")
+
+
+def _peak_memory_mib(before: float | None) -> float | None:
+    peak = _status_mib("VmHWM")
+    return None if before is None or peak is None else max(0.0, peak - before)

@@ -1,0 +1,98 @@
+"""ONNX files: read and write them, with what a consumer must know inside."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import onnx_ir as ir
+
+from paragon_export.errors import PlanError
+from paragon_export.graph.metadata import ModelMetadata
+from paragon_export.specs.network import Port
+from paragon_export.specs.types import Precision, Size
+
+if TYPE_CHECKING:
+    pass
+
+
+def metadata_of(model: ir.Model) -> ModelMetadata:
+    """Return what a model says of itself; of one from ``read_onnx`` it was checked.
+
+    Raises:
+        ValueError: If it says what cannot be.
+    """
+    return ModelMetadata.from_props(model.metadata_props)
+
+
+def precision_of(model: ir.Model) -> Precision:
+    """Tell the arithmetic of a model from the type of its weights."""
+    types = {value.dtype for value in model.graph.initializers.values()}
+    if ir.DataType.FLOAT16 in types:
+        return Precision.FP16
+    return Precision.BF16 if ir.DataType.BFLOAT16 in types else Precision.FP32
+
+
+def ports_of(model: ir.Model) -> tuple[tuple[Port, ...], tuple[Port, ...]]:
+    """Return the inputs and outputs of a model as ports; those of a classifier with their span.
+
+    Raises:
+        PlanError: If a classifier reads IDs from nowhere that says how many there are.
+    """
+    inputs, outputs = (
+        tuple(port_of(value) for value in values)
+        for values in (model.graph.inputs, model.graph.outputs)
+    )
+    if any(port.is_logits for port in outputs):
+        spans = [
+            (0, _table_rows(value) - 1) if port.dtype == "int64" else (0, 1)
+            for value, port in zip(model.graph.inputs, inputs, strict=True)
+        ]
+        inputs = tuple(replace(p, span=span) for p, span in zip(inputs, spans, strict=True))
+    return inputs, outputs
+
+
+def guarded_ports(data: bytes) -> tuple[Port, ...]:
+    """Return the inputs of a serialized model, with the values that may be fed to them."""
+    import onnx
+
+    return ports_of(ir.from_proto(onnx.ModelProto.FromString(data)))[0]
+
+
+def port_of(value: ir.Value) -> Port:
+    dims = tuple(dim if isinstance(dim, int) else str(dim) for dim in value.shape or ())
+    whole = value.dtype is not None and value.dtype.is_integer()
+    return Port(str(value.name), dims, "int64" if whole else "float32")
+
+
+def _table_rows(ids: ir.Value) -> int:
+    """Return how many rows the table has from which ``ids`` picks."""
+    values = [ids]
+    while values:
+        for user, index in values.pop().uses():
+            if user.op_type == "Cast":
+                values.append(user.outputs[0])
+            table = user.inputs[0] if user.op_type == "Gather" and index == 1 else None
+            if table is not None and table.shape and isinstance(table.shape[0], int):
+                return table.shape[0]
+    raise PlanError(f"input {ids.name} holds whole numbers and no Gather says how many there are")
+
+
+def is_classifier(model: ir.Model) -> bool:
+    """Tell a model that gives a row of logits for each item from one that gives pictures."""
+    return any(port_of(value).is_logits for value in model.graph.outputs)
+
+
+def static_size(model: ir.Model) -> Size | None:
+    """Return the picture size that a model is fixed to; None where it is dynamic or there is none."""
+    if is_classifier(model):
+        return None
+    dims = [
+        dim for value in model.graph.inputs if value.name == "input" for dim in value.shape or ()
+    ]
+    if len(dims) != 4:
+        raise PlanError(
+            f"input has {len(dims)} dimensions; expected batch, channels, height, width"
+        )
+    height, width = dims[2:]
+    return Size(height, width) if isinstance(height, int) and isinstance(width, int) else None

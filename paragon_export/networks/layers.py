@@ -1,0 +1,169 @@
+"""Layers: the parts that generations of networks share and that rewrites know by name.
+
+Shapes are (N, C, H, W), floating point of any width. Attribute names are key names of
+checkpoints. Every convolution zero-pads.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from paragon_export.networks.float32 import narrow, widen
+from paragon_export.networks.ops import sized_like
+
+
+class SeparableFilter(nn.Module):
+    """Depthwise filter along the width, then along the height, zero padded, frozen."""
+
+    def __init__(self, channels: int, taps: int, names: tuple[str, str] = ("h", "v")) -> None:
+        super().__init__()
+        pad = taps // 2
+        self.names = names
+        for name, kernel in zip(names, ((1, taps), (taps, 1)), strict=True):
+            padding = (0, pad) if kernel[0] == 1 else (pad, 0)
+            conv = nn.Conv2d(
+                channels, channels, kernel, padding=padding, groups=channels, bias=False
+            )
+            self.add_module(name, conv)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for name in self.names:
+            x = getattr(self, name)(x)
+        return x
+
+
+class BaseUpsampler(nn.Module):
+    """Magic upsampler: blend with a 7-tap filter, repeat pixels, smooth with 5 taps."""
+
+    def __init__(self, channels: int, scale: int, alpha: float) -> None:
+        super().__init__()
+        self.scale = scale
+        self.alpha = alpha
+        self.sharp = SeparableFilter(channels, 7)
+        self.blur = SeparableFilter(channels, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return _upsample(x, self.scale, self.alpha, self.sharp, self.blur)
+
+
+class FormerBaseUpsampler(nn.Module):
+    """The same under the names that generations before v9 gave its filters."""
+
+    def __init__(self, channels: int, scale: int, alpha: float) -> None:
+        super().__init__()
+        self.scale = scale
+        self.alpha = alpha
+        self.sharpen = SeparableFilter(channels, 7, ("conv_h", "conv_v"))
+        self.resample_conv = SeparableFilter(channels, 5, ("conv_h", "conv_v"))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return _upsample(x, self.scale, self.alpha, self.sharpen, self.resample_conv)
+
+
+def _upsample(x: Tensor, scale: int, alpha: float, sharp: nn.Module, blur: nn.Module) -> Tensor:
+    if alpha > 0:
+        x = x + alpha * (sharp(x) - x)
+    return blur(F.interpolate(x, scale_factor=float(scale), mode="nearest"))
+
+
+class LayerScale(nn.Module):
+    """Multiply by a learned gain per channel."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.full((1, channels, 1, 1), 1e-5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.gamma
+
+
+class RMSNorm(nn.Module):
+    """``scale * x / sqrt(mean over channels of x^2 + 1e-6) + bias``.
+
+    The mean of squares is taken in float32 at least: it overflows in float16 from |x| = 256.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(channels, 1, 1))
+        self.bias = nn.Parameter(torch.zeros(channels, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        wide = widen(x)
+        rms = torch.sqrt(wide.square().mean(dim=1, keepdim=True) + 1e-6)
+        return self.scale * narrow(wide / rms, x) + self.bias
+
+
+class WindowAttention(nn.Module):
+    """Multi-head self-attention inside square windows, channels last.
+
+    The map is zero padded at the bottom and right to whole windows and, in odd blocks, rolled
+    by half a window without a mask; padded zeros take part in the softmax.
+    """
+
+    def __init__(self, channels: int, window: int, shift: int, heads: int) -> None:
+        super().__init__()
+        self.channels = channels
+        self.window = window
+        self.shift = shift
+        self.heads = heads
+        self.qkv = nn.Linear(channels, 3 * channels)
+        self.proj = nn.Linear(channels, channels)
+
+    def forward(self, given: Tensor) -> Tensor:
+        n, _, h, w = given.shape
+        c, size, width = self.channels, self.window, self.channels // self.heads
+        rows, columns = (h + size - 1) // size, (w + size - 1) // size
+        # Always pad and always crop: a Python branch on the size would be baked into a trace.
+        x = F.pad(given.permute(0, 2, 3, 1), (0, 0, 0, columns * size - w, 0, rows * size - h))
+        if self.shift:
+            x = torch.roll(x, (-self.shift, -self.shift), (1, 2))
+        x = x.reshape(n, rows, size, columns, size, c).permute(0, 1, 3, 2, 4, 5)
+        qkv = self.qkv(x.reshape(-1, size * size, c))
+        qkv = qkv.reshape(-1, size * size, 3, self.heads, width).permute(2, 0, 3, 1, 4)
+        q, k, v = qkv[0], qkv[1], qkv[2]  # (windows, heads, tokens, width)
+        weights = torch.softmax(q @ k.permute(0, 1, 3, 2) * width**-0.5, dim=-1)
+        x = self.proj((weights @ v).permute(0, 2, 1, 3).reshape(-1, size * size, c))
+        x = x.reshape(n, rows, columns, size, size, c).permute(0, 1, 3, 2, 4, 5)
+        x = x.reshape(n, rows * size, columns * size, c)
+        if self.shift:
+            x = torch.roll(x, (self.shift, self.shift), (1, 2))
+        return sized_like(x[:, :h, :w].permute(0, 3, 1, 2), given)
+
+
+class ChannelAttention(nn.Module):
+    """Gate the channels by a two-layer perceptron on their means over the image."""
+
+    def __init__(self, channels: int, squeeze: int) -> None:
+        super().__init__()
+        self.fc = nn.Sequential(
+            nn.Linear(channels, squeeze, bias=False),
+            nn.GELU(),
+            nn.Linear(squeeze, channels, bias=False),
+            nn.Sigmoid(),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return sized_like(x * self.fc(x.mean(dim=(2, 3)))[:, :, None, None], x)
+
+
+class TokenAttention(nn.Module):
+    """Cross-attention from every pixel to a learned dictionary of tokens."""
+
+    def __init__(self, channels: int, tokens: int, width: int) -> None:
+        super().__init__()
+        self.token_dict = nn.Parameter(torch.zeros(1, tokens, channels))
+        self.q_proj = nn.Linear(channels, width)
+        self.k_proj = nn.Linear(channels, width)
+        self.temperature = width**-0.5
+        self.v_proj = nn.Linear(channels, channels)
+        self.out_proj = nn.Linear(channels, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        pixels = x.permute(0, 2, 3, 1)
+        key, value = self.k_proj(self.token_dict), self.v_proj(self.token_dict)
+        query = self.q_proj(pixels)
+        weights = torch.softmax(query @ key.permute(0, 2, 1) * self.temperature, dim=-1)
+        return sized_like(self.out_proj(weights @ value).permute(0, 3, 1, 2), x)

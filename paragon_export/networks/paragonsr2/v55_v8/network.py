@@ -1,0 +1,255 @@
+"""The networks v55, v6, v7 and v8: the first realtime, stream, photo and pro.
+
+``output = base(x) + gain * detail(x)`` with skips around groups and body, and a map that gates
+the detail by content. What differs between them is in the table ``TRAITS``.
+
+Shapes are (N, C, H, W), floating point of any width, RGB in [0, 1], outputs not clamped.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from paragon_export.networks.layers import FormerBaseUpsampler, LayerScale
+from paragon_export.networks.ops import padding_penalty, sized_like
+from paragon_export.networks.paragonsr2.blocks import (
+    SLOPE,
+    FormerRMSNorm,
+    InceptionContext,
+    Shuffle,
+    convolution,
+    depthwise,
+    means,
+    squeeze_gate,
+)
+from paragon_export.networks.paragonsr2.v55_v8.layout import HEADS, Hyperparameters
+
+
+class NanoBlock(nn.Module):
+    def __init__(self, hp: Hyperparameters, index: int) -> None:
+        super().__init__()
+        c, hidden = hp.features, hp.hidden
+        layers = convolution(c, hidden, 1), depthwise(hidden, 3), convolution(hidden, c, 1)
+        self.net = nn.Sequential(layers[0], nn.Hardswish(), layers[1], nn.Hardswish(), layers[2])
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.net(x)
+
+
+class GateBlock(nn.Module):
+    def __init__(self, hp: Hyperparameters, index: int) -> None:
+        super().__init__()
+        c = hp.features
+        self.context = InceptionContext(c, hp.part, hp.band) if hp.band else depthwise(c, 3)
+        self.proj_in = convolution(c, 2 * hp.hidden, 1)
+        self.dw_gate = depthwise(2 * hp.hidden, 3)
+        self.proj_out = convolution(hp.hidden, c, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        a, b = self.dw_gate(self.proj_in(self.context(x))).chunk(2, dim=1)
+        return x + self.proj_out(a * b)
+
+
+class ParagonBlock(nn.Module):
+    def __init__(self, hp: Hyperparameters, index: int) -> None:
+        super().__init__()
+        c, hidden = hp.features, hp.hidden
+        self.context, self.ls1 = InceptionContext(c, hp.part, hp.band), LayerScale(c)
+        self.norm = FormerRMSNorm(c)
+        self.project_in = convolution(c, hidden, 1)
+        self.dw_mixer = nn.Sequential(
+            depthwise(hidden, 3), nn.GELU(), convolution(hidden, hidden, 1)
+        )
+        self.attn = WindowAttention(hp, index) if hp.attention else nn.Identity()
+        self.gate = squeeze_gate(hidden, hp.squeeze)
+        self.project_out, self.ls2 = convolution(hidden, c, 1), LayerScale(c)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.ls1(self.context(x))
+        y = self.attn(self.dw_mixer(self.project_in(self.norm(x))))
+        return x + self.ls2(self.project_out(y * self.gate(means(y))))
+
+
+class WindowAttention(nn.Module):
+    """Attention inside windows of a map that is padded with zeros and rolled in odd blocks.
+
+    Before v7 a picture that fits into one window is attended as a whole, without padding: its
+    padded places are kept out by a penalty, and rolling a single window changes nothing. From v7
+    on keys and values come from a depthwise convolution, and a learned bias for every offset of
+    two places joins the scores; small pictures are padded like all others.
+    """
+
+    def __init__(self, hp: Hyperparameters, index: int) -> None:
+        super().__init__()
+        self.window, self.hidden, self.has_bias = hp.window, hp.hidden, hp.traits.has_bias
+        self.shift = hp.window // 2 if hp.traits.shifts and index % 2 else 0
+        self.qkv = convolution(hp.hidden, 3 * hp.hidden, 1)
+        self.proj = convolution(hp.hidden, hp.hidden, 1)
+        if self.has_bias:
+            self.rattention_context = depthwise(hp.hidden, 3)
+            offsets, tokens = (2 * hp.window - 1) ** 2, hp.window**2
+            self.relative_position_bias_table = nn.Parameter(torch.zeros(offsets, HEADS))
+            index_shape = torch.zeros((tokens, tokens), dtype=torch.int64)
+            self.register_buffer("relative_position_index", index_shape)
+
+    def bake(self) -> None:
+        """Split ``qkv`` in two where q and the others see different maps; number the offsets."""
+        if not self.has_bias:
+            return
+        h, whole = self.hidden, self.qkv
+        self.q, self.kv = convolution(h, h, 1), convolution(h, 2 * h, 1)
+        with torch.no_grad():
+            for name, tensor in whole.state_dict().items():
+                self.q.state_dict()[name].copy_(tensor[:h])
+                self.kv.state_dict()[name].copy_(tensor[h:])
+        del self.qkv
+        self.relative_position_index = _offsets(self.window)
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, h, w, size = x.shape[0], x.shape[2], x.shape[3], self.window
+        rows, columns = (h + size - 1) // size, (w + size - 1) // size
+        y = F.pad(x, (0, columns * size - w, 0, rows * size - h))
+        if self.shift:
+            y = torch.roll(y, (-self.shift, -self.shift), (2, 3))
+        y = self._project(y).reshape(n, 3, HEADS, -1, rows, size, columns, size)
+        y = y.permute(1, 0, 4, 6, 2, 5, 7, 3).reshape(
+            3, n, rows * columns, HEADS, size * size, self.hidden // HEADS
+        )
+        q, k, v = y[0], y[1], y[2]  # (N, windows, heads, tokens, width)
+        scores = q @ k.permute(0, 1, 2, 4, 3) * (self.hidden // HEADS) ** -0.5
+        y = torch.softmax(scores + self._bias(x, rows, columns), dim=-1) @ v
+        y = y.reshape(n, rows, columns, HEADS, size, size, -1).permute(0, 3, 6, 1, 4, 2, 5)
+        y = self.proj(y.reshape(n, self.hidden, rows * size, columns * size))
+        if self.shift:
+            y = torch.roll(y, (self.shift, self.shift), (2, 3))
+        return sized_like(y[:, :, :h, :w], x)
+
+    def _project(self, x: Tensor) -> Tensor:
+        if not self.has_bias:
+            return self.qkv(x)
+        return torch.cat((self.q(x), self.kv(self.rattention_context(x))), dim=1)
+
+    def _bias(self, x: Tensor, rows: int, columns: int) -> Tensor:
+        """Return what is added to scores, broadcasting to (N, windows, heads, tokens, tokens)."""
+        size = self.window
+        if self.has_bias:
+            flat = self.relative_position_index.reshape(-1)
+            bias = torch.index_select(self.relative_position_bias_table, 0, flat)
+            return bias.reshape(1, size**2, size**2, HEADS).permute(0, 3, 1, 2)
+        penalty = padding_penalty(x, size)
+        if self.shift:
+            penalty = torch.roll(penalty, (-self.shift, -self.shift), (2, 3))
+        penalty = penalty.reshape(rows, size, columns, size).permute(0, 2, 1, 3)
+        return penalty.reshape(1, rows * columns, 1, 1, size * size)
+
+
+@cache
+def _offsets(window: int) -> Tensor:
+    """Number the offsets between any two places of a window, row differences first."""
+    place = torch.arange(window**2)
+    row, column = place // window, place % window
+    down = row[:, None] - row[None, :] + window - 1
+    return down * (2 * window - 1) + column[:, None] - column[None, :] + window - 1
+
+
+BLOCKS = {"realtime": NanoBlock, "stream": GateBlock, "photo": ParagonBlock, "pro": ParagonBlock}
+
+
+class MultiScaleFusion(nn.Module):
+    """Three reaches side by side, gated by what they show together, and projected."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        c = channels
+        self.p1, self.p3, self.p5 = convolution(c, c, 1), depthwise(c, 3), depthwise(c, 5)
+        self.attn = nn.Sequential(
+            convolution(3 * c, c, 1), nn.ReLU(), convolution(c, c, 1), nn.Sigmoid()
+        )
+        self.proj = convolution(c, c, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        reaches = torch.cat((self.p1(x), self.p3(x), self.p5(x)), dim=1)
+        return self.proj(x * self.attn(reaches))
+
+
+class Group(nn.Module):
+    def __init__(self, hp: Hyperparameters, group: int) -> None:
+        super().__init__()
+        block = BLOCKS[hp.variant]
+        self.blocks = nn.Sequential(*(block(hp, group * hp.blocks + i) for i in range(hp.blocks)))
+        self.fuses = hp.traits.fuses
+        if self.fuses:
+            self.mid_conv = convolution(hp.features, hp.features)
+            self.mscf = MultiScaleFusion(hp.features)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.blocks(x)
+        return x + (self.mscf(self.mid_conv(y)) if self.fuses else y)
+
+
+class Content(nn.Module):
+    """A map of one channel, 0 to 2, that tells where detail is wanted."""
+
+    def __init__(self, channels: int, width: int) -> None:
+        super().__init__()
+        self.analyzer = nn.Sequential(
+            convolution(channels, width), nn.LeakyReLU(SLOPE), depthwise(width, 5),
+            convolution(width, width, 1), nn.LeakyReLU(SLOPE), convolution(width, 1), nn.Sigmoid(),
+        )  # fmt: skip
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 2 * self.analyzer(x)
+
+
+class Stages(nn.Module):
+    """Shuffle up by two again and again, with a convolution in between."""
+
+    def __init__(self, channels: int, scale: int) -> None:
+        super().__init__()
+        layers: list[nn.Module] = [Shuffle(channels, 2)]
+        for _ in range(scale.bit_length() - 2):
+            layers += [convolution(channels, channels), nn.LeakyReLU(SLOPE), Shuffle(channels, 2)]
+        self.stages = nn.Sequential(*layers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.stages(x)
+
+
+class Preview(nn.Module):
+    """Upscale pictures: (N, C, H, W) to (N, C, H * scale, W * scale)."""
+
+    def __init__(self, hp: Hyperparameters) -> None:
+        super().__init__()
+        c, i, s = hp.features, hp.in_channels, hp.scale
+        self.scale, self.gates_picture = s, hp.traits.gates_picture
+        self.base_upsampler = FormerBaseUpsampler(i, s, hp.upsampler_alpha)
+        self.conv_in = convolution(i, c)
+        self.body = nn.Sequential(*(Group(hp, g) for g in range(hp.groups)))
+        self.conv_fuse = convolution(c, c)
+        self.detail_upsampler = Stages(c, s) if hp.staged else Shuffle(c, s)
+        self.conv_out = convolution(c, i)
+        self.has_gain = hp.traits.has_gain
+        if self.has_gain:
+            self.global_detail_gain = nn.Parameter(torch.tensor(0.1))
+        self.has_content = hp.content > 0
+        if self.has_content:
+            self.content_processor = Content(i if self.gates_picture else c, hp.content)
+
+    def forward(self, x: Tensor) -> Tensor:
+        f = self.body(self.conv_in(x))
+        f = self.conv_fuse(f) + f
+        if self.has_content and not self.gates_picture:
+            f = f * self.content_processor(f)
+        detail = self.conv_out(self.detail_upsampler(f))
+        if self.has_content and self.gates_picture:
+            gate = F.interpolate(
+                self.content_processor(x), scale_factor=float(self.scale), mode="bilinear"
+            )
+            detail = detail * gate
+        if self.has_gain:
+            detail = self.global_detail_gain * detail
+        return self.base_upsampler(x) + detail

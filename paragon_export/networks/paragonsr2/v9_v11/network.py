@@ -1,0 +1,178 @@
+"""The ParagonSR2 network of the release generations v9, v10 and v11.
+
+``output = base(x) + detail_gain * detail(x)``: a fixed linear upsampler plus a learned
+residual computed at low resolution and shuffled up. Attribute names are the checkpoint's
+key names, so that a state dict loads strictly and without translation.
+
+Shapes are (N, C, H, W), floating point of any width, RGB in [0, 1], outputs not clamped.
+Borders are part of the function: every convolution zero-pads, the window attention rolls
+without a mask and attends to the zeros it padded, and the base darkens the outermost rows.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from paragon_export.networks.float32 import narrow, widen
+from paragon_export.networks.layers import (
+    BaseUpsampler,
+    ChannelAttention,
+    LayerScale,
+    RMSNorm,
+    TokenAttention,
+    WindowAttention,
+)
+from paragon_export.networks.paragonsr2.v9_v11.layout import HEADS, Hyperparameters
+
+HALF_MAX = 65504.0
+"""Largest finite float16; the stream block clamps its product to it."""
+
+
+class ConvBlock(nn.Module):
+    """``conv2(gelu(dw(conv1(x))))``, the convolutional part that all variants but stream share."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, 2 * channels, 1)
+        self.dw = nn.Conv2d(2 * channels, 2 * channels, 3, padding=1, groups=2 * channels)
+        self.conv2 = nn.Conv2d(2 * channels, channels, 1)
+
+    def mix(self, x: Tensor) -> Tensor:
+        return self.conv2(F.gelu(self.dw(self.conv1(x))))
+
+
+class RealtimeBlock(ConvBlock):
+    def __init__(self, hp: Hyperparameters, index: int) -> None:
+        super().__init__(hp.features)
+        self.scale = LayerScale(hp.features) if hp.layer_scale else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.scale(self.mix(x))
+
+
+class StreamBlock(nn.Module):
+    """Two depthwise contexts (dilation 1 and 3), fused, gated, projected back."""
+
+    def __init__(self, hp: Hyperparameters, index: int) -> None:
+        super().__init__()
+        c = hp.features
+        self.dw1 = nn.Conv2d(c, c, 3, padding=1, groups=c)
+        self.dw3 = nn.Conv2d(c, c, 3, padding=3, dilation=3, groups=c)
+        self.fuse = nn.Conv2d(2 * c, c, 1)
+        self.proj = nn.Conv2d(c, 4 * c, 1)
+        self.gate = nn.Conv2d(4 * c, 4 * c, 3, padding=1, groups=4 * c)
+        self.out = nn.Conv2d(2 * c, c, 1)
+        self.scale = LayerScale(c) if hp.layer_scale else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        context = self.fuse(torch.cat((self.dw1(x), self.dw3(x)), dim=1))
+        a, b = self.gate(self.proj(context)).chunk(2, dim=1)
+        product = (widen(a) * widen(b)).clamp(-HALF_MAX, HALF_MAX)
+        return x + self.scale(self.out(narrow(product, x)))
+
+
+class PhotoBlock(ConvBlock):
+    """Convolution and window attention, each normalised, under one shared LayerScale."""
+
+    def __init__(self, hp: Hyperparameters, index: int) -> None:
+        super().__init__(hp.features)
+        self.norm = RMSNorm(hp.features)
+        self.scale = LayerScale(hp.features)
+        self.attends = hp.attention
+        if hp.attention:
+            self.attn_norm = RMSNorm(hp.features)
+            self.attn = WindowAttention(hp.features, hp.window_size, shift_of(hp, index), HEADS)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.scale(self.mix(self.norm(x)))
+        if self.attends:
+            x = x + self.scale(self.attn(self.attn_norm(x)))
+        return x
+
+
+class ProBlock(ConvBlock):
+    """Convolution, channel attention, window attention and token attention in turn."""
+
+    def __init__(self, hp: Hyperparameters, index: int) -> None:
+        super().__init__(hp.features)
+        c = hp.features
+        self.norm1, self.scale1 = RMSNorm(c), LayerScale(c)
+        self.channel_attn, self.scale2 = ChannelAttention(c, hp.squeeze), LayerScale(c)
+        self.attends = hp.attention
+        if hp.attention:
+            self.norm3, self.scale3 = RMSNorm(c), LayerScale(c)
+            self.window_attn = WindowAttention(c, hp.window_size, shift_of(hp, index), HEADS)
+        self.norm4, self.scale4 = RMSNorm(c), LayerScale(c)
+        self.token_ca = TokenAttention(c, hp.tokens, hp.token_width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.scale1(self.mix(self.norm1(x)))
+        x = x + self.scale2(self.channel_attn(x))
+        if self.attends:
+            x = x + self.scale3(self.window_attn(self.norm3(x)))
+        return x + self.scale4(self.token_ca(self.norm4(x)))
+
+
+def shift_of(hp: Hyperparameters, index: int) -> int:
+    """Roll of the windows in block ``index``, counted over all groups, in pixels."""
+    return hp.window_size // 2 if index % 2 else 0
+
+
+BLOCKS = {"realtime": RealtimeBlock, "stream": StreamBlock, "photo": PhotoBlock, "pro": ProBlock}
+
+
+class Group(nn.Module):
+    def __init__(self, hp: Hyperparameters, group: int) -> None:
+        super().__init__()
+        block = BLOCKS[hp.variant]
+        self.blocks = nn.Sequential(*(block(hp, group * hp.blocks + i) for i in range(hp.blocks)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.blocks(x)
+
+
+class ParagonSR2(nn.Module):
+    """Upscale pictures: (N, C, H, W) to (N, C, H * scale, W * scale)."""
+
+    def __init__(self, hp: Hyperparameters) -> None:
+        super().__init__()
+        c, s = hp.features, hp.scale
+        self.base = BaseUpsampler(hp.in_channels, s, hp.upsampler_alpha)
+        self.conv_in = nn.Conv2d(hp.in_channels, c, 3, padding=1)
+        self.body = nn.Sequential(*(Group(hp, g) for g in range(hp.groups)))
+        self.conv_mid = nn.Conv2d(c, c, 3, padding=1)
+        self.up = nn.Sequential(nn.Conv2d(c, c * s * s, 3, padding=1), nn.PixelShuffle(s))
+        self.conv_out = nn.Conv2d(c, hp.in_channels, 3, padding=1)
+        self.detail_gain = nn.Parameter(torch.tensor(0.1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.upscale(x, self.conv_in(x))
+
+    def upscale(self, x: Tensor, features: Tensor) -> Tensor:
+        detail = self.conv_out(self.up(self.conv_mid(self.body(features))))
+        return self.base(x) + self.detail_gain * detail
+
+
+class VideoParagonSR2(ParagonSR2):
+    """The same network for frames of a video, blended with the features of the frame before.
+
+    ``features = (1 - alpha) * conv_in(x) + alpha * prev_feat``. At ``alpha`` 0 the network starts
+    afresh: ``prev_feat`` is not looked at, and may be NaN or infinite.
+    """
+
+    def forward(  # type: ignore[override]
+        self, x: Tensor, prev_feat: Tensor, alpha: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return the picture and the blended features (N, features, H, W) for the next frame.
+
+        Args:
+            x: (N, C, H, W), in [0, 1].
+            prev_feat: Features of the frame before, (N, features, H, W).
+            alpha: A scalar in [0, 1]: how much of them enters.
+        """
+        # Selected, because 0 times NaN or infinity is NaN.
+        before = torch.where(alpha == 0, 0.0, prev_feat)
+        features = (1 - alpha) * self.conv_in(x) + alpha * before
+        return self.upscale(x, features), features

@@ -1,0 +1,286 @@
+"""Glyphs: rasters in, named glyphs out, through both networks of the classifier.
+
+Phase 1 sees every different cell of all rasters once, however many rasters share it, and empty
+cells not at all; phase 2 sees many grids at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from paragon_export.errors import PlanError
+from paragon_export.graph.inspection import ports_of
+from paragon_export.graph.onnx_io import is_onnx, read_onnx_file
+from paragon_export.networks.glyph.layout import CELL, GRID
+from paragon_export.runtimes.base import Runner
+from paragon_export.runtimes.isolated import open_runner
+from paragon_export.specs.plans import ExportPlan, Switches
+from paragon_export.specs.types import OnnxBackend
+from paragon_export.system.images import open_picture
+from paragon_export.system.reading import parse_json, read_bytes
+from paragon_export.system.text import brief
+
+RASTER = GRID * CELL
+"""Pixels per side of a raster."""
+
+CELLS_AT_A_TIME = 4096
+
+GLYPHS_AT_A_TIME = 256
+
+LARGEST_LABEL_MAP_BYTES = 2**24
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chain:
+    """Both phases, ready to run."""
+
+    cells: Runner
+    """Phase 1."""
+    glyphs: Runner
+    """Phase 2."""
+    labels: Mapping[int, str]
+    """Class index to label; a class may have none."""
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Named:
+    """A class that a glyph may be."""
+
+    rank: int
+    """1 is the likeliest."""
+    index: int
+    label: str
+    """That of the label map; ``class INDEX`` where it has none."""
+    probability: float
+
+
+@dataclass(frozen=True)
+class _Opened:
+    phase: int
+    runner: Runner
+    classes: int
+    label_map: Any = None
+    notes: tuple[str, ...] = ()
+
+
+def open_chain(
+    paths: Sequence[Path],
+    switches: Switches,
+    label_map: Path | None = None,
+    backend: OnnxBackend = OnnxBackend.ONNXRUNTIME,
+) -> Chain:
+    """Open phase 1 and phase 2, told apart by what is in them.
+
+    Args:
+        paths: Two, in any order. Checkpoints are exported in memory, ONNX files taken as they are.
+        switches: For phase 2.
+        label_map: JSON file {label: class index}; None takes the checkpoint's own, if it has one.
+        backend: What runs both.
+
+    Raises:
+        ParagonExportError: If they are not one of each phase, or the label map does not fit.
+    """
+    opened = sorted((_open(path, switches, backend) for path in paths), key=lambda o: o.phase)
+    if [o.phase for o in opened] != [1, 2]:
+        raise PlanError(
+            f"{' and '.join(map(str, paths))} are both of phase {opened[0].phase}; give one of "
+            "phase 1 and one of phase 2"
+        )
+    first, second = opened
+    told = _read_json(label_map) if label_map else second.label_map
+    labels = {} if told is None else _labels(told, second.classes, label_map)
+    return Chain(cells=first.runner, glyphs=second.runner, labels=labels, notes=second.notes)
+
+
+def name_glyphs(
+    chain: Chain, rasters: np.ndarray, top: int = 5
+) -> tuple[np.ndarray, list[list[Named]]]:
+    """Name the glyph on every raster.
+
+    Args:
+        chain: Both networks.
+        rasters: (N, 128, 128) uint8, 0 is background.
+        top: Classes to name for each.
+
+    Returns:
+        The grids, (N, 16, 16) int64, and for each raster its likeliest classes.
+    """
+    grids = grids_of(rasters, chain.cells)
+    logits = logits_of(grids, chain.glyphs).astype(np.float64)
+    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+    probabilities = powers / powers.sum(axis=1, keepdims=True)
+    order = np.argsort(-logits, axis=1, kind="stable")[:, :top]
+    named = [
+        [
+            Named(rank, int(i), chain.labels.get(int(i), f"class {i}"), float(row[i]))
+            for rank, i in enumerate(best, start=1)
+        ]
+        for row, best in zip(probabilities, order, strict=True)
+    ]
+    return grids, named
+
+
+def grids_of(rasters: np.ndarray, phase_1: Runner) -> np.ndarray:
+    """Return the primitive ID of every cell; 0 for empty cells.
+
+    Args:
+        rasters: (N, 128, 128) uint8; cell (r, c) is rows 8r to 8r+7 and columns 8c to 8c+7.
+        phase_1: Takes cells in [0, 1].
+
+    Returns:
+        (N, 16, 16) int64. The first of equally likely IDs is taken.
+
+    Raises:
+        PlanError: If the rasters have another shape or dtype.
+    """
+    if rasters.shape[1:] != (RASTER, RASTER) or rasters.dtype != np.uint8:
+        raise PlanError(
+            f"rasters are {rasters.dtype} {list(rasters.shape)}; expected uint8 [N, {RASTER}, {RASTER}]"
+        )
+    split = rasters.reshape(-1, GRID, CELL, GRID, CELL).transpose(0, 1, 3, 2, 4)
+    cells = split.reshape(-1, CELL * CELL)
+    occupied = cells.any(axis=1)
+    whole = np.ascontiguousarray(cells[occupied]).view(np.dtype((np.void, CELL * CELL))).ravel()
+    different, which = np.unique(whole, return_inverse=True)
+    pixels = np.frombuffer(different.tobytes(), np.uint8).reshape(-1, 1, CELL, CELL)
+    names = [
+        phase_1.infer({"input": scaled(chunk)})["output"].argmax(axis=1)
+        for chunk in _chunks(pixels, CELLS_AT_A_TIME)
+    ]
+    ids = np.zeros(len(cells), np.int64)
+    if names:
+        ids[occupied] = np.concatenate(names)[which]
+    return ids.reshape(-1, GRID, GRID)
+
+
+def scaled(cells: np.ndarray) -> np.ndarray:
+    """Return cells as phase 1 takes them: divided by 255 where a cell's largest value is above 1.
+
+    Args:
+        cells: (N, 1, 8, 8) uint8.
+
+    Returns:
+        The same in float32, in [0, 1]. A cell of zeros and ones stays as it is.
+    """
+    divisor = np.where(cells.max(axis=(1, 2, 3), keepdims=True) > 1, 255, 1)
+    return cells.astype(np.float32) / divisor.astype(np.float32)
+
+
+def logits_of(grids: np.ndarray, phase_2: Runner) -> np.ndarray:
+    """Return (N, classes) float32 logits of grids (N, 16, 16) of IDs; N is 1 or more."""
+    parts = [
+        phase_2.infer({"input": chunk})["output"] for chunk in _chunks(grids, GLYPHS_AT_A_TIME)
+    ]
+    return np.concatenate(parts)
+
+
+def read_raster(path: Path) -> np.ndarray:
+    """Read an 8-bit grey picture of 128x128 pixels: (128, 128) uint8.
+
+    Raises:
+        PlanError: If it cannot be read, or has another size or another kind of pixels.
+    """
+    with open_picture(path, "raster") as image:
+        mode, size = image.mode, image.size
+        if size == (RASTER, RASTER) and mode in ("L", "1"):
+            return np.asarray(image.convert("L"), np.uint8)
+    found = f"{size[1]}x{size[0]}, mode {mode}"
+    raise PlanError(f"raster {path} is {found}; expected {RASTER}x{RASTER}, 8-bit grey (mode L)")
+
+
+def open_phase_1(path: Path) -> Runner:
+    """Open a checkpoint or ONNX file of phase 1 in ONNX Runtime.
+
+    Raises:
+        ParagonExportError: If it is anything else.
+    """
+    opened = _open(path, Switches(), OnnxBackend.ONNXRUNTIME)
+    if opened.phase != 1:
+        raise PlanError(f"{path} is of phase {opened.phase}; expected phase 1")
+    return opened.runner
+
+
+def _chunks(array: np.ndarray, most: int) -> list[np.ndarray]:
+    return [array[start : start + most] for start in range(0, len(array), most)]
+
+
+def _open(path: Path, switches: Switches, backend: OnnxBackend) -> _Opened:
+    if is_onnx(path):
+        file = read_onnx_file(path)
+        inputs, outputs = ports_of(file.model)
+        if not inputs or not outputs or not outputs[0].dims:
+            raise PlanError(f"{path} is not phase 1 or 2 of a glyph classifier")
+        port, classes = inputs[0], outputs[0].dims[-1]
+        if port.span is None or not isinstance(classes, int):
+            raise PlanError(f"{path} is not phase 1 or 2 of a glyph classifier")
+        phase = 2 if port.dtype == "int64" else 1
+        runner = open_runner(file.data, backend, is_own=False, title=str(path))
+        return _Opened(phase, runner, classes)
+    from paragon_export.networks.describe import describe
+    from paragon_export.parity.reference import build_reference
+
+    checkpoint, variant = describe(path, switches)
+    if not variant.is_classifier:
+        raise PlanError(f"{path} is {variant.family}, not phase 1 or 2 of a glyph classifier")
+    reference = build_reference(checkpoint, variant)
+    data = _exported(reference.module, reference.inputs, reference.outputs)
+    phase = 2 if "vocabulary" in variant.contract else 1
+    label_map = checkpoint.beside.get("label_map")
+    return _Opened(
+        phase,
+        open_runner(data, backend, is_own=True),
+        variant.out_channels,
+        label_map,
+        variant.notes,
+    )
+
+
+def _exported(module: Any, inputs: Any, outputs: Any) -> bytes:
+    """Return the ONNX model of a network, in memory."""
+    import onnx_ir as ir
+
+    from paragon_export.graph.simplify import simplify
+    from paragon_export.graph.trace import trace
+
+    opset = ExportPlan(checkpoint=Path(), output=Path("glyph.onnx")).operator_set
+    model = simplify(trace(module, inputs, outputs, opset))
+    return ir.to_proto(model).SerializeToString(deterministic=True)
+
+
+def _read_json(path: Path) -> Any:
+    data = read_bytes(path, LARGEST_LABEL_MAP_BYTES, "label map", PlanError)
+    try:
+        return parse_json(data)
+    except ValueError as error:
+        raise PlanError(f"label map {path} is not JSON: {error}") from error
+
+
+def _labels(told: Any, classes: int, path: Path | None) -> dict[int, str]:
+    """Turn {label: index} round.
+
+    Raises:
+        PlanError: If it is anything else, or an index is none of the network's classes.
+    """
+    where = f"label map {path}" if path else "the checkpoint's label map"
+    if not isinstance(told, Mapping) or not all(
+        isinstance(index, int) and not isinstance(index, bool) for index in told.values()
+    ):
+        raise PlanError(f"{where} is not an object of label: class index")
+    outside = [index for index in told.values() if not 0 <= index < classes]
+    if outside:
+        raise PlanError(
+            f"{where} has index {outside[0]}, and the network has {classes} classes; give the "
+            "label map it was trained with"
+        )
+    labels = {
+        index: label if isinstance(label, str) else brief(label) for label, index in told.items()
+    }
+    if len(labels) != len(told):
+        raise PlanError(f"{where} gives one index to several labels")
+    return labels

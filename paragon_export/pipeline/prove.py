@@ -1,0 +1,44 @@
+"""GPU: judge and time an engine itself, where there is a GPU to run it. Untested here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+from paragon_export.bench.measure import bench_runners
+from paragon_export.engines.manifest import EngineFile
+from paragon_export.engines.open import open_engine
+from paragon_export.errors import RunError
+from paragon_export.parity.check import judge
+from paragon_export.pipeline.results import Known, Proof
+from paragon_export.runtimes.base import Runner
+from paragon_export.specs.profiles import BatchProfile, Profile
+from paragon_export.system.environment import cuda_gpu
+
+
+def prove_on_gpu(engine: EngineFile, known: Known, profile: Profile | BatchProfile) -> Proof:
+    """Judge an engine against its network, and time it beside PyTorch at the optimal size.
+
+    Args:
+        engine: With its manifest.
+        known: The network that it claims to be; None if that is not known.
+        profile: The sizes or batches that it accepts.
+    """
+    gpu = cuda_gpu()
+    if gpu is None:
+        return Proof(notes=("no GPU here: the ONNX file was judged, the engine has not run",))
+    if known is None:
+        return Proof(notes=("the engine has not run: no checkpoint to judge it against",))
+    reference, variant = known
+    try:
+        parity = judge(reference, variant, [engine])
+        runner, _, _ = open_engine(engine)
+    except RunError as error:
+        return Proof(notes=(f"the engine does not run on the GPU here, {gpu}: {error}",))
+    contenders: dict[str, Callable[[], Runner]] = {
+        "PyTorch eager (cuda float16)": partial(reference.runner, "float16", "cuda"),
+        "TensorRT": lambda: runner,
+    }
+    port = reference.inputs[0] if variant.is_classifier else None
+    bench = bench_runners(engine.path.name, contenders, profile.optimal, port)
+    return Proof(parity=parity, bench=bench)

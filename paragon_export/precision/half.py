@@ -1,0 +1,150 @@
+"""Precision: a float32 ONNX model in, a strongly typed half-precision one out.
+
+TensorRT-RTX and TensorRT 11 take precision from the graph alone. Every float tensor becomes
+half except inside the float32 islands that the network marked (see ``islands``); casts stand
+at their borders, so that any consumer sees exactly what is computed in what.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+from onnx_ir.passes import common
+
+from paragon_export.errors import PlanError
+from paragon_export.precision.typed_graph import (
+    FLOAT,
+    HALF_TYPES,
+    NUMPY_TYPES,
+    is_float32,
+    typed_copy,
+    values_of,
+)
+from paragon_export.specs.types import Precision
+
+BFLOAT16_OPSET = 22
+"""Convolutions may be bfloat16 from here on."""
+
+
+FLOAT32_INPUTS = {"Resize": (1, 2)}
+"""Operands that the operator itself wants in float32, whatever the precision."""
+
+
+def to_precision(model: ir.Model, precision: Precision, io: Precision) -> ir.Model:
+    """Return a strongly typed copy of a float32 model; ``model`` is not changed.
+
+    Args:
+        model: Float32, without subgraphs.
+        precision: Type of the arithmetic outside the islands.
+        io: Type of the image inputs and outputs. Scalar inputs stay float32.
+
+    Raises:
+        PlanError: If the model is not float32 throughout, or a weight is too large for
+            ``precision``.
+    """
+    copy = typed_copy(model)
+    if precision.is_half:
+        check_convertible(copy, precision)
+        _Converter(copy, HALF_TYPES[precision], io_is_half=io.is_half).run()
+    return copy
+
+
+def check_convertible(model: ir.Model, precision: Precision) -> None:
+    """Refuse a model of known types that cannot be made half.
+
+    Raises:
+        PlanError: If it is half already, or its operator set has no bfloat16.
+    """
+    if any(v.dtype in NUMPY_TYPES for v in values_of(model)):
+        raise PlanError(f"--{precision.value} wants a float32 model, and this one is half already")
+    if precision is Precision.BF16 and model.opset_imports.get("", 0) < BFLOAT16_OPSET:
+        raise PlanError(
+            f"--bf16 wants a model of operator set {BFLOAT16_OPSET} or later, and this one is of "
+            f"{model.opset_imports.get('', 0)}; export it with --opset {BFLOAT16_OPSET}"
+        )
+
+
+class _Converter:
+    def __init__(self, model: ir.Model, half: ir.DataType, *, io_is_half: bool) -> None:
+        self.model = model
+        self.graph = model.graph
+        self.half = half
+        self.io_is_half = io_is_half
+        self.floats = {v for v in values_of(model) if v.dtype == FLOAT}
+        self.casts: dict[tuple[ir.Value, ir.DataType], ir.Value] = {}
+
+    def run(self) -> None:
+        if self.io_is_half:
+            for value in self.graph.inputs:
+                if value in self.floats and value.shape is not None and len(value.shape):
+                    value.dtype = self.half
+        for node in list(self.graph):
+            self._convert(node)
+        for index, value in enumerate(list(self.graph.outputs)):
+            if value in self.floats:
+                self._retype_output(index, value)
+        common.RemoveUnusedNodesPass()(self.model)
+
+    def _convert(self, node: ir.Node) -> None:
+        wanted = FLOAT if is_float32(node) else self.half
+        for index, value in enumerate(node.inputs):
+            if value in self.floats:
+                pinned = index in FLOAT32_INPUTS.get(node.op_type, ())
+                node.replace_input_with(index, self._as(value, FLOAT if pinned else wanted, node))
+        for value in node.outputs:
+            if value in self.floats:
+                value.dtype = wanted
+                if node.op_type == "Cast":  # of whole numbers
+                    node.attributes["to"] = ir.AttrInt64("to", wanted.value)
+
+    def _as(self, value: ir.Value, wanted: ir.DataType, before: ir.Node) -> ir.Value:
+        """The value in another type, cast once however many nodes want it."""
+        if value.dtype == wanted:
+            return value
+        if (value, wanted) not in self.casts:
+            weight = value.const_value
+            self.casts[value, wanted] = (
+                self._cast(value, wanted, before)
+                if weight is None
+                else self._half_weight(value, weight.numpy())
+            )
+        return self.casts[value, wanted]
+
+    def _half_weight(self, value: ir.Value, wide: np.ndarray) -> ir.Value:
+        with np.errstate(over="ignore"):
+            half = wide.astype(NUMPY_TYPES[self.half])
+        if not np.isfinite(half.astype(np.float32)).all():
+            raise PlanError(
+                f"weight {value.name} reaches {np.abs(wide).max():g}, which {self.half.name} cannot "
+                "hold; export in fp32 or bf16"
+            )
+        name = f"{value.name}.{self.half.name.lower()}"
+        tensor = ir.tensor(half, dtype=self.half, name=name)
+        weight = ir.Value(
+            name=name, shape=value.shape, type=ir.TensorType(self.half), const_value=tensor
+        )
+        self.graph.register_initializer(weight)
+        return weight
+
+    def _cast(self, value: ir.Value, wanted: ir.DataType, before: ir.Node | None) -> ir.Value:
+        node = ir.node("Cast", [value], {"to": wanted.value})
+        node.name = f"{value.name}/to_{wanted.name.lower()}"
+        (result,) = node.outputs
+        result.name, result.shape, result.type = node.name, value.shape, ir.TensorType(wanted)
+        producer = value.producer()
+        if producer is not None:
+            producer.append(node)
+        elif before is not None:
+            before.prepend(node)
+        else:
+            self.graph.append(node)
+        return result
+
+    def _retype_output(self, index: int, value: ir.Value) -> None:
+        wanted = self.half if self.io_is_half else FLOAT
+        if value.dtype in (wanted, None):
+            return
+        name, value.name = value.name, f"{value.name}/half"
+        cast = self._cast(value, wanted, before=None)
+        cast.name = name
+        self.graph.outputs[index] = cast

@@ -1,0 +1,221 @@
+"""Run ONNX files of others in a child process, with hard limits on memory and time.
+
+A file of a few bytes can keep a runtime busy for hours or use all memory: while the session is
+created (constants are folded), or inside one operator, which cannot be interrupted. So the runtime
+works in a child process (``isolated_worker``), which is killed when its time is over. The parent
+sends the checked bytes of the file and the inputs, and receives the outputs.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import weakref
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+
+import paragon_export
+from paragon_export.errors import (
+    MissingDependencyError,
+    OutOfMemoryError,
+    ParagonExportError,
+    PlanError,
+    RunError,
+)
+from paragon_export.runtimes.base import Arrays, Runner, shapes_of
+from paragon_export.runtimes.openvino_runner import OpenVinoRunner
+from paragon_export.runtimes.ort_runner import OnnxRunner
+from paragon_export.specs.types import OnnxBackend
+from paragon_export.system.limits import Limits, limited_time
+from paragon_export.system.optional import require
+from paragon_export.system.signals import before_end
+
+START = """
+import sys
+sys.path.insert(0, {root!r})
+import paragon_export
+sys.path.append(sys.path.pop(0))
+from paragon_export.runtimes.isolated_worker import main
+main()
+"""
+"""Imports this package from where the parent has it, and all others from the usual places first."""
+
+ERRORS: Mapping[str, type[ParagonExportError]] = {
+    kind.__name__: kind for kind in (PlanError, RunError, OutOfMemoryError, MissingDependencyError)
+}
+"""Errors of the child that are raised here again, by name."""
+
+LIMITS = Limits()
+
+_running: weakref.WeakSet[subprocess.Popen[bytes]] = weakref.WeakSet()
+
+
+class IsolatedRunner:
+    """A serialized ONNX model in a child process. Arrays, names and errors are ``OnnxRunner``'s."""
+
+    def __init__(
+        self,
+        data: bytes,
+        backend: OnnxBackend = OnnxBackend.ONNXRUNTIME,
+        *,
+        title: str = "the model",
+        in_order: bool = False,
+        limits: Limits = LIMITS,
+    ) -> None:
+        """Start a process and load a model in it.
+
+        Args:
+            data: Self-contained, checked by ``onnx_guard``.
+            backend: What runs it.
+            title: What the model is called in errors.
+            in_order: As for ``OnnxRunner``.
+            limits: Of memory (on Linux) and time.
+
+        Raises:
+            RunError: If the backend refuses the model, or takes too much time to load it.
+            OutOfMemoryError: If it takes too much memory.
+            MissingDependencyError: If the backend is not installed.
+        """
+        self.name = "OpenVINO" if backend is OnnxBackend.OPENVINO else "ONNX Runtime"
+        self._limits = limits
+        root = str(Path(paragon_export.__file__).parents[1])
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", "-c", START.format(root=root), str(os.getpid())],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+            )
+        except OSError as error:
+            raise RunError(f"cannot start a process for {title}: {error.strerror}") from error
+        _running.add(self._process)
+        weakref.finalize(self, _stop, self._process)
+        how = {"backend": backend.value, "title": title, "in_order": in_order,
+               "limits": asdict(limits)}  # fmt: skip
+        self._ask([json.dumps(how).encode(), data], f"loading {title}", limits.seconds_for(0))
+
+    def infer(self, feeds: Mapping[str, np.ndarray]) -> Arrays:
+        from safetensors.numpy import load, save
+
+        arrays = {name: np.asarray(array, order="C") for name, array in feeds.items()}
+        values = sum(array.size for array in arrays.values())
+        messages = [str(values).encode(), save(arrays)]
+        answer = self._ask(messages, shapes_of(arrays), self._limits.seconds_for(values))
+        return {name: np.array(array) for name, array in load(answer).items()}
+
+    def _ask(self, messages: list[bytes], what: str, seconds: float) -> bytes:
+        """Send messages and return the answer to the last.
+
+        Raises:
+            ParagonExportError: What was raised in the child.
+            RuntimeError: If that is a fault of this tool; the text is the child's traceback.
+            RunError: If it took too much time.
+            OutOfMemoryError: If the child has ended.
+        """
+        process, late = self._process, []
+
+        def stop() -> None:
+            late.append(True)
+            process.kill()
+
+        assert process.stdin is not None
+        assert process.stdout is not None
+        with limited_time(seconds, stop):
+            try:
+                for message in messages:
+                    send(process.stdin, message)
+                answer = receive(process.stdout)
+            except (OSError, EOFError) as error:
+                code = process.wait()
+                if late:
+                    raise RunError(
+                        f"{self.name} was stopped after {seconds:.0f} seconds ({what})"
+                    ) from error
+                raise OutOfMemoryError(
+                    f"the process of {self.name} ended with code {code} ({what}): it ran out of "
+                    "memory or crashed"
+                ) from error
+        kind, content = answer[:1], answer[1:]
+        if kind == b"E":
+            raised = json.loads(content)
+            raise ERRORS.get(raised["type"], RuntimeError)(raised["text"])
+        return content
+
+
+def open_runner(
+    data: bytes,
+    backend: OnnxBackend = OnnxBackend.ONNXRUNTIME,
+    *,
+    is_own: bool,
+    title: str = "the model",
+    in_order: bool = False,
+) -> Runner:
+    """Return a runner for a serialized ONNX model.
+
+    Args:
+        data: The model.
+        backend: What runs it.
+        is_own: Whether this tool made it. If not, it runs in a process of its own.
+        title: What it is called in errors.
+        in_order: As for ``OnnxRunner``.
+
+    Raises:
+        RunError: If the backend refuses the model.
+        MissingDependencyError: If the backend is not installed.
+    """
+    if backend is OnnxBackend.OPENVINO:
+        require("openvino", "openvino")
+    if not is_own:
+        return IsolatedRunner(data, backend, title=title, in_order=in_order)
+    if backend is OnnxBackend.OPENVINO:
+        return OpenVinoRunner(data, title=title)
+    return OnnxRunner(data, title=title, in_order=in_order)
+
+
+def send(stream: IO[bytes], message: bytes) -> None:
+    """Write a message with its length in front.
+
+    Raises:
+        OSError: If the reader has gone.
+    """
+    stream.write(len(message).to_bytes(8, "little"))
+    stream.write(message)
+    stream.flush()
+
+
+def receive(stream: IO[bytes]) -> bytes:
+    """Read a message.
+
+    Raises:
+        EOFError: If the writer has gone.
+    """
+    head = stream.read(8)
+    length = int.from_bytes(head, "little")
+    message = stream.read(length) if len(head) == 8 else b""
+    if len(head) != 8 or len(message) != length:
+        raise EOFError
+    return message
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    process.kill()
+    for stream in (process.stdin, process.stdout):
+        with suppress(OSError):
+            if stream is not None:
+                stream.close()
+    process.wait()
+
+
+def _stop_all() -> None:
+    for process in tuple(_running):
+        process.kill()
+
+
+before_end(_stop_all)

@@ -1,0 +1,58 @@
+"""Runners: anything that executes a network, behind one method."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from paragon_export.errors import RunError
+from paragon_export.runtimes.base import Arrays, failure, guarded_ports_of, shapes_of, title_of
+from paragon_export.runtimes.ort_runner import _plain
+from paragon_export.runtimes.validate import checked
+from paragon_export.system.optional import require
+
+OPENVINO_SETTINGS = {"INFERENCE_PRECISION_HINT": "f32"}
+"""Left to itself, OpenVINO computes in bfloat16 on processors that have it."""
+
+
+class OpenVinoRunner:
+    """An ONNX file in OpenVINO, on the CPU, in float32.
+
+    Nothing is cached: compiled bytes on disk cannot be verified.
+    """
+
+    def __init__(self, model: Path | bytes, *, title: str = "") -> None:
+        """Load a model file, or a serialized model; it is self-contained.
+
+        Raises:
+            RunError: If OpenVINO refuses the model.
+            MissingDependencyError: If OpenVINO is not installed.
+        """
+        ov = require("openvino", "openvino")
+        self.name = "OpenVINO"
+        try:
+            data = model if isinstance(model, bytes) else model.read_bytes()
+            core = ov.Core()
+            compiled = core.compile_model(core.read_model(data), "CPU", OPENVINO_SETTINGS)
+        except (RuntimeError, OSError) as error:
+            title = title or title_of(model)
+            raise failure(f"OpenVINO cannot load {title}", error) from error
+        self._request = compiled.create_infer_request()
+        self._inputs = {port.any_name: port.element_type.to_dtype() for port in compiled.inputs}
+        self._outputs = [port.any_name for port in compiled.outputs]
+        self._ports = guarded_ports_of(data, [len(port.partial_shape) for port in compiled.outputs])
+
+    def infer(self, feeds: Mapping[str, np.ndarray]) -> Arrays:
+        missing = sorted(set(self._inputs) - set(feeds))
+        if missing:
+            raise RunError(f"{self.name}: the model also wants {', '.join(missing)}")
+        feeds = checked(self._ports, feeds)
+        cast = {n: np.asarray(feeds[n], dtype, order="C") for n, dtype in self._inputs.items()}
+        try:
+            results = self._request.infer(cast)
+        except RuntimeError as error:
+            raise failure(f"{self.name} fails on {shapes_of(cast)}", error) from error
+        # OpenVINO reuses its output buffers.
+        return {name: _plain(name, np.array(results[name])) for name in self._outputs}
