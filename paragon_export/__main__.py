@@ -17,6 +17,8 @@ def main() -> None:
     supervised.run_in_child_if_memory_is_limited()
     signals.listen()
     try:
+        from paragon_export.cli import main as cli
+
         cli.main()
     except MemoryError:  # there was not even enough to say so in the usual way
         os.write(2, b"paragon-export: not enough memory\n")

@@ -18,9 +18,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from paragon_export.errors import TraceError
-from paragon_export.graph.metadata import FLOAT32_MARK, narrow, widen
+from paragon_export.graph.metadata import FLOAT32_MARK
 from paragon_export.graph.trace import trace
 from paragon_export.networks.describe import describe
+from paragon_export.networks.float32 import narrow, widen
 from paragon_export.networks.paragonsr2.v9_v11.network import ParagonSR2
 from paragon_export.parity.reference import TorchReference, build_reference
 from paragon_export.specs.network import Port

@@ -1,4 +1,7 @@
-"""What ships with the package: a trained checkpoint and a photograph."""
+"""What ships with the package: a trained checkpoint and a photograph.
+
+It may import nothing of this project.
+"""
 
 from __future__ import annotations
 

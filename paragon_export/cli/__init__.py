@@ -1,1 +1,4 @@
-"""TODO."""
+"""The command line: parse, call one function, show the result.
+
+It may import every other package.
+"""

@@ -1,1 +1,4 @@
-"""TODO."""
+"""What networks are fed when they are judged: pictures, clips and glyphs.
+
+It may import ``runtimes`` and the packages before it.
+"""
