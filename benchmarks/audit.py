@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 
 from paragon_export.assets import CHECKPOINT
 from paragon_export.pipeline.export import audit_source
-from paragon_export.specs.plans import ExportPlan, Switches
+from paragon_export.specs.plans import ExportPlan, NetworkOptions
 from paragon_export.specs.types import Precision
 
 
@@ -45,7 +45,7 @@ def figures(name: str, checkpoint: Path) -> dict[str, Any]:
     plan = ExportPlan(
         checkpoint=checkpoint,
         output=Path("unwritten.onnx"),
-        switches=Switches(flags={"upsampler_alpha": 0.0}),
+        options=NetworkOptions(flags={"upsampler_alpha": 0.0}),
         precision=Precision.FP16,
     )
     audit = audit_source(plan)

@@ -26,7 +26,7 @@ from common import RESULTS, write
 from paragon_export.errors import ParagonExportError
 from paragon_export.parity.report import ParityReport
 from paragon_export.pipeline.export import export
-from paragon_export.specs.plans import ExportPlan, Switches
+from paragon_export.specs.plans import ExportPlan, NetworkOptions
 from paragon_export.specs.types import Precision
 from tests.glyph import GOLDEN as GLYPHS
 from tests.glyph import golden_checkpoint
@@ -115,7 +115,7 @@ def _flags(case: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def judged(name: str, case: Mapping[str, Any], golden: Path, precision: Precision) -> dict:
-    """Export one network in one precision; say what the verdict was and how near to its limit."""
+    """ExportResult one network in one precision; say what the verdict was and how near to its limit."""
     start = time.perf_counter()
     with TemporaryDirectory() as folder:
         try:
@@ -146,7 +146,7 @@ def _export(
     plan = ExportPlan(
         checkpoint=checkpoint,
         output=folder / "golden.onnx",
-        switches=Switches(flags=flags),
+        options=NetworkOptions(flags=flags),
         precision=precision,
         video="forward" in case,
     )
@@ -160,7 +160,7 @@ def _export(
         ExportPlan(
             checkpoint=checkpoint,
             output=plan.output,
-            switches=Switches(flags=told),
+            options=NetworkOptions(flags=told),
             precision=precision,
             video=plan.video,
         )

@@ -18,7 +18,7 @@ import typer
 from common import write
 
 from paragon_export.pipeline.export import export
-from paragon_export.specs.plans import ExportPlan, Switches
+from paragon_export.specs.plans import ExportPlan, NetworkOptions
 from paragon_export.specs.types import Precision
 
 
@@ -39,12 +39,12 @@ def main(
 
 
 def accuracy(checkpoint: Path, rewritten: bool) -> dict[str, Any]:
-    """Export a fidelity checkpoint, which was trained without pre-sharpening, and judge it."""
+    """ExportResult a fidelity checkpoint, which was trained without pre-sharpening, and judge it."""
     with TemporaryDirectory() as folder:
         plan = ExportPlan(
             checkpoint=checkpoint,
             output=Path(folder) / "model.onnx",
-            switches=Switches(flags={"upsampler_alpha": 0.0}),
+            options=NetworkOptions(flags={"upsampler_alpha": 0.0}),
             precision=Precision.FP16,
             rewrite=rewritten,
         )

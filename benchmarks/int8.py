@@ -31,12 +31,11 @@ from paragon_export.networks.describe import describe
 from paragon_export.parity.metrics import difference
 from paragon_export.parity.reference import build_reference
 from paragon_export.pipeline.quantize_pictures import Pair, export_int8_pictures, photographs
-from paragon_export.precision.int8 import quantise
 from paragon_export.runtimes.ort_runner import OnnxRunner
-from paragon_export.specs.plans import ExportPlan, Switches
+from paragon_export.specs.plans import ExportPlan, NetworkOptions
 from paragon_export.specs.types import Size
 
-SWITCHES = Switches(flags={"upsampler_alpha": 0.0})
+SWITCHES = NetworkOptions(flags={"upsampler_alpha": 0.0})
 
 WEIGHTS: dict[str, dict[str, Any]] = {
     "as exported": {},
@@ -58,7 +57,7 @@ def main(
     for checkpoint in checkpoints or [CHECKPOINT]:
         with TemporaryDirectory() as folder:
             plan = ExportPlan(
-                checkpoint=checkpoint, output=Path(folder) / "int8.onnx", switches=SWITCHES
+                checkpoint=checkpoint, output=Path(folder) / "int8.onnx", options=SWITCHES
             )
             _, figures = export_int8_pictures(plan, images, accept_loss=True)
         row = {
@@ -115,7 +114,7 @@ def _quantised(wide: ir.Model, pairs: list[Pair], options: Mapping[str, Any]) ->
 
     logging.getLogger().setLevel(logging.ERROR)
     with patch("onnxruntime.quantization.quantize_static", quantize):
-        model = quantise(wide, [{"input": pair.small} for pair in pairs[::2]])
+        model = quantize(wide, [{"input": pair.small} for pair in pairs[::2]])
     return ir.to_proto(model).SerializeToString()
 
 

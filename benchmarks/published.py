@@ -20,7 +20,7 @@ from paragon_export.networks.describe import describe
 from paragon_export.parity.metrics import luma
 from paragon_export.parity.reference import build_reference
 from paragon_export.runtimes.base import Runner
-from paragon_export.specs.plans import Switches
+from paragon_export.specs.plans import NetworkOptions
 
 BORDER_PX = 2
 
@@ -40,7 +40,7 @@ def main(
     ]
     for case in json.loads((golden / "manifest.json").read_text())["cases"]:
         path = checkpoints / Path(case["checkpoint"]).name
-        switches = Switches(
+        switches = NetworkOptions(
             flags={
                 n: v for n, v in case["kwargs"].items() if n in ("upsampler_alpha", "window_size")
             }
@@ -58,7 +58,7 @@ def main(
                 "Set5 PSNR-Y dB": score(runner, set5),
             }
         )
-    checkpoint, variant = describe(CHECKPOINT, Switches())
+    checkpoint, variant = describe(CHECKPOINT, NetworkOptions())
     shipped = build_reference(checkpoint, variant).runner("float32")
     rows.append(
         {

@@ -27,7 +27,7 @@ from paragon_export.parity.diagnosis.alternatives import Alternative, alternativ
 from paragon_export.parity.metrics import psnr_db
 from paragon_export.parity.report import ParityReport
 from paragon_export.runtimes.base import Runner
-from paragon_export.specs.plans import Switches
+from paragon_export.specs.plans import NetworkOptions
 from paragon_export.specs.types import Precision
 from tests.sabotage import SUITE, TRACED_AT, Case, Sabotage, subjects, written
 
@@ -81,7 +81,9 @@ def yes(caught: bool) -> str:
 def verdict(case: Case, path: Path) -> ParityReport:
     @cache
     def instead() -> tuple[Alternative, ...]:
-        given = Switches(flags={"upsampler_alpha": case.variant.switches["upsampler_alpha"].value})
+        given = NetworkOptions(
+            flags={"upsampler_alpha": case.variant.options["upsampler_alpha"].value}
+        )
         return tuple(alternatives(case.checkpoint, case.variant, given, case.reference))
 
     return judge(case.reference, case.variant, [read_artifact(path)], instead=instead)

@@ -17,7 +17,7 @@ from paragon_export.networks.glyph.layout import (
     expected_shapes,
 )
 from paragon_export.parity.reference import TorchReference, build_reference
-from paragon_export.specs.plans import Switches
+from paragon_export.specs.plans import NetworkOptions
 from tests.golden.glyph.make_weights import digest, fill
 from tests.tiny import Tensors
 
@@ -116,4 +116,4 @@ def small_checkpoint(
 
 def reference_of(path: Path, **flags: Any) -> TorchReference:
     """Take a checkpoint the way a user's file goes: loaded, described, built."""
-    return build_reference(*describe(path, Switches(flags=flags)))
+    return build_reference(*describe(path, NetworkOptions(flags=flags)))

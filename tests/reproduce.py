@@ -16,7 +16,7 @@ import numpy as np
 
 from paragon_export.pipeline.export import export
 from paragon_export.pipeline.quantize import Calibration, export_int8
-from paragon_export.specs.plans import ExportPlan, Switches
+from paragon_export.specs.plans import ExportPlan, NetworkOptions
 from paragon_export.specs.types import Precision, Runtime, Size
 from paragon_export.system.atomic_write import sha256_of
 from tests.tiny import save, tiny_checkpoint
@@ -48,7 +48,7 @@ def _glyph(kind: str) -> Make:
 
 
 def _flags(**flags: Any) -> dict[str, Any]:
-    return {"switches": Switches(flags=flags)}
+    return {"switches": NetworkOptions(flags=flags)}
 
 
 KINDS: dict[str, tuple[Callable[[], Make], dict[str, Any]]] = {
@@ -73,7 +73,7 @@ KINDS: dict[str, tuple[Callable[[], Make], dict[str, Any]]] = {
 
 
 def make(kind: str, folder: Path) -> str:
-    """Export one kind and return the file's hash."""
+    """ExportResult one kind and return the file's hash."""
     network, options = KINDS[kind]
     checkpoint = network()(folder / "network")
     options = dict(options)

@@ -21,11 +21,11 @@ from paragon_export.assets import CHECKPOINT
 from paragon_export.checkpoints.load import Checkpoint, load_checkpoint
 from paragon_export.graph.trace import trace
 from paragon_export.networks.describe import describe
-from paragon_export.networks.registry import family_of
+from paragon_export.networks.registry import architecture_of
 from paragon_export.parity.reference import TorchReference, build_reference
 from paragon_export.precision.half import to_precision
-from paragon_export.specs.network import Variant
-from paragon_export.specs.plans import Switches
+from paragon_export.specs.network import NetworkSpec
+from paragon_export.specs.plans import NetworkOptions
 from paragon_export.specs.types import Precision, Size
 from tests.tiny import tiny_checkpoint, tiny_hyperparameters, tiny_tensors
 
@@ -40,13 +40,13 @@ class Case:
     """A network, and the good graph that is broken in the tests."""
 
     checkpoint: Checkpoint
-    variant: Variant
+    variant: NetworkSpec
     reference: TorchReference
     model: ir.Model
 
 
 def case_of(path: Path, *, video: bool = False, opset: int = OPSET, **flags: object) -> Case:
-    checkpoint, variant = describe(path, Switches(flags=flags))
+    checkpoint, variant = describe(path, NetworkOptions(flags=flags))
     reference = build_reference(checkpoint, variant, video=video)
     model = trace(reference.module, reference.inputs, reference.outputs, opset)
     return Case(checkpoint, variant, reference, model)
@@ -243,7 +243,7 @@ def baked_size(case: Case) -> ir.Model:
 def last_weights(case: Case) -> ir.Model:
     """The weights of the last step in place of the averaged ones, from the same file."""
     last = load_checkpoint(case.checkpoint.path, leave_out="params_ema")
-    variant = family_of(last).describe(last, Switches(flags={"upsampler_alpha": 0.0}))
+    variant = architecture_of(last).describe(last, NetworkOptions(flags={"upsampler_alpha": 0.0}))
     reference = build_reference(last, variant)
     return trace(reference.module, reference.inputs, reference.outputs, OPSET)
 

@@ -22,10 +22,10 @@ from paragon_export.precision.attribution import largest
 from paragon_export.precision.audit import audit, subject_of, subject_of_file, with_islands
 from paragon_export.precision.half import FLOAT32_INPUTS, to_precision
 from paragon_export.precision.instrument import Subject, measure
-from paragon_export.precision.range_report import HIGHEST, SMALLEST_NORMAL, RangeAudit
+from paragon_export.precision.range_report import HIGHEST, MIN_NORMAL, RangeAudit
 from paragon_export.precision.rounding import rounding_model
 from paragon_export.precision.typed_graph import values_of
-from paragon_export.specs.plans import EnginePlan, ExportPlan, Switches
+from paragon_export.specs.plans import EnginePlan, ExportPlan, NetworkOptions
 from paragon_export.specs.profiles import Profile
 from paragon_export.specs.types import Precision, Size
 from tests.conftest import RunHere
@@ -110,7 +110,7 @@ def test_ranges_are_those_of_numpy(variant: str, precision: Precision) -> None:
         seen += 1
         found = next(tensor for tensor in result.tensors if tensor.name == name)
         sizes = np.abs(np.stack([array.reshape(-1) for array in arrays]))
-        small = (sizes > 0) & (sizes < SMALLEST_NORMAL[precision])
+        small = (sizes > 0) & (sizes < MIN_NORMAL[precision])
         assert found.peak == pytest.approx(sizes.max(), rel=1e-5), name
         assert found.underflow == pytest.approx(small.mean(), abs=2e-3), name
         assert found.headroom == pytest.approx(HIGHEST[precision] / found.peak)
@@ -402,7 +402,7 @@ def test_munets_need_no_island(version: str, tmp_path: Path) -> None:
         checkpoint=checkpoint,
         output=tmp_path / "m.onnx",
         precision=FP16,
-        switches=Switches(flags=flags),
+        options=NetworkOptions(flags=flags),
     )
     result = export(plan).ranges
     assert result is not None

@@ -17,13 +17,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from paragon_export.checkpoints.load import load_checkpoint
-from paragon_export.checkpoints.pickle_scan import MOST_RECORDS, check_directory
+from paragon_export.checkpoints.pickle_scan import MAX_RECORDS, check_directory
 from paragon_export.errors import CheckpointError, PlanError
 from paragon_export.networks.describe import describe
 from paragon_export.pipeline.quantize import Calibration, read_grids
 from paragon_export.rewrite.rules import rewrite
 from paragon_export.specs.network import Port
-from paragon_export.specs.plans import Switches
+from paragon_export.specs.plans import NetworkOptions
 from paragon_export.system.limits import limited_memory
 from tests import hostile
 from tests.conftest import RunHere
@@ -59,10 +59,10 @@ def claiming(count: int, size: int) -> bytes:
 
 
 ARCHIVES: dict[str, Callable[[], bytes]] = {
-    "many": lambda: many(MOST_RECORDS + 1),
+    "many": lambda: many(MAX_RECORDS + 1),
     "very many": lambda: many(400_000),
-    "many, counted in 64 bits": lambda: wide(MOST_RECORDS + 1),
-    "many, with a comment": lambda: many(MOST_RECORDS + 1)[:-2] + b"\3\0abc",
+    "many, counted in 64 bits": lambda: wide(MAX_RECORDS + 1),
+    "many, with a comment": lambda: many(MAX_RECORDS + 1)[:-2] + b"\3\0abc",
     "many that count as few": lambda: many(70_000).replace(b"\xff\xff\xff\xff", b"\1\0\1\0", 1),
     "a list that is long": lambda: b"PK" + bytes(2**24) + claiming(1, 2**24 + 1),
     "a claim of gigabytes": lambda: claiming(1, 0xFFFFFFF0),
@@ -110,8 +110,8 @@ def test_archives_as_they_are_written_are_read(tmp_path: Path) -> None:
             zipped.writestr(f"archive/data/{index}", b"x")
         zipped.comment = b"a comment"
     check_directory(buffer.getvalue())
-    check_directory(many(MOST_RECORDS - 1))
-    check_directory(wide(MOST_RECORDS))
+    check_directory(many(MAX_RECORDS - 1))
+    check_directory(wide(MAX_RECORDS))
     for nothing in (b"", b"PK", b"PK\5\6", bytes(100)):
         with pytest.raises(ValueError, match="without an end"):
             check_directory(nothing)
@@ -182,22 +182,22 @@ def test_networks_larger_than_any_are_refused(kind: str, tmp_path: Path) -> None
     make, words = NETWORKS[kind]
 
     with pytest.raises(CheckpointError, match=words):
-        describe(make(tmp_path), Switches())
+        describe(make(tmp_path), NetworkOptions())
 
 
 def test_features_at_full_size_are_bounded(tmp_path: Path) -> None:
     """An older network's scale is told by a flag, whatever its width."""
     weights = weights_of("v0c_nano_x2_24x20")
     path = save(weights, tmp_path / "c.safetensors")
-    assert describe(path, Switches(flags={"scale": 16}))[1].scale == 16
+    assert describe(path, NetworkOptions(flags={"scale": 16}))[1].scale == 16
     features = weights["conv_in.weight"].shape[0]
     assert features * 16**2 <= 2**14
     from paragon_export.networks import describe as describing
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(describing, "MOST_LARGE_VALUES", features * 16**2 - 1)
+        patch.setattr(describing, "MAX_FULL_SIZE_VALUES", features * 16**2 - 1)
         with pytest.raises(CheckpointError, match=f"{features} features at a scale of 16"):
-            describe(path, Switches(flags={"scale": 16}))
+            describe(path, NetworkOptions(flags={"scale": 16}))
 
 
 class RepeatThenFilter(nn.Module):

@@ -22,10 +22,10 @@ from paragon_export.networks.paragonsr2.v9_v11.layout import (
     Hyperparameters,
     expected_shapes,
 )
-from paragon_export.networks.registry import family_of
+from paragon_export.networks.registry import architecture_of
 from paragon_export.parity.reference import build_reference, measure_drop
-from paragon_export.specs.network import Variant
-from paragon_export.specs.plans import Switches
+from paragon_export.specs.network import NetworkSpec
+from paragon_export.specs.plans import NetworkOptions
 from tests.tiny import ATTENDING, Tensors, save, tiny_checkpoint, tiny_hyperparameters, tiny_tensors
 
 OTHERS: dict[str, dict[str, Any]] = json.loads(
@@ -45,9 +45,11 @@ def describe(
     flags: Mapping[str, Any] | None = None,
     config: Path | None = None,
     metadata: Mapping[str, str] | None = None,
-) -> Variant:
+) -> NetworkSpec:
     checkpoint = checkpoint_of(tensors, metadata)
-    return family_of(checkpoint).describe(checkpoint, Switches(flags=flags or {}, config=config))
+    return architecture_of(checkpoint).describe(
+        checkpoint, NetworkOptions(flags=flags or {}, config=config)
+    )
 
 
 def tensors_of(variant: str, **options: Any) -> Tensors:
@@ -102,7 +104,7 @@ def test_hyperparameters_come_back_from_the_tensors(options: dict[str, Any]) -> 
     unread = () if made.attention else ("window_size",)
     unread += ("layer_scale",) if options["variant"] in ATTENDING else ()
     assert found == replace(made, **{name: getattr(found, name) for name in unread})
-    assert (variant.family, variant.name) == ("ParagonSR2", options["variant"])
+    assert (variant.architecture, variant.variant) == ("ParagonSR2", options["variant"])
     assert variant.scale == options["scale"]
     assert (variant.in_channels, variant.out_channels) == (size["in_channels"],) * 2
     assert variant.parameters == sum(a.size for a in tiny_tensors(made).values())
@@ -135,7 +137,7 @@ def test_the_order_of_tensors_does_not_matter() -> None:
 
 def test_detail_gain_is_shown_as_the_tensors_have_it() -> None:
     """The gain of the detail branch is trained and so is told by the tensors."""
-    setting = describe(tensors_of("realtime")).switches["detail_gain"]
+    setting = describe(tensors_of("realtime")).options["detail_gain"]
 
     assert setting.value == pytest.approx(0.3)
     assert setting.source == "tensors"
@@ -209,11 +211,11 @@ DESCRIBE_IN_LITTLE_MEMORY = """
 import resource, sys
 from pathlib import Path
 from paragon_export.errors import CheckpointError
-from paragon_export.specs.plans import Switches
+from paragon_export.specs.plans import NetworkOptions
 from paragon_export.networks.describe import describe
 resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30))
 try:
-    describe(Path(sys.argv[1]), Switches())
+    describe(Path(sys.argv[1]), NetworkOptions())
 except CheckpointError:
     print("refused")
 """
@@ -441,8 +443,8 @@ def test_a_dropped_branch_computes_what_the_bare_network_does(variant: str, tmp_
     """Leaving attention out gives the network without it, and the loss is measured."""
     path = tiny_checkpoint(tmp_path / "c.safetensors", variant)
     checkpoint = load_checkpoint(path)
-    switches = Switches(flags={"export_safe": True})
-    dropped = family_of(checkpoint).describe(checkpoint, switches)
+    switches = NetworkOptions(flags={"export_safe": True})
+    dropped = architecture_of(checkpoint).describe(checkpoint, switches)
     kept = {n: a for n, a in checkpoint.tensors.items() if n not in attention_names(variant)}
     bare = checkpoint_of(kept)
     feeds = {"input": np.random.default_rng(0).random((1, 3, 9, 11), np.float32)}
@@ -464,7 +466,7 @@ def test_attention_is_kept_unless_told_otherwise(variant: str, mode: str) -> Non
         described = describe(tensors_of(variant), flags)
         assert described.dropped == ()
         assert described.window == 16
-        assert described.switches["heads"].value == 4
+        assert described.options["heads"].value == 4
 
 
 @pytest.mark.parametrize("variant", ATTENDING)
@@ -481,7 +483,7 @@ def test_a_checkpoint_without_attention_is_taken_as_it_is(variant: str) -> None:
     tensors = tensors_of(variant, attention=False)
     for flags in ({}, {"attention_mode": "none"}, {"export_safe": True}):
         described = describe(tensors, flags)
-        setting = described.switches["attention_mode"]
+        setting = described.options["attention_mode"]
         assert (setting.value, setting.source) == ("none", "tensors")
         assert described.dropped == ()
 
@@ -493,7 +495,7 @@ def test_switches_without_effect_are_told(variant: str, flags: dict[str, Any]) -
     described = describe(tensors_of(variant), flags)
 
     assert any(f"{next(iter(flags))} has no effect" in note for note in described.notes)
-    assert "window_size" not in described.switches
+    assert "window_size" not in described.options
 
 
 def test_export_safe_without_effect_is_told() -> None:
@@ -515,7 +517,7 @@ def test_an_assumed_value_is_never_silent(variant: str) -> None:
     if variant in ATTENDING:
         expected["window_size"] = 16
     for name, value in expected.items():
-        assert described.switches[name].is_assumed
+        assert described.options[name].is_assumed
         (note,) = [n for n in described.notes if n.startswith(name)]
         assert f"{name} = {value} is assumed" in note
         assert f"--{name.replace('_', '-')}" in note
@@ -548,7 +550,7 @@ def test_an_option_file_for_the_network_is_taken(tmp_path: Path) -> None:
         "scale: 2\nnetwork_g:\n  type: paragonsr2_photo\n  upsampler_alpha: 0.0\n  window_size: 8\n",
     )
 
-    switches = describe(tensors_of("photo"), config=config).switches
+    switches = describe(tensors_of("photo"), config=config).options
 
     assert (switches["upsampler_alpha"].value, switches["upsampler_alpha"].source) == (0, "config")
     assert (switches["window_size"].value, switches["window_size"].source) == (8, "config")
@@ -578,7 +580,7 @@ def test_the_word_none_in_an_option_file_keeps_attention(variant: str, tmp_path:
     described = describe(tensors_of(variant), config=config)
 
     assert described.dropped == ()
-    assert described.switches["attention_mode"].value == "sdpa"
+    assert described.options["attention_mode"].value == "sdpa"
     assert any("attention_mode: none" in note and "kept" in note for note in described.notes)
 
 
@@ -591,7 +593,7 @@ def test_a_null_in_an_option_file_drops_attention(text: str, tmp_path: Path) -> 
 
     assert set(described.dropped) == attention_names("photo")
     assert any("drops" in note for note in described.notes)
-    assert described.switches["attention_mode"].source == "config"
+    assert described.options["attention_mode"].source == "config"
 
 
 def test_a_flag_beats_the_option_files_attention(tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ from paragon_export.graph.trace import trace
 from paragon_export.networks.describe import describe
 from paragon_export.parity.reference import build_reference
 from paragon_export.precision.half import to_precision
-from paragon_export.specs.plans import EnginePlan, Switches
+from paragon_export.specs.plans import EnginePlan, NetworkOptions
 from paragon_export.specs.profiles import DEFAULT_PROFILE, Profile, read_recipe
 from paragon_export.specs.types import TARGETS, Backend, Precision, Size
 from tests.conftest import RunHere
@@ -55,7 +55,7 @@ class Models:
     ) -> Path:
         path = self.folder / f"{variant}_{precision.value}_{static}_{video}.onnx"
         if not path.exists():
-            checkpoint, described = describe(self.checkpoints[variant], Switches())
+            checkpoint, described = describe(self.checkpoints[variant], NetworkOptions())
             reference = build_reference(checkpoint, described, video=video)
             ports = reference.fixed(static, described.scale) if static else None
             inputs, outputs = ports or (reference.inputs, reference.outputs)

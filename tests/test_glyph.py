@@ -26,7 +26,7 @@ from paragon_export.networks.glyph.layout import Hyperparameters
 from paragon_export.parity.reference import TorchReference
 from paragon_export.runtimes.openvino_runner import OpenVinoRunner
 from paragon_export.runtimes.ort_runner import OnnxRunner
-from paragon_export.specs.plans import Switches
+from paragon_export.specs.plans import NetworkOptions
 from tests.glyph import (
     PHASE_2,
     SMALL,
@@ -112,14 +112,14 @@ def test_exported_graph_computes_what_the_original_computed(
 
 @pytest.mark.parametrize("name", ["full", "light", "tiny"])
 def test_tensors_tell_what_the_case_is(name: str, folder: Path) -> None:
-    """Variant, counts and classes come from the tensors, without a config."""
+    """NetworkSpec, counts and classes come from the tensors, without a config."""
     path = save(golden_weights(name), folder / f"{name}.safetensors")
-    _, variant = describe(path, Switches())
+    _, variant = describe(path, NetworkOptions())
 
-    assert (variant.family, variant.generation, variant.name) == ("Glyph", "phase 2", name)
+    assert (variant.architecture, variant.generation, variant.variant) == ("Glyph", "phase 2", name)
     assert variant.parameters == signature(name)["param_count"]
     assert variant.out_channels == signature(name)["num_classes"]
-    assert {s.source for s in variant.switches.values()} == {"default"}
+    assert {s.source for s in variant.options.values()} == {"default"}
     (note,) = variant.notes
     assert "activation = gelu" in note
     assert "assumed" in note
@@ -201,19 +201,19 @@ def test_any_hyperparameters(h: Hyperparameters, tmp_path: Path) -> None:
 def test_numbers_read_from_tensors_match_the_config(tmp_path: Path) -> None:
     """Every hyperparameter of every kind of network is found again."""
     for h in OTHERS.values():
-        _, variant = describe(small_checkpoint(tmp_path / "n.pt", h), Switches())
+        _, variant = describe(small_checkpoint(tmp_path / "n.pt", h), NetworkOptions())
         assert variant.structure["hyperparameters"] == h
-        assert {s.source for s in variant.switches.values()} == {"metadata"}
+        assert {s.source for s in variant.options.values()} == {"metadata"}
         assert not variant.notes
 
 
 # --- configs ------------------------------------------------------------------------------
 
 
-def with_config(tmp_path: Path, text: str) -> Switches:
+def with_config(tmp_path: Path, text: str) -> NetworkOptions:
     path = tmp_path / "train.yaml"
     path.write_text(text, encoding="utf-8")
-    return Switches(config=path)
+    return NetworkOptions(config=path)
 
 
 def test_a_given_config_is_stronger_than_the_embedded_one(tmp_path: Path) -> None:
@@ -222,7 +222,7 @@ def test_a_given_config_is_stronger_than_the_embedded_one(tmp_path: Path) -> Non
     given = with_config(tmp_path, "model: {cnn: {activation: ReLU, bn_eps: 1e-3}}")
     _, variant = describe(path, replace(given, flags={"activation": "gelu"}))
 
-    told = {n: (s.value, s.source) for n, s in variant.switches.items()}
+    told = {n: (s.value, s.source) for n, s in variant.options.items()}
     assert told == {
         "activation": ("gelu", "flag"),
         "normalize_embeddings": (False, "metadata"),
@@ -255,7 +255,7 @@ def test_stages_that_cannot_be_told_apart(tmp_path: Path) -> None:
     config = config_of(h)
     config["model"]["cnn"] |= {"stages": [12, 12], "blocks_per_stage": [1, 2]}
     path = save_checkpoint(small_weights(h), tmp_path / "n.pt", config=config)
-    assert describe(path, Switches())[1].structure["hyperparameters"].blocks == (3,)
+    assert describe(path, NetworkOptions())[1].structure["hyperparameters"].blocks == (3,)
 
 
 @pytest.mark.parametrize(
@@ -290,13 +290,13 @@ def test_a_config_for_another_network_is_refused(text: str, said: str, tmp_path:
         embedded = yaml.safe_load(text)
         path = save_checkpoint(small_weights(), tmp_path / "e.pt", config=embedded)
         with pytest.raises(PlanError, match=said):
-            describe(path, Switches())
+            describe(path, NetworkOptions())
 
 
 def test_switches_of_pictures_are_refused(tmp_path: Path) -> None:
     path = small_checkpoint(tmp_path / "n.pt")
     with pytest.raises(PlanError, match="upsampler_alpha is no switch of a Glyph"):
-        describe(path, Switches(flags={"upsampler_alpha": 0.5}))
+        describe(path, NetworkOptions(flags={"upsampler_alpha": 0.5}))
 
 
 # --- containers ---------------------------------------------------------------------------
@@ -357,7 +357,7 @@ def test_loading_is_strict(change: Callable[[Tensors], Any], said: str, tmp_path
     weights = dict(small_weights())
     change(weights)
     with pytest.raises(CheckpointError, match=said):
-        describe(save_checkpoint(weights, tmp_path / "n.pt"), Switches())
+        describe(save_checkpoint(weights, tmp_path / "n.pt"), NetworkOptions())
 
 
 @pytest.mark.parametrize(
@@ -371,18 +371,18 @@ def test_relatives_are_refused_by_name(key: str, said: str, tmp_path: Path) -> N
     kept = {n: a for n, a in small_weights().items() if n.startswith(("embedding", "stem"))}
     path = save_checkpoint({**kept, key: np.zeros((2, 2), np.float32)}, tmp_path / "n.pt")
     with pytest.raises(UnsupportedNetworkError, match=said):
-        describe(path, Switches())
+        describe(path, NetworkOptions())
 
 
 def test_phase_1_of_other_sizes(tmp_path: Path) -> None:
     """Widths and classes come from the tensors; a config would have nothing to say."""
     path = small_checkpoint(tmp_path / "cells.pt", SMALL_CELLS)
-    checkpoint, variant = describe(path, Switches())
+    checkpoint, variant = describe(path, NetworkOptions())
     assert variant.structure["hyperparameters"] == SMALL_CELLS
     assert (variant.generation, variant.out_channels) == ("phase 1", 40)
     without_norm = {n: a for n, a in checkpoint.tensors.items() if not n.startswith("features.1")}
     with pytest.raises(CheckpointError, match="missing"):
-        describe(save_checkpoint(without_norm, tmp_path / "n.pt"), Switches())
+        describe(save_checkpoint(without_norm, tmp_path / "n.pt"), NetworkOptions())
 
 
 def test_inspect_says_what_it_is(run_here: Any, tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from paragon_export.pipeline.glyph_chain import (
     scaled,
 )
 from paragon_export.runtimes.base import Arrays
-from paragon_export.specs.plans import Switches
+from paragon_export.specs.plans import NetworkOptions
 from paragon_export.specs.types import OnnxBackend
 from tests.conftest import RunHere, shell_environment
 from tests.glyph import (
@@ -80,7 +80,7 @@ class Counting:
 def test_recorded_grids_are_equal(backend: OnnxBackend, phases: tuple[Path, Path]) -> None:
     """Every ID of every recorded raster, in both runtimes; logits as the reference has them."""
     found = recorded("phase1")
-    chain = open_chain(phases[::-1], Switches(), backend=backend)
+    chain = open_chain(phases[::-1], NetworkOptions(), backend=backend)
 
     grids, named = name_glyphs(chain, found["rasters"], top=3)
 
@@ -141,7 +141,7 @@ def test_ids_that_phase_2_does_not_know_are_refused(
     """Phase 1 of 1024 primitives before a phase 2 of 40: one line, in either runtime."""
     few = small_checkpoint(tmp_path / "few.pt")
     for backend in OnnxBackend:
-        chain = open_chain((phases[0], few), Switches(), backend=backend)
+        chain = open_chain((phases[0], few), NetworkOptions(), backend=backend)
         with pytest.raises(PlanError, match="expected IDs from 0 to 39"):
             name_glyphs(chain, recorded("phase1")["rasters"])
 
@@ -197,12 +197,12 @@ def test_label_maps_that_do_not_fit(
     path = tmp_path / "labels.json"
     path.write_text(json.dumps(told))
     with pytest.raises(PlanError, match=said):
-        open_chain(phases, Switches(), path)
+        open_chain(phases, NetworkOptions(), path)
 
 
 def test_two_of_a_phase_are_refused(phases: tuple[Path, Path]) -> None:
     with pytest.raises(PlanError, match="both of phase 1"):
-        open_chain((phases[0], phases[0]), Switches())
+        open_chain((phases[0], phases[0]), NetworkOptions())
 
 
 def test_rasters_of_another_kind_are_refused(tmp_path: Path) -> None:
@@ -251,7 +251,7 @@ def test_openvino_that_is_not_installed_is_named(
 
 def test_chain_is_data(phases: tuple[Path, Path]) -> None:
     """The checkpoint's own label map is used where none is given."""
-    chain = open_chain(phases, Switches())
+    chain = open_chain(phases, NetworkOptions())
     assert isinstance(chain, Chain)
     assert chain.labels[0] == "1600_isol"
     assert chain.notes == ()

@@ -14,13 +14,13 @@ from paragon_export.checkpoints.load import Checkpoint, load_checkpoint
 from paragon_export.graph.simplify import simplify
 from paragon_export.graph.trace import trace
 from paragon_export.networks.paragonsr2.v9_v11.layout import VARIANTS, WINDOW_SIZE
-from paragon_export.networks.registry import family_of
+from paragon_export.networks.registry import architecture_of
 from paragon_export.parity.reference import TorchReference, build_reference
 from paragon_export.rewrite.rules import rewrite
 from paragon_export.runtimes.base import Arrays
 from paragon_export.runtimes.ort_runner import OnnxRunner
-from paragon_export.specs.network import Variant
-from paragon_export.specs.plans import ExportPlan, Switches
+from paragon_export.specs.network import NetworkSpec
+from paragon_export.specs.plans import ExportPlan, NetworkOptions
 from tests.recorded import GOLDEN, recorded_weights
 from tests.tiny import Tensors, save
 
@@ -47,11 +47,11 @@ ONNX_CASES = [
 ]
 
 
-def load(case: dict[str, Any], weights: Tensors, folder: Path) -> tuple[Checkpoint, Variant]:
+def load(case: dict[str, Any], weights: Tensors, folder: Path) -> tuple[Checkpoint, NetworkSpec]:
     """Take weights the way a user's file goes: saved, loaded, described."""
     checkpoint = load_checkpoint(save(weights, folder / "golden.safetensors"))
     flags = {name: case["kwargs"][name] for name in SWITCHES if name in case["kwargs"]}
-    return checkpoint, family_of(checkpoint).describe(checkpoint, Switches(flags=flags))
+    return checkpoint, architecture_of(checkpoint).describe(checkpoint, NetworkOptions(flags=flags))
 
 
 def feeds_and_truth(case: dict[str, Any]) -> tuple[Arrays, Arrays]:
@@ -78,7 +78,7 @@ def excess(case: dict[str, Any], found: Arrays, truth: Arrays) -> float:
     return worst
 
 
-def reference_of(case: dict[str, Any], folder: Path) -> tuple[TorchReference, Variant]:
+def reference_of(case: dict[str, Any], folder: Path) -> tuple[TorchReference, NetworkSpec]:
     checkpoint, variant = load(case, recorded_weights(case), folder)
     return build_reference(checkpoint, variant, video="forward" in case), variant
 
@@ -97,12 +97,12 @@ def test_network_computes_what_the_original_computed(name: str, tmp_path: Path) 
 
 @pytest.mark.parametrize("name", CASES)
 def test_tensors_tell_what_the_case_is(name: str, tmp_path: Path) -> None:
-    """Variant, scale, generation and size come from the tensors; the rest says its source."""
+    """NetworkSpec, scale, generation and size come from the tensors; the rest says its source."""
     case = CASES[name]
     _, variant = load(case, recorded_weights(case), tmp_path)
 
     expected_name = case["factory"].removeprefix("paragonsr2_")
-    assert variant.name == expected_name
+    assert variant.variant == expected_name
     assert variant.scale == case["kwargs"]["scale"]
     assert variant.parameters == case["params"]
     assert variant.generation == GENERATIONS.get((case["version"], expected_name), "v11")
@@ -116,9 +116,9 @@ def test_tensors_tell_what_the_case_is(name: str, tmp_path: Path) -> None:
     }
     for switch in SWITCHES:
         if switch == "window_size" and not VARIANTS[expected_name].attention:
-            assert switch not in variant.switches
+            assert switch not in variant.options
             continue
-        setting = variant.switches[switch]
+        setting = variant.options[switch]
         given = case["kwargs"].get(switch)
         if given is None:
             assert (setting.value, setting.source) == (defaults[switch], "default")
@@ -164,11 +164,11 @@ def test_one_weight_off_by_one_percent_breaks_conformance(
 def test_a_wrong_switch_breaks_conformance(
     name: str, flags: dict[str, Any], tmp_path: Path
 ) -> None:
-    """Switches that weights cannot tell change the picture, so a wrong one is seen."""
+    """NetworkOptions that weights cannot tell change the picture, so a wrong one is seen."""
     case = CASES[name]
     reference, _ = reference_of(case, tmp_path)
     checkpoint = load_checkpoint(tmp_path / "golden.safetensors")
-    variant = family_of(checkpoint).describe(checkpoint, Switches(flags=flags))
+    variant = architecture_of(checkpoint).describe(checkpoint, NetworkOptions(flags=flags))
     feeds, truth = feeds_and_truth(case)
 
     right = reference.runner("float32").infer(feeds)

@@ -23,11 +23,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from paragon_export.checkpoints import pickle_scan as pickles
-from paragon_export.checkpoints.load import MOST_TENSORS, load_checkpoint
+from paragon_export.checkpoints.load import MAX_TENSORS, load_checkpoint
 from paragon_export.checkpoints.pickle_scan import scan
 from paragon_export.errors import CheckpointError, ParagonExportError
 from paragon_export.networks.describe import describe
-from paragon_export.specs.plans import Switches
+from paragon_export.specs.plans import NetworkOptions
 from tests import hostile
 from tests.conftest import RunHere
 from tests.mutate import mutate_bytes, mutate_header, mutate_pickled
@@ -128,7 +128,7 @@ def test_a_pickle_of_too_many_opcodes_is_left(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Opcodes are counted: a few bytes each, they would keep the unpickler busy for minutes."""
-    monkeypatch.setattr(pickles, "MOST_OPCODES", 1000)
+    monkeypatch.setattr(pickles, "MAX_OPCODES", 1000)
     path = tmp_path / "c"
     path.write_bytes(hostile.archive(b"\x80\x02" + b"N" * 1100))
 
@@ -186,7 +186,7 @@ def test_archives_without_checksums_are_read(tmp_path: Path) -> None:
 def test_many_tensors_are_refused(tmp_path: Path) -> None:
     """Building a network of a hundred thousand layers would take for ever."""
     tensors = {
-        f"body.{i}.blocks.0.conv1.weight": np.ones(1, np.float32) for i in range(MOST_TENSORS + 1)
+        f"body.{i}.blocks.0.conv1.weight": np.ones(1, np.float32) for i in range(MAX_TENSORS + 1)
     }
 
     assert "at most" in refusal(save(tensors, tmp_path / "c.safetensors"))
@@ -464,7 +464,7 @@ def test_absurd_networks_are_refused_cheaply(change: Any, tmp_path: Path) -> Non
     path = save(_absurd(change)(), tmp_path / "c")
 
     with pytest.raises(ParagonExportError):
-        describe(path, Switches())
+        describe(path, NetworkOptions())
 
 
 def test_stages_of_doubling_are_counted(tmp_path: Path) -> None:
@@ -475,7 +475,7 @@ def test_stages_of_doubling_are_counted(tmp_path: Path) -> None:
     tensors["body.0.blocks.0.net.0.weight"] = np.zeros((8, 8, 1, 1), np.float32)
 
     with pytest.raises(CheckpointError, match="1000 stages"):
-        describe(save(tensors, tmp_path / "c"), Switches())
+        describe(save(tensors, tmp_path / "c"), NetworkOptions())
 
 
 @pytest.mark.parametrize(
@@ -487,7 +487,7 @@ def test_a_window_in_metadata_is_checked(value: Any, tmp_path: Path) -> None:
     path = tiny_checkpoint(tmp_path / "c", "photo", metadata=facts)
 
     with pytest.raises(ParagonExportError, match="window_size"):
-        describe(path, Switches())
+        describe(path, NetworkOptions())
 
 
 # --- drawn at random ----------------------------------------------------------------------
@@ -514,7 +514,7 @@ def test_mutated_checkpoints_are_read_or_refused(
     path = tmp_path_factory.getbasetemp() / "mutated"
     path.write_bytes(data)
     with suppress(ParagonExportError):
-        describe(path, Switches())
+        describe(path, NetworkOptions())
 
 
 def test_an_archive_of_archives_is_not_unpacked(tmp_path: Path) -> None:

@@ -37,16 +37,16 @@ from paragon_export.engines.reuse import why_judge_again, why_rebuild
 from paragon_export.errors import OutOfMemoryError, ParagonExportError, PlanError
 from paragon_export.inputs.probes import folder_probes
 from paragon_export.networks.options import read_option_file
-from paragon_export.networks.registry import family_of
+from paragon_export.networks.registry import architecture_of
 from paragon_export.pipeline.glyph_chain import read_raster
 from paragon_export.pipeline.quantize import Calibration, read_grids
 from paragon_export.specs.network import Port
-from paragon_export.specs.plans import EnginePlan, Switches
+from paragon_export.specs.plans import EnginePlan, NetworkOptions
 from paragon_export.specs.profiles import read_recipe
-from paragon_export.system.images import MOST_PIXELS
+from paragon_export.system.images import MAX_PIXELS
 from paragon_export.system.reading import parse_json
-from paragon_export.system.strict_yaml import LARGEST_OPTION_FILE_BYTES, parse_yaml
-from paragon_export.system.text import LONGEST_LINE, all_printable, one_line, printable
+from paragon_export.system.strict_yaml import MAX_OPTION_FILE_BYTES, parse_yaml
+from paragon_export.system.text import MAX_LINE_CHARACTERS, all_printable, one_line, printable
 from tests.conftest import RunHere
 from tests.glyph import small_checkpoint
 from tests.mutate import VALUES, YAML_TRICKS, mutate_tree, mutate_yaml
@@ -87,7 +87,7 @@ YAML_BOMBS = {
     "deep tables": ("x: " + "{a: " * 3_000 + "\n", "not YAML"),
     "deep enough": ("x: " + "[" * 60 + "]" * 60 + "\n", "deep"),
     "many values": ("x: [" + "1," * 21_000 + "]\n", "unfolds"),
-    "large": ("#" * (LARGEST_OPTION_FILE_BYTES + 1), "at most"),
+    "large": ("#" * (MAX_OPTION_FILE_BYTES + 1), "at most"),
     "runs a program": ("x: !!python/object/apply:os.system ['touch canary']\n", "not YAML"),
     "makes an object": ("x: !!python/object/new:subprocess.Popen [[touch, canary]]\n", "not YAML"),
     "names a function": ("x: !!python/name:os.system\n", "not YAML"),
@@ -118,7 +118,7 @@ def test_option_files_that_explode_are_refused(
     with pytest.raises(PlanError, match=word) as caught:
         read_option_file(Path("o.yml"))
 
-    assert len(one_line(str(caught.value))) <= LONGEST_LINE
+    assert len(one_line(str(caught.value))) <= MAX_LINE_CHARACTERS
     assert [path.name for path in tmp_path.iterdir()] == ["o.yml"]
 
 
@@ -162,7 +162,7 @@ def test_switches_of_a_wrong_type_are_refused(
     checkpoint = load_checkpoint(tiny_photo)
 
     with pytest.raises(PlanError):
-        family_of(checkpoint).describe(checkpoint, Switches(config=tmp_path / "o.yml"))
+        architecture_of(checkpoint).describe(checkpoint, NetworkOptions(config=tmp_path / "o.yml"))
 
 
 def test_a_number_that_yaml_reads_as_text_gets_a_hint(
@@ -203,7 +203,7 @@ def test_glyph_configs_of_a_wrong_type_are_refused(
     checkpoint = load_checkpoint(path)
 
     with pytest.raises(PlanError):
-        family_of(checkpoint).describe(checkpoint, Switches(config=given))
+        architecture_of(checkpoint).describe(checkpoint, NetworkOptions(config=given))
 
 
 def test_a_config_that_unfolds_is_quoted_briefly(tmp_path: Path) -> None:
@@ -215,7 +215,7 @@ def test_a_config_that_unfolds_is_quoted_briefly(tmp_path: Path) -> None:
         config = {"input": {}, "model": {"cnn": {name: laugh}}}
         checkpoint = load_checkpoint(small_checkpoint(tmp_path / "c.pt", config=config))
         with pytest.raises(PlanError) as caught:
-            family_of(checkpoint).describe(checkpoint, Switches())
+            architecture_of(checkpoint).describe(checkpoint, NetworkOptions())
         assert len(str(caught.value)) < 1000
 
 
@@ -230,7 +230,7 @@ def test_mutated_option_files_are_read_or_refused(
     path.write_bytes(mutate_yaml(rng, options))
     checkpoint = load_checkpoint(tiny_photo)
     with suppress(ParagonExportError):
-        family_of(checkpoint).describe(checkpoint, Switches(config=path))
+        architecture_of(checkpoint).describe(checkpoint, NetworkOptions(config=path))
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
@@ -503,7 +503,7 @@ PICTURES: dict[str, Callable[[Path], object]] = {
     "of no width": _write(_png(0, 5)),
     "a bomb": _write(_png(60_000, 60_000)),
     "a small bomb": _write(_png(10_000, 10_000)),
-    "just too large": _write(_png(MOST_PIXELS // 4096 + 1, 4096)),
+    "just too large": _write(_png(MAX_PIXELS // 4096 + 1, 4096)),
     "no pixels": _write(_png(100, 100)),
     "another format": _write(_good("PPM")),
     "PostScript": _write(_good("EPS")),
@@ -593,7 +593,7 @@ def test_hostile_arrays_are_refused(
 def test_a_line_is_a_printable_line(text: str) -> None:
     """Whatever is said, it is one line that a terminal does not obey."""
     assert one_line(text).isprintable()
-    assert len(one_line(text * 100)) <= LONGEST_LINE
+    assert len(one_line(text * 100)) <= MAX_LINE_CHARACTERS
     assert all(c.isprintable() or c == "\n" for c in printable(text))
 
 
@@ -628,7 +628,7 @@ def test_a_network_that_finds_no_memory_is_an_error(tiny_realtime: Path) -> None
     from paragon_export.parity.reference import build_reference
     from paragon_export.system.limits import limited_memory
 
-    runner = build_reference(*describe(tiny_realtime, Switches())).runner("float64")
+    runner = build_reference(*describe(tiny_realtime, NetworkOptions())).runner("float64")
     picture = np.zeros((1, 3, 1500, 1500), np.float32)
     with limited_memory(2**27), pytest.raises(OutOfMemoryError, match="finds no memory"):
         runner.infer({"input": picture})

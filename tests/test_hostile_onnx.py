@@ -415,7 +415,7 @@ def test_a_short_file_that_parses_to_a_large_one_is_refused(
     graph = b"\x3a" + _varint(len(nodes)) + nodes
     path = tmp_path / "m.onnx"
     path.write_bytes(graph)
-    monkeypatch.setattr(onnx_io, "MEMORY_TO_READ", 2**27)
+    monkeypatch.setattr(onnx_io, "MAX_READ_MEMORY_BYTES", 2**27)
 
     with pytest.raises(RunError):
         read_onnx(path)

@@ -21,7 +21,7 @@ from paragon_export.pipeline.export import export
 from paragon_export.runtimes import isolated
 from paragon_export.runtimes.isolated import IsolatedRunner
 from paragon_export.runtimes.ort_runner import OnnxRunner
-from paragon_export.specs.plans import ExportPlan, Switches
+from paragon_export.specs.plans import ExportPlan, NetworkOptions
 from paragon_export.specs.types import OnnxBackend, Size
 from paragon_export.system.limits import Limits
 from tests.conftest import RunHere, shell_environment
@@ -40,7 +40,7 @@ def exported(tiny_realtime: Path, tmp_path_factory: pytest.TempPathFactory) -> P
         checkpoint=tiny_realtime,
         output=tmp_path_factory.mktemp("exported") / "video.onnx",
         video=True,
-        switches=Switches(flags={"upsampler_alpha": 0.5}),
+        options=NetworkOptions(flags={"upsampler_alpha": 0.5}),
     )
     assert export(plan).passed
     return plan.output

@@ -27,8 +27,8 @@ from paragon_export.errors import EngineBuildError, ParagonExportError, PlanErro
 from paragon_export.parity.report import ParityReport
 from paragon_export.pipeline.build import build
 from paragon_export.pipeline.export import export
-from paragon_export.pipeline.results import Build, Proof, Prover
-from paragon_export.specs.plans import EnginePlan, ExportPlan, Switches
+from paragon_export.pipeline.results import BuildResult, Proof, Prover
+from paragon_export.specs.plans import EnginePlan, ExportPlan, NetworkOptions
 from paragon_export.specs.profiles import Profile
 from paragon_export.specs.types import Precision, Size
 from paragon_export.system.atomic_write import sha256_of
@@ -43,7 +43,7 @@ class Built:
     """An engine and everything beside it, and the plan that made it."""
 
     plan: EnginePlan
-    result: Build
+    result: BuildResult
 
     @property
     def engine(self) -> Path:
@@ -196,7 +196,10 @@ CHANGED_PLANS: dict[str, tuple[dict[str, Any], str]] = {
     "batch": ({"profile": replace(PROFILE, batch=2)}, "profile changed from"),
     "default profile": ({"profile": None}, "profile changed from"),
     "precision": ({"precision": Precision.BF16}, "precision changed from fp16 to bf16"),
-    "switches": ({"switches": Switches(flags={"upsampler_alpha": 0.1})}, "switches changed from"),
+    "switches": (
+        {"switches": NetworkOptions(flags={"upsampler_alpha": 0.1})},
+        "switches changed from",
+    ),
     "rewrite": ({"rewrite": False}, "rewrite changed from True to False"),
     "video": ({"video": True}, "video changed from False to True"),
 }
@@ -458,8 +461,8 @@ def test_recorded_switches_are_those_of_the_reference(tmp_path: Path) -> None:
     """An ONNX file made with a flag is judged with it, without its being given again."""
     checkpoint = tiny_checkpoint(tmp_path / "tiny.safetensors")
     source = tmp_path / "tiny.onnx"
-    flags = Switches(flags={"upsampler_alpha": 0.05})
-    export(ExportPlan(checkpoint=checkpoint, output=source, switches=flags))
+    flags = NetworkOptions(flags={"upsampler_alpha": 0.05})
+    export(ExportPlan(checkpoint=checkpoint, output=source, options=flags))
     plan = EnginePlan(source=source, output=tmp_path / "tiny.engine", profile=PROFILE)
     assert build(plan).passed is True
     again = replace(plan, output=tmp_path / "b.engine", checkpoint=checkpoint)
@@ -488,7 +491,7 @@ def test_failed_verdict_keeps_the_old_engine(exports: dict[str, Path], tmp_path:
     plan = from_onnx(exports, "float32", tmp_path, checkpoint=exports["checkpoint"])
     assert build(plan).passed is True
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-    wrong = replace(plan, switches=Switches(flags={"upsampler_alpha": 0.9}), targets=("sm89",))
+    wrong = replace(plan, options=NetworkOptions(flags={"upsampler_alpha": 0.9}), targets=("sm89",))
     result = build(wrong)
     assert result.passed is False
     assert not result.cached

@@ -15,14 +15,14 @@ from onnx import helper
 from paragon_export.errors import CheckpointError, PlanError, RunError
 from paragon_export.graph.emitter import ir_version_of
 from paragon_export.graph.inspection import metadata_of
-from paragon_export.graph.metadata import ACTED_ON, LARGEST_SMALLEST, TEXTS, VALUES, ModelMetadata
+from paragon_export.graph.metadata import ACTED_ON, MAX_MINIMUM_PX, TEXTS, VALUES, ModelMetadata
 from paragon_export.graph.onnx_io import read_onnx
 from paragon_export.networks.describe import describe
-from paragon_export.networks.munet.layout import MOST_LEVELS
+from paragon_export.networks.munet.layout import MAX_LEVELS
 from paragon_export.networks.options import CHECKS, FLAGS
 from paragon_export.pipeline.export import export
-from paragon_export.precision.int8 import quantise
-from paragon_export.specs.plans import ExportPlan, Switches
+from paragon_export.precision.int8 import quantize
+from paragon_export.specs.plans import ExportPlan, NetworkOptions
 from paragon_export.specs.profiles import Profile
 from paragon_export.specs.types import Precision, Size
 from tests.conftest import RunHere
@@ -46,7 +46,7 @@ def exports(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     checkpoint = tiny_checkpoint(folder / "c.safetensors", "photo", blocks=1)
     flags = {"window_size": 8, "upsampler_alpha": 0.25}
     output = folder / "m.onnx"
-    export(ExportPlan(checkpoint=checkpoint, output=output, switches=Switches(flags=flags)))
+    export(ExportPlan(checkpoint=checkpoint, output=output, options=NetworkOptions(flags=flags)))
     return checkpoint, output
 
 
@@ -87,7 +87,7 @@ def test_a_file_that_says_nothing_is_taken_for_plain() -> None:
 
 def test_bounds_are_those_of_the_networks() -> None:
     """What is served fits, whatever a file may claim."""
-    assert LARGEST_SMALLEST == 2**MOST_LEVELS
+    assert MAX_MINIMUM_PX == 2**MAX_LEVELS
 
 
 IMPOSSIBLE: list[tuple[str, Any]] = [
@@ -240,7 +240,7 @@ def test_what_could_not_be_judged_is_not_asked_for(tmp_path: Path) -> None:
         Profile(smallest=Size(1, 1), optimal=Size(1, 1), largest=Size(16384, 16384), batch=8)
     wide = tiny_checkpoint(tmp_path / "wide.safetensors", in_channels=300)
     with pytest.raises(CheckpointError, match="300 channels"):
-        describe(wide, Switches())
+        describe(wide, NetworkOptions())
 
 
 # --- switches -----------------------------------------------------------------------------
@@ -255,10 +255,10 @@ def test_a_blend_beyond_any_network_is_refused(source: str, value: Any, tmp_path
     options = tmp_path / "o.yml"
     options.write_text(json.dumps({"network_g": {"upsampler_alpha": value}}), encoding="utf-8")
     flags = {"upsampler_alpha": value} if source == "flag" else {}
-    switches = Switches(flags=flags, config=options if source == "config" else None)
+    given = NetworkOptions(flags=flags, config=options if source == "config" else None)
 
     with pytest.raises(PlanError, match=r"upsampler_alpha|option file"):
-        describe(path, switches)
+        describe(path, given)
 
 
 # --- versions -----------------------------------------------------------------------------
@@ -289,7 +289,7 @@ def test_a_quantised_model_keeps_its_versions(opset: int, tmp_path: Path) -> Non
     wide = read_onnx(output)
     pictures = np.random.default_rng(0).random((1, 3, 16, 16), np.float32)
 
-    made = quantise(wide, [{"input": pictures}])
+    made = quantize(wide, [{"input": pictures}])
 
     assert made.ir_version == wide.ir_version == ir_version_of(opset)
     assert made.opset_imports[""] == opset

@@ -26,7 +26,7 @@ from paragon_export.networks.munet.layout import NORM
 from paragon_export.networks.munet.network import Luma, MUNet
 from paragon_export.networks.munet.versions import VERSIONS
 from paragon_export.networks.ops import spectrum
-from paragon_export.networks.registry import family_of
+from paragon_export.networks.registry import architecture_of
 from paragon_export.networks.windowed_attention import OverlappingWindows
 from paragon_export.parity.candidates import read_artifact
 from paragon_export.parity.check import judge, judge_conversion
@@ -36,8 +36,8 @@ from paragon_export.parity.report import ParityRow
 from paragon_export.pipeline.export import export
 from paragon_export.rewrite.rules import rewrite
 from paragon_export.runtimes.ort_runner import OnnxRunner
-from paragon_export.specs.network import Port, Variant
-from paragon_export.specs.plans import ExportPlan, Switches
+from paragon_export.specs.network import NetworkSpec, Port
+from paragon_export.specs.plans import ExportPlan, NetworkOptions
 from paragon_export.specs.profiles import Profile
 from paragon_export.specs.tolerance import Tolerance
 from paragon_export.specs.types import Backend, Precision, Size
@@ -70,22 +70,22 @@ def weights_of(name: str) -> Tensors:
 
 
 @pytest.fixture
-def reference_of(tmp_path: Path) -> Callable[..., tuple[TorchReference, Variant]]:
+def reference_of(tmp_path: Path) -> Callable[..., tuple[TorchReference, NetworkSpec]]:
     """Return a function that takes weights the way a user's file goes."""
 
     def make(
         name: str, weights: Tensors | None = None, version: str = ""
-    ) -> tuple[TorchReference, Variant]:
+    ) -> tuple[TorchReference, NetworkSpec]:
         path = save(weights or weights_of(name), tmp_path / "golden.safetensors")
         checkpoint = load_checkpoint(path)
         flags = {"generation": version or CASES[name]["version"]}
-        variant = family_of(checkpoint).describe(checkpoint, Switches(flags=flags))
+        variant = architecture_of(checkpoint).describe(checkpoint, NetworkOptions(flags=flags))
         return build_reference(checkpoint, variant), variant
 
     return make
 
 
-ReferenceOf = Callable[..., tuple[TorchReference, Variant]]
+ReferenceOf = Callable[..., tuple[TorchReference, NetworkSpec]]
 
 
 def excess(name: str, found: np.ndarray) -> float:
@@ -330,9 +330,9 @@ def test_nearest_resizing_rounds_as_pytorch_does(precision: Precision) -> None:
 # --- description --------------------------------------------------------------------------
 
 
-def described(path: Path, **flags: Any) -> Variant:
+def described(path: Path, **flags: Any) -> NetworkSpec:
     checkpoint = load_checkpoint(path)
-    return family_of(checkpoint).describe(checkpoint, Switches(flags=flags))
+    return architecture_of(checkpoint).describe(checkpoint, NetworkOptions(flags=flags))
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -344,7 +344,7 @@ def test_tensors_tell_the_version_where_they_can(version: str, tmp_path: Path) -
 
     features = CASES[SMALL[version]]["kwargs"]["num_feat"]
     hyperparameters = variant.structure["hyperparameters"]
-    assert (variant.family, variant.scale, variant.out_channels) == ("MUNet", 1, 1)
+    assert (variant.architecture, variant.scale, variant.out_channels) == ("MUNet", 1, 1)
     assert (hyperparameters.features, variant.in_channels) == (features, 3)
     assert not variant.is_picture
     if version in ALIKE:
@@ -352,10 +352,10 @@ def test_tensors_tell_the_version_where_they_can(version: str, tmp_path: Path) -
         assert variant.needs == ("generation (--set generation=munet3, munet4 or munet5)",)
         told = described(path, generation=version)
         assert (told.generation, told.needs) == (version, ())
-        assert told.switches["generation"].source == "flag"
+        assert told.options["generation"].source == "flag"
     else:
         assert (variant.generation, variant.needs) == (version, ())
-        assert variant.switches["generation"].source == "tensors"
+        assert variant.options["generation"].source == "tensors"
 
 
 @pytest.mark.parametrize(
@@ -381,10 +381,10 @@ def test_an_option_file_may_tell_the_generation(table: str, tmp_path: Path) -> N
     config.write_text(f"{other}{table}: {{type: MUNet, generation: munet4}}\n")
     checkpoint = load_checkpoint(path)
 
-    variant = family_of(checkpoint).describe(checkpoint, Switches(config=config))
+    variant = architecture_of(checkpoint).describe(checkpoint, NetworkOptions(config=config))
 
     assert variant.generation == "munet4"
-    assert variant.switches["generation"].source == "config"
+    assert variant.options["generation"].source == "config"
 
 
 @pytest.mark.parametrize(
@@ -406,7 +406,7 @@ def test_an_option_file_for_another_network_is_refused(
     checkpoint = load_checkpoint(path)
 
     with pytest.raises(PlanError, match=words):
-        family_of(checkpoint).describe(checkpoint, Switches(config=config))
+        architecture_of(checkpoint).describe(checkpoint, NetworkOptions(config=config))
 
 
 @pytest.mark.parametrize(
@@ -504,11 +504,11 @@ def test_a_spectral_norm_of_zero_is_refused(reference_of: ReferenceOf) -> None:
 def test_exports_pass_their_verdict(version: str, precision: Precision, tmp_path: Path) -> None:
     """At the default sizes, all of which the network is defined at."""
     path = save(weights_of(SMALL[version]), tmp_path / "c.safetensors")
-    switches = Switches(flags={"generation": version})
+    switches = NetworkOptions(flags={"generation": version})
 
     result = export(
         ExportPlan(
-            checkpoint=path, output=tmp_path / "o.onnx", switches=switches, precision=precision
+            checkpoint=path, output=tmp_path / "o.onnx", options=switches, precision=precision
         )
     )
 

@@ -19,14 +19,14 @@ from paragon_export.graph.simplify import simplify
 from paragon_export.graph.trace import trace
 from paragon_export.networks.paragonsr2.v0_v5.attention import HierarchicalAttention
 from paragon_export.networks.paragonsr2.v55_v8.layout import TRAITS
-from paragon_export.networks.registry import family_of
+from paragon_export.networks.registry import architecture_of
 from paragon_export.parity.reference import TorchReference, build_reference
 from paragon_export.pipeline.export import export
 from paragon_export.precision.half import to_precision
 from paragon_export.rewrite.rules import rewrite
 from paragon_export.runtimes.ort_runner import OnnxRunner
-from paragon_export.specs.network import Variant
-from paragon_export.specs.plans import ExportPlan, Switches
+from paragon_export.specs.network import NetworkSpec
+from paragon_export.specs.plans import ExportPlan, NetworkOptions
 from paragon_export.specs.profiles import Profile
 from paragon_export.specs.types import Backend, Precision, Runtime, Size
 from tests.conftest import RunHere
@@ -78,9 +78,9 @@ def flags_of(name: str) -> dict[str, Any]:
     return flags
 
 
-def describe(weights: Tensors, folder: Path, **flags: Any) -> tuple[Checkpoint, Variant]:
+def describe(weights: Tensors, folder: Path, **flags: Any) -> tuple[Checkpoint, NetworkSpec]:
     checkpoint = load_checkpoint(save(weights, folder / "older.safetensors"))
-    return checkpoint, family_of(checkpoint).describe(checkpoint, Switches(flags=flags))
+    return checkpoint, architecture_of(checkpoint).describe(checkpoint, NetworkOptions(flags=flags))
 
 
 def reference_of(name: str, folder: Path, **more: Any) -> TorchReference:
@@ -142,7 +142,7 @@ def test_tensors_tell_what_the_case_is(name: str, tmp_path: Path) -> None:
     _, variant = describe(weights_of(name), tmp_path, **flags_of(name))
     version = COMPUTED_AS.get(case["version"], case["version"])
     assert version in variant.generation.split("/")
-    assert variant.name == case["factory"].rpartition("_")[2]
+    assert variant.variant == case["factory"].rpartition("_")[2]
     assert variant.parameters == case["params"]
     if variant.scale:
         assert variant.scale == case["kwargs"]["scale"]
@@ -248,8 +248,8 @@ def test_a_flag_beats_the_option_files_scale(tmp_path: Path) -> None:
     config = tmp_path / "train.yml"
     config.write_text("scale: 4\nnetwork_g: {type: paragonsr2_nano}\n")
     checkpoint = load_checkpoint(save(weights_of("v2_nano_x2_24x20"), tmp_path / "v2.safetensors"))
-    switches = Switches(flags={"scale": 2}, config=config)
-    assert family_of(checkpoint).describe(checkpoint, switches).scale == 2
+    switches = NetworkOptions(flags={"scale": 2}, config=config)
+    assert architecture_of(checkpoint).describe(checkpoint, switches).scale == 2
 
 
 def test_generators_may_be_gone(tmp_path: Path) -> None:
@@ -319,8 +319,8 @@ def test_v55_took_its_default_whatever_it_was_asked(tmp_path: Path) -> None:
     checkpoint = load_checkpoint(
         save(weights_of("v55b_realtime_x2_24x20"), tmp_path / "v55.safetensors")
     )
-    variant = family_of(checkpoint).describe(checkpoint, Switches(config=config))
-    assert variant.switches["upsampler_alpha"].value == 0.35
+    variant = architecture_of(checkpoint).describe(checkpoint, NetworkOptions(config=config))
+    assert variant.options["upsampler_alpha"].value == 0.35
     assert any("default 0.35 whatever it said" in note for note in variant.notes)
 
 
@@ -411,6 +411,6 @@ def test_whole_flow(name: str, tmp_path: Path) -> None:
     checkpoint = save(weights_of(name), tmp_path / "c.safetensors")
     flags = {"scale": 2} if name.startswith("v0c") else {}
     plan = ExportPlan(
-        checkpoint=checkpoint, output=tmp_path / "c.onnx", switches=Switches(flags=flags)
+        checkpoint=checkpoint, output=tmp_path / "c.onnx", options=NetworkOptions(flags=flags)
     )
     assert export(plan).parity.passed

@@ -21,7 +21,7 @@ from paragon_export.parity.reference import build_reference
 from paragon_export.parity.report import ParityReport, ParityRow
 from paragon_export.pipeline.export import export
 from paragon_export.runtimes.base import Arrays
-from paragon_export.specs.plans import ExportPlan, Switches
+from paragon_export.specs.plans import ExportPlan, NetworkOptions
 from paragon_export.specs.types import Precision, Runtime, Size
 from tests.conftest import RunHere
 
@@ -33,7 +33,7 @@ def good(tiny_realtime: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     plan = ExportPlan(
         checkpoint=tiny_realtime,
         output=tmp_path_factory.mktemp("good") / "good.onnx",
-        switches=Switches(flags={"upsampler_alpha": 0.0}),
+        options=NetworkOptions(flags={"upsampler_alpha": 0.0}),
     )
     assert export(plan).passed
     return plan.output
@@ -154,7 +154,7 @@ def test_what_an_engine_gives_is_checked_as_it_comes(
     change: Callable[[Arrays], Arrays], reason: str, tiny_realtime: Path
 ) -> None:
     """An engine's outputs are known only when it has run."""
-    reference = build_reference(*describe(tiny_realtime, Switches()))
+    reference = build_reference(*describe(tiny_realtime, NetworkOptions()))
 
     class Engine:
         name = "engine"

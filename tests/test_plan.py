@@ -12,7 +12,7 @@ from paragon_export.errors import PlanError
 from paragon_export.specs.plans import EnginePlan, ExportPlan
 from paragon_export.specs.profiles import DEFAULT_PROFILE, Profile, read_recipe
 from paragon_export.specs.tolerance import Tolerance
-from paragon_export.specs.types import LARGEST_EXTENT, TARGETS, Backend, Precision, Size
+from paragon_export.specs.types import MAX_EXTENT_PX, TARGETS, Backend, Precision, Size
 
 ENGINES = Path(__file__).parent.parent / "engines"
 
@@ -38,7 +38,7 @@ def engine_plan(**given: Any) -> EnginePlan:
         ("1080X1920", 1080, 1920),
         (" 8 x 16 ", 8, 16),
         ("0064x0032", 64, 32),
-        (f"{LARGEST_EXTENT}x{LARGEST_EXTENT}", LARGEST_EXTENT, LARGEST_EXTENT),
+        (f"{MAX_EXTENT_PX}x{MAX_EXTENT_PX}", MAX_EXTENT_PX, MAX_EXTENT_PX),
     ],
 )
 def test_sizes_are_height_by_width(text: str, height: int, width: int) -> None:
@@ -53,7 +53,7 @@ def test_sizes_are_height_by_width(text: str, height: int, width: int) -> None:
     "text",
     [
         "", "x", "720", "720x", "x720", "720x1280x3", "720*1280", "720,1280", "-1x5", "5x-1",
-        "0x5", "5x0", "1.5x2", "1e3x2", "axb", "720 1280", "720\u00d71280", f"1x{LARGEST_EXTENT + 1}",
+        "0x5", "5x0", "1.5x2", "1e3x2", "axb", "720 1280", "720\u00d71280", f"1x{MAX_EXTENT_PX + 1}",
         "9999999x1", "1x1\n2x2", "0x10",
     ],
 )  # fmt: skip

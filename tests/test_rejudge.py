@@ -15,7 +15,7 @@ from paragon_export.engines.manifest import manifest_bytes, manifest_path, seale
 from paragon_export.errors import PlanError
 from paragon_export.parity.check import judge_files, rejudge
 from paragon_export.pipeline.export import export
-from paragon_export.specs.plans import ExportPlan, Switches
+from paragon_export.specs.plans import ExportPlan, NetworkOptions
 from paragon_export.specs.types import Precision, Size
 from paragon_export.system.atomic_write import sha256_of
 from tests.conftest import RunHere
@@ -32,7 +32,7 @@ def released(tmp_path_factory: pytest.TempPathFactory) -> Path:
     plan = ExportPlan(
         checkpoint=checkpoint,
         output=folder / "net.onnx",
-        switches=Switches(flags={"upsampler_alpha": 0.7}),
+        options=NetworkOptions(flags={"upsampler_alpha": 0.7}),
         precision=Precision.FP16,
         static=Size(9, 11),
     )
@@ -184,9 +184,9 @@ def test_an_engine_is_known_by_its_manifest(folder: Path) -> None:
     engine.write_bytes(b"engine")
     manifest_path(engine).write_bytes(manifest_bytes(sealed(manifest, b"engine")))
     with pytest.raises(PlanError, match="was made from a checkpoint with SHA-256 0000"):
-        judge_files(folder / "net.safetensors", Switches(), [engine])
+        judge_files(folder / "net.safetensors", NetworkOptions(), [engine])
     with pytest.raises(PlanError, match="neither beside it nor in the working folder"):
-        rejudge(engine, Switches())
+        rejudge(engine, NetworkOptions())
     manifest_path(engine).unlink()
     with pytest.raises(PlanError, match="no manifest"):
-        judge_files(folder / "net.safetensors", Switches(), [engine])
+        judge_files(folder / "net.safetensors", NetworkOptions(), [engine])

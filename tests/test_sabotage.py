@@ -21,7 +21,7 @@ from paragon_export.parity.diagnosis.diagnose import Subject, diagnose
 from paragon_export.parity.junit import junit
 from paragon_export.parity.report import ParityReport
 from paragon_export.runtimes.base import Runner
-from paragon_export.specs.plans import Switches
+from paragon_export.specs.plans import NetworkOptions
 from paragon_export.specs.types import Precision, Size
 from tests.conftest import RunHere
 from tests.glyph import small_checkpoint
@@ -58,9 +58,9 @@ def verdict(case: Case, *files: Path) -> ParityReport:
 
     @cache
     def instead() -> tuple[Alternative, ...]:
-        told = case.variant.switches
+        told = case.variant.options
         alpha = {name: told[name].value for name in ("upsampler_alpha",) if name in told}
-        given = Switches(flags=alpha)
+        given = NetworkOptions(flags=alpha)
         return tuple(alternatives(case.checkpoint, case.variant, given, case.reference))
 
     artifacts = [read_artifact(file) for file in files]

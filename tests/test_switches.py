@@ -1,4 +1,4 @@
-"""Switches: flag beats option file beats metadata beats default, and every value says its source."""
+"""NetworkOptions: flag beats option file beats metadata beats default, and every value says its source."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from paragon_export.networks.options import (
     whole_number,
     yes_or_no,
 )
-from paragon_export.networks.registry import family_of
-from paragon_export.specs.network import Setting
-from paragon_export.specs.plans import Switches
+from paragon_export.networks.registry import architecture_of
+from paragon_export.specs.network import ResolvedOption
+from paragon_export.specs.plans import NetworkOptions
 from tests.tiny import tiny_hyperparameters, tiny_tensors
 
 PHOTO = tiny_tensors(tiny_hyperparameters("photo"))
@@ -43,7 +43,7 @@ def settled(
     flag: dict[str, Any] | None = None,
     config: dict[str, Any] | str | None = None,
     metadata: dict[str, Any] | None = None,
-) -> dict[str, Setting]:
+) -> dict[str, ResolvedOption]:
     """Describe a photo network with these sources."""
     path = None
     if config is not None:
@@ -59,8 +59,8 @@ def settled(
             for name, value in (metadata or {}).items()
         },
     )
-    switches = Switches(flags=flag or {}, config=path)
-    return dict(family_of(checkpoint).describe(checkpoint, switches).switches)
+    switches = NetworkOptions(flags=flag or {}, config=path)
+    return dict(architecture_of(checkpoint).describe(checkpoint, switches).options)
 
 
 SOURCES = [
@@ -95,8 +95,8 @@ def test_each_switch_is_settled_on_its_own(tmp_path: Path) -> None:
         metadata=GIVEN["metadata"],
     )
 
-    assert found["window_size"] == Setting(4, "flag")
-    assert found["upsampler_alpha"] == Setting(0.2, "config")
+    assert found["window_size"] == ResolvedOption(4, "flag")
+    assert found["upsampler_alpha"] == ResolvedOption(0.2, "config")
 
 
 def test_a_flag_of_zero_is_a_value(tmp_path: Path) -> None:
@@ -107,15 +107,15 @@ def test_a_flag_of_zero_is_a_value(tmp_path: Path) -> None:
         config={"upsampler_alpha": 0.2, "export_safe": True},
     )
 
-    assert found["upsampler_alpha"] == Setting(0.0, "flag")
-    assert found["export_safe"] == Setting(False, "flag")
+    assert found["upsampler_alpha"] == ResolvedOption(0.0, "flag")
+    assert found["export_safe"] == ResolvedOption(False, "flag")
 
 
 def test_whole_alphas_are_numbers(tmp_path: Path) -> None:
     """An option file may say 0 where it means 0.0."""
     setting = settled(tmp_path, config={"upsampler_alpha": 0})["upsampler_alpha"]
 
-    assert setting == Setting(0.0, "config")
+    assert setting == ResolvedOption(0.0, "config")
     assert isinstance(setting.value, float)
 
 
@@ -126,11 +126,11 @@ def test_network_g_in_the_metadata_is_read(tmp_path: Path) -> None:
     """A trainer may store its network table as JSON; a plain entry beside it is the stronger."""
     network = {"network_g": {"upsampler_alpha": 0.3, "window_size": 12}}
 
-    assert settled(tmp_path, metadata=network)["window_size"] == Setting(12, "metadata")
+    assert settled(tmp_path, metadata=network)["window_size"] == ResolvedOption(12, "metadata")
     for metadata in ({**network, "window_size": 8}, {"window_size": 8, **network}):
         found = settled(tmp_path, metadata=metadata)
-        assert found["window_size"] == Setting(8, "metadata")
-        assert found["upsampler_alpha"] == Setting(0.3, "metadata")
+        assert found["window_size"] == ResolvedOption(8, "metadata")
+        assert found["upsampler_alpha"] == ResolvedOption(0.3, "metadata")
 
 
 @pytest.mark.parametrize("text", ["pt", "{", "[1, 2", "", "1e999", "[" * 100_000, "9" * 10_000])
@@ -310,12 +310,12 @@ SETTLE_A_BOMB = """
 import resource, sys
 from pathlib import Path
 from paragon_export.errors import PlanError
-from paragon_export.specs.plans import Switches
+from paragon_export.specs.plans import NetworkOptions
 from paragon_export.networks.options import Resolver
 from paragon_export.networks.options import blend_factor
 resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30))
 try:
-    Resolver(Switches(config=Path(sys.argv[1])), {}).settle("upsampler_alpha", 0.0, blend_factor)
+    Resolver(NetworkOptions(config=Path(sys.argv[1])), {}).settle("upsampler_alpha", 0.0, blend_factor)
 except PlanError as error:
     print("refused", len(str(error)) < 5000)
 """
@@ -341,10 +341,10 @@ def test_a_value_that_unfolds_to_gigabytes_is_refused_in_one_short_line(tmp_path
 def test_the_resolver_reads_its_sources_once(tmp_path: Path) -> None:
     """A resolver answers for several switches, also after the option file is gone."""
     path = written(tmp_path, "network_g:\n  upsampler_alpha: 0.2\n  window_size: 8\n")
-    resolver = Resolver(Switches(config=path), {"export_safe": "true"})
+    resolver = Resolver(NetworkOptions(config=path), {"export_safe": "true"})
     path.unlink()
 
-    assert resolver.settle("upsampler_alpha", 0.0, blend_factor) == Setting(0.2, "config")
-    assert resolver.settle("window_size", 16, whole_number) == Setting(8, "config")
-    assert resolver.settle("export_safe", False, yes_or_no) == Setting(True, "metadata")
-    assert resolver.settle("detail", np.pi, blend_factor) == Setting(np.pi, "default")
+    assert resolver.settle("upsampler_alpha", 0.0, blend_factor) == ResolvedOption(0.2, "config")
+    assert resolver.settle("window_size", 16, whole_number) == ResolvedOption(8, "config")
+    assert resolver.settle("export_safe", False, yes_or_no) == ResolvedOption(True, "metadata")
+    assert resolver.settle("detail", np.pi, blend_factor) == ResolvedOption(np.pi, "default")

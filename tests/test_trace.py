@@ -25,7 +25,7 @@ from paragon_export.networks.float32 import narrow, widen
 from paragon_export.networks.paragonsr2.v9_v11.network import ParagonSR2
 from paragon_export.parity.reference import TorchReference, build_reference
 from paragon_export.specs.network import Port
-from paragon_export.specs.plans import Switches
+from paragon_export.specs.plans import NetworkOptions
 from paragon_export.specs.types import Size
 from tests.tiny import tiny_hyperparameters, tiny_tensors
 
@@ -266,7 +266,7 @@ def test_static_graph_runs_at_its_size_only(variant: str) -> None:
 
 def test_static_ports_of_a_reference(tiny_photo: Path) -> None:
     """A reference spells out its ports for one size and batch 1."""
-    checkpoint, variant = describe(tiny_photo, Switches())
+    checkpoint, variant = describe(tiny_photo, NetworkOptions())
     reference: TorchReference = build_reference(checkpoint, variant, video=True)
     inputs, outputs = reference.fixed(Size(9, 12), variant.scale)
     assert [port.dims for port in inputs] == [(1, 3, 9, 12), (1, 8, 9, 12), ()]

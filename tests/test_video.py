@@ -26,7 +26,7 @@ from paragon_export.runtimes.base import Runner
 from paragon_export.runtimes.openvino_runner import OpenVinoRunner
 from paragon_export.runtimes.ort_runner import OnnxRunner
 from paragon_export.runtimes.torch_runner import TorchRunner
-from paragon_export.specs.plans import ExportPlan, Switches
+from paragon_export.specs.plans import ExportPlan, NetworkOptions
 from paragon_export.specs.types import Precision, Size
 from tests.sabotage import SUITE, case_of, written
 
@@ -63,7 +63,7 @@ def videos(
         checkpoint, file = tiny_checkpoints[variant], folder / f"{variant}.onnx"
         result = export(ExportPlan(checkpoint=checkpoint, output=file, video=True))
         assert result.parity.passed
-        described = describe(checkpoint, Switches())
+        described = describe(checkpoint, NetworkOptions())
         modules = [build_reference(*described, video=video).module for video in (True, False)]
         made[variant] = Video(checkpoint, file, *modules)
     return made
@@ -297,7 +297,7 @@ def test_static_video(tiny_realtime: Path, tmp_path: Path) -> None:
     file = tmp_path / "static.onnx"
     plan = ExportPlan(checkpoint=tiny_realtime, output=file, video=True, static=Size(10, 14))
     assert export(plan).parity.passed
-    module = build_reference(*describe(tiny_realtime, Switches()), video=True).module
+    module = build_reference(*describe(tiny_realtime, NetworkOptions()), video=True).module
     frames = clip(10, 14)
     found = play_in_onnx(OnnxRunner(file).session, frames)
     for picture, expected in zip(found, play_in_float64(module, frames), strict=True):
@@ -309,9 +309,9 @@ def test_stills_and_videos_are_judged_apart(videos: dict[str, Video], tmp_path: 
     from paragon_export.errors import PlanError
 
     video = videos["realtime"]
-    report, _ = judge_files(video.checkpoint, Switches(), [video.file], [Size(9, 13)])
+    report, _ = judge_files(video.checkpoint, NetworkOptions(), [video.file], [Size(9, 13)])
     assert report.passed
     still = tmp_path / "still.onnx"
     export(ExportPlan(checkpoint=video.checkpoint, output=still))
     with pytest.raises(PlanError, match="apart"):
-        judge_files(video.checkpoint, Switches(), [video.file, still])
+        judge_files(video.checkpoint, NetworkOptions(), [video.file, still])

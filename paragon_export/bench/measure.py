@@ -33,14 +33,14 @@ from paragon_export.runtimes.openvino_runner import OpenVinoRunner
 from paragon_export.runtimes.ort_runner import OnnxRunner
 from paragon_export.runtimes.torch_runner import TorchRunner
 from paragon_export.specs.network import Port
-from paragon_export.specs.plans import Switches
+from paragon_export.specs.plans import NetworkOptions
 from paragon_export.specs.types import OnnxBackend, Size
 from paragon_export.system.environment import environment
 from paragon_export.system.optional import cuda_advice
 from paragon_export.system.reading import parse_json, read_bytes
 from paragon_export.system.text import utf_8
 
-FEWEST_SAMPLES, MOST_SAMPLES = 5, 50
+MIN_SAMPLES, MAX_SAMPLES = 5, 50
 
 SECONDS_PER_BACKEND = 3.0
 """At one size; the fewest samples are taken even if they last longer."""
@@ -61,7 +61,7 @@ class Contender:
     """A model of somebody else, which has to run once with limits before it is timed without."""
 
 
-LARGEST_REPORT_BYTES = 2**24
+MAX_REPORT_BYTES = 2**24
 
 DEFAULT_SIZES = (Size(270, 480),)
 
@@ -72,7 +72,7 @@ DEFAULT_BATCHES = (1, 32, 256)
 def bench(
     artifacts: Sequence[Path],
     sizes: Sequence[Size],
-    switches: Switches,
+    options: NetworkOptions,
     batches: Sequence[int] = (),
     backends: Sequence[OnnxBackend] = (OnnxBackend.ONNXRUNTIME,),
 ) -> BenchReport:
@@ -89,7 +89,7 @@ def bench(
         ParagonExportError: If an artifact cannot be read. A backend that cannot run is a row
             with the reason, not an error.
     """
-    contenders = [c for artifact in artifacts for c in _contenders(artifact, switches, backends)]
+    contenders = [c for artifact in artifacts for c in _contenders(artifact, options, backends)]
     pictures = [contender for contender in contenders if contender.port is None]
     glyphs = [contender for contender in contenders if contender.port is not None]
     if (sizes and not pictures) or (batches and not glyphs):
@@ -109,7 +109,7 @@ def bench(
 def is_report(path: Path) -> bool:
     """Tell whether a file is the JSON of a benchmark of this tool."""
     try:
-        document = parse_json(read_bytes(path, LARGEST_REPORT_BYTES, "report", PlanError))
+        document = parse_json(read_bytes(path, MAX_REPORT_BYTES, "report", PlanError))
     except (PlanError, ValueError):
         return False
     return isinstance(document, dict) and {"rows", "environment"} <= set(document)
@@ -136,7 +136,7 @@ def _grid(port: Port | None) -> Size:
 
 
 def _contenders(
-    artifact: Path, switches: Switches, backends: Sequence[OnnxBackend]
+    artifact: Path, options: NetworkOptions, backends: Sequence[OnnxBackend]
 ) -> list[Contender]:
     name = utf_8(artifact.name)
     if is_engine(artifact):
@@ -164,10 +164,10 @@ def _contenders(
             Contender(name, label, run, channels, port, foreign=file.data)
             for label, run in opened.items()
         ]
-    checkpoint, variant = describe(artifact, switches)
-    reference = build_reference(checkpoint, variant)
-    channels = variant.in_channels
-    port = reference.inputs[0] if variant.is_classifier else None
+    checkpoint, spec = describe(artifact, options)
+    reference = build_reference(checkpoint, spec)
+    channels = spec.in_channels
+    port = reference.inputs[0] if spec.is_classifier else None
     device = "cuda" if _torch_has_gpu() else "cpu"
     dtype = "float16" if device == "cuda" else "float32"
 
@@ -237,9 +237,9 @@ def _bench_size(
 
 
 def _wants_more(samples_ms: Sequence[float]) -> bool:
-    if len(samples_ms) < FEWEST_SAMPLES:
+    if len(samples_ms) < MIN_SAMPLES:
         return True
-    return len(samples_ms) < MOST_SAMPLES and sum(samples_ms) < SECONDS_PER_BACKEND * 1000
+    return len(samples_ms) < MAX_SAMPLES and sum(samples_ms) < SECONDS_PER_BACKEND * 1000
 
 
 def _warm_up(

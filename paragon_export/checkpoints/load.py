@@ -31,23 +31,23 @@ BESIDE = ("config", "label_map", "epoch", "metrics")
 WRAPPERS = ("model", "net")
 """Prefixes that are removed where every tensor has them: a network may use these names itself."""
 
-DEEPEST_CONTAINER = 4
+MAX_CONTAINER_DEPTH = 4
 """Levels of containers in containers."""
 
-LARGEST_FILE_BYTES = 3 * 2**29
+MAX_FILE_BYTES = 3 * 2**29
 """With its tensors in float32 and a network made of them this stays within 4 GiB."""
 
-LARGEST_HEADER_BYTES = 2**24
+MAX_HEADER_BYTES = 2**24
 """Of a safetensors file."""
 
-LARGEST_WEIGHTS_BYTES = 2**30
+MAX_WEIGHTS_BYTES = 2**30
 """All tensors together, in float32."""
 
-MOST_TENSORS = 20_000
+MAX_TENSORS = 20_000
 
-MOST_DIMENSIONS = 8
+MAX_DIMENSIONS = 8
 
-LONGEST_NAME = 1000
+MAX_NAME_CHARACTERS = 1000
 
 SERVED = ("float64", "float32", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8",
           "bool")  # fmt: skip
@@ -90,7 +90,7 @@ def load_checkpoint(path: Path, leave_out: str = "") -> Checkpoint:
             code, claims more than it holds, is larger than any network that is served, or holds
             a tensor that is not finite.
     """
-    data = read_bytes(path, LARGEST_FILE_BYTES, "checkpoint", CheckpointError)
+    data = read_bytes(path, MAX_FILE_BYTES, "checkpoint", CheckpointError)
     if not data:
         raise CheckpointError(f"{path} is empty: expected a checkpoint")
     metadata: dict[str, str] = {}
@@ -143,7 +143,7 @@ def _from_safetensors(path: Path, data: bytes) -> tuple[dict[str, np.ndarray], d
 
 def _header(data: bytes) -> dict[str, Any]:
     (length,) = struct.unpack("<Q", data[:8])
-    if length > LARGEST_HEADER_BYTES:
+    if length > MAX_HEADER_BYTES:
         raise ValueError(f"its header claims {length} bytes")
     return parse_json(data[8 : 8 + length])
 
@@ -155,19 +155,19 @@ def _check_sizes(path: Path, told: Sequence[tuple[str, tuple[int, ...]]]) -> Non
         CheckpointError: If they are.
         TypeError: If an extent is no whole number.
     """
-    if len(told) > MOST_TENSORS:
-        raise CheckpointError(f"{path} holds {len(told)} tensors; at most {MOST_TENSORS} are read")
+    if len(told) > MAX_TENSORS:
+        raise CheckpointError(f"{path} holds {len(told)} tensors; at most {MAX_TENSORS} are read")
     for name, shape in told:
-        if len(name) > LONGEST_NAME:
+        if len(name) > MAX_NAME_CHARACTERS:
             raise CheckpointError(f"{path}: a tensor's name has {len(name)} characters")
-        if len(shape) > MOST_DIMENSIONS:
+        if len(shape) > MAX_DIMENSIONS:
             raise CheckpointError(f"{path}: tensor {name} has {len(shape)} dimensions")
-        if 0 in shape and max(shape) > LARGEST_WEIGHTS_BYTES:
+        if 0 in shape and max(shape) > MAX_WEIGHTS_BYTES:
             raise CheckpointError(f"{path}: tensor {name} has an extent of {max(shape)}")
     total = 4 * sum(math.prod(shape) for _, shape in told)
-    if total > LARGEST_WEIGHTS_BYTES:
+    if total > MAX_WEIGHTS_BYTES:
         raise CheckpointError(
-            f"{path}: the tensors take {total} bytes in float32; at most {LARGEST_WEIGHTS_BYTES} "
+            f"{path}: the tensors take {total} bytes in float32; at most {MAX_WEIGHTS_BYTES} "
             "are read"
         )
 
@@ -227,7 +227,7 @@ def _unwrap(
     """Return the tensors by name, and their container; what lies beside is put into ``beside``."""
     import torch
 
-    if isinstance(loaded, Mapping) and len(within) < DEEPEST_CONTAINER:
+    if isinstance(loaded, Mapping) and len(within) < MAX_CONTAINER_DEPTH:
         for container in CONTAINERS:
             if container != leave_out and isinstance(loaded.get(container), Mapping):
                 beside |= {name: loaded[name] for name in BESIDE if name in loaded}

@@ -18,17 +18,17 @@ from itertools import islice
 from pickle import UnpicklingError
 from typing import Any
 
-LARGEST_PICKLE_BYTES = 2**23
+MAX_PICKLE_BYTES = 2**23
 """Names and shapes of a state dict, and what trainers put beside them; weights are not in it."""
 
-MOST_OPCODES = 2**20
+MAX_OPCODES = 2**20
 
-MOST_RECORDS = 2**16
+MAX_RECORDS = 2**16
 
-LARGEST_DIRECTORY_BYTES = 2**24
+MAX_DIRECTORY_BYTES = 2**24
 """Of an archive's list of its records: 256 bytes for each."""
 
-MOST_IN_TUPLE = 250
+MAX_TUPLE_ITEMS = 250
 """Values in a tuple and in the tuples in it: it may be a key, and a key is hashed."""
 
 OPCODES = frozenset(
@@ -153,10 +153,10 @@ def check_directory(data: bytes) -> None:
             raise ValueError("an archive with two ends that do not agree")
         records, size = struct.unpack("<32xQQ8x", data[end : end + 56])
     found = data.count(b"PK\1\2", max(0, end - size), end)
-    if max(records, found) > MOST_RECORDS or size > LARGEST_DIRECTORY_BYTES:
+    if max(records, found) > MAX_RECORDS or size > MAX_DIRECTORY_BYTES:
         raise ValueError(
             f"an archive of {max(records, found)} records, listed in {size} bytes; at most "
-            f"{MOST_RECORDS} in {LARGEST_DIRECTORY_BYTES} bytes are read"
+            f"{MAX_RECORDS} in {MAX_DIRECTORY_BYTES} bytes are read"
         )
 
 
@@ -174,8 +174,8 @@ def _scan_zip(data: bytes) -> None:
     if sum(info.file_size for info in infos) > len(data):
         raise ValueError(f"its {len(infos)} records claim more bytes than the file has")
     records = {info.filename.partition("/")[2]: _record(data, info) for info in infos}
-    if len(records.get("data.pkl", b"")) > LARGEST_PICKLE_BYTES:
-        raise ValueError(f"its data.pkl is longer than {LARGEST_PICKLE_BYTES} bytes")
+    if len(records.get("data.pkl", b"")) > MAX_PICKLE_BYTES:
+        raise ValueError(f"its data.pkl is longer than {MAX_PICKLE_BYTES} bytes")
     _check_sums(infos, list(records.values()))
 
     def check(key: str, size: int) -> None:
@@ -211,7 +211,7 @@ def _check_sums(infos: Sequence[zipfile.ZipInfo], records: Sequence[memoryview])
 
 def _scan_legacy(data: bytes) -> None:
     """Five pickles one after the other (the fourth is the state), then the storages."""
-    stream = io.BytesIO(data[:LARGEST_PICKLE_BYTES])
+    stream = io.BytesIO(data[:MAX_PICKLE_BYTES])
     claimed: dict[str, int] = {}
 
     def check(key: str, size: int) -> None:
@@ -237,12 +237,12 @@ class _Scan:
 
     def run(self, stream: io.BytesIO) -> None:
         opcodes = pickletools.genops(stream)
-        for opcode, argument, _ in islice(opcodes, MOST_OPCODES):
+        for opcode, argument, _ in islice(opcodes, MAX_OPCODES):
             if opcode.name not in OPCODES:
                 raise UnpicklingError(f"Unsupported opcode {opcode.name}")
             self._step(opcode, argument)
         if next(opcodes, None):
-            raise ValueError(f"a pickle of more than {MOST_OPCODES} opcodes")
+            raise ValueError(f"a pickle of more than {MAX_OPCODES} opcodes")
 
     def _step(self, opcode: pickletools.OpcodeInfo, argument: Any) -> None:
         name, stack = opcode.name, self._stack
@@ -310,8 +310,8 @@ def _is_count(value: Any) -> bool:
 def _tuple(values: list[Any]) -> _Tuple:
     found = _Tuple(values)
     found.unfolded = sum(getattr(value, "unfolded", 1) for value in values) + 1
-    if found.unfolded > MOST_IN_TUPLE:
-        raise ValueError(f"a tuple of more than {MOST_IN_TUPLE} values")
+    if found.unfolded > MAX_TUPLE_ITEMS:
+        raise ValueError(f"a tuple of more than {MAX_TUPLE_ITEMS} values")
     return found
 
 

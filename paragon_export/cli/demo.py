@@ -19,7 +19,7 @@ from paragon_export.parity.check import judge_files
 from paragon_export.pipeline.build import build
 from paragon_export.pipeline.export import export
 from paragon_export.runtimes.ort_runner import OnnxRunner
-from paragon_export.specs.plans import EnginePlan, ExportPlan, Switches
+from paragon_export.specs.plans import EnginePlan, ExportPlan, NetworkOptions
 from paragon_export.specs.profiles import Profile
 from paragon_export.specs.types import Precision, Size
 from paragon_export.system.atomic_write import to_json, write_files, write_texts
@@ -51,10 +51,10 @@ def run(folder: Path) -> bool:
     if any(folder.iterdir()) and not is_our_onnx(float32):
         raise PlanError(f"folder {folder} holds other files; give a new one with -o")
     console = Console(highlight=False)
-    switches = Switches()
+    options = NetworkOptions()
 
     console.rule("inspect: what the shipped checkpoint is")
-    render.inspection_table(console, render.inspection(*describe(CHECKPOINT, switches)))
+    render.inspection_table(console, render.inspection(*describe(CHECKPOINT, options)))
 
     console.rule("onnx: a dynamic-shape model, verified")
     exported = export(ExportPlan(checkpoint=CHECKPOINT, output=float32))
@@ -69,11 +69,11 @@ def run(folder: Path) -> bool:
 
     console.rule("parity: both files again, at other sizes")
     sizes = [Size(1, 1), Size(31, 57), Size(96, 54)]
-    report, variant = judge_files(CHECKPOINT, switches, [float32, half], sizes)
-    render.parity_table(console, render.judged(report, variant, [float32, half]))
+    report, spec = judge_files(CHECKPOINT, options, [float32, half], sizes)
+    render.parity_table(console, render.judged(report, spec, [float32, half]))
 
     console.rule("bench: frames per second on this machine")
-    measured = bench([CHECKPOINT, float32, half], [BENCH_SIZE], switches)
+    measured = bench([CHECKPOINT, float32, half], [BENCH_SIZE], options)
     render.bench_table(console, measured.to_json())
     write_texts(
         {

@@ -15,8 +15,8 @@ from typing import Annotated, Any
 import typer
 
 from paragon_export.errors import COULD_NOT_RUN, PlanError, reason_of
-from paragon_export.networks.options import RARER, parse_switch
-from paragon_export.specs.plans import EnginePlan, ExportPlan, Switches
+from paragon_export.networks.options import RARER, parse_option
+from paragon_export.specs.plans import EnginePlan, ExportPlan, NetworkOptions
 from paragon_export.specs.profiles import DEFAULT_PROFILE, BatchProfile, Profile, read_recipe
 from paragon_export.specs.types import (
     ENGINE_SUFFIXES,
@@ -72,7 +72,7 @@ Fp16 = Annotated[bool, typer.Option("--fp16", help="Half precision, strongly typ
 Bf16 = Annotated[bool, typer.Option("--bf16", help="bfloat16, strongly typed.")]
 Rewrite = Annotated[
     bool,
-    typer.Option(help="Export an equal network that runs faster, or the network as trained."),
+    typer.Option(help="ExportResult an equal network that runs faster, or the network as trained."),
 ]
 Images = Annotated[Path | None, typer.Option(help="Folder of pictures to add.")]
 Backends = Annotated[
@@ -84,7 +84,7 @@ Video = Annotated[
 ]
 
 
-def switches_of(
+def options_of(
     config: Config = None,
     attention_mode: AttentionMode = None,
     export_safe: ExportSafe = None,
@@ -92,7 +92,7 @@ def switches_of(
     window_size: WindowSize = None,
     scale: Scale = None,
     more: More = None,
-) -> Switches:
+) -> NetworkOptions:
     """Collect what is said of a network on the command line.
 
     Raises:
@@ -107,22 +107,22 @@ def switches_of(
     }
     given = {name: value for name, value in told.items() if value is not None}
     for text in more or ():
-        name, value = parse_switch(text)
+        name, value = parse_option(text)
         if name in given:
             raise PlanError(f"{name} is given twice; give it once")
         given[name] = value
-    return Switches(flags=given, config=config)
+    return NetworkOptions(flags=given, config=config)
 
 
-def takes_switches(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command the options of ``switches_of`` in the place of its parameter ``switches``."""
-    options = signature(switches_of, eval_str=True).parameters
+def takes_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options of ``options_of`` in the place of its parameter ``switches``."""
+    options = signature(options_of, eval_str=True).parameters
     own = signature(command, eval_str=True)
 
     @wraps(command)
     def called(**given: Any) -> None:
         told = {name: given.pop(name) for name in options}
-        command(**given, switches=switches_of(**told))
+        command(**given, options=options_of(**told))
 
     shown = (options.values() if p.name == "switches" else [p] for p in own.parameters.values())
     flat = [p.replace(kind=p.KEYWORD_ONLY) for p in itertools.chain.from_iterable(shown)]
@@ -145,11 +145,11 @@ def settings(
 
 
 @app.command()
-@takes_switches
+@takes_options
 def inspect(
     checkpoint: CheckpointFile,
     *,
-    switches: Switches,
+    options: NetworkOptions,
     probe: Annotated[
         bool,
         typer.Option("--probe", help="Try values of what weights cannot tell on a photograph."),
@@ -160,17 +160,17 @@ def inspect(
     from paragon_export.cli import render
     from paragon_export.networks.describe import describe
 
-    loaded, variant = describe(checkpoint, switches)
+    loaded, spec = describe(checkpoint, options)
     fits = None
     if probe:
-        from paragon_export.pipeline.fit_options import probe_switches
+        from paragon_export.pipeline.fit_options import fit_options
 
-        fits = probe_switches(checkpoint, switches)
-    render.show(json, render.inspection(loaded, variant, fits), render.inspection_table)
+        fits = fit_options(checkpoint, options)
+    render.show(json, render.inspection(loaded, spec, fits), render.inspection_table)
 
 
 @app.command()
-@takes_switches
+@takes_options
 def onnx(
     checkpoint: CheckpointFile,
     output: Output = None,
@@ -180,7 +180,8 @@ def onnx(
         Precision, typer.Option(help="Type of image inputs and outputs of a half model.")
     ] = Precision.FP32,
     static: Annotated[
-        str | None, typer.Option(metavar="HxW", help="Export for this size and batch 1 alone.")
+        str | None,
+        typer.Option(metavar="HxW", help="ExportResult for this size and batch 1 alone."),
     ] = None,
     video: Video = False,
     rewrite: Rewrite = True,
@@ -214,10 +215,10 @@ def onnx(
         bool, typer.Option("--accept-loss", help="Write an INT8 picture network whatever it loses.")
     ] = False,
     *,
-    switches: Switches,
+    options: NetworkOptions,
     json: Json = False,
 ) -> None:
-    """Export a checkpoint to one verified ONNX file; a file that fails is not written."""
+    """ExportResult a checkpoint to one verified ONNX file; a file that fails is not written."""
     from paragon_export.cli import render
     from paragon_export.pipeline.export import export
     from paragon_export.system.atomic_write import to_json, write_text
@@ -234,7 +235,7 @@ def onnx(
         checkpoint=checkpoint,
         output=output or Path(f"{name}.onnx"),
         is_named=output is not None,
-        switches=switches,
+        options=options,
         precision=precision,
         io=io,
         static=Size.parse(static) if static else None,
@@ -264,7 +265,7 @@ def onnx(
 
 
 @app.command(name="audit")
-@takes_switches
+@takes_options
 def audit_ranges(
     source: Annotated[Path, typer.Argument(help="Checkpoint or float32 ONNX file.")],
     bf16: Annotated[bool, typer.Option("--bf16", help="Of bfloat16, not float16.")] = False,
@@ -272,7 +273,7 @@ def audit_ranges(
     rewrite: Rewrite = True,
     images: Images = None,
     *,
-    switches: Switches,
+    options: NetworkOptions,
     json: Json = False,
 ) -> None:
     """Say how every tensor fits into half precision. Exit code 1 if float32 islands cannot help."""
@@ -282,7 +283,7 @@ def audit_ranges(
     plan = ExportPlan(
         checkpoint=source,
         output=Path("unwritten.onnx"),
-        switches=switches,
+        options=options,
         precision=Precision.BF16 if bf16 else Precision.FP16,
         video=video,
         rewrite=rewrite,
@@ -293,7 +294,7 @@ def audit_ranges(
 
 
 @app.command()
-@takes_switches
+@takes_options
 def trt(
     source: Annotated[Path, typer.Argument(help="Checkpoint or ONNX file.")],
     output: Output = None,
@@ -318,10 +319,10 @@ def trt(
     video: Video = False,
     rewrite: Rewrite = True,
     *,
-    switches: Switches,
+    options: NetworkOptions,
     json: Json = False,
 ) -> None:
-    """Build a TensorRT engine with a manifest, or reuse the one there if all of it matches."""
+    """BuildResult a TensorRT engine with a manifest, or reuse the one there if all of it matches."""
     from paragon_export.cli import render
     from paragon_export.pipeline.build import build
 
@@ -333,7 +334,7 @@ def trt(
         output=output or Path("_".join(parts) + ".engine"),
         is_named=output is not None,
         checkpoint=checkpoint,
-        switches=switches,
+        options=options,
         precision=precision,
         backend=backend,
         targets=targets,
@@ -347,7 +348,7 @@ def trt(
 
 
 @app.command()
-@takes_switches
+@takes_options
 def parity(
     reference: Annotated[
         Path, typer.Argument(help="Checkpoint; or one ONNX file or engine, which names its own.")
@@ -364,7 +365,7 @@ def parity(
         typer.Option("--other-checkpoint", help="Also judge what was made from another one."),
     ] = False,
     *,
-    switches: Switches,
+    options: NetworkOptions,
     json: Json = False,
 ) -> None:
     """Judge artifacts against the PyTorch network in float64. Exit code 1 if any fails."""
@@ -377,23 +378,23 @@ def parity(
     if not candidates and not _is_artifact(reference):
         raise typer.BadParameter("give the ONNX files and engines to judge against it")
     if junit:
-        check_writable(junit, reference, *files, switches.config)
+        check_writable(junit, reference, *files, options.config)
     wanted = [Size.parse(size) for size in sizes.split(",")] if sizes is not None else []
     how = (wanted, images, _backends(backend))
     if candidates:
-        report, variant = judge_files(
-            reference, switches, candidates, *how, other_checkpoint=other_checkpoint
+        report, spec = judge_files(
+            reference, options, candidates, *how, other_checkpoint=other_checkpoint
         )
     else:
-        report, variant = rejudge(reference, switches, *how)
+        report, spec = rejudge(reference, options, *how)
     if junit:
         write_text(junit, junit_xml(report))
-    render.show(json, render.judged(report, variant, files), render.parity_table)
+    render.show(json, render.judged(report, spec, files), render.parity_table)
     _exit_on_failure(report.passed)
 
 
 @app.command()
-@takes_switches
+@takes_options
 def bench(
     artifacts: Annotated[list[Path], typer.Argument(help="Checkpoints, ONNX files, engines.")],
     size: Annotated[
@@ -407,7 +408,7 @@ def bench(
         Path | None, typer.Option(help="Markdown file to write, and JSON beside it.")
     ] = None,
     *,
-    switches: Switches,
+    options: NetworkOptions,
     json: Json = False,
 ) -> None:
     """Measure frames per second of every backend, interleaved in one run."""
@@ -420,9 +421,9 @@ def bench(
         check_suffix(report, (".md",))
     files = [report, report.with_suffix(".json")] if report else []
     for file in files:
-        check_writable(file, *artifacts, switches.config, named=file == report, is_ours=is_report)
+        check_writable(file, *artifacts, options.config, named=file == report, is_ours=is_report)
     sizes = [Size.parse(text) for text in size or ()]
-    result = measure(artifacts, sizes, switches, batch or (), _backends(backend))
+    result = measure(artifacts, sizes, options, batch or (), _backends(backend))
     if files:
         texts = (render.bench_markdown(result), to_json(result.to_json()))
         write_texts(dict(zip(files, texts, strict=True)))
@@ -452,9 +453,7 @@ def glyphs(
     from paragon_export.pipeline.glyph_chain import name_glyphs, open_chain, read_raster
 
     pictures = np.stack([read_raster(path) for path in rasters])
-    chain = open_chain(
-        (phase_1, phase_2), switches_of(config=config, more=more), label_map, backend
-    )
+    chain = open_chain((phase_1, phase_2), options_of(config=config, more=more), label_map, backend)
     grids, named = name_glyphs(chain, pictures, top)
     document = render.glyphs(rasters, grids, named, backend.value, chain.notes)
     render.show(json, document, render.glyphs_table)
@@ -476,7 +475,7 @@ def _check_report(audit: Path, plan: ExportPlan) -> None:
 
     if not plan.precision.is_half:
         raise PlanError("--audit is about half precision; give --fp16 or --bf16 as well")
-    check_writable(audit, plan.checkpoint, plan.switches.config)
+    check_writable(audit, plan.checkpoint, plan.options.config)
     if audit.resolve() == plan.output.resolve():
         raise PlanError(f"--audit {audit} is the file to export to; choose another")
 

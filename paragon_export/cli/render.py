@@ -18,7 +18,7 @@ from rich.table import Table
 from paragon_export.bench.report import BenchReport
 from paragon_export.checkpoints.load import Checkpoint
 from paragon_export.parity.report import ParityReport
-from paragon_export.specs.network import Variant
+from paragon_export.specs.network import NetworkSpec
 from paragon_export.system.text import all_printable, finite, one_line, printable
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from paragon_export.pipeline.fit_options import Fit
     from paragon_export.pipeline.glyph_chain import Named
-    from paragon_export.pipeline.results import Build, Export
+    from paragon_export.pipeline.results import BuildResult, ExportResult
     from paragon_export.precision.range_report import RangeAudit
 
 Document = dict[str, Any]
@@ -70,27 +70,27 @@ def _figure(value: float | None, form: str, null: str = "-") -> str:
 
 
 def inspection(
-    checkpoint: Checkpoint, variant: Variant, fits: Sequence[Fit] | None = None
+    checkpoint: Checkpoint, spec: NetworkSpec, fits: Sequence[Fit] | None = None
 ) -> Document:
     document: Document = {
-        "family": variant.family,
-        "generation": variant.generation,
-        "variant": variant.name,
-        "scale": variant.scale,
-        "in_channels": variant.in_channels,
-        "out_channels": variant.out_channels,
-        "parameters": variant.parameters,
-        **({"classes": variant.out_channels} if variant.is_classifier else {}),
+        "family": spec.architecture,
+        "generation": spec.generation,
+        "variant": spec.variant,
+        "scale": spec.scale,
+        "in_channels": spec.in_channels,
+        "out_channels": spec.out_channels,
+        "parameters": spec.parameters,
+        **({"classes": spec.out_channels} if spec.is_classifier else {}),
         "sha256": checkpoint.sha256,
-        "switches": _switches(variant),
-        "needs": list(variant.needs),
-        "notes": list(variant.notes),
+        "switches": _switches(spec),
+        "needs": list(spec.needs),
+        "notes": list(spec.notes),
     }
     if fits is not None:
         best = fits[0].over_bicubic_db
         document["probe"] = [
             {
-                **fit.switches,
+                **fit.options,
                 "psnr_y_db": fit.psnr_y_db,
                 "over_bicubic_db": fit.over_bicubic_db,
                 "below_best_db": best - fit.over_bicubic_db,
@@ -100,8 +100,8 @@ def inspection(
     return document
 
 
-def _switches(variant: Variant) -> Document:
-    return {name: asdict(setting) for name, setting in variant.switches.items()}
+def _switches(spec: NetworkSpec) -> Document:
+    return {name: asdict(setting) for name, setting in spec.options.items()}
 
 
 def inspection_table(console: Console, document: Document) -> None:
@@ -142,8 +142,8 @@ def _probe_table(console: Console, fits: Sequence[Mapping[str, Any]]) -> None:
 # --- onnx and parity ----------------------------------------------------------------------
 
 
-def exported(result: Export) -> Document:
-    document = judged(result.parity, result.variant, [result.output])
+def exported(result: ExportResult) -> Document:
+    document = judged(result.parity, result.spec, [result.output])
     document["notes"] = [*result.notes, *result.parity.notes]
     document["written"] = document["passed"] = result.passed
     if result.ranges is not None:
@@ -151,14 +151,14 @@ def exported(result: Export) -> Document:
     document["rewrites"] = dict(result.fired)
     if result.drop_cost is not None:
         cost = {"max_abs": result.drop_cost.max_abs, "psnr_db": result.drop_cost.psnr_db}
-        document["dropped"] = {"tensors": list(result.variant.dropped), "cost": cost}
+        document["dropped"] = {"tensors": list(result.spec.dropped), "cost": cost}
     return document
 
 
-def judged(report: ParityReport, variant: Variant, artifacts: Sequence[Path]) -> Document:
+def judged(report: ParityReport, spec: NetworkSpec, artifacts: Sequence[Path]) -> Document:
     document = {"artifacts": [str(path) for path in artifacts], **report.to_json()}
-    document["switches"] = _switches(variant)
-    document["notes"] = [*variant.notes, *report.notes]
+    document["switches"] = _switches(spec)
+    document["notes"] = [*spec.notes, *report.notes]
     return document
 
 
@@ -312,7 +312,7 @@ def _audit_lines(audit: Mapping[str, Any]) -> list[str]:
 # --- trt ----------------------------------------------------------------------------------
 
 
-def built(result: Build) -> Document:
+def built(result: BuildResult) -> Document:
     manifest = result.manifest
     doubt = manifest.get("planned_memory_doubt") or ""
     return {

@@ -23,10 +23,10 @@ from paragon_export.system.text import brief, finite
 DIGEST = "manifest_sha256"
 
 
-LARGEST_MANIFEST_BYTES = 2**24
+MAX_MANIFEST_BYTES = 2**24
 
 
-LARGEST_ENGINE_BYTES = 2**33
+MAX_ENGINE_BYTES = 2**33
 
 
 def manifest_path(engine: Path) -> Path:
@@ -126,7 +126,7 @@ def checked_manifest(engine: Path) -> Manifest | None:
     if not os.path.lexists(path):
         return None
     try:
-        data = read_bytes(path, LARGEST_MANIFEST_BYTES, "manifest", PlanError)
+        data = read_bytes(path, MAX_MANIFEST_BYTES, "manifest", PlanError)
         return check_manifest(parse_json(data))
     except (PlanError, ValueError) as error:
         raise PlanError(
@@ -178,14 +178,14 @@ def read_engine(path: Path) -> EngineFile:
     Raises:
         PlanError: If the engine or its manifest cannot be read.
     """
-    data = read_bytes(path, LARGEST_ENGINE_BYTES, "engine", PlanError)
+    data = read_bytes(path, MAX_ENGINE_BYTES, "engine", PlanError)
     return EngineFile(path, data, checked_manifest(path))
 
 
 def is_manifest(path: Path) -> bool:
     """Tell whether a file is a manifest that this tool wrote, by the digest in it."""
     try:
-        manifest = parse_json(read_bytes(path, LARGEST_MANIFEST_BYTES, "manifest", PlanError))
+        manifest = parse_json(read_bytes(path, MAX_MANIFEST_BYTES, "manifest", PlanError))
     except (PlanError, ValueError):
         return False
     return isinstance(manifest, dict) and DIGEST in manifest

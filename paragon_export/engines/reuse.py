@@ -33,7 +33,7 @@ def read_source(plan: EnginePlan) -> OnnxFile | Described:
 
     if is_onnx(plan.source):
         return read_onnx_file(plan.source)
-    return describe(plan.source, plan.switches)
+    return describe(plan.source, plan.options)
 
 
 def identify(plan: EnginePlan, source: OnnxFile | Described) -> dict[str, Any]:
@@ -48,7 +48,7 @@ def identify(plan: EnginePlan, source: OnnxFile | Described) -> dict[str, Any]:
     if isinstance(source, OnnxFile):
         model, sha256 = source.model, source.sha256
         facts = metadata_of(model)
-        switches = facts.to_document()["switches"]
+        options = facts.to_document()["switches"]
         checkpoint_sha256, static, smallest = (
             facts.checkpoint_sha256, static_size(model), facts.smallest,
         )  # fmt: skip
@@ -57,16 +57,16 @@ def identify(plan: EnginePlan, source: OnnxFile | Described) -> dict[str, Any]:
         precision = precision if precision.is_half else precision_of(model)
         video = any(value.name == "prev_feat" for value in model.graph.inputs)
     else:
-        checkpoint, variant = source
-        switches = {name: asdict(setting) for name, setting in variant.switches.items()}
+        checkpoint, spec = source
+        options = {name: asdict(setting) for name, setting in spec.options.items()}
         sha256 = checkpoint_sha256 = checkpoint.sha256
-        smallest, batches = variant.smallest, variant.is_classifier
+        smallest, batches = spec.smallest, spec.is_classifier
     profile = plan.batches() if batches else plan.profile_for(static, smallest)
     return {
         "source": plan.source.name,
         "source_sha256": sha256,
         "checkpoint_sha256": checkpoint_sha256,
-        "switches": switches,
+        "switches": options,
         "precision": precision.value,
         "video": video,
         "rewrite": rewritten,

@@ -19,7 +19,7 @@ from paragon_export.errors import TraceError
 from paragon_export.graph.extents import Extents
 from paragon_export.graph.metadata import FLOAT32_MARK
 
-OLDEST_OPSET = 18
+MIN_OPSET = 18
 """Reductions take their axes as an input from here on."""
 
 

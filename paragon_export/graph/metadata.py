@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, get_args
 
-from paragon_export.networks.options import CHECKS, LARGEST_WINDOW, yes_or_no
-from paragon_export.specs.network import LARGEST_SCALE, MOST_PICTURE_CHANNELS, Setting, Source
-from paragon_export.specs.types import Precision, Quantisation, Runtime
+from paragon_export.networks.options import CHECKS, MAX_WINDOW_PX, yes_or_no
+from paragon_export.specs.network import MAX_IMAGE_CHANNELS, MAX_SCALE, ResolvedOption, Source
+from paragon_export.specs.types import Precision, Quantization, Runtime
 from paragon_export.system.reading import parse_json
 from paragon_export.system.text import brief
 
@@ -23,22 +23,22 @@ FLOAT32_MARK = "paragon.precision"
 TOOL = "paragon-export"
 """How the entry ``tool`` of this tool's own files begins."""
 
-LARGEST_SMALLEST = 64
+MAX_MINIMUM_PX = 64
 """Pixels: a MUNet halves its input six times at most."""
 
-MOST_ROWS = 2**28
+MAX_ROWS = 2**28
 """Of a table or a classifier: more do not fit into the weights that are read."""
 
-LONGEST_TEXT = 2**16
+MAX_TEXT_CHARACTERS = 2**16
 """Characters."""
 
-LONGEST_ENTRY = 2**24
+MAX_ENTRY_CHARACTERS = 2**24
 """Characters of an entry that holds JSON."""
 
-MOST_ENTRIES = 50_000
+MAX_ENTRIES = 50_000
 """In a table or a list: one for each node at most."""
 
-LARGEST_NUMBER = 2.0**1000
+MAX_NUMBER = 2.0**1000
 
 Check = Callable[[Any], Any]
 """Returns a value as it is kept, or raises ValueError or TypeError saying what it must be."""
@@ -54,8 +54,8 @@ def _whole(low: int, high: int) -> Check:
 
 
 def _text(value: Any) -> str:
-    if not isinstance(value, str) or len(value) > LONGEST_TEXT:
-        raise ValueError(f"it must be text of at most {LONGEST_TEXT} characters")
+    if not isinstance(value, str) or len(value) > MAX_TEXT_CHARACTERS:
+        raise ValueError(f"it must be text of at most {MAX_TEXT_CHARACTERS} characters")
     return value
 
 
@@ -84,7 +84,7 @@ def _range(value: Any) -> list[float]:
 
 def _is_number(value: Any) -> bool:
     is_one = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return is_one and abs(value) <= LARGEST_NUMBER
+    return is_one and abs(value) <= MAX_NUMBER
 
 
 def _scalar(value: Any) -> Any:
@@ -99,38 +99,38 @@ def _table(check: Callable[[str, Any], Any]) -> Check:
     """Check a table of names of which each has a value that suits it."""
 
     def checked(value: Any) -> dict[str, Any]:
-        if not isinstance(value, dict) or len(value) > MOST_ENTRIES:
-            raise ValueError(f"it must be a table of at most {MOST_ENTRIES} entries")
+        if not isinstance(value, dict) or len(value) > MAX_ENTRIES:
+            raise ValueError(f"it must be a table of at most {MAX_ENTRIES} entries")
         return {_text(name): check(name, inner) for name, inner in value.items()}
 
     return checked
 
 
-def _setting(name: str, value: Any) -> Setting:
+def _setting(name: str, value: Any) -> ResolvedOption:
     """Check a switch: its value as that of a flag, and who gave it."""
     if not isinstance(value, dict) or set(value) != {"value", "source"}:
         raise ValueError(f"{brief(name)} must have a value and a source")
     if value["source"] not in get_args(Source):
         raise ValueError(f"the source of {brief(name)} must be one of {get_args(Source)}")
     try:
-        return Setting(CHECKS.get(name, _scalar)(value["value"]), value["source"])
+        return ResolvedOption(CHECKS.get(name, _scalar)(value["value"]), value["source"])
     except (TypeError, ValueError) as error:
         raise ValueError(f"{name} is {brief(value['value'])}, and {error}") from error
 
 
 def _islands(value: Any) -> tuple[dict[str, Any], ...]:
-    if not isinstance(value, list) or len(value) > MOST_ENTRIES:
-        raise ValueError(f"it must be a list of at most {MOST_ENTRIES} nodes")
+    if not isinstance(value, list) or len(value) > MAX_ENTRIES:
+        raise ValueError(f"it must be a list of at most {MAX_ENTRIES} nodes")
     return tuple(_table(lambda _, inner: _scalar(inner))(island) for island in value)
 
 
-COUNT = _whole(0, MOST_ENTRIES)
+COUNT = _whole(0, MAX_ENTRIES)
 
 TEXTS: Mapping[str, Check] = {
     "family": _text,
     "generation": _text,
     "variant": _text,
-    "precision": _one_of((*Precision, *Quantisation)),
+    "precision": _one_of((*Precision, *Quantization)),
     "io": _one_of(Precision),
     "runtime": _one_of(Runtime),
     "colour_order": _text,
@@ -144,18 +144,18 @@ TEXTS: Mapping[str, Check] = {
 """Entries that are plain text, and how each is checked."""
 
 VALUES: Mapping[str, Check] = {
-    "scale": _whole(1, LARGEST_SCALE),
-    "in_channels": _whole(1, MOST_PICTURE_CHANNELS),
-    "out_channels": _whole(1, MOST_ROWS),
-    "window": _whole(1, LARGEST_WINDOW),
-    "smallest": _whole(1, LARGEST_SMALLEST),
+    "scale": _whole(1, MAX_SCALE),
+    "in_channels": _whole(1, MAX_IMAGE_CHANNELS),
+    "out_channels": _whole(1, MAX_ROWS),
+    "window": _whole(1, MAX_WINDOW_PX),
+    "smallest": _whole(1, MAX_MINIMUM_PX),
     "is_picture": yes_or_no,
     "switches": _table(_setting),
     "video": yes_or_no,
     "rewrites": _table(lambda _, count: COUNT(count)),
     "value_range": _range,
-    "classes": _whole(1, MOST_ROWS),
-    "vocabulary": _whole(1, MOST_ROWS),
+    "classes": _whole(1, MAX_ROWS),
+    "vocabulary": _whole(1, MAX_ROWS),
     "dropped_tensors": COUNT,
     "made_with": _table(lambda _, version: _text(version)),
     "islands": _islands,
@@ -186,7 +186,7 @@ class ModelMetadata:
     smallest: int = 1
     """Least height and width in pixels at which the network is defined."""
     is_picture: bool = True
-    switches: Mapping[str, Setting] = field(default_factory=dict)
+    switches: Mapping[str, ResolvedOption] = field(default_factory=dict)
     precision: str | None = None
     io: str | None = None
     video: bool = False
@@ -246,8 +246,10 @@ class ModelMetadata:
 
 
 def _decoded(name: str, text: str) -> Any:
-    if len(text) > LONGEST_ENTRY:
-        raise ValueError(f"{name} has {len(text)} characters; at most {LONGEST_ENTRY} are read")
+    if len(text) > MAX_ENTRY_CHARACTERS:
+        raise ValueError(
+            f"{name} has {len(text)} characters; at most {MAX_ENTRY_CHARACTERS} are read"
+        )
     try:
         return parse_json(text)
     except ValueError as error:

@@ -10,28 +10,28 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from paragon_export.specs.network import MOST_CHANNELS, MOST_PICTURE_CHANNELS
-from paragon_export.specs.plans import MOST_STATIC_PIXELS
-from paragon_export.specs.types import LARGEST_EXTENT
+from paragon_export.specs.network import MAX_CHANNELS, MAX_IMAGE_CHANNELS
+from paragon_export.specs.plans import MAX_STATIC_PIXELS
+from paragon_export.specs.types import MAX_EXTENT_PX
 from paragon_export.system.text import brief
 
 if TYPE_CHECKING:
     import onnx
 
-MOST_NODES = 50_000
+MAX_NODES = 50_000
 
-LARGEST_DIMENSION = 2**20
+MAX_DIMENSION = 2**20
 """Of an input or output."""
 
-MOST_DIMENSIONS = 8
+MAX_DIMENSIONS = 8
 
-MOST_VALUES = 2**28
+MAX_VALUES = 2**28
 """Of one item of an input: what is fed to it takes four times as many bytes."""
 
-MOST_GLYPH_VALUES = 2**16
+MAX_GLYPH_VALUES = 2**16
 """Of one item for a classifier: a grid or a cell. Many are fed at a time."""
 
-LARGEST_WEIGHTS_BYTES = 2**30
+MAX_WEIGHTS_BYTES = 2**30
 
 DOMAINS = ("", "ai.onnx", "com.microsoft")
 """The last is ONNX Runtime's own, of which only ``ATTENTIONS`` are read."""
@@ -39,13 +39,13 @@ DOMAINS = ("", "ai.onnx", "com.microsoft")
 ATTENTIONS = frozenset({("com.microsoft", "MultiHeadAttention")})
 """Operators of ONNX Runtime's own that exports use: queries, keys, values and perhaps a bias."""
 
-MOST_ATTENTION_INPUTS = 4
+MAX_ATTENTION_INPUTS = 4
 
-MOST_HEADS = 1024
+MAX_HEADS = 1024
 
-LARGEST_ATTENTION_SCALE = 1000.0
+MAX_ATTENTION_SCALE = 1000.0
 
-OLDEST_OPSET, OLDEST_IR = 7, 3
+MIN_OPSET, MIN_IR_VERSION = 7, 3
 
 GROWING = {"ConstantOfShape": (0,), "Expand": (1,), "Tile": (1,), "Pad": (1,), "Reshape": (1,),
            "Range": (0, 1, 2), "Resize": (2, 3), "Upsample": (1,), "OneHot": (1,),
@@ -54,10 +54,10 @@ GROWING = {"ConstantOfShape": (0,), "Expand": (1,), "Tile": (1,), "Pad": (1,), "
            "MelWeightMatrix": (0, 1)}  # fmt: skip
 """Operators whose output is as large as an input says, and which input that is."""
 
-MOST_EXTENTS = 64
+MAX_SHAPE_ENTRIES = 64
 """Values of a constant that can be a shape."""
 
-LARGEST_GROWTH = 2**28
+MAX_GROWTH = 2**28
 """Elements that a constant may ask for."""
 
 LOOPS = ("Loop", "Scan", "If", "SequenceMap")
@@ -88,8 +88,8 @@ def check_model(model: onnx.ModelProto) -> None:
     graph = model.graph
     if not graph.node:
         raise ValueError("an empty graph")
-    if len(graph.node) > MOST_NODES:
-        raise ValueError(f"{len(graph.node)} nodes; at most {MOST_NODES} are read")
+    if len(graph.node) > MAX_NODES:
+        raise ValueError(f"{len(graph.node)} nodes; at most {MAX_NODES} are read")
     if graph.sparse_initializer:
         raise ValueError("sparse weights")
     _check_ports(graph)
@@ -101,9 +101,9 @@ def check_model(model: onnx.ModelProto) -> None:
 def _check_versions(model: onnx.ModelProto) -> None:
     import onnx
 
-    if not OLDEST_IR <= model.ir_version <= onnx.IR_VERSION:
+    if not MIN_IR_VERSION <= model.ir_version <= onnx.IR_VERSION:
         raise ValueError(
-            f"IR version {model.ir_version}; {OLDEST_IR} to {onnx.IR_VERSION} are read"
+            f"IR version {model.ir_version}; {MIN_IR_VERSION} to {onnx.IR_VERSION} are read"
         )
     domains = [entry.domain for entry in model.opset_import]
     foreign = [domain for domain in domains if domain not in DOMAINS]
@@ -111,8 +111,8 @@ def _check_versions(model: onnx.ModelProto) -> None:
         raise ValueError(f"operators of another library ({brief(foreign[0])})")
     newest = onnx.defs.onnx_opset_version()
     versions = [e.version for e in model.opset_import if e.domain != "com.microsoft"]
-    if len(versions) != 1 or not OLDEST_OPSET <= versions[0] <= newest:
-        raise ValueError(f"operator set {versions}; one of {OLDEST_OPSET} to {newest} is read")
+    if len(versions) != 1 or not MIN_OPSET <= versions[0] <= newest:
+        raise ValueError(f"operator set {versions}; one of {MIN_OPSET} to {newest} is read")
 
 
 def _check_ports(graph: onnx.GraphProto) -> None:
@@ -121,7 +121,7 @@ def _check_ports(graph: onnx.GraphProto) -> None:
         if not port.type.HasField("tensor_type"):
             raise ValueError(f"port {brief(port.name)} is no tensor")
         dims = _dims(port)
-        if len(dims) > MOST_DIMENSIONS or any(not 0 <= dim <= LARGEST_DIMENSION for dim in dims):
+        if len(dims) > MAX_DIMENSIONS or any(not 0 <= dim <= MAX_DIMENSION for dim in dims):
             raise ValueError(f"port {brief(port.name)} has dimensions {brief(dims)}")
     classifies = any(len(_dims(port)) == 2 for port in graph.output)
     weights = {tensor.name for tensor in graph.initializer}
@@ -142,16 +142,16 @@ def _can_be_fed(name: str, dims: Sequence[int], classifies: bool) -> bool:
     """Tell whether an input of these extents, 0 where not fixed, is one that can be probed."""
     values = math.prod(dim or 1 for dim in dims)
     if classifies:
-        return values <= MOST_GLYPH_VALUES
+        return values <= MAX_GLYPH_VALUES
     if len(dims) != 4:
-        return values <= MOST_VALUES
+        return values <= MAX_VALUES
     channels, *extents = dims[1:]
-    most = MOST_PICTURE_CHANNELS if name == "input" else MOST_CHANNELS
+    most = MAX_IMAGE_CHANNELS if name == "input" else MAX_CHANNELS
     return (
         channels <= most
-        and max(extents) <= LARGEST_EXTENT
-        and values // max(channels, 1) <= MOST_STATIC_PIXELS
-        and values <= MOST_VALUES
+        and max(extents) <= MAX_EXTENT_PX
+        and values // max(channels, 1) <= MAX_STATIC_PIXELS
+        and values <= MAX_VALUES
     )
 
 
@@ -160,8 +160,8 @@ def _check_weights(graph: onnx.GraphProto) -> None:
     if len(set(names)) != len(names):
         raise ValueError("weights that are there twice under one name")
     total = sum(check_tensor(tensor) for tensor in graph.initializer)
-    if total > LARGEST_WEIGHTS_BYTES:
-        raise ValueError(f"{total} bytes of weights; at most {LARGEST_WEIGHTS_BYTES} are read")
+    if total > MAX_WEIGHTS_BYTES:
+        raise ValueError(f"{total} bytes of weights; at most {MAX_WEIGHTS_BYTES} are read")
 
 
 def check_tensor(tensor: onnx.TensorProto) -> int:
@@ -179,7 +179,7 @@ def check_tensor(tensor: onnx.TensorProto) -> int:
         raise ValueError(f"tensor {name} of text or of no type")
     if tensor.data_type not in onnx.TensorProto.DataType.values() or tensor.HasField("segment"):
         raise ValueError(f"tensor {name} of unknown type {tensor.data_type}")
-    if any(dim < 0 for dim in tensor.dims) or math.prod(tensor.dims) > LARGEST_WEIGHTS_BYTES:
+    if any(dim < 0 for dim in tensor.dims) or math.prod(tensor.dims) > MAX_WEIGHTS_BYTES:
         raise ValueError(f"tensor {name} of dimensions {brief(list(tensor.dims))}")
     return onnx.numpy_helper.to_array(tensor).nbytes
 
@@ -213,7 +213,7 @@ def _check_growth(graph: onnx.GraphProto) -> None:
             _check_dropout(constants.get(node.input[2]))
         for position in GROWING.get(node.op_type, ()):
             name = node.input[position] if position < len(node.input) else ""
-            if name in constants and not _asked(constants[name]) <= LARGEST_GROWTH:
+            if name in constants and not _asked(constants[name]) <= MAX_GROWTH:
                 raise ValueError(f"a value of gigabytes ({brief(node.op_type)})")
 
 
@@ -239,7 +239,7 @@ def _check_dropout(training: onnx.TensorProto | None) -> None:
 def _asked(tensor: onnx.TensorProto) -> float:
     import onnx
 
-    if math.prod(tensor.dims) > MOST_EXTENTS or not tensor.data_type:
+    if math.prod(tensor.dims) > MAX_SHAPE_ENTRIES or not tensor.data_type:
         return 0.0
     values = onnx.numpy_helper.to_array(tensor).astype(float).ravel()
     return math.prod(max(1.0, abs(value)) for value in values.tolist())
@@ -277,9 +277,9 @@ def _check_attention(node: onnx.NodeProto) -> None:
     heads = told["num_heads"].i if "num_heads" in told else 0
     scale = told["scale"].f if "scale" in told else 1.0
     plain = set(told) <= {"num_heads", "scale"} and len(node.output) == 1
-    if not plain or not len(node.input) <= MOST_ATTENTION_INPUTS or not 1 <= heads <= MOST_HEADS:
+    if not plain or not len(node.input) <= MAX_ATTENTION_INPUTS or not 1 <= heads <= MAX_HEADS:
         raise ValueError(f"{node.op_type} with other inputs or attributes than exports have")
-    if not abs(scale) <= LARGEST_ATTENTION_SCALE:
+    if not abs(scale) <= MAX_ATTENTION_SCALE:
         raise ValueError(f"{node.op_type} with a scale of {scale:g}")
 
 

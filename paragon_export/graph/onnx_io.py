@@ -18,7 +18,7 @@ from paragon_export.graph.inspection import metadata_of, port_of
 from paragon_export.graph.metadata import TOOL, ModelMetadata
 from paragon_export.graph.onnx_checks import check_model
 from paragon_export.networks.glyph.layout import CELL, GRID
-from paragon_export.specs.network import Variant
+from paragon_export.specs.network import NetworkSpec
 from paragon_export.specs.plans import ExportPlan
 from paragon_export.specs.types import ONNX_SUFFIXES
 from paragon_export.system.environment import makers
@@ -34,10 +34,10 @@ CONTENT_DIGEST = "content_sha256"
 """Metadata key: SHA-256 of the file's bytes without this very entry."""
 
 
-LARGEST_FILE_BYTES = 2**30
+MAX_FILE_BYTES = 2**30
 
 
-MEMORY_TO_READ = 3 * 2**30
+MAX_READ_MEMORY_BYTES = 3 * 2**30
 """Bytes: a short file may parse to a large one."""
 
 # Where a model is damaged the library logs a traceback and goes on, which nobody asked for.
@@ -86,9 +86,9 @@ def read_onnx_file(path: Path) -> OnnxFile:
     """
     import onnx
 
-    data = read_bytes(path, LARGEST_FILE_BYTES, "", RunError)
+    data = read_bytes(path, MAX_FILE_BYTES, "", RunError)
     try:
-        with limited_memory(MEMORY_TO_READ):
+        with limited_memory(MAX_READ_MEMORY_BYTES):
             proto = onnx.ModelProto.FromString(data)
             try:
                 check_model(proto)
@@ -158,7 +158,7 @@ def _content_digest(proto: onnx.ModelProto) -> tuple[str, str | None]:
 
 def describe_in(
     model: ir.Model,
-    variant: Variant,
+    spec: NetworkSpec,
     checkpoint: Checkpoint,
     plan: ExportPlan,
     rewrites: Mapping[str, int],
@@ -169,25 +169,25 @@ def describe_in(
     """
     made_with = makers()
     metadata = ModelMetadata(
-        family=variant.family,
-        generation=variant.generation,
-        variant=variant.name,
-        scale=variant.scale,
-        in_channels=variant.in_channels,
-        out_channels=variant.out_channels,
-        window=variant.window,
-        smallest=variant.smallest,
-        is_picture=variant.is_picture,
-        switches=variant.switches,
+        family=spec.architecture,
+        generation=spec.generation,
+        variant=spec.variant,
+        scale=spec.scale,
+        in_channels=spec.in_channels,
+        out_channels=spec.out_channels,
+        window=spec.window,
+        smallest=spec.smallest,
+        is_picture=spec.is_picture,
+        switches=spec.options,
         precision=plan.precision.value,
         io=plan.io.value,
         video=plan.video,
         rewrites=dict(rewrites),
         runtime=plan.runtime.value,
-        **variant.contract,
+        **spec.contract,
         checkpoint=utf_8(checkpoint.path.name),
         checkpoint_sha256=checkpoint.sha256,
-        dropped_tensors=len(variant.dropped),
+        dropped_tensors=len(spec.dropped),
         tool=f"{TOOL} {made_with['paragon-export']}",
         torch=made_with["torch"],
         made_with=made_with,

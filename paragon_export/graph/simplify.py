@@ -18,7 +18,7 @@ SKIPPED = ["fuse_qkv", "fuse_consecutive_reduce"]
 """Passes that do harm. Three products made one have to be split again, which copies; a mean of means
 made one mean is summed at a stretch, whose rounding error grows with the picture."""
 
-MOST_GROWTH = 1.25
+MAX_GROWTH_FACTOR = 1.25
 """By how much constants may grow when what follows from them is computed; beyond, it is left to
 the run. A bias for every pair of places of a window is gathered from a small table."""
 
@@ -31,7 +31,7 @@ def simplify(model: ir.Model) -> ir.Model:
     """
     given = ir.to_proto(model)
     proto = _simplified(given)
-    if proto.ByteSize() > MOST_GROWTH * given.ByteSize():
+    if proto.ByteSize() > MAX_GROWTH_FACTOR * given.ByteSize():
         proto = _simplified(given, skip_constant_folding=True)
     simplified = ir.from_proto(proto)
     if simplified.graph.num_nodes() >= model.graph.num_nodes():

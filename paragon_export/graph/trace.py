@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from paragon_export.specs.network import Port
 
 
-LARGEST_UNFOLDED = 2**20
+MAX_FOLDED_VALUES = 2**20
 """Bytes up to which what follows from weights alone is computed here even if it is larger than
 they are. Beyond, the graph computes it: a bias for every pair of places of a window is gathered
 from a small table, in every block."""
@@ -123,7 +123,7 @@ class _Lowering:
         kwargs = fx.map_arg(node.kwargs, self.values.__getitem__)
         if _is_constant(args):
             computed = self._compute(node, args, kwargs)
-            if computed.nbytes <= LARGEST_UNFOLDED or computed.nbytes <= _bytes(args):
+            if computed.nbytes <= MAX_FOLDED_VALUES or computed.nbytes <= _bytes(args):
                 self.values[node] = Weight(node.name, computed)
                 return
         with self.emitter.scope(node.name, wide=node in self.wide):

@@ -23,7 +23,7 @@ PIXELS_PER_PROBE = 256
 """A probe holds at least so many pixels, in several pictures if it must: the largest rounding
 error over a dozen values is a matter of luck."""
 
-MOST_PICTURES = 16
+MAX_IMAGES = 16
 
 
 NO_STATE = (float("nan"), float("inf"), float("-inf"), 6e4)
@@ -139,7 +139,7 @@ def still_probes(
     kinds = itertools.cycle(STRESS.items())
     for size, batch in sizes:
         few = _pictures_to_fill(size)
-        count = max(batch, min(few, MOST_PICTURES))
+        count = max(batch, min(few, MAX_IMAGES))
         crops = np.stack([photograph_crop(channels, size, index) for index in range(count)])
         frames = (crops,) if batched else tuple(crops[:, None])
         probes.append(Probe(label="photograph", size=size, frames=frames))
@@ -230,7 +230,7 @@ def video_probes(
     """
     short = []
     for size, _ in sizes:
-        clips = min(_pictures_to_fill(size), MOST_PICTURES) if batched else 1
+        clips = min(_pictures_to_fill(size), MAX_IMAGES) if batched else 1
         short.append(video_probe(channels, size, frames=2, clips=clips))
     longest = next((size for size, _ in sizes if size.height % 2 and size.height > 1), sizes[0][0])
     broken = replace(

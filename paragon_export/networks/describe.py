@@ -6,22 +6,22 @@ from pathlib import Path
 
 from paragon_export.checkpoints.load import Checkpoint, load_checkpoint
 from paragon_export.errors import CheckpointError
-from paragon_export.networks.registry import family_of
+from paragon_export.networks.registry import architecture_of
 from paragon_export.specs.network import (
-    LARGEST_KERNEL,
-    MOST_CHANNELS,
-    MOST_LARGE_VALUES,
-    MOST_OUTPUT_VALUES,
-    MOST_PICTURE_CHANNELS,
-    Variant,
+    MAX_CHANNELS,
+    MAX_FULL_SIZE_VALUES,
+    MAX_IMAGE_CHANNELS,
+    MAX_KERNEL,
+    MAX_OUTPUT_VALUES,
+    NetworkSpec,
 )
-from paragon_export.specs.plans import Switches
+from paragon_export.specs.plans import NetworkOptions
 
-Described = tuple[Checkpoint, Variant]
+Described = tuple[Checkpoint, NetworkSpec]
 """A checkpoint and the network that it holds."""
 
 
-def describe(path: Path, switches: Switches) -> Described:
+def describe(path: Path, options: NetworkOptions) -> Described:
     """Load a checkpoint and work out its network.
 
     Raises:
@@ -29,9 +29,9 @@ def describe(path: Path, switches: Switches) -> Described:
     """
     checkpoint = load_checkpoint(path)
     _check_widths(checkpoint)
-    variant = family_of(checkpoint).describe(checkpoint, switches)
-    _check_growth(path, variant)
-    return checkpoint, variant
+    spec = architecture_of(checkpoint).describe(checkpoint, options)
+    _check_growth(path, spec)
+    return checkpoint, spec
 
 
 def _check_widths(checkpoint: Checkpoint) -> None:
@@ -43,28 +43,27 @@ def _check_widths(checkpoint: Checkpoint) -> None:
     for name, array in checkpoint.tensors.items():
         if array.ndim != 4:
             continue
-        if max(array.shape[:2]) > MOST_CHANNELS or max(array.shape[2:]) > LARGEST_KERNEL:
+        if max(array.shape[:2]) > MAX_CHANNELS or max(array.shape[2:]) > MAX_KERNEL:
             raise CheckpointError(
-                f"{checkpoint.path}: {name} is {list(array.shape)}; at most {MOST_CHANNELS} "
-                f"channels and kernels of {LARGEST_KERNEL} are served"
+                f"{checkpoint.path}: {name} is {list(array.shape)}; at most {MAX_CHANNELS} "
+                f"channels and kernels of {MAX_KERNEL} are served"
             )
 
 
-def _check_growth(path: Path, variant: Variant) -> None:
+def _check_growth(path: Path, spec: NetworkSpec) -> None:
     """Refuse a network whose pictures would take gigabytes: a small file may hold it.
 
     Raises:
         CheckpointError: Saying what it has too much of.
     """
-    channels, area = variant.in_channels, variant.scale**2
-    features = getattr(variant.structure.get("hyperparameters"), "features", 0)
-    if channels > MOST_PICTURE_CHANNELS or channels * area > MOST_OUTPUT_VALUES:
+    channels, area = spec.in_channels, spec.scale**2
+    features = getattr(spec.structure.get("hyperparameters"), "features", 0)
+    if channels > MAX_IMAGE_CHANNELS or channels * area > MAX_OUTPUT_VALUES:
         what = f"{channels} channels"
-    elif features * area > MOST_LARGE_VALUES:
+    elif features * area > MAX_FULL_SIZE_VALUES:
         what = f"{features} features"
     else:
         return
     raise CheckpointError(
-        f"{path}: a network of {what} at a scale of {variant.scale} is larger than any that is "
-        "served"
+        f"{path}: a network of {what} at a scale of {spec.scale} is larger than any that is served"
     )

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from paragon_export.errors import PlanError
-from paragon_export.specs.network import LARGEST_SCALE, Setting
-from paragon_export.specs.plans import Switches
+from paragon_export.specs.network import MAX_SCALE, ResolvedOption
+from paragon_export.specs.plans import NetworkOptions
 from paragon_export.system.reading import parse_json
 from paragon_export.system.strict_yaml import parse_yaml, read_yaml
 from paragon_export.system.text import brief
@@ -20,18 +20,18 @@ RARER = (
     "generation", "use_norm", "dynamic_inference", "obey_tracked_flag",
     "activation", "normalize_embeddings", "stem_stride", "bn_eps",
 )  # fmt: skip
-"""Switches that are given as ``--set NAME=VALUE``."""
+"""NetworkOptions that are given as ``--set NAME=VALUE``."""
 
 
 FLAGS = ("attention_mode", "export_safe", "upsampler_alpha", "window_size", "scale", *RARER)
-"""Switches that can be given on the command line."""
+"""NetworkOptions that can be given on the command line."""
 
 
-LARGEST_WINDOW = 32
+MAX_WINDOW_PX = 32
 """Scores within a window grow with the fourth power of its side: 64 pixels take 9 GB."""
 
 
-LARGEST_ALPHA = 1000.0
+MAX_ALPHA = 1000.0
 """Networks were trained with 0 to 1; far beyond, every picture is infinite."""
 
 
@@ -39,7 +39,7 @@ EPSILONS = (1e-12, 1.0)
 """Least and largest: float32 holds them beside any variance."""
 
 
-def parse_switch(text: str) -> tuple[str, Any]:
+def parse_option(text: str) -> tuple[str, Any]:
     """Read ``NAME=VALUE``; the value is read as YAML reads it.
 
     Raises:
@@ -59,14 +59,14 @@ class Resolver:
 
     def __init__(
         self,
-        switches: Switches,
+        options: NetworkOptions,
         metadata: Mapping[str, str],
         tables: Sequence[str] = ("network_g",),
     ) -> None:
         """Read the sources; ``tables`` are those of an option file, of which the first counts."""
-        self.options = read_option_file(switches.config, tables) if switches.config else {}
+        self.options = read_option_file(options.config, tables) if options.config else {}
         self._sources: list[tuple[Any, Mapping[str, Any]]] = [
-            ("flag", switches.flags),
+            ("flag", options.flags),
             ("config", self.options),
             ("metadata", _from_metadata(metadata)),
         ]
@@ -75,7 +75,7 @@ class Resolver:
         """Return what the strongest source says of a switch, as it stands there; None if none."""
         return next((values[name] for _, values in self._sources if name in values), None)
 
-    def settle(self, name: str, default: Any, check: Callable[[Any], Any]) -> Setting:
+    def settle(self, name: str, default: Any, check: Callable[[Any], Any]) -> ResolvedOption:
         """Return the value of switch ``name`` and its source.
 
         ``check`` returns the value as the network wants it, or raises ValueError or TypeError.
@@ -86,12 +86,12 @@ class Resolver:
         for source, values in self._sources:
             if name in values:
                 try:
-                    return Setting(check(values[name]), source)
+                    return ResolvedOption(check(values[name]), source)
                 except (ValueError, TypeError) as error:
                     raise PlanError(
                         f"{name} = {brief(values[name])} (from the {source}) is impossible: {error}"
                     ) from error
-        return Setting(default, "default")
+        return ResolvedOption(default, "default")
 
 
 def read_option_file(path: Path, tables: Sequence[str] = ("network_g",)) -> dict[str, Any]:
@@ -129,13 +129,13 @@ def _from_metadata(metadata: Mapping[str, str]) -> dict[str, Any]:
 
 
 def blend_factor(value: Any) -> float:
-    """Check a blend factor: a number from 0 to ``LARGEST_ALPHA``."""
+    """Check a blend factor: a number from 0 to ``MAX_ALPHA``."""
     if isinstance(value, str):
         raise TypeError("it is text, not a number; YAML wants a point in 1e-1, as in 1.0e-1")
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError("it must be a number")
-    if not 0 <= value <= LARGEST_ALPHA:
-        raise ValueError(f"it must be 0 to {LARGEST_ALPHA:g}")
+    if not 0 <= value <= MAX_ALPHA:
+        raise ValueError(f"it must be 0 to {MAX_ALPHA:g}")
     return float(value)
 
 
@@ -166,19 +166,19 @@ def whole_number(value: Any) -> int:
 
 
 def window_side(value: Any) -> int:
-    """Check the side of attention windows in pixels: 1 to ``LARGEST_WINDOW``."""
+    """Check the side of attention windows in pixels: 1 to ``MAX_WINDOW_PX``."""
     found = whole_number(value)
-    if found > LARGEST_WINDOW:
-        raise ValueError(f"it must be 1 to {LARGEST_WINDOW}")
+    if found > MAX_WINDOW_PX:
+        raise ValueError(f"it must be 1 to {MAX_WINDOW_PX}")
     return found
 
 
 def factor(value: Any) -> int:
-    """Check a scale: a whole number from 1 to ``LARGEST_SCALE``."""
+    """Check a scale: a whole number from 1 to ``MAX_SCALE``."""
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError("it must be a whole number")
-    if not 1 <= value <= LARGEST_SCALE:
-        raise ValueError(f"it must be 1 to {LARGEST_SCALE}")
+    if not 1 <= value <= MAX_SCALE:
+        raise ValueError(f"it must be 1 to {MAX_SCALE}")
     return value
 
 

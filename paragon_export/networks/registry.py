@@ -6,27 +6,27 @@ from typing import TYPE_CHECKING, Protocol
 
 from paragon_export.checkpoints.load import listing
 from paragon_export.errors import UnsupportedNetworkError
-from paragon_export.networks.glyph import GlyphFamily
-from paragon_export.networks.munet import MUNetFamily
-from paragon_export.networks.paragonsr2 import ParagonSR2Family
+from paragon_export.networks.glyph import GlyphArchitecture
+from paragon_export.networks.munet import MUNetArchitecture
+from paragon_export.networks.paragonsr2 import ParagonSR2Architecture
 
 if TYPE_CHECKING:
     from torch import nn
 
     from paragon_export.checkpoints.load import Checkpoint
-    from paragon_export.specs.network import Port, Variant
-    from paragon_export.specs.plans import Switches
+    from paragon_export.specs.network import NetworkSpec, Port
+    from paragon_export.specs.plans import NetworkOptions
 
 
-class Family(Protocol):
+class Architecture(Protocol):
     """What the flow needs to know of a family; importing one imports no PyTorch."""
 
     name: str
 
-    def recognises(self, checkpoint: Checkpoint) -> bool:
+    def recognizes(self, checkpoint: Checkpoint) -> bool:
         """Tell from tensor names whether the checkpoint is of this family."""
 
-    def describe(self, checkpoint: Checkpoint, switches: Switches) -> Variant:
+    def describe(self, checkpoint: Checkpoint, options: NetworkOptions) -> NetworkSpec:
         """Work out the variant and check every tensor's name, shape and dtype.
 
         Raises:
@@ -35,13 +35,13 @@ class Family(Protocol):
             PlanError: If a switch is impossible or contradicts the tensors.
         """
 
-    def build(self, variant: Variant, checkpoint: Checkpoint, *, video: bool = False) -> nn.Module:
+    def build(self, spec: NetworkSpec, checkpoint: Checkpoint, *, video: bool = False) -> nn.Module:
         """Return the network in eval mode, float32, on the CPU, loaded strictly.
 
         Its ``forward`` takes the inputs and returns the outputs of :meth:`ports` in order.
         """
 
-    def ports(self, variant: Variant, *, video: bool) -> tuple[tuple[Port, ...], tuple[Port, ...]]:
+    def ports(self, spec: NetworkSpec, *, video: bool) -> tuple[tuple[Port, ...], tuple[Port, ...]]:
         """Return the inputs and outputs of the exported graph.
 
         Raises:
@@ -49,17 +49,21 @@ class Family(Protocol):
         """
 
 
-REGISTRY: tuple[Family, ...] = (ParagonSR2Family(), MUNetFamily(), GlyphFamily())
+REGISTRY: tuple[Architecture, ...] = (
+    ParagonSR2Architecture(),
+    MUNetArchitecture(),
+    GlyphArchitecture(),
+)
 
 
-def family_of(checkpoint: Checkpoint) -> Family:
+def architecture_of(checkpoint: Checkpoint) -> Architecture:
     """Return the family that a checkpoint belongs to.
 
     Raises:
         UnsupportedNetworkError: If no family recognises it.
     """
     for family in REGISTRY:
-        if family.recognises(checkpoint):
+        if family.recognizes(checkpoint):
             return family
     keys = list(checkpoint.tensors)
     raise UnsupportedNetworkError(
@@ -68,6 +72,6 @@ def family_of(checkpoint: Checkpoint) -> Family:
     )
 
 
-def family_named(name: str) -> Family:
+def architecture_named(name: str) -> Architecture:
     """Return the family of a variant."""
     return next(family for family in REGISTRY if family.name == name)

@@ -28,7 +28,7 @@ from paragon_export.parity.reference import Reference
 from paragon_export.precision.rounding import rounding_model
 from paragon_export.runtimes.base import Runner
 from paragon_export.runtimes.isolated import open_runner
-from paragon_export.specs.network import Port, Variant
+from paragon_export.specs.network import NetworkSpec, Port
 from paragon_export.specs.profiles import BatchProfile, Profile
 from paragon_export.specs.types import ENGINE_SUFFIXES, OnnxBackend, Precision, Size
 from paragon_export.system.text import brief
@@ -85,10 +85,10 @@ class Opened:
         """Items of a batch that a glyph classifier may be fed in its judgement."""
         return self.profile.largest if isinstance(self.profile, BatchProfile) else GLYPHS
 
-    def disagreements(self, variant: Variant) -> list[str]:
+    def disagreements(self, spec: NetworkSpec) -> list[str]:
         """Say where the file was made with other switches than the reference has."""
         notes = []
-        for name, setting in variant.switches.items():
+        for name, setting in spec.options.items():
             recorded = self.metadata.switches.get(name)
             if recorded is None or recorded.value == setting.value:
                 continue

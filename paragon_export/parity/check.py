@@ -35,8 +35,8 @@ from paragon_export.parity.provenance import (
 )
 from paragon_export.parity.reference import OnnxReference, Reference, build_reference
 from paragon_export.parity.report import Finding, ParityReport, ParityRow
-from paragon_export.specs.network import Variant
-from paragon_export.specs.plans import Switches
+from paragon_export.specs.network import NetworkSpec
+from paragon_export.specs.plans import NetworkOptions
 from paragon_export.specs.tolerance import Tolerance
 from paragon_export.specs.types import OnnxBackend, Size
 from paragon_export.system.text import brief
@@ -44,7 +44,7 @@ from paragon_export.system.text import brief
 
 def judge(
     reference: Reference,
-    variant: Variant,
+    spec: NetworkSpec,
     candidates: Sequence[Artifact],
     sizes: Sequence[Size] = (),
     images: Path | None = None,
@@ -69,15 +69,15 @@ def judge(
     ]
     for file, backend in opened_by:
         opened = open_candidate(file, reference, backend)
-        probes = _probes(reference, variant, opened, sizes, images)
-        report = verify(reference, [opened.candidate], probes, is_picture=variant.is_picture)
+        probes = _probes(reference, spec, opened, sizes, images)
+        report = verify(reference, [opened.candidate], probes, is_picture=spec.is_picture)
         rows += report.rows
-        notes += [*report.notes, *opened.disagreements(variant)]
+        notes += [*report.notes, *opened.disagreements(spec)]
         if not report.passed:
             subject = Subject(
                 candidate=opened.candidate,
                 reference=reference,
-                variant=variant,
+                spec=spec,
                 probes=probes,
                 instead=instead,
             )
@@ -121,7 +121,7 @@ def judge_conversion(source: OnnxFile, converted: OnnxFile) -> ParityReport:
 
 def _probes(
     reference: Reference,
-    variant: Variant,
+    spec: NetworkSpec,
     opened: Opened,
     sizes: Sequence[Size],
     images: Path | None,
@@ -132,29 +132,29 @@ def _probes(
             given = "--sizes" if sizes else "--images"
             raise PlanError(f"{given} is for networks that take pictures; leave it out")
         return glyph_probes(reference.inputs[0], opened.largest_batch)
-    wanted = sizes or opened.allowed_sizes(variant.window, variant.smallest)
+    wanted = sizes or opened.allowed_sizes(spec.window, spec.smallest)
     return choose_probes(
-        variant.in_channels,
-        variant.window,
+        spec.in_channels,
+        spec.window,
         opened.static,
         opened.video,
         wanted,
         images,
-        variant.smallest,
-        variant.also_probed,
+        spec.smallest,
+        spec.also_probed,
     )
 
 
 def judge_files(
     checkpoint: Path,
-    switches: Switches,
+    options: NetworkOptions,
     candidates: Sequence[Path],
     sizes: Sequence[Size] = (),
     images: Path | None = None,
     backends: Sequence[OnnxBackend] = (OnnxBackend.ONNXRUNTIME,),
     *,
     other_checkpoint: bool = False,
-) -> tuple[ParityReport, Variant]:
+) -> tuple[ParityReport, NetworkSpec]:
     """Judge files against a checkpoint; all of them are stills, or all are video models.
 
     Raises:
@@ -164,21 +164,21 @@ def judge_files(
     """
     files = [read_artifact(path) for path in candidates]
     return _judge_artifacts(
-        checkpoint, switches, files, sizes, images, backends, other_checkpoint=other_checkpoint
+        checkpoint, options, files, sizes, images, backends, other_checkpoint=other_checkpoint
     )
 
 
 def _judge_artifacts(
     checkpoint: Path,
-    switches: Switches,
+    options: NetworkOptions,
     files: Sequence[Artifact],
     sizes: Sequence[Size],
     images: Path | None,
     backends: Sequence[OnnxBackend],
     *,
     other_checkpoint: bool = False,
-) -> tuple[ParityReport, Variant]:
-    loaded, variant = describe(checkpoint, switches)
+) -> tuple[ParityReport, NetworkSpec]:
+    loaded, spec = describe(checkpoint, options)
     others = [another_checkpoint(file, loaded) for file in files]
     if any(others) and not other_checkpoint:
         raise PlanError(
@@ -186,28 +186,28 @@ def _judge_artifacts(
             "to judge it all the same"
         )
     video = any(isinstance(f, OnnxFile) and is_video(f.model.graph.inputs) for f in files)
-    reference = build_reference(loaded, variant, video=video)
+    reference = build_reference(loaded, spec, video=video)
 
     @cache
     def instead() -> tuple[Alternative, ...]:
-        return tuple(alternatives(loaded, variant, switches, reference))
+        return tuple(alternatives(loaded, spec, options, reference))
 
-    report = judge(reference, variant, files, sizes, images, backends, instead)
+    report = judge(reference, spec, files, sizes, images, backends, instead)
     notes = (*report.notes, *filter(None, others), *changed_files(files))
-    return replace(report, notes=notes), variant
+    return replace(report, notes=notes), spec
 
 
 def rejudge(
     file: Path,
-    switches: Switches,
+    options: NetworkOptions,
     sizes: Sequence[Size] = (),
     images: Path | None = None,
     backends: Sequence[OnnxBackend] = (OnnxBackend.ONNXRUNTIME,),
-) -> tuple[ParityReport, Variant]:
+) -> tuple[ParityReport, NetworkSpec]:
     """Judge an ONNX file or an engine against the checkpoint that it was made from.
 
     It is the file that the metadata names, beside the model or in the working folder, if its hash
-    is the one told there. Switches that are not given are those that the metadata records.
+    is the one told there. NetworkOptions that are not given are those that the metadata records.
 
     Raises:
         PlanError: If the file names no checkpoint, or there is none such.
@@ -226,7 +226,7 @@ def rejudge(
             f"{file} was made from {brief(name)} with SHA-256 {brief(told)}, neither beside it nor in "
             "the working folder; give the checkpoint before the file"
         )
-    recorded = with_recorded(switches, facts)
-    report, variant = _judge_artifacts(checkpoint, recorded, [artifact], sizes, images, backends)
+    recorded = with_recorded(options, facts)
+    report, spec = _judge_artifacts(checkpoint, recorded, [artifact], sizes, images, backends)
     note = f"judged against {checkpoint}, with the switches that {file.name} records"
-    return replace(report, notes=(note, *report.notes)), variant
+    return replace(report, notes=(note, *report.notes)), spec

@@ -16,8 +16,8 @@ from paragon_export.networks.describe import describe
 from paragon_export.networks.options import FLAGS
 from paragon_export.parity.candidates import Artifact, is_video
 from paragon_export.parity.reference import TorchReference, build_reference
-from paragon_export.specs.network import Variant
-from paragon_export.specs.plans import EnginePlan, Switches
+from paragon_export.specs.network import NetworkSpec
+from paragon_export.specs.plans import EnginePlan, NetworkOptions
 from paragon_export.system.atomic_write import sha256_of
 
 if TYPE_CHECKING:
@@ -26,11 +26,11 @@ if TYPE_CHECKING:
 
 def reference_for(
     plan: EnginePlan, file: OnnxFile
-) -> tuple[tuple[TorchReference, Variant] | None, tuple[str, ...]]:
+) -> tuple[tuple[TorchReference, NetworkSpec] | None, tuple[str, ...]]:
     """Find the network that an ONNX source was made from, and say which it is.
 
     It is the plan's checkpoint, or else the file that the model's metadata names, beside the
-    model or in the working folder, if its hash is the one told there. Switches that the plan
+    model or in the working folder, if its hash is the one told there. NetworkOptions that the plan
     does not give are those that the metadata records.
 
     Raises:
@@ -41,14 +41,14 @@ def reference_for(
     path = plan.checkpoint or checkpoint_named(plan.source, facts)
     if path is None:
         return None, ("no checkpoint to judge the ONNX file against; give --checkpoint",)
-    checkpoint, variant = describe(path, with_recorded(plan.switches, facts))
+    checkpoint, spec = describe(path, with_recorded(plan.options, facts))
     if told not in (None, checkpoint.sha256):
         raise PlanError(
             f"{plan.source} was made from a checkpoint with SHA-256 {told}, and {path} has "
             f"{checkpoint.sha256}; give the one it was made from"
         )
     video = is_video(file.model.graph.inputs)
-    known = (build_reference(checkpoint, variant, video=video), variant)
+    known = (build_reference(checkpoint, spec, video=video), spec)
     return known, (f"judged against {path}, with the switches that the ONNX file records",)
 
 
@@ -64,14 +64,14 @@ def checkpoint_named(onnx: Path, facts: ModelMetadata) -> Path | None:
     return None
 
 
-def with_recorded(switches: Switches, facts: ModelMetadata) -> Switches:
+def with_recorded(options: NetworkOptions, facts: ModelMetadata) -> NetworkOptions:
     """Fill in what a file's metadata records, unless an option file is to tell it.
 
     These are the switches that a flag can set and that tensors did not decide.
     """
-    recorded = {} if switches.config else facts.switches
+    recorded = {} if options.config else facts.switches
     flags = {n: s.value for n, s in recorded.items() if n in FLAGS and s.source != "tensors"}
-    return replace(switches, flags={**flags, **switches.flags})
+    return replace(options, flags={**flags, **options.flags})
 
 
 def facts_of(file: Artifact) -> ModelMetadata:

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Protocol
 from paragon_export.checkpoints.load import Checkpoint
 from paragon_export.errors import PlanError
 from paragon_export.inputs.probes import photograph_crop
-from paragon_export.networks.registry import family_named
+from paragon_export.networks.registry import architecture_named
 from paragon_export.parity.metrics import Difference, difference
 from paragon_export.runtimes.base import Runner
 from paragon_export.runtimes.isolated import open_runner
 from paragon_export.runtimes.torch_runner import TorchRunner
-from paragon_export.specs.network import Port, Variant
-from paragon_export.specs.plans import Switches
+from paragon_export.specs.network import NetworkSpec, Port
+from paragon_export.specs.plans import NetworkOptions
 from paragon_export.specs.types import Size
 
 if TYPE_CHECKING:
@@ -78,31 +78,33 @@ def _at(ports: Sequence[Port], extents: dict[str, int]) -> tuple[Port, ...]:
 
 
 def build_reference(
-    checkpoint: Checkpoint, variant: Variant, *, video: bool = False
+    checkpoint: Checkpoint, spec: NetworkSpec, *, video: bool = False
 ) -> TorchReference:
-    """Build the network as trained; ``video`` adds the temporal ports.
+    """BuildResult the network as trained; ``video`` adds the temporal ports.
 
     Raises:
         PlanError: If something that tensors cannot tell is still open.
     """
-    if variant.needs:
+    if spec.needs:
         raise PlanError(
-            f"{checkpoint.path}: the tensors of a {variant.family} {variant.generation} network do "
-            f"not tell {'; nor '.join(variant.needs)}"
+            f"{checkpoint.path}: the tensors of a {spec.architecture} {spec.generation} network do "
+            f"not tell {'; nor '.join(spec.needs)}"
         )
-    family = family_named(variant.family)
-    inputs, outputs = family.ports(variant, video=video)
-    module = family.build(variant, checkpoint, video=video)
+    family = architecture_named(spec.architecture)
+    inputs, outputs = family.ports(spec, video=video)
+    module = family.build(spec, checkpoint, video=video)
     return TorchReference(module=module, inputs=inputs, outputs=outputs)
 
 
-def measure_drop(checkpoint: Checkpoint, variant: Variant, switches: Switches) -> Difference:
+def measure_drop(checkpoint: Checkpoint, spec: NetworkSpec, options: NetworkOptions) -> Difference:
     """Measure how far the picture moves when the switches drop trained tensors."""
-    whole = {**switches.flags, "export_safe": False, "attention_mode": "sdpa"}
-    everything = family_named(variant.family).describe(checkpoint, replace(switches, flags=whole))
-    feeds = {"input": photograph_crop(variant.in_channels, DROP_SIZE)[None]}
+    whole = {**options.flags, "export_safe": False, "attention_mode": "sdpa"}
+    everything = architecture_named(spec.architecture).describe(
+        checkpoint, replace(options, flags=whole)
+    )
+    feeds = {"input": photograph_crop(spec.in_channels, DROP_SIZE)[None]}
     dropped, full = (
         build_reference(checkpoint, v).runner("float64").infer(feeds)["output"]
-        for v in (variant, everything)
+        for v in (spec, everything)
     )
     return difference(dropped, full, border=0)

@@ -8,7 +8,7 @@ from typing import Any
 
 from paragon_export.parity.metrics import Difference
 from paragon_export.specs.tolerance import DIVERGED, UNDETERMINED, Tolerance
-from paragon_export.specs.types import Precision, Quantisation, Size
+from paragon_export.specs.types import Precision, Quantization, Size
 from paragon_export.system.text import finite
 
 
@@ -17,7 +17,7 @@ class ParityRow:
     """One candidate on one probe."""
 
     candidate: str
-    precision: Precision | Quantisation
+    precision: Precision | Quantization
     output: str
     """Name of the graph output that was compared."""
     picture: str

@@ -11,13 +11,13 @@ import paragon_export
 from paragon_export.graph.onnx_io import OnnxFile, is_our_onnx
 from paragon_export.networks.describe import Described
 from paragon_export.pipeline.export import make_onnx
-from paragon_export.pipeline.results import Build, Prover, Source
+from paragon_export.pipeline.results import BuildResult, Prover, Source
 from paragon_export.specs.plans import EnginePlan, ExportPlan
 from paragon_export.specs.types import Precision, Runtime
 from paragon_export.system.atomic_write import check_writable, write_files
 
 
-def build(plan: EnginePlan, prove: Prover | None = None) -> Build:
+def build(plan: EnginePlan, prove: Prover | None = None) -> BuildResult:
     """Turn a checkpoint or an ONNX file into an engine with a manifest, or reuse the one there.
 
     Args:
@@ -49,10 +49,10 @@ def build(plan: EnginePlan, prove: Prover | None = None) -> Build:
     if not reason:
         manifest = read(plan.output) or {}
         matches = "everything in the manifest matches"
-        return Build(engine=plan.output, manifest=manifest, cached=True, reason=matches)
+        return BuildResult(engine=plan.output, manifest=manifest, cached=True, reason=matches)
     polygraphy_trt(plan.backend.value)  # refuse now what is not installed
     source = _model_to_compile(plan, given)
-    result = Build(
+    result = BuildResult(
         engine=plan.output,
         manifest={},
         cached=False,
@@ -100,7 +100,7 @@ def check_outputs(plan: EnginePlan) -> None:
 
 
 def _model_to_compile(plan: EnginePlan, given: OnnxFile | Described) -> Source:
-    """Export a checkpoint, convert an ONNX file, or take it as it is; judge it in each case."""
+    """ExportResult a checkpoint, convert an ONNX file, or take it as it is; judge it in each case."""
     from paragon_export.graph.inspection import precision_of
     from paragon_export.graph.onnx_io import serialized
     from paragon_export.parity.check import judge, judge_conversion
@@ -115,7 +115,7 @@ def _model_to_compile(plan: EnginePlan, given: OnnxFile | Described) -> Source:
             ExportPlan(
                 checkpoint=plan.source,
                 output=plan.compiled_onnx,
-                switches=plan.switches,
+                options=plan.options,
                 precision=plan.precision,
                 video=plan.video,
                 rewrite=plan.rewrite,
@@ -123,7 +123,7 @@ def _model_to_compile(plan: EnginePlan, given: OnnxFile | Described) -> Source:
             ),
             given,
         )
-        against = (exported.reference, exported.variant)
+        against = (exported.reference, exported.spec)
         return Source(exported.file, exported.parity, against, exported.notes, is_ours=True)
     known, notes = reference_for(plan, given)
     if not plan.rewrite:

@@ -20,7 +20,7 @@ from paragon_export.errors import PlanError
 from paragon_export.networks.describe import describe
 from paragon_export.parity.metrics import luma
 from paragon_export.parity.reference import build_reference
-from paragon_export.specs.plans import Switches
+from paragon_export.specs.plans import NetworkOptions
 
 ALPHAS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6)
 
@@ -37,40 +37,40 @@ EXTENT_PX = 192
 class Fit:
     """How well one set of values reproduces the photograph."""
 
-    switches: dict[str, Any]
+    options: dict[str, Any]
     psnr_y_db: float
     """On luma, 8-bit rounding, a border of ``scale`` pixels left out as papers do."""
     over_bicubic_db: float
     """More than bicubic upscaling by the same factor: comparable from scale to scale."""
 
 
-def probe_switches(path: Path, switches: Switches) -> list[Fit]:
-    """Return every combination of values tried, best first. Switches given as flags are kept.
+def fit_options(path: Path, options: NetworkOptions) -> list[Fit]:
+    """Return every combination of values tried, best first. NetworkOptions given as flags are kept.
 
     Raises:
         ParagonExportError: If the checkpoint cannot be read or a switch is impossible.
     """
-    checkpoint, variant = describe(path, switches)
-    if not variant.is_picture:
-        raise PlanError(f"--probe compares pictures, and a {variant.family} network makes none")
-    if variant.in_channels != 3:
+    checkpoint, spec = describe(path, options)
+    if not spec.is_picture:
+        raise PlanError(f"--probe compares pictures, and a {spec.architecture} network makes none")
+    if spec.in_channels != 3:
         raise PlanError(
-            f"--probe compares pictures in RGB, and {path} takes {variant.in_channels} channels"
+            f"--probe compares pictures in RGB, and {path} takes {spec.in_channels} channels"
         )
-    settings = variant.switches
+    settings = spec.options
     values = {"upsampler_alpha": ALPHAS, "window_size": WINDOWS}
     open_switches: dict[str, list[float]] = {
         name: sorted({*tried, settings[name].value})
         for name, tried in values.items()
         if name in settings and settings[name].source not in ("flag", "tensors")
     }
-    if not variant.scale:
+    if not spec.scale:
         open_switches["scale"] = list(SCALES)
     fits = []
     for combination in itertools.product(*open_switches.values()):
         tried = dict(zip(open_switches, combination, strict=True))
-        flags = {**switches.flags, **tried}
-        _, candidate = describe(path, replace(switches, flags=flags))
+        flags = {**options.flags, **tried}
+        _, candidate = describe(path, replace(options, flags=flags))
         truth, small, bicubic = _pictures(candidate.scale)
         runner = build_reference(checkpoint, candidate).runner("float32")
         output = runner.infer({"input": small})["output"]

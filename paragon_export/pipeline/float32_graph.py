@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from paragon_export.errors import PlanError
 from paragon_export.networks.describe import Described
 from paragon_export.parity.reference import TorchReference, build_reference
-from paragon_export.specs.network import Variant
+from paragon_export.specs.network import NetworkSpec
 from paragon_export.specs.plans import ExportPlan
 from paragon_export.specs.types import Size
 
@@ -29,7 +29,7 @@ class Float32Graph:
     """A float32 graph and what it was made from."""
 
     checkpoint: Checkpoint
-    variant: Variant
+    spec: NetworkSpec
     reference: TorchReference
     fired: Mapping[str, int]
     model: ir.Model
@@ -39,7 +39,7 @@ class Float32Graph:
         """Return what the graph is audited on."""
         from paragon_export.precision.audit import subject_of
 
-        v = self.variant
+        v = self.spec
         return subject_of(
             self.reference.inputs,
             self.reference.outputs,
@@ -59,19 +59,19 @@ def float32_graph(plan: ExportPlan, described: Described) -> Float32Graph:
     from paragon_export.inputs.probes import check_defined
     from paragon_export.rewrite.rules import rewrite, unchanged
 
-    checkpoint, variant = described
-    check_defined([plan.static] if plan.static else [], variant.smallest)
-    reference = build_reference(checkpoint, variant, video=plan.video)
-    if plan.static and variant.is_classifier:
-        raise PlanError(f"--static is for pictures; a {variant.family} network has one grid")
-    ports = reference.fixed(plan.static, variant.scale) if plan.static else None
+    checkpoint, spec = described
+    check_defined([plan.static] if plan.static else [], spec.smallest)
+    reference = build_reference(checkpoint, spec, video=plan.video)
+    if plan.static and spec.is_classifier:
+        raise PlanError(f"--static is for pictures; a {spec.architecture} network has one grid")
+    ports = reference.fixed(plan.static, spec.scale) if plan.static else None
     inputs, outputs = ports or (reference.inputs, reference.outputs)
     network = reference.module
     rewritten = rewrite(network, plan.runtime) if plan.rewrite else unchanged(network)
     traced = trace(rewritten.module, inputs, outputs, plan.operator_set)
     return Float32Graph(
         checkpoint=checkpoint,
-        variant=variant,
+        spec=spec,
         reference=reference,
         fired=rewritten.fired,
         model=simplify(traced),

@@ -19,7 +19,7 @@ from paragon_export.graph.onnx_io import is_onnx, read_onnx_file
 from paragon_export.networks.glyph.layout import CELL, GRID
 from paragon_export.runtimes.base import Runner
 from paragon_export.runtimes.isolated import open_runner
-from paragon_export.specs.plans import ExportPlan, Switches
+from paragon_export.specs.plans import ExportPlan, NetworkOptions
 from paragon_export.specs.types import OnnxBackend
 from paragon_export.system.images import open_picture
 from paragon_export.system.reading import parse_json, read_bytes
@@ -32,7 +32,7 @@ CELLS_AT_A_TIME = 4096
 
 GLYPHS_AT_A_TIME = 256
 
-LARGEST_LABEL_MAP_BYTES = 2**24
+MAX_LABEL_MAP_BYTES = 2**24
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +71,7 @@ class _Opened:
 
 def open_chain(
     paths: Sequence[Path],
-    switches: Switches,
+    options: NetworkOptions,
     label_map: Path | None = None,
     backend: OnnxBackend = OnnxBackend.ONNXRUNTIME,
 ) -> Chain:
@@ -86,7 +86,7 @@ def open_chain(
     Raises:
         ParagonExportError: If they are not one of each phase, or the label map does not fit.
     """
-    opened = sorted((_open(path, switches, backend) for path in paths), key=lambda o: o.phase)
+    opened = sorted((_open(path, options, backend) for path in paths), key=lambda o: o.phase)
     if [o.phase for o in opened] != [1, 2]:
         raise PlanError(
             f"{' and '.join(map(str, paths))} are both of phase {opened[0].phase}; give one of "
@@ -200,7 +200,7 @@ def open_phase_1(path: Path) -> Runner:
     Raises:
         ParagonExportError: If it is anything else.
     """
-    opened = _open(path, Switches(), OnnxBackend.ONNXRUNTIME)
+    opened = _open(path, NetworkOptions(), OnnxBackend.ONNXRUNTIME)
     if opened.phase != 1:
         raise PlanError(f"{path} is of phase {opened.phase}; expected phase 1")
     return opened.runner
@@ -210,7 +210,7 @@ def _chunks(array: np.ndarray, most: int) -> list[np.ndarray]:
     return [array[start : start + most] for start in range(0, len(array), most)]
 
 
-def _open(path: Path, switches: Switches, backend: OnnxBackend) -> _Opened:
+def _open(path: Path, options: NetworkOptions, backend: OnnxBackend) -> _Opened:
     if is_onnx(path):
         file = read_onnx_file(path)
         inputs, outputs = ports_of(file.model)
@@ -225,19 +225,19 @@ def _open(path: Path, switches: Switches, backend: OnnxBackend) -> _Opened:
     from paragon_export.networks.describe import describe
     from paragon_export.parity.reference import build_reference
 
-    checkpoint, variant = describe(path, switches)
-    if not variant.is_classifier:
-        raise PlanError(f"{path} is {variant.family}, not phase 1 or 2 of a glyph classifier")
-    reference = build_reference(checkpoint, variant)
+    checkpoint, spec = describe(path, options)
+    if not spec.is_classifier:
+        raise PlanError(f"{path} is {spec.architecture}, not phase 1 or 2 of a glyph classifier")
+    reference = build_reference(checkpoint, spec)
     data = _exported(reference.module, reference.inputs, reference.outputs)
-    phase = 2 if "vocabulary" in variant.contract else 1
+    phase = 2 if "vocabulary" in spec.contract else 1
     label_map = checkpoint.beside.get("label_map")
     return _Opened(
         phase,
         open_runner(data, backend, is_own=True),
-        variant.out_channels,
+        spec.out_channels,
         label_map,
-        variant.notes,
+        spec.notes,
     )
 
 
@@ -254,7 +254,7 @@ def _exported(module: Any, inputs: Any, outputs: Any) -> bytes:
 
 
 def _read_json(path: Path) -> Any:
-    data = read_bytes(path, LARGEST_LABEL_MAP_BYTES, "label map", PlanError)
+    data = read_bytes(path, MAX_LABEL_MAP_BYTES, "label map", PlanError)
     try:
         return parse_json(data)
     except ValueError as error:

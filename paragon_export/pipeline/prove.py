@@ -29,9 +29,9 @@ def prove_on_gpu(engine: EngineFile, known: Known, profile: Profile | BatchProfi
         return Proof(notes=("no GPU here: the ONNX file was judged, the engine has not run",))
     if known is None:
         return Proof(notes=("the engine has not run: no checkpoint to judge it against",))
-    reference, variant = known
+    reference, spec = known
     try:
-        parity = judge(reference, variant, [engine])
+        parity = judge(reference, spec, [engine])
         runner, _, _ = open_engine(engine)
     except RunError as error:
         return Proof(notes=(f"the engine does not run on the GPU here, {gpu}: {error}",))
@@ -39,6 +39,6 @@ def prove_on_gpu(engine: EngineFile, known: Known, profile: Profile | BatchProfi
         "PyTorch eager (cuda float16)": partial(reference.runner, "float16", "cuda"),
         "TensorRT": lambda: runner,
     }
-    port = reference.inputs[0] if variant.is_classifier else None
+    port = reference.inputs[0] if spec.is_classifier else None
     bench = bench_runners(engine.path.name, contenders, profile.optimal, port)
     return Proof(parity=parity, bench=bench)

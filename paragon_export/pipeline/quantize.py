@@ -30,23 +30,23 @@ from paragon_export.parity.reference import build_reference
 from paragon_export.parity.report import ParityReport, ParityRow
 from paragon_export.pipeline.glyph_chain import grids_of, logits_of, open_phase_1, read_raster
 from paragon_export.pipeline.quantize_pictures import export_int8_pictures
-from paragon_export.pipeline.results import Export
-from paragon_export.precision.int8 import quantise
+from paragon_export.pipeline.results import ExportResult
+from paragon_export.precision.int8 import quantize
 from paragon_export.runtimes.base import Runner
 from paragon_export.runtimes.ort_runner import OnnxRunner
 from paragon_export.runtimes.validate import checked
 from paragon_export.specs.network import Port
 from paragon_export.specs.plans import ExportPlan
 from paragon_export.specs.tolerance import Tolerance
-from paragon_export.specs.types import Quantisation, Size
+from paragon_export.specs.types import Quantization, Size
 from paragon_export.system.atomic_write import check_writable, write_files
 from paragon_export.system.images import pictures_in
 from paragon_export.system.reading import read_bytes
 from paragon_export.system.text import brief
 
-FEWEST_GRIDS = 64
+MIN_GRIDS = 64
 
-LARGEST_ARRAY_BYTES = 2**28
+MAX_ARRAY_BYTES = 2**28
 """Of a file of grids, and of what an archive of them unpacks to."""
 
 HELD_BACK = 4
@@ -68,7 +68,7 @@ class Calibration:
     """Of pictures: whether the file is written however much is lost."""
 
 
-def export_int8(plan: ExportPlan, calibration: Calibration) -> tuple[Export, dict[str, Any]]:
+def export_int8(plan: ExportPlan, calibration: Calibration) -> tuple[ExportResult, dict[str, Any]]:
     """Turn a phase-2 checkpoint into a judged INT8 ONNX file.
 
     Returns:
@@ -79,27 +79,27 @@ def export_int8(plan: ExportPlan, calibration: Calibration) -> tuple[Export, dic
     """
     sources = (plan.checkpoint, calibration.path, calibration.phase_1)
     check_writable(plan.output, *sources, named=plan.is_named, is_ours=is_our_onnx)
-    checkpoint, variant = describe(plan.checkpoint, plan.switches)
-    if variant.is_picture and not variant.is_classifier:
+    checkpoint, spec = describe(plan.checkpoint, plan.options)
+    if spec.is_picture and not spec.is_classifier:
         return export_int8_pictures(plan, calibration.path, calibration.accept_loss)
-    if "vocabulary" not in variant.contract:
+    if "vocabulary" not in spec.contract:
         raise PlanError(
-            f"--int8 is for pictures and phase 2 of a glyph classifier, not {variant.name}"
+            f"--int8 is for pictures and phase 2 of a glyph classifier, not {spec.variant}"
         )
     if calibration.path is None or calibration.accept_loss:
         raise PlanError(
             "--int8 of a glyph classifier needs --calibrate with real grids, and knows no "
             "--accept-loss: --agreement is its bar"
         )
-    reference = build_reference(checkpoint, variant)
+    reference = build_reference(checkpoint, spec)
     (port,) = reference.inputs
     grids = read_grids(calibration, port)
     judged = np.arange(len(grids)) % HELD_BACK == HELD_BACK - 1
     wide = simplify(trace(reference.module, (port,), reference.outputs, plan.operator_set))
     calibrated = np.array_split(grids[~judged], -(-int((~judged).sum()) // 32))
-    model = quantise(wide, [{port.name: part} for part in calibrated])
-    describe_in(model, variant, checkpoint, plan, {})
-    model.metadata_props["precision"] = Quantisation.INT8.value
+    model = quantize(wide, [{port.name: part} for part in calibrated])
+    describe_in(model, spec, checkpoint, plan, {})
+    model.metadata_props["precision"] = Quantization.INT8.value
     file = serialized(model, plan.output)
     truth = logits_of(grids[judged], reference.runner("float64"))
     runner = OnnxRunner(file.data)
@@ -115,10 +115,10 @@ def export_int8(plan: ExportPlan, calibration: Calibration) -> tuple[Export, dic
     parity = ParityReport(rows=(row,), notes=_notes(figures))
     if parity.passed:
         write_files({plan.output: file.data})
-    exported = Export(
+    exported = ExportResult(
         file=file,
         reference=reference,
-        variant=variant,
+        spec=spec,
         fired={},
         parity=parity,
         drop_cost=None,
@@ -138,23 +138,23 @@ def read_grids(calibration: Calibration, port: Port) -> np.ndarray:
         if calibration.phase_1 is None:
             raise PlanError(f"--calibrate {path} is a folder of rasters; give --phase-1 as well")
         rasters = pictures_in(path, "--calibrate")
-        if len(rasters) < FEWEST_GRIDS:
+        if len(rasters) < MIN_GRIDS:
             raise PlanError(_too_few(path, len(rasters)))
         pictures = np.stack([read_raster(raster) for raster in rasters])
         grids = grids_of(pictures, open_phase_1(calibration.phase_1))
     else:
         grids = _read_array(path)
-    if grids.ndim and len(grids) < FEWEST_GRIDS:
+    if grids.ndim and len(grids) < MIN_GRIDS:
         raise PlanError(_too_few(path, len(grids)))
     return checked([port], {port.name: grids})[port.name]
 
 
 def _too_few(path: Path, found: int) -> str:
-    return f"--calibrate {path} holds {found} grids; give {FEWEST_GRIDS} or more real ones"
+    return f"--calibrate {path} holds {found} grids; give {MIN_GRIDS} or more real ones"
 
 
 def _read_array(path: Path) -> np.ndarray:
-    data = read_bytes(path, LARGEST_ARRAY_BYTES, "--calibrate", PlanError)
+    data = read_bytes(path, MAX_ARRAY_BYTES, "--calibrate", PlanError)
     try:
         _check_unpacked(data)
         loaded = np.load(io.BytesIO(data), allow_pickle=False)
@@ -187,8 +187,8 @@ def _check_unpacked(data: bytes) -> None:
     if data[:2] == b"PK":
         check_directory(data)
         size = sum(info.file_size for info in zipfile.ZipFile(io.BytesIO(data)).infolist())
-        if size > LARGEST_ARRAY_BYTES:
-            raise ValueError(f"it unpacks to {size} bytes; at most {LARGEST_ARRAY_BYTES} are read")
+        if size > MAX_ARRAY_BYTES:
+            raise ValueError(f"it unpacks to {size} bytes; at most {MAX_ARRAY_BYTES} are read")
 
 
 def _row(
@@ -209,7 +209,7 @@ def _row(
     )
     return ParityRow(
         candidate=name,
-        precision=Quantisation.INT8,
+        precision=Quantization.INT8,
         output="output",
         picture="held-back grids",
         size=Size(*grids.shape[1:]),

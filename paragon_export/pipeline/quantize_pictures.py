@@ -23,13 +23,13 @@ from paragon_export.networks.describe import describe
 from paragon_export.parity.metrics import Difference, difference, psnr_db
 from paragon_export.parity.reference import TorchReference, build_reference
 from paragon_export.parity.report import ParityReport, ParityRow
-from paragon_export.pipeline.results import Export
-from paragon_export.precision.int8 import quantise
+from paragon_export.pipeline.results import ExportResult
+from paragon_export.precision.int8 import quantize
 from paragon_export.runtimes.ort_runner import OnnxRunner
-from paragon_export.specs.network import Variant
+from paragon_export.specs.network import NetworkSpec
 from paragon_export.specs.plans import ExportPlan
 from paragon_export.specs.tolerance import Tolerance
-from paragon_export.specs.types import Precision, Quantisation, Size
+from paragon_export.specs.types import Precision, Quantization, Size
 from paragon_export.system.atomic_write import write_files
 
 CROP_PX = 192
@@ -38,7 +38,7 @@ CROP_PX = 192
 SHIPPED = 12
 """Pieces of the shipped photograph that are used where no folder is given."""
 
-FEWEST = 4
+MIN_PHOTOGRAPHS = 4
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Pair:
 
 def export_int8_pictures(
     plan: ExportPlan, folder: Path | None, accept_loss: bool
-) -> tuple[Export, dict[str, Any]]:
+) -> tuple[ExportResult, dict[str, Any]]:
     """Quantise a super-resolution network and measure what that costs.
 
     Args:
@@ -67,48 +67,48 @@ def export_int8_pictures(
     Raises:
         ParagonExportError: If a stage could not run; nothing is written then.
     """
-    checkpoint, variant = describe(plan.checkpoint, plan.switches)
-    reference = build_reference(checkpoint, variant)
-    pairs = photographs(variant, folder)
+    checkpoint, spec = describe(plan.checkpoint, plan.options)
+    reference = build_reference(checkpoint, spec)
+    pairs = photographs(spec, folder)
     wide = simplify(trace(reference.module, reference.inputs, reference.outputs, plan.operator_set))
-    model = quantise(wide, [{"input": pair.small} for pair in pairs[::2]])
-    describe_in(model, variant, checkpoint, plan, {})
-    model.metadata_props["precision"] = Quantisation.INT8.value
+    model = quantize(wide, [{"input": pair.small} for pair in pairs[::2]])
+    describe_in(model, spec, checkpoint, plan, {})
+    model.metadata_props["precision"] = Quantization.INT8.value
     file = serialized(model, plan.output)
-    rows, figures = _measure(plan, reference, variant, file.data, pairs[1::2], accept_loss)
+    rows, figures = _measure(plan, reference, spec, file.data, pairs[1::2], accept_loss)
     parity = ParityReport(rows=tuple(rows), notes=_notes(figures, accept_loss))
     if parity.passed:
         write_files({plan.output: file.data})
-    result = Export(
-        file=file, reference=reference, variant=variant, fired={}, parity=parity,
+    result = ExportResult(
+        file=file, reference=reference, spec=spec, fired={}, parity=parity,
         drop_cost=None,
     )  # fmt: skip
     return result, figures
 
 
-def photographs(variant: Variant, folder: Path | None) -> list[Pair]:
+def photographs(spec: NetworkSpec, folder: Path | None) -> list[Pair]:
     """Return pieces of photographs, large and small.
 
     Raises:
-        PlanError: If a picture cannot be read, or the folder holds fewer than ``FEWEST`` pictures
+        PlanError: If a picture cannot be read, or the folder holds fewer than ``MIN_PHOTOGRAPHS`` pictures
             of ``CROP_PX`` a side.
     """
-    side = CROP_PX - CROP_PX % variant.scale
+    side = CROP_PX - CROP_PX % spec.scale
     if folder is None:
         size = Size(side, side)
-        large = [photograph_crop(variant.in_channels, size, i)[None] for i in range(SHIPPED)]
+        large = [photograph_crop(spec.in_channels, size, i)[None] for i in range(SHIPPED)]
     else:
         if not folder.is_dir():
             raise PlanError(f"--calibrate {folder} is not a folder of photographs")
-        probes = folder_probes(variant.in_channels, folder, "--calibrate")
+        probes = folder_probes(spec.in_channels, folder, "--calibrate")
         found = [probe.frames[0] for probe in probes]
         large = [picture[:, :, :side, :side] for picture in found if min(picture.shape[2:]) >= side]
-        if len(large) < FEWEST:
+        if len(large) < MIN_PHOTOGRAPHS:
             raise PlanError(
                 f"--calibrate {folder} holds {len(large)} pictures of {side}x{side} pixels or "
-                f"more; give {FEWEST}"
+                f"more; give {MIN_PHOTOGRAPHS}"
             )
-    return [Pair(picture, _smaller(picture, variant.scale)) for picture in large]
+    return [Pair(picture, _smaller(picture, spec.scale)) for picture in large]
 
 
 def _smaller(large: np.ndarray, scale: int) -> np.ndarray:
@@ -126,7 +126,7 @@ def _smaller(large: np.ndarray, scale: int) -> np.ndarray:
 def _measure(
     plan: ExportPlan,
     reference: TorchReference,
-    variant: Variant,
+    spec: NetworkSpec,
     data: bytes,
     pairs: list[Pair],
     accept_loss: bool,
@@ -141,14 +141,14 @@ def _measure(
         except RunError as error:
             fault = f"cannot run: {error}"
         else:
-            gap = difference(found, truth, border=4 * variant.scale)
+            gap = difference(found, truth, border=4 * spec.scale)
             gaps.append(gap.psnr_db)
-            before.append(_fidelity_db(truth, pair.large, variant.scale))
-            after.append(_fidelity_db(found, pair.large, variant.scale))
+            before.append(_fidelity_db(truth, pair.large, spec.scale))
+            after.append(_fidelity_db(found, pair.large, spec.scale))
         rows.append(
             ParityRow(
                 candidate=plan.output.name,
-                precision=Quantisation.INT8,
+                precision=Quantization.INT8,
                 output="output",
                 picture=f"photograph {index + 1}",
                 size=Size(*pair.small.shape[2:]),

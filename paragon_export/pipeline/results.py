@@ -14,20 +14,20 @@ from paragon_export.parity.metrics import Difference
 from paragon_export.parity.reference import TorchReference
 from paragon_export.parity.report import ParityReport
 from paragon_export.precision.range_report import RangeAudit
-from paragon_export.specs.network import Variant
+from paragon_export.specs.network import NetworkSpec
 from paragon_export.specs.profiles import BatchProfile, Profile
 
-Known = tuple[TorchReference, Variant] | None
+Known = tuple[TorchReference, NetworkSpec] | None
 """The network that a file claims to be, where that is known."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Export:
+class ExportResult:
     """What became of an export plan. The file is written only if the verdict passed."""
 
     file: OnnxFile
     reference: TorchReference
-    variant: Variant
+    spec: NetworkSpec
     fired: Mapping[str, int]
     """Rewrites, and how often each fired."""
     parity: ParityReport
@@ -51,7 +51,7 @@ class Export:
     def notes(self) -> tuple[str, ...]:
         """What the user should be told besides the verdict."""
         ranges = self.ranges.notes if self.ranges else ()
-        notes = (*self.variant.notes, *self.remarks, *ranges)
+        notes = (*self.spec.notes, *self.remarks, *ranges)
         if self.drop_cost is None:
             return notes
         cost = (
@@ -62,7 +62,7 @@ class Export:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Build:
+class BuildResult:
     """What became of an engine plan. The engine was written only if no verdict failed."""
 
     engine: Path

@@ -26,7 +26,7 @@ SWITCHES = "roundings"
 
 WANTED = 5
 
-MOST_RUNS = 96
+MAX_RUNS = 96
 """Where the error is spread evenly over hundreds of tensors, halving would go on and on."""
 
 
@@ -35,11 +35,11 @@ class _Switched:
     """A runner of a switchable model with some of its roundings on."""
 
     runner: Runner
-    switches: np.ndarray
+    options: np.ndarray
     name: str = "switched"
 
     def infer(self, feeds: Mapping[str, np.ndarray]) -> Arrays:
-        return self.runner.infer({**feeds, SWITCHES: self.switches})
+        return self.runner.infer({**feeds, SWITCHES: self.options})
 
 
 def error_shares(
@@ -62,9 +62,9 @@ def error_shares(
     runner = open_runner(ir.to_proto(model).SerializeToString(), is_own=is_own)
 
     def output(chosen: slice) -> np.ndarray:
-        switches = np.zeros(len(names), np.float32)
-        switches[chosen] = 1
-        return play(_Switched(runner, switches), probe, inputs)["output"].astype(np.float64)
+        options = np.zeros(len(names), np.float32)
+        options[chosen] = 1
+        return play(_Switched(runner, options), probe, inputs)["output"].astype(np.float64)
 
     truth = output(slice(0))
 
@@ -74,7 +74,7 @@ def error_shares(
     whole = energy(0, len(names)) if names else 0.0
     if not 0 < whole < np.inf:
         return {}
-    found = largest(energy, len(names), WANTED, MOST_RUNS)
+    found = largest(energy, len(names), WANTED, MAX_RUNS)
     return {names[index]: share / whole for index, share in found}
 
 
@@ -111,10 +111,10 @@ def switchable_model(half: ir.Model, exact: ir.Model) -> tuple[ir.Model, tuple[s
     copy = typed_copy(half)
     known = {str(value.name): value for value in values_of(typed_copy(exact))}
     places = list(widened(copy))
-    switches = ir.Value(name=SWITCHES, shape=ir.Shape([len(places)]), type=ir.TensorType(FLOAT))
-    cast = ir.node("Cast", [switches], {"to": ir.DataType.BOOL.value}, name=f"{SWITCHES}/cast")
+    options = ir.Value(name=SWITCHES, shape=ir.Shape([len(places)]), type=ir.TensorType(FLOAT))
+    cast = ir.node("Cast", [options], {"to": ir.DataType.BOOL.value}, name=f"{SWITCHES}/cast")
     next(iter(copy.graph)).prepend(cast)
-    copy.graph.inputs.append(switches)
+    copy.graph.inputs.append(options)
     names: list[str] = []
     for near, value, dtype in places:
         origin = known[origin_of(str(value.name), known)]

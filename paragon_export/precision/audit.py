@@ -35,7 +35,7 @@ from paragon_export.precision.instrument import Measured, Subject, measure
 from paragon_export.precision.range_report import (
     HIGHEST,
     INFINITE_FROM,
-    SMALLEST_NORMAL,
+    MIN_NORMAL,
     Island,
     RangeAudit,
     TensorRange,
@@ -125,7 +125,7 @@ def audit(
     """
     graph = typed_copy(model)
     check_convertible(graph, precision)
-    found = measure(graph, subject, SMALLEST_NORMAL[precision])
+    found = measure(graph, subject, MIN_NORMAL[precision])
     counts = _counts(found, subject)
     judged = replace(subject, probes=tuple(itertools.compress(subject.probes, counts)))
     peaks = {**_weights(graph), **found.peak_of(counts)}
@@ -301,7 +301,7 @@ def _rows(
         if name not in peaks:
             continue
         if value.const_value is not None:
-            small = _underflow(value.const_value.numpy(), SMALLEST_NORMAL[precision])
+            small = _underflow(value.const_value.numpy(), MIN_NORMAL[precision])
         else:
             seen = found.peaks[:, columns[name]]
             picture = labels[int(np.where(counts, seen, -1.0).argmax())]

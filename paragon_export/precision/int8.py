@@ -23,10 +23,10 @@ import onnx_ir as ir
 from paragon_export.errors import RunError
 from paragon_export.system.atomic_write import scratch
 
-QUANTISED = ("Conv", "Gemm", "MatMul")
+QUANTIZED = ("Conv", "Gemm", "MatMul")
 """The rest stays float: tables, norms, means and activations hold little and lose much."""
 
-MOST_STEPS = 127
+MAX_STEPS = 127
 """Sum of the two largest weights of a sign, in steps of the scale. Each is rounded by half a step
 at most, so the two are 128 steps or less, and 255 * 128 = 32640 fits 16 bits."""
 
@@ -45,7 +45,7 @@ class _Reader:
         return None if feeds is None else dict(feeds)
 
 
-def quantise(model: ir.Model, feeds: Sequence[Mapping[str, np.ndarray]]) -> ir.Model:
+def quantize(model: ir.Model, feeds: Sequence[Mapping[str, np.ndarray]]) -> ir.Model:
     """Return an INT8 copy of a float32 model, with the ranges that real inputs give.
 
     Args:
@@ -66,7 +66,7 @@ def quantise(model: ir.Model, feeds: Sequence[Mapping[str, np.ndarray]]) -> ir.M
                 made,
                 _Reader(feeds),
                 quant_format=QuantFormat.QDQ,
-                op_types_to_quantize=list(QUANTISED),
+                op_types_to_quantize=list(QUANTIZED),
                 per_channel=True,
                 activation_type=QuantType.QUInt8,
                 weight_type=QuantType.QInt8,
@@ -88,7 +88,7 @@ def weight_scales(rows: np.ndarray) -> np.ndarray:
         (channels,) float64, above 0. Weights are rounded to multiples of it.
     """
     pairs = [np.sort(np.maximum(w, 0), axis=1)[:, -2:].sum(axis=1) for w in (rows, -rows)]
-    smallest = np.maximum(*pairs) / MOST_STEPS
+    smallest = np.maximum(*pairs) / MAX_STEPS
     # Weights of a channel that float32 cannot scale become zeros, at another channel's scale.
     scalable = smallest >= np.finfo(np.float32).tiny
     smallest = np.where(scalable, smallest, smallest.max() if scalable.any() else 1.0)
@@ -103,13 +103,13 @@ def _weight_ranges(model: ir.Model) -> dict[str, list[dict[str, Any]]]:
     """Return the ranges of all weights as ONNX Runtime takes them: a dict for each channel."""
     ranges = {}
     for node in model.graph:
-        if node.op_type not in QUANTISED:
+        if node.op_type not in QUANTIZED:
             continue
         for index, value in enumerate(node.inputs[:2]):
             is_weight = index == 1 or node.op_type == "MatMul"
             if is_weight and value is not None and value.const_value is not None:
                 rows, axis = _channels(node, index, value.const_value.numpy().astype(np.float64))
-                tops = (MOST_STEPS * weight_scales(rows)).astype(np.float32)
+                tops = (MAX_STEPS * weight_scales(rows)).astype(np.float32)
                 ranges[value.name or ""] = [{"rmin": -top, "rmax": top, **axis} for top in tops]
     return ranges
 

@@ -19,7 +19,7 @@ HIGHEST = {Precision.FP16: 65504.0, Precision.BF16: (2 - 2.0**-7) * 2.0**127}
 INFINITE_FROM = {Precision.FP16: 65520.0, Precision.BF16: (2 - 2.0**-8) * 2.0**127}
 """What lies half a step above is rounded to infinity."""
 
-SMALLEST_NORMAL = {Precision.FP16: 2.0**-14, Precision.BF16: 2.0**-126}
+MIN_NORMAL = {Precision.FP16: 2.0**-14, Precision.BF16: 2.0**-126}
 """What lies below has lost digits or is zero."""
 
 NAMED = 3

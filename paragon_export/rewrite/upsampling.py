@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from paragon_export.networks.ops import outermost, set_edges
 from paragon_export.rewrite.fx_network import Network, feeds_only, is_call
 
-LARGEST_COMPOSED = 2**25
+MAX_COMPOSED_SIDE = 2**25
 """Elements of a kernel that a rule may make, 256 MB of float64. 160 features at a scale of 8 come
 to 2**24.7."""
 
@@ -79,7 +79,7 @@ def _pays(first: nn.Conv2d, second: nn.Conv2d, s: int) -> bool:
     apart = 9 * first.in_channels * first.out_channels
     apart += 9 * second.in_channels * second.out_channels * s**2
     composed = 16 * first.in_channels * second.out_channels * s**2
-    return composed < apart and composed <= LARGEST_COMPOSED
+    return composed < apart and composed <= MAX_COMPOSED_SIDE
 
 
 class GridShuffle(nn.Module):
@@ -198,7 +198,7 @@ def repeat_after_filter(network: Network) -> int:
         if not filters:
             continue
         last, taps = filters[-1][0], _product([conv for _, conv in filters])
-        if (len(taps) * s * 2 * _reach(taps, s)) ** 2 > LARGEST_COMPOSED:
+        if (len(taps) * s * 2 * _reach(taps, s)) ** 2 > MAX_COMPOSED_SIDE:
             continue
         small = network.call(last, _small_filter(taps, s), node.args[0])
         network.replace(last, network.call(last, GridShuffle(s), small))

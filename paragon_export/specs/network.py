@@ -1,4 +1,4 @@
-"""Variant: one concrete network, every hyperparameter known, and where each came from."""
+"""NetworkSpec: one concrete network, every hyperparameter known, and where each came from."""
 
 from __future__ import annotations
 
@@ -8,26 +8,26 @@ from typing import Any, Literal
 
 Source = Literal["tensors", "flag", "config", "metadata", "default"]
 
-LARGEST_SCALE = 16
+MAX_SCALE = 16
 
-MOST_CHANNELS = 8192
+MAX_CHANNELS = 8192
 """Of a map inside a network: maps of more would take gigabytes at any size."""
 
-MOST_PICTURE_CHANNELS = 256
+MAX_IMAGE_CHANNELS = 256
 """Of the picture that a network is fed."""
 
-MOST_OUTPUT_VALUES = 2**12
+MAX_OUTPUT_VALUES = 2**12
 """That a network gives for each pixel of its input: 16 channels at a scale of 16."""
 
-MOST_LARGE_VALUES = 2**14
+MAX_FULL_SIZE_VALUES = 2**14
 """That features brought to full size take for each pixel of the input."""
 
-LARGEST_KERNEL = 64
+MAX_KERNEL = 64
 """Taps along a side."""
 
 
 @dataclass(frozen=True)
-class Setting:
+class ResolvedOption:
     """The value of a switch and who said so."""
 
     value: Any
@@ -71,13 +71,15 @@ PICTURES: Mapping[str, Any] = {"value_range": [0, 1], "colour_order": "RGB", "la
 
 
 @dataclass(frozen=True, kw_only=True)
-class Variant:
+class NetworkSpec:
     """One network of one family, ready to be built."""
 
-    family: str
+    architecture: str
+    """ParagonSR2, MUNet or the glyph classifier."""
     generation: str
     """Generations that compute the same are named together, as in ``v9/v10``."""
-    name: str
+    variant: str
+    """Of the architecture, as in ``realtime``."""
     scale: int
     """Large pixels per small one; 0 where nobody has told it yet (see ``needs``)."""
     in_channels: int
@@ -86,7 +88,7 @@ class Variant:
     """Elements of the tensors that are built, frozen filters included."""
     window: int
     """Side of the attention windows in pixels; 1 where there are none."""
-    switches: Mapping[str, Setting]
+    options: Mapping[str, ResolvedOption]
     structure: Mapping[str, Any] = field(default_factory=dict)
     """What the family needs besides to build it."""
     contract: Mapping[str, Any] = field(default_factory=lambda: PICTURES)

@@ -20,12 +20,12 @@ from paragon_export.specs.types import (
     check_suffix,
 )
 
-MOST_STATIC_PIXELS = 2**23
+MAX_STATIC_PIXELS = 2**23
 """Of the size that a model may be fixed to: 2160x3840 has fewer."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Switches:
+class NetworkOptions:
     """The user's word on what tensors cannot tell. A switch that is absent was not given."""
 
     flags: Mapping[str, Any] = field(default_factory=dict)
@@ -41,15 +41,15 @@ class ExportPlan:
     output: Path
     is_named: bool = True
     """Whether the user named the output. If not, only a file of this tool is replaced."""
-    switches: Switches = field(default_factory=Switches)
+    options: NetworkOptions = field(default_factory=NetworkOptions)
     precision: Precision = Precision.FP32
     io: Precision = Precision.FP32
     """Type of the graph's image inputs and outputs: FP32, or that of ``precision``."""
     static: Size | None = None
-    """Export for this size and batch 1 alone; None keeps batch, height and width dynamic."""
+    """ExportResult for this size and batch 1 alone; None keeps batch, height and width dynamic."""
     video: bool = False
     rewrite: bool = True
-    """Export an algebraically equal network that runs faster, not the network as trained."""
+    """ExportResult an algebraically equal network that runs faster, not the network as trained."""
     runtime: Runtime = Runtime.ANY
     """What the rewritten network is to run best on."""
     opset: int | None = None
@@ -74,9 +74,9 @@ class ExportPlan:
                 f"--for {self.runtime.value} chooses among rewrites and --no-rewrite forbids them; "
                 "leave one of the two out"
             )
-        if self.static and self.static.height * self.static.width > MOST_STATIC_PIXELS:
+        if self.static and self.static.height * self.static.width > MAX_STATIC_PIXELS:
             raise PlanError(
-                f"--static {self.static} has more than {MOST_STATIC_PIXELS} pixels; give a smaller "
+                f"--static {self.static} has more than {MAX_STATIC_PIXELS} pixels; give a smaller "
                 "size, or leave it out"
             )
         check_suffix(self.output, ONNX_SUFFIXES)
@@ -99,7 +99,7 @@ class EnginePlan:
     """As for :class:`ExportPlan`."""
     checkpoint: Path | None = None
     """Reference for an ONNX source; a checkpoint source is its own."""
-    switches: Switches = field(default_factory=Switches)
+    options: NetworkOptions = field(default_factory=NetworkOptions)
     precision: Precision = Precision.FP32
     backend: Backend = Backend.RTX
     targets: tuple[str, ...] = ()

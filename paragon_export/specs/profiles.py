@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from paragon_export.errors import PlanError
-from paragon_export.specs.types import LARGEST_EXTENT, Size
+from paragon_export.specs.types import MAX_EXTENT_PX, Size
 from paragon_export.system.reading import read_bytes
 from paragon_export.system.text import brief
 
-LARGEST_RECIPE_BYTES = 2**16
+MAX_RECIPE_BYTES = 2**16
 
 
-MOST_PROFILE_PIXELS = 2**31 - 1
+MAX_PROFILE_PIXELS = 2**31 - 1
 """Of the largest batch of a profile: TensorRT's tensors hold no more values."""
 
 
@@ -37,12 +37,12 @@ class Profile:
                     f"impossible profile: {axis} must rise from min {low} over opt {best} "
                     f"to max {high}"
                 )
-        if not 1 <= self.batch <= LARGEST_EXTENT:
-            raise PlanError(f"impossible profile: batch {self.batch}; use 1 to {LARGEST_EXTENT}")
-        if self.batch * self.largest.height * self.largest.width > MOST_PROFILE_PIXELS:
+        if not 1 <= self.batch <= MAX_EXTENT_PX:
+            raise PlanError(f"impossible profile: batch {self.batch}; use 1 to {MAX_EXTENT_PX}")
+        if self.batch * self.largest.height * self.largest.width > MAX_PROFILE_PIXELS:
             raise PlanError(
                 f"impossible profile: {self.batch} pictures of {self.largest} have more than "
-                f"{MOST_PROFILE_PIXELS} pixels, which TensorRT cannot hold"
+                f"{MAX_PROFILE_PIXELS} pixels, which TensorRT cannot hold"
             )
 
     @property
@@ -59,10 +59,10 @@ class BatchProfile:
     largest: int = 256
 
     def __post_init__(self) -> None:
-        if not 1 <= self.smallest <= self.optimal <= self.largest <= LARGEST_EXTENT:
+        if not 1 <= self.smallest <= self.optimal <= self.largest <= MAX_EXTENT_PX:
             raise PlanError(
                 f"impossible profile: batches must rise from min {self.smallest} over opt "
-                f"{self.optimal} to max {self.largest}, within 1 to {LARGEST_EXTENT}"
+                f"{self.optimal} to max {self.largest}, within 1 to {MAX_EXTENT_PX}"
             )
 
 
@@ -76,7 +76,7 @@ def read_recipe(path: Path) -> Profile:
     Raises:
         PlanError: If the file cannot be read or does not hold one possible profile.
     """
-    data = read_bytes(path, LARGEST_RECIPE_BYTES, "recipe", PlanError)
+    data = read_bytes(path, MAX_RECIPE_BYTES, "recipe", PlanError)
     try:
         document = tomllib.loads(data.decode("utf-8"))
     except (ValueError, RecursionError) as error:

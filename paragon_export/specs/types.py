@@ -16,7 +16,7 @@ ONNX_SUFFIXES = (".onnx",)
 ENGINE_SUFFIXES = (".engine", ".plan", ".trt")
 
 
-LARGEST_EXTENT = 16384
+MAX_EXTENT_PX = 16384
 """Pixels per side that a profile may ask for."""
 
 
@@ -32,7 +32,7 @@ class Precision(StrEnum):
         return self is not Precision.FP32
 
 
-class Quantisation(StrEnum):
+class Quantization(StrEnum):
     """Arithmetic in whole numbers: of phase 2 of the glyph classifier alone (see ``int8``)."""
 
     INT8 = "int8"
@@ -66,14 +66,14 @@ class Size:
         """Read ``HxW``.
 
         Raises:
-            PlanError: If it is anything else, or an extent is 0 or over ``LARGEST_EXTENT``.
+            PlanError: If it is anything else, or an extent is 0 or over ``MAX_EXTENT_PX``.
         """
         match = re.fullmatch(r"\s*(\d{1,6})\s*[xX]\s*(\d{1,6})\s*", text)
         if not match:
             raise PlanError(f"size {brief(text)} is not HEIGHTxWIDTH in pixels, as in 720x1280")
         size = cls(int(match[1]), int(match[2]))
-        if not (1 <= size.height <= LARGEST_EXTENT and 1 <= size.width <= LARGEST_EXTENT):
-            raise PlanError(f"size {size} is outside 1x1 to {LARGEST_EXTENT}x{LARGEST_EXTENT}")
+        if not (1 <= size.height <= MAX_EXTENT_PX and 1 <= size.width <= MAX_EXTENT_PX):
+            raise PlanError(f"size {size} is outside 1x1 to {MAX_EXTENT_PX}x{MAX_EXTENT_PX}")
         return size
 
     def __str__(self) -> str:

@@ -29,9 +29,9 @@ FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF")
 SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 """Of the files of a folder that are pictures, in lower case."""
 
-LARGEST_PICTURE_BYTES = 2**28
+MAX_IMAGE_BYTES = 2**28
 
-MOST_PIXELS = 2**25
+MAX_PIXELS = 2**25
 """A picture of 8K has so many; in float32 it takes 400 MB."""
 
 MULTI_PICTURE_JPEG = "MPO"
@@ -111,14 +111,14 @@ def open_picture(path: Path, what: str) -> Iterator[Image.Image]:
     """
     from PIL import Image, ImageOps, UnidentifiedImageError
 
-    data = read_bytes(path, LARGEST_PICTURE_BYTES, what, PlanError)
+    data = read_bytes(path, MAX_IMAGE_BYTES, what, PlanError)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of metadata; what matters is raised
             with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-                if image.width * image.height > MOST_PIXELS:
+                if image.width * image.height > MAX_PIXELS:
                     raise PlanError(
-                        f"{what} {path} is {image.height}x{image.width}; at most {MOST_PIXELS} "
+                        f"{what} {path} is {image.height}x{image.width}; at most {MAX_PIXELS} "
                         "pixels are read"
                     )
                 several = getattr(image, "is_animated", False)

@@ -14,7 +14,7 @@ from typing import Any
 
 from paragon_export.errors import ParagonExportError
 
-DEEPEST = 100
+MAX_DEPTH = 100
 """Tables and lists in one another, of JSON."""
 
 _KINDS = {
@@ -87,7 +87,7 @@ def parse_json(text: str | bytes) -> Any:
 def _check_depth(document: Any) -> None:
     """Refuse what is so deep that other functions than the parser would give up."""
     level = [document]
-    for _ in range(DEEPEST):
+    for _ in range(MAX_DEPTH):
         tables = (v.values() if isinstance(v, dict) else v for v in level
                   if isinstance(v, (dict, list)))  # fmt: skip
         level = [value for table in tables for value in table]

@@ -12,18 +12,18 @@ from paragon_export.errors import PlanError
 from paragon_export.system.reading import read_bytes
 from paragon_export.system.text import brief
 
-LARGEST_OPTION_FILE_BYTES = 2**17
+MAX_OPTION_FILE_BYTES = 2**17
 
 
-MOST_VALUES = 20_000
+MAX_VALUES = 20_000
 """Values in an option file once its anchors are unfolded."""
 
 
-LONGEST_NUMBER = 100
+MAX_NUMBER_CHARACTERS = 100
 """Characters; YAML's numbers to the base 60 take quadratic time."""
 
 
-DEEPEST = 50
+MAX_DEPTH = 50
 
 
 def read_yaml(path: Path) -> Any:
@@ -32,7 +32,7 @@ def read_yaml(path: Path) -> Any:
     Raises:
         PlanError: If the file cannot be read or is not YAML.
     """
-    data = read_bytes(path, LARGEST_OPTION_FILE_BYTES, "option file", PlanError)
+    data = read_bytes(path, MAX_OPTION_FILE_BYTES, "option file", PlanError)
     try:
         return parse_yaml(data.decode("utf-8"))
     except ValueError as error:
@@ -42,7 +42,7 @@ def read_yaml(path: Path) -> Any:
 
 
 def parse_yaml(text: str) -> Any:
-    """Return what a YAML text says; anchors may not unfold to more than ``MOST_VALUES`` values.
+    """Return what a YAML text says; anchors may not unfold to more than ``MAX_VALUES`` values.
 
     Raises:
         ValueError: If it is no YAML, names an entry twice, or is deeper or larger than any option
@@ -55,7 +55,7 @@ def parse_yaml(text: str) -> Any:
         node = loader.get_single_node()
         if node is None:
             return None
-        _unfolded(node, {}, DEEPEST)
+        _unfolded(node, {}, MAX_DEPTH)
         return loader.construct_document(node)
     except (yaml.YAMLError, TypeError, KeyError, AttributeError, OverflowError,
             RecursionError) as error:  # fmt: skip
@@ -70,9 +70,9 @@ def _unfolded(node: Any, seen: dict[int, int], deepest: int) -> int:
             raise ValueError("it is nested too deeply")
         inner = _inner(node)
         count = 1 + sum(_unfolded(n, seen, deepest - 1) for n in inner)
-        if count > MOST_VALUES:
-            raise ValueError(f"it unfolds to more than {MOST_VALUES} values")
-        if node.tag.endswith((":int", ":float")) and len(node.value) > LONGEST_NUMBER:
+        if count > MAX_VALUES:
+            raise ValueError(f"it unfolds to more than {MAX_VALUES} values")
+        if node.tag.endswith((":int", ":float")) and len(node.value) > MAX_NUMBER_CHARACTERS:
             raise ValueError(f"a number of {len(node.value)} characters")
         seen[id(node)] = count
     return seen[id(node)]

@@ -6,7 +6,7 @@ import math
 import reprlib
 from typing import Any
 
-LONGEST_LINE = 4000
+MAX_LINE_CHARACTERS = 4000
 """Characters of an error; a tensor's name may be megabytes long."""
 
 _short = reprlib.Repr()
@@ -31,9 +31,9 @@ def utf_8(name: str) -> str:
 
 
 def one_line(text: str) -> str:
-    """Return text as one printable line of at most ``LONGEST_LINE`` characters."""
+    """Return text as one printable line of at most ``MAX_LINE_CHARACTERS`` characters."""
     line = printable(" ".join(text.split()))
-    return line if len(line) <= LONGEST_LINE else line[: LONGEST_LINE - 3] + "..."
+    return line if len(line) <= MAX_LINE_CHARACTERS else line[: MAX_LINE_CHARACTERS - 3] + "..."
 
 
 def all_printable(document: Any) -> Any:

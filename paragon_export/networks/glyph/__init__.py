@@ -26,8 +26,8 @@ from paragon_export.networks.glyph.layout import (
     sibling,
 )
 from paragon_export.networks.options import CHECKS
-from paragon_export.specs.network import Port, Setting, Source, Variant
-from paragon_export.specs.plans import Switches
+from paragon_export.specs.network import NetworkSpec, Port, ResolvedOption, Source
+from paragon_export.specs.plans import NetworkOptions
 from paragon_export.system.strict_yaml import read_yaml
 from paragon_export.system.text import brief
 
@@ -40,16 +40,16 @@ OPEN: Mapping[str, Check] = {
 """What tensors do not tell, and how a value is checked."""
 
 
-class GlyphFamily:
+class GlyphArchitecture:
     """Both phases of the classifier; its sequence-aware and transformer relatives are refused."""
 
     name = "Glyph"
 
-    def recognises(self, checkpoint: Checkpoint) -> bool:
+    def recognizes(self, checkpoint: Checkpoint) -> bool:
         shapes = _shapes(checkpoint)
         return bool(sibling(shapes)) or is_phase_2(shapes) or is_phase_1(shapes)
 
-    def describe(self, checkpoint: Checkpoint, switches: Switches) -> Variant:
+    def describe(self, checkpoint: Checkpoint, options: NetworkOptions) -> NetworkSpec:
         shapes = _shapes(checkpoint)
         if relative := sibling(shapes):
             raise UnsupportedNetworkError(
@@ -57,19 +57,21 @@ class GlyphFamily:
                 "which is not served; served are its phase 1 and its phase 2 with the cnn "
                 "architecture"
             )
-        foreign = [name for name in switches.flags if name not in OPEN]
+        foreign = [name for name in options.flags if name not in OPEN]
         if foreign:
             raise PlanError(f"{foreign[0]} is no switch of a {self.name} network; leave it out")
         phase = self._phase_2 if is_phase_2(shapes) else self._phase_1
         try:
-            return phase(checkpoint, shapes, switches)
+            return phase(checkpoint, shapes, options)
         except CheckpointError as error:
             raise CheckpointError(f"{checkpoint.path}: {error}") from error
 
-    def _phase_2(self, checkpoint: Checkpoint, shapes: Shapes, switches: Switches) -> Variant:
+    def _phase_2(
+        self, checkpoint: Checkpoint, shapes: Shapes, options: NetworkOptions
+    ) -> NetworkSpec:
         found = infer(shapes)
         _check_layout(checkpoint, shapes, expected_shapes(found))
-        settings, entries = _settle(checkpoint, switches)
+        settings, entries = _settle(checkpoint, options)
         check(entries, found)
         h = replace(found, **{name: setting.value for name, setting in settings.items()})
         assumed = {name: s.value for name, s in settings.items() if s.is_assumed}
@@ -80,16 +82,16 @@ class GlyphFamily:
                 f"{told}: assumed, the defaults of {self.name}: the weights cannot tell; give "
                 f"--config or --set {next(iter(assumed))}=VALUE"
             )
-        return Variant(
-            family=self.name,
+        return NetworkSpec(
+            architecture=self.name,
             generation="phase 2",
-            name=h.variant,
+            variant=h.variant,
             scale=1,
             in_channels=1,
             out_channels=h.classes,
             parameters=_trained(shapes),
             window=1,
-            switches=settings,
+            options=settings,
             structure={"hyperparameters": h},
             contract={
                 "value_range": [0, h.vocabulary - 1],
@@ -100,32 +102,34 @@ class GlyphFamily:
             notes=tuple(notes),
         )
 
-    def _phase_1(self, checkpoint: Checkpoint, shapes: Shapes, switches: Switches) -> Variant:
+    def _phase_1(
+        self, checkpoint: Checkpoint, shapes: Shapes, options: NetworkOptions
+    ) -> NetworkSpec:
         h = infer_cells(shapes)
         _check_layout(checkpoint, shapes, expected_cell_shapes(h))
-        given = [*switches.flags, *(["--config"] if switches.config else [])]
+        given = [*options.flags, *(["--config"] if options.config else [])]
         notes = (f"{given[0]} has no effect: phase 1 leaves nothing open",) if given else ()
-        return Variant(
-            family=self.name,
+        return NetworkSpec(
+            architecture=self.name,
             generation="phase 1",
-            name="cells",
+            variant="cells",
             scale=1,
             in_channels=1,
             out_channels=h.classes,
             parameters=_trained(shapes),
             window=1,
-            switches={},
+            options={},
             structure={"hyperparameters": h},
             contract={"value_range": [0, 1], "layout": "NCHW, cells", "classes": h.classes},
             notes=notes,
         )
 
-    def build(self, variant: Variant, checkpoint: Checkpoint, *, video: bool = False) -> nn.Module:
+    def build(self, spec: NetworkSpec, checkpoint: Checkpoint, *, video: bool = False) -> nn.Module:
         import torch
 
         from paragon_export.networks.glyph.network import CellClassifier, GlyphClassifier
 
-        h = variant.structure["hyperparameters"]
+        h = spec.structure["hyperparameters"]
         network: nn.Module = (
             GlyphClassifier(h) if isinstance(h, Hyperparameters) else CellClassifier(h)
         )
@@ -133,10 +137,10 @@ class GlyphFamily:
         network.load_state_dict(tensors, strict=True)
         return network.requires_grad_(False).eval()
 
-    def ports(self, variant: Variant, *, video: bool) -> tuple[tuple[Port, ...], tuple[Port, ...]]:
+    def ports(self, spec: NetworkSpec, *, video: bool) -> tuple[tuple[Port, ...], tuple[Port, ...]]:
         if video:
             raise PlanError(f"--video is for pictures; a {self.name} network has no frames")
-        h = variant.structure["hyperparameters"]
+        h = spec.structure["hyperparameters"]
         output = Port("output", ("batch", h.classes))
         if isinstance(h, CellHyperparameters):
             return (Port("input", ("batch", 1, CELL, CELL), span=(0, 1)),), (output,)
@@ -153,20 +157,20 @@ def _trained(shapes: Shapes) -> int:
 
 
 def _settle(
-    checkpoint: Checkpoint, switches: Switches
-) -> tuple[dict[str, Setting], dict[str, Any]]:
+    checkpoint: Checkpoint, options: NetworkOptions
+) -> tuple[dict[str, ResolvedOption], dict[str, Any]]:
     """Settle what tensors do not tell: flag, ``--config``, the checkpoint's own config, default.
 
     Returns:
         The settings, and all that configs say of the network: of two, the stronger one.
     """
-    sources: list[tuple[Source, Mapping[str, Any]]] = [("flag", switches.flags)]
-    if switches.config:
-        document = read_yaml(switches.config)
+    sources: list[tuple[Source, Mapping[str, Any]]] = [("flag", options.flags)]
+    if options.config:
+        document = read_yaml(options.config)
         try:
             sources.append(("config", entries_of(document)))
         except PlanError as error:
-            raise PlanError(f"{switches.config}: {error}") from error
+            raise PlanError(f"{options.config}: {error}") from error
     embedded = checkpoint.beside.get("config")
     if isinstance(embedded, Mapping) and ("input" in embedded or "model" in embedded):
         sources.append(("metadata", entries_of(embedded)))
@@ -176,16 +180,16 @@ def _settle(
     return {name: _setting(name, sources) for name in OPEN}, entries
 
 
-def _setting(name: str, sources: list[tuple[Source, Mapping[str, Any]]]) -> Setting:
+def _setting(name: str, sources: list[tuple[Source, Mapping[str, Any]]]) -> ResolvedOption:
     for source, values in sources:
         if name in values:
             try:
-                return Setting(OPEN[name](values[name]), source)
+                return ResolvedOption(OPEN[name](values[name]), source)
             except (ValueError, TypeError) as error:
                 raise PlanError(
                     f"{name} = {brief(values[name])} (from the {source}) is impossible: {error}"
                 ) from error
-    return Setting(getattr(Hyperparameters, name), "default")
+    return ResolvedOption(getattr(Hyperparameters, name), "default")
 
 
 def _check_layout(checkpoint: Checkpoint, found: Shapes, expected: Shapes) -> None:

@@ -28,7 +28,7 @@ PATHS = {
 WIDTHS: Mapping[str, Any] = {"width_base": 64, "width_factor": 2.0, "num_stages": 3}
 """What stage widths are made from where ``stages`` is absent or empty, and the defaults."""
 
-DEEPEST = 64
+MAX_DEPTH = 64
 """Stages that a config may ask for."""
 
 Entries = Mapping[str, Any]
@@ -113,8 +113,8 @@ def _stages(entries: Entries) -> tuple[tuple[int, ...], str]:
         return (), ""
     base, factor, count = (entries.get(name, default) for name, default in WIDTHS.items())
     count = whole(count, "num_stages")
-    if not 1 <= count <= DEEPEST:
-        raise PlanError(f"{PATHS['num_stages']} is {count}; expected 1 to {DEEPEST}")
+    if not 1 <= count <= MAX_DEPTH:
+        raise PlanError(f"{PATHS['num_stages']} is {count}; expected 1 to {MAX_DEPTH}")
     base, factor = number(base, "width_base"), number(factor, "width_factor")
     try:
         widths = tuple(round(base * factor**index) for index in range(count))

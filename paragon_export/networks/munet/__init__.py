@@ -11,8 +11,8 @@ from paragon_export.errors import CheckpointError, PlanError
 from paragon_export.networks.munet.layout import Hyperparameters, folded, infer, stored_shapes
 from paragon_export.networks.munet.versions import SLOPE, VERSIONS, one_of, versions_of
 from paragon_export.networks.options import FLAGS, Resolver
-from paragon_export.specs.network import Port, Setting, Variant
-from paragon_export.specs.plans import Switches
+from paragon_export.specs.network import NetworkSpec, Port, ResolvedOption
+from paragon_export.specs.plans import NetworkOptions
 from paragon_export.system.text import brief
 
 if TYPE_CHECKING:
@@ -22,18 +22,18 @@ CUT = (41, 5)
 """Rows and columns of a bottleneck that is cut into two windows, the second of them short."""
 
 
-class MUNetFamily:
+class MUNetArchitecture:
     """The discriminator trained beside ParagonSR2, from munet1 to munet6."""
 
     name = "MUNet"
 
-    def recognises(self, checkpoint: Checkpoint) -> bool:
+    def recognizes(self, checkpoint: Checkpoint) -> bool:
         names = checkpoint.tensors
         return all(any(n.startswith(p) for n in names) for p in ("down_blocks.", "mid_conv."))
 
-    def describe(self, checkpoint: Checkpoint, switches: Switches) -> Variant:
+    def describe(self, checkpoint: Checkpoint, options: NetworkOptions) -> NetworkSpec:
         possible = versions_of(checkpoint.tensors)
-        resolver = Resolver(switches, checkpoint.metadata, ("network_d", "network_g"))
+        resolver = Resolver(options, checkpoint.metadata, ("network_d", "network_g"))
         _check_options(resolver)
         generation = _settle(resolver, possible)
         shapes = {name: array.shape for name, array in checkpoint.tensors.items()}
@@ -47,30 +47,30 @@ class MUNetFamily:
         # Below one window munet4 and munet5 are equal, so neither is judged there alone.
         cut = attention in ("tokens", "windows")
         named = one_of(possible)
-        return Variant(
-            family=self.name,
+        return NetworkSpec(
+            architecture=self.name,
             generation=generation.value if generation else named,
-            name="discriminator",
+            variant="discriminator",
             scale=1,
             in_channels=hyperparameters.in_channels,
             out_channels=1,
             parameters=_parameters(shapes),
             window=1,
-            switches={"generation": generation} if generation else {},
+            options={"generation": generation} if generation else {},
             structure={"hyperparameters": hyperparameters},
             needs=() if generation else (f"generation (--set generation={named})",),
-            notes=_without_effect(switches),
+            notes=_without_effect(options),
             is_picture=False,
             smallest=smallest,
             also_probed=((CUT[0] * smallest, CUT[1] * smallest),) if cut else (),
         )
 
-    def build(self, variant: Variant, checkpoint: Checkpoint, *, video: bool = False) -> nn.Module:
+    def build(self, spec: NetworkSpec, checkpoint: Checkpoint, *, video: bool = False) -> nn.Module:
         import torch
 
         from paragon_export.networks.munet.network import MUNet
 
-        network = MUNet(variant.structure["hyperparameters"])
+        network = MUNet(spec.structure["hyperparameters"])
         try:
             folded_tensors = dict(folded(checkpoint.tensors, list(network.state_dict())))
         except CheckpointError as error:
@@ -79,14 +79,14 @@ class MUNetFamily:
         network.load_state_dict(tensors, strict=True)
         return network.requires_grad_(False).eval()
 
-    def ports(self, variant: Variant, *, video: bool) -> tuple[tuple[Port, ...], tuple[Port, ...]]:
+    def ports(self, spec: NetworkSpec, *, video: bool) -> tuple[tuple[Port, ...], tuple[Port, ...]]:
         if video:
             raise PlanError(f"--video: a {self.name} carries nothing from frame to frame")
-        image = Port("input", ("batch", variant.in_channels, "height", "width"))
+        image = Port("input", ("batch", spec.in_channels, "height", "width"))
         return (image,), (Port("output", ("batch", 1, "height", "width")),)
 
 
-def _settle(resolver: Resolver, possible: tuple[str, ...]) -> Setting | None:
+def _settle(resolver: Resolver, possible: tuple[str, ...]) -> ResolvedOption | None:
     """Return the generation and who said so; None where tensors leave it open and nobody did.
 
     Raises:
@@ -102,7 +102,7 @@ def _settle(resolver: Resolver, possible: tuple[str, ...]) -> Setting | None:
 
     told = resolver.settle("generation", None, check)
     if len(possible) == 1:
-        return Setting(possible[0], "tensors")
+        return ResolvedOption(possible[0], "tensors")
     return None if told.is_assumed else told
 
 
@@ -161,11 +161,11 @@ def _parameters(shapes: Mapping[str, tuple[int, ...]]) -> int:
     return sum(math.prod(s) for name, s in shapes.items() if not name.endswith(("._u", "._v")))
 
 
-def _without_effect(switches: Switches) -> tuple[str, ...]:
+def _without_effect(options: NetworkOptions) -> tuple[str, ...]:
     return tuple(
         f"{name} has no effect: a MUNet has no such switch"
         for name in FLAGS
-        if name in switches.flags
+        if name in options.flags
         and name != "generation"
-        and (name, switches.flags[name]) != ("scale", 1)
+        and (name, options.flags[name]) != ("scale", 1)
     )

@@ -21,7 +21,7 @@ FROZEN = re.compile(r"\.magic_upsample\.|^freq_luma\.")
 """Filters that are never trained. The trainer fills them with random values before it freezes
 them, so they are taken from the checkpoint like any other tensor."""
 
-MOST_LEVELS = 6
+MAX_LEVELS = 6
 """Halvings; networks were trained with 4 at most."""
 
 
@@ -50,8 +50,8 @@ def infer(shapes: Shapes, version: str) -> Hyperparameters:
     """
     features, in_channels = _kernel(shapes, "in_conv", spectral=VERSIONS[version].spectral_input)
     levels = {n.split(".")[1] for n in shapes if n.startswith("down_blocks.")}
-    if len(levels) > MOST_LEVELS:
-        raise CheckpointError(f"{len(levels)} down_blocks; served are {MOST_LEVELS} at most")
+    if len(levels) > MAX_LEVELS:
+        raise CheckpointError(f"{len(levels)} down_blocks; served are {MAX_LEVELS} at most")
     widths = tuple(_kernel(shapes, f"down_blocks.{i}.0")[0] for i in range(len(levels)))
     if any(width % features for width in widths):
         raise CheckpointError(

@@ -20,7 +20,7 @@ from paragon_export.networks.munet.versions import SLOPE, VERSIONS, Traits
 from paragon_export.networks.ops import floating, positions, spectrum
 from paragon_export.networks.windowed_attention import OverlappingWindows
 
-SMALLEST_MAGNITUDE = 1e-8
+MIN_MAGNITUDE = 1e-8
 """Added to a spectrum before its logarithm is taken."""
 
 
@@ -91,7 +91,7 @@ class MUNet(nn.Module):
             n, _, h, w = x.shape
             # The batch too: trained with the default of fftshift, which shifts every dimension.
             magnitude = torch.roll(magnitude, (n // 2, h // 2, w // 2), (0, 2, 3))
-        return self.freq_proc(narrow(torch.log(magnitude + SMALLEST_MAGNITUDE), x))
+        return self.freq_proc(narrow(torch.log(magnitude + MIN_MAGNITUDE), x))
 
     def patch(self, x: Tensor, z: Tensor) -> Tensor:
         """Return the bottleneck at full size."""

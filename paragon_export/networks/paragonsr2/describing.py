@@ -9,15 +9,15 @@ from paragon_export.checkpoints.load import Checkpoint
 from paragon_export.errors import CheckpointError, PlanError
 from paragon_export.networks.options import RARER
 from paragon_export.networks.paragonsr2.layout import Shapes, check_layout
-from paragon_export.specs.network import Setting
-from paragon_export.specs.plans import Switches
+from paragon_export.specs.network import ResolvedOption
+from paragon_export.specs.plans import NetworkOptions
 from paragon_export.system.text import brief
 
 if TYPE_CHECKING:
     from torch import nn
 
 
-def assume(settings: Mapping[str, Setting], network: str, names: Iterable[str]) -> list[str]:
+def assume(settings: Mapping[str, ResolvedOption], network: str, names: Iterable[str]) -> list[str]:
     """Say which of the named settings nobody gave."""
     return [
         f"{name} = {settings[name].value} is assumed, the default of {network}: the weights "
@@ -31,11 +31,13 @@ def _how(name: str) -> str:
     return f"--set {name}=VALUE" if name in RARER else f"--{name.replace('_', '-')}"
 
 
-def no_effect(switches: Switches, network: str, settings: Mapping[str, Setting]) -> list[str]:
+def no_effect(
+    options: NetworkOptions, network: str, settings: Mapping[str, ResolvedOption]
+) -> list[str]:
     """Say which flags the network does not have."""
     return [
         f"{name} has no effect on {network}"
-        for name in switches.flags
+        for name in options.flags
         if name not in settings and name != "scale"
     ]
 

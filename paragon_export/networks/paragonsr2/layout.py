@@ -8,12 +8,12 @@ from collections.abc import Collection, Mapping
 
 from paragon_export.checkpoints.load import Checkpoint, listing
 from paragon_export.errors import CheckpointError, PlanError
-from paragon_export.specs.network import LARGEST_SCALE
-from paragon_export.specs.plans import Switches
+from paragon_export.specs.network import MAX_SCALE
+from paragon_export.specs.plans import NetworkOptions
 
 Shapes = Mapping[str, tuple[int, ...]]
 
-MOST_BLOCKS = 256
+MAX_BLOCKS = 256
 """Of a network; trained ones have 144 at most."""
 
 NOT_FLOATING = ("relative_position_index", "tracked_initialized")
@@ -53,9 +53,9 @@ def counted(shapes: Shapes, pattern: re.Pattern[str]) -> tuple[int, int]:
         raise CheckpointError(
             f"{groups} groups of {blocks} blocks are named and there are {len(shapes)} tensors"
         )
-    if groups * blocks > MOST_BLOCKS:
+    if groups * blocks > MAX_BLOCKS:
         raise CheckpointError(
-            f"{groups} groups of {blocks} blocks; served are {MOST_BLOCKS} blocks at most"
+            f"{groups} groups of {blocks} blocks; served are {MAX_BLOCKS} blocks at most"
         )
     return groups, blocks
 
@@ -72,7 +72,7 @@ def square_root(shapes: Shapes, name: str, features: int) -> int:
         raise CheckpointError(
             f"{name} has {rows} rows: not a square number of times the {features} features"
         )
-    if scale > LARGEST_SCALE:
+    if scale > MAX_SCALE:
         raise CheckpointError(f"{name} has {rows} rows, for a scale of {scale}; served is up to 16")
     return scale
 
@@ -108,13 +108,13 @@ def check_layout(
         )
 
 
-def check_scale(switches: Switches, told: int) -> None:
+def check_scale(options: NetworkOptions, told: int) -> None:
     """Refuse a scale that contradicts the tensors.
 
     Raises:
         PlanError: If a flag names another scale than the tensors tell.
     """
-    asked = switches.flags.get("scale", told)
+    asked = options.flags.get("scale", told)
     if asked != told:
         raise PlanError(
             f"--scale {asked}, but the checkpoint's tensors say {told}; leave --scale out"

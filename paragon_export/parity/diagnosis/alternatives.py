@@ -17,11 +17,11 @@ from torch.overrides import TorchFunctionMode
 
 from paragon_export.checkpoints.load import Checkpoint, load_checkpoint
 from paragon_export.errors import ParagonExportError
-from paragon_export.networks.registry import family_named, family_of
+from paragon_export.networks.registry import architecture_named, architecture_of
 from paragon_export.parity.diagnosis.symptoms import Symptom
 from paragon_export.parity.reference import TorchReference, build_reference
-from paragon_export.specs.network import Variant
-from paragon_export.specs.plans import Switches
+from paragon_export.specs.network import NetworkSpec
+from paragon_export.specs.plans import NetworkOptions
 
 OTHER_VALUES: Mapping[str, tuple[Any, ...]] = {
     "window_size": (8, 16, 32),
@@ -51,41 +51,41 @@ class Alternative:
 
 def alternatives(
     checkpoint: Checkpoint,
-    variant: Variant,
-    switches: Switches,
+    spec: NetworkSpec,
+    options: NetworkOptions,
     reference: TorchReference,
 ) -> Iterator[Alternative]:
     """Yield networks of other switches, of other weights, and with an operator mistaken."""
     video = len(reference.inputs) > 1
-    for name, setting in variant.switches.items():
+    for name, setting in spec.options.items():
         start = setting.value if name == LINEAR else None
         values = OTHER_VALUES.get(name, ()) if start is None else (start + STEP,)
         for value in values if setting.source != "tensors" else ():
             if value == setting.value:
                 continue
-            changed = replace(switches, flags={**switches.flags, name: value})
+            changed = replace(options, flags={**options.flags, name: value})
             try:
-                other = family_named(variant.family).describe(checkpoint, changed)
+                other = architecture_named(spec.architecture).describe(checkpoint, changed)
                 built = build_reference(checkpoint, other, video=video)
             except ParagonExportError:
                 continue  # the network has no such value
             told = Symptom("another switch", name if start is not None else f"{name} {value}")
             yield Alternative(told, built, None if start is None else (start, value))
-    yield from _other_weights(checkpoint, switches, video)
+    yield from _other_weights(checkpoint, options, video)
     for symptom, mistake in MISTAKES.items():
         yield Alternative(symptom, replace(reference, module=_Mistaken(reference.module, mistake)))
 
 
 def _other_weights(
-    checkpoint: Checkpoint, switches: Switches, video: bool
+    checkpoint: Checkpoint, options: NetworkOptions, video: bool
 ) -> Iterator[Alternative]:
     """Yield the network of the other weights in the file: averaged ones beside the last ones."""
     if not checkpoint.container:
         return
     try:
         other = load_checkpoint(checkpoint.path, leave_out=checkpoint.container)
-        variant = family_of(other).describe(other, switches)
-        built = build_reference(other, variant, video=video)
+        spec = architecture_of(other).describe(other, options)
+        built = build_reference(other, spec, video=video)
     except ParagonExportError:
         return  # there are no others
     told = f"{other.container} in place of {checkpoint.container}"

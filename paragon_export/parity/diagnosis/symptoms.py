@@ -24,7 +24,7 @@ SURELY = 0.005
 CLEARLY = 0.8
 """A later change, which is less simple, must leave less than this part of what the best leaves."""
 
-FARTHEST_SHIFT = 4
+MAX_SHIFT_PX = 4
 """Pixels of the output; a network that upscales more is tried up to its scale."""
 
 SPOTS = 0.01
@@ -204,7 +204,7 @@ def _turns(scene: Scene) -> Iterator[tuple[Symptom, np.ndarray]]:
 
 
 def _shifts(scene: Scene) -> Iterator[tuple[Symptom, np.ndarray]]:
-    reach = range(-max(FARTHEST_SHIFT, scene.scale), max(FARTHEST_SHIFT, scene.scale) + 1)
+    reach = range(-max(MAX_SHIFT_PX, scene.scale), max(MAX_SHIFT_PX, scene.scale) + 1)
     height, width = scene.truth.shape[2:]
     for down, right in itertools.product(reach, reach):
         if (down or right) and 2 * abs(down) < height and 2 * abs(right) < width:

@@ -27,8 +27,8 @@ from paragon_export.networks.paragonsr2.v0_v5.layout import (
     infer,
     told_scale,
 )
-from paragon_export.specs.network import Setting, Variant
-from paragon_export.specs.plans import Switches
+from paragon_export.specs.network import NetworkSpec, ResolvedOption
+from paragon_export.specs.plans import NetworkOptions
 
 if TYPE_CHECKING:
     from torch import nn
@@ -39,10 +39,10 @@ OPTIONAL = ("identity_kernel", "tracked_initialized")
 """Tensors that a checkpoint may lack: kernels are baked without them."""
 
 
-def describe(checkpoint: Checkpoint, found: Generation, switches: Switches) -> Variant:
-    """Work out the variant; see :class:`families.Family`."""
+def describe(checkpoint: Checkpoint, found: Generation, options: NetworkOptions) -> NetworkSpec:
+    """Work out the variant; see :class:`families.Architecture`."""
     shapes = shapes_in(checkpoint, OPTIONAL)
-    resolver = Resolver(switches, checkpoint.metadata)
+    resolver = Resolver(options, checkpoint.metadata)
     traits = TRAITS[found.name]
     # A first look without what tensors do not tell, by which the published size is known.
     bare = infer(
@@ -67,7 +67,7 @@ def describe(checkpoint: Checkpoint, found: Generation, switches: Switches) -> V
         notes += _tracked(checkpoint, hp)
     told = told_scale(shapes, hp.features)
     if told:
-        check_scale(switches, told)
+        check_scale(options, told)
         check_option_file(resolver.options, told)
     else:
         check_option_file(resolver.options, resolver.options.get("scale", 0))
@@ -81,35 +81,35 @@ def describe(checkpoint: Checkpoint, found: Generation, switches: Switches) -> V
     built = hp if hp.scale else replace(hp, scale=2)  # no tensor depends on it
     parameters = check_tensors(checkpoint, shapes, partial(_network, built), OPTIONAL)
     names = ("upsampler_alpha", "use_norm", "attention_mode")
-    return Variant(
-        family="ParagonSR2",
+    return NetworkSpec(
+        architecture="ParagonSR2",
         generation=found.name,
-        name=name.removesuffix(" (v2a)") or "custom",
+        variant=name.removesuffix(" (v2a)") or "custom",
         scale=hp.scale,
         in_channels=hp.in_channels,
         out_channels=hp.in_channels,
         parameters=parameters,
         window=32 if hp.attention == "local" else 1,
-        switches=settings,
+        options=settings,
         structure={"hyperparameters": hp, "line": found.line},
         needs=needs,
-        notes=(*notes, *assume(settings, network, names), *no_effect(switches, network, settings)),
+        notes=(*notes, *assume(settings, network, names), *no_effect(options, network, settings)),
     )
 
 
-def _value(settings: Mapping[str, Setting], name: str) -> bool:
+def _value(settings: Mapping[str, ResolvedOption], name: str) -> bool:
     return name in settings and bool(settings[name].value)
 
 
 def _settle(
     resolver: Resolver, hp: Hyperparameters, known: Any
-) -> tuple[dict[str, Setting], list[str]]:
+) -> tuple[dict[str, ResolvedOption], list[str]]:
     """Settle what tensors cannot tell of this generation."""
     traits = hp.traits
-    settings: dict[str, Setting] = {}
+    settings: dict[str, ResolvedOption] = {}
     notes: list[str] = []
     if traits.blend_is_fixed:
-        settings["upsampler_alpha"] = Setting(traits.alpha, "tensors")
+        settings["upsampler_alpha"] = ResolvedOption(traits.alpha, "tensors")
     elif traits.tail in ("magic", "head", "image"):
         default = traits.alpha if known is None or known.alpha is None else known.alpha
         settings["upsampler_alpha"] = resolver.settle("upsampler_alpha", default, blend_factor)
@@ -122,13 +122,13 @@ def _settle(
     if hp.queries:
         settings["attention_mode"] = resolver.settle("attention_mode", "local", _attention_mode)
     elif traits.tail == "image":
-        settings["attention_mode"] = Setting("none", "tensors")
+        settings["attention_mode"] = ResolvedOption("none", "tensors")
     if traits.tail == "image":
-        settings["use_content_aware"] = Setting(hp.content is not None, "tensors")
+        settings["use_content_aware"] = ResolvedOption(hp.content is not None, "tensors")
     if traits.mixer == "static":
-        settings["use_channel_mod"] = Setting(hp.squeeze > 0, "tensors")
+        settings["use_channel_mod"] = ResolvedOption(hp.squeeze > 0, "tensors")
     if traits.tail == "head":
-        settings["hr_blocks"] = Setting(hp.head_blocks, "tensors")
+        settings["hr_blocks"] = ResolvedOption(hp.head_blocks, "tensors")
     return settings, notes
 
 
@@ -204,7 +204,7 @@ def _network(hp: Hyperparameters) -> nn.Module:
     return TAILS[hp.traits.tail](hp)
 
 
-def build(variant: Variant, checkpoint: Checkpoint, *, video: bool) -> nn.Module:
-    """Build the network and load it strictly."""
-    network = _network(variant.structure["hyperparameters"])
+def build(spec: NetworkSpec, checkpoint: Checkpoint, *, video: bool) -> nn.Module:
+    """BuildResult the network and load it strictly."""
+    network = _network(spec.structure["hyperparameters"])
     return load_strictly(network, checkpoint, OPTIONAL)

@@ -44,13 +44,13 @@ class GlobalAttention(_Attention):
 
     def __init__(self, channels: int, queries: int) -> None:
         super().__init__(channels, queries)
-        self.windows = OverlappingWindows(LARGER_THAN_ANY, OVERLAP)
+        self.windows = OverlappingWindows(UNBOUNDED, OVERLAP)
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         return self.windows(q, k, v)
 
 
-LARGER_THAN_ANY = 2**20
+UNBOUNDED = 2**20
 """A window of so many pixels a side holds every map."""
 
 WHOLE = 16384

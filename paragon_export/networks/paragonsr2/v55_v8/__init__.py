@@ -25,8 +25,8 @@ from paragon_export.networks.paragonsr2.v55_v8.layout import (
     infer,
     variant_of,
 )
-from paragon_export.specs.network import Setting, Variant
-from paragon_export.specs.plans import Switches
+from paragon_export.specs.network import NetworkSpec, ResolvedOption
+from paragon_export.specs.plans import NetworkOptions
 
 if TYPE_CHECKING:
     from torch import nn
@@ -35,10 +35,10 @@ IGNORED = ("source_kernel", "relative_position_index")
 """Buffers that are made anew or never read, by the last part of their name."""
 
 
-def describe(checkpoint: Checkpoint, found: Generation, switches: Switches) -> Variant:
-    """Work out the variant; see :class:`families.Family`."""
+def describe(checkpoint: Checkpoint, found: Generation, options: NetworkOptions) -> NetworkSpec:
+    """Work out the variant; see :class:`families.Architecture`."""
     shapes = shapes_in(checkpoint, IGNORED)
-    resolver = Resolver(switches, checkpoint.metadata)
+    resolver = Resolver(options, checkpoint.metadata)
     name = variant_of(shapes)
     alpha = resolver.settle("upsampler_alpha", ALPHAS[name], blend_factor)
     notes: list[str] = []
@@ -48,33 +48,33 @@ def describe(checkpoint: Checkpoint, found: Generation, switches: Switches) -> V
             f"the {alpha.source} says upsampler_alpha {alpha.value}; v55 was trained with its "
             f"default {ALPHAS[name]} whatever it said (--upsampler-alpha overrides)"
         )
-        alpha = Setting(ALPHAS[name], "default")
+        alpha = ResolvedOption(ALPHAS[name], "default")
     window = resolver.settle("window_size", WINDOW, window_side)
     traits = TRAITS[found.name]
     hp = infer(shapes, traits, window=window.value, upsampler_alpha=alpha.value)
     settings = {"upsampler_alpha": alpha}
     if hp.attention:
         told = BLOCK + "attn.relative_position_bias_table" in shapes
-        settings["window_size"] = Setting(hp.window, "tensors") if told else window
-        settings["heads"] = Setting(HEADS, "default")
-    settings["use_content_aware"] = Setting(hp.content > 0, "tensors")
-    settings["attention_mode"] = Setting("windows" if hp.attention else "none", "tensors")
+        settings["window_size"] = ResolvedOption(hp.window, "tensors") if told else window
+        settings["heads"] = ResolvedOption(HEADS, "default")
+    settings["use_content_aware"] = ResolvedOption(hp.content > 0, "tensors")
+    settings["attention_mode"] = ResolvedOption("windows" if hp.attention else "none", "tensors")
     notes += assume(settings, f"{found.name} {name}", ("upsampler_alpha", "window_size"))
-    notes += no_effect(switches, f"{found.name} {name}", settings)
+    notes += no_effect(options, f"{found.name} {name}", settings)
     build_empty = partial(_network, hp)
     parameters = check_tensors(checkpoint, shapes, build_empty, IGNORED)
     check_option_file(resolver.options, hp.scale)
-    check_scale(switches, hp.scale)
-    return Variant(
-        family="ParagonSR2",
+    check_scale(options, hp.scale)
+    return NetworkSpec(
+        architecture="ParagonSR2",
         generation=found.name,
-        name=name,
+        variant=name,
         scale=hp.scale,
         in_channels=hp.in_channels,
         out_channels=hp.in_channels,
         parameters=parameters,
         window=hp.window,
-        switches=settings,
+        options=settings,
         structure={"hyperparameters": hp, "line": found.line},
         notes=tuple(notes),
     )
@@ -86,7 +86,7 @@ def _network(hp: object) -> nn.Module:
     return Preview(hp)  # type: ignore[arg-type]
 
 
-def build(variant: Variant, checkpoint: Checkpoint, *, video: bool) -> nn.Module:
-    """Build the network and load it strictly."""
-    network = _network(variant.structure["hyperparameters"])
+def build(spec: NetworkSpec, checkpoint: Checkpoint, *, video: bool) -> nn.Module:
+    """BuildResult the network and load it strictly."""
+    network = _network(spec.structure["hyperparameters"])
     return load_strictly(network, checkpoint, IGNORED)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from paragon_export.errors import CheckpointError
 from paragon_export.networks.paragonsr2.layout import Shapes, counted, dims, square_root
-from paragon_export.specs.network import LARGEST_SCALE
+from paragon_export.specs.network import MAX_SCALE
 
 HEADS = 4
 """Fixed in the published code."""
@@ -140,6 +140,6 @@ def _scale(shapes: Shapes, features: int) -> tuple[int, bool]:
         return square_root(shapes, single, features), False
     stages = sum(name.startswith("detail_upsampler.stages.") and name.endswith("up_conv.weight")
                  for name in shapes)  # fmt: skip
-    if 2 ** min(stages, LARGEST_SCALE) > LARGEST_SCALE:
+    if 2 ** min(stages, MAX_SCALE) > MAX_SCALE:
         raise CheckpointError(f"{stages} stages of doubling; served are 4 at most")
     return 2**stages, True

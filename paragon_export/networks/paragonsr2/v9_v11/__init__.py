@@ -27,19 +27,19 @@ from paragon_export.networks.paragonsr2.v9_v11.layout import (
     has_attention,
     infer,
 )
-from paragon_export.specs.network import Setting, Variant
-from paragon_export.specs.plans import Switches
+from paragon_export.specs.network import NetworkSpec, ResolvedOption
+from paragon_export.specs.plans import NetworkOptions
 from paragon_export.system.text import brief
 
 if TYPE_CHECKING:
     from torch import nn
 
 
-def describe(checkpoint: Checkpoint, found: Generation, switches: Switches) -> Variant:
-    """Work out the variant; see :class:`families.Family`."""
+def describe(checkpoint: Checkpoint, found: Generation, options: NetworkOptions) -> NetworkSpec:
+    """Work out the variant; see :class:`families.Architecture`."""
     name = found.variant
     shapes = {n: a.shape for n, a in checkpoint.tensors.items() if n not in IGNORED}
-    resolver = Resolver(switches, checkpoint.metadata)
+    resolver = Resolver(options, checkpoint.metadata)
     settings, notes = _settle(resolver, name, has_attention(shapes, name))
     attends = has_attention(shapes, name) and not (
         settings["export_safe"].value or settings["attention_mode"].value == "none"
@@ -62,34 +62,34 @@ def describe(checkpoint: Checkpoint, found: Generation, switches: Switches) -> V
         raise CheckpointError(f"{checkpoint.path}: {error}") from error
     check_layout(checkpoint, kept, expected_shapes(hyperparameters))
     _check_options(resolver.options, name, hyperparameters.scale)
-    check_scale(switches, hyperparameters.scale)
+    check_scale(options, hyperparameters.scale)
     if attends:
-        settings["heads"] = Setting(HEADS, "default")
-    settings["detail_gain"] = Setting(_scalar(checkpoint, "detail_gain"), "tensors")
-    return Variant(
-        family="ParagonSR2",
+        settings["heads"] = ResolvedOption(HEADS, "default")
+    settings["detail_gain"] = ResolvedOption(_scalar(checkpoint, "detail_gain"), "tensors")
+    return NetworkSpec(
+        architecture="ParagonSR2",
         generation=found.name,
-        name=name,
+        variant=name,
         scale=hyperparameters.scale,
         in_channels=hyperparameters.in_channels,
         out_channels=hyperparameters.in_channels,
         parameters=sum(math.prod(shape) for shape in kept.values()),
         window=hyperparameters.window_size if attends else 1,
-        switches=settings,
+        options=settings,
         structure={"hyperparameters": hyperparameters, "line": found.line},
         dropped=dropped,
         notes=tuple(notes),
     )
 
 
-def build(variant: Variant, checkpoint: Checkpoint, *, video: bool) -> nn.Module:
-    """Build the network and load it strictly."""
+def build(spec: NetworkSpec, checkpoint: Checkpoint, *, video: bool) -> nn.Module:
+    """BuildResult the network and load it strictly."""
     import torch
 
     from paragon_export.networks.paragonsr2.v9_v11.network import ParagonSR2, VideoParagonSR2
 
-    network = (VideoParagonSR2 if video else ParagonSR2)(variant.structure["hyperparameters"])
-    absent = {*IGNORED, *variant.dropped}
+    network = (VideoParagonSR2 if video else ParagonSR2)(spec.structure["hyperparameters"])
+    absent = {*IGNORED, *spec.dropped}
     tensors = {n: torch.tensor(a) for n, a in checkpoint.tensors.items() if n not in absent}
     network.load_state_dict(tensors, strict=True)
     return network
@@ -97,7 +97,7 @@ def build(variant: Variant, checkpoint: Checkpoint, *, video: bool) -> nn.Module
 
 def _settle(
     resolver: Resolver, variant: str, attends: bool
-) -> tuple[dict[str, Setting], list[str]]:
+) -> tuple[dict[str, ResolvedOption], list[str]]:
     """Settle the switches that tensors cannot tell and say which were assumed."""
     defaults = VARIANTS[variant]
     settings = {
@@ -115,7 +115,7 @@ def _settle(
         settings["attention_mode"] = _settle_attention(resolver, mode, attends, notes)
         settings["window_size"] = window
     else:
-        settings["attention_mode"] = Setting("none", "tensors")
+        settings["attention_mode"] = ResolvedOption("none", "tensors")
         for name, setting in (("attention_mode", mode), ("window_size", window)):
             if setting.source == "flag":
                 notes.append(f"{name} has no effect: {variant} has no attention")
@@ -130,22 +130,22 @@ def _settle(
 
 
 def _settle_attention(
-    resolver: Resolver, mode: Setting, attends: bool, notes: list[str]
-) -> Setting:
+    resolver: Resolver, mode: ResolvedOption, attends: bool, notes: list[str]
+) -> ResolvedOption:
     if not attends:
         if mode.source == "flag" and mode.value != "none":
             raise PlanError(
                 f"--attention-mode {mode.value}, but the checkpoint holds no attention tensors; "
                 "leave the flag out"
             )
-        return Setting("none", "tensors")
+        return ResolvedOption("none", "tensors")
     if mode.source in ("config", "metadata") and resolver.given("attention_mode") == "none":
         # The trainer takes this string for an attention mode like any other and trains attention.
         notes.append(
             f"the {mode.source} says attention_mode: none, but the checkpoint holds trained "
             "attention; it is kept (--attention-mode none drops it)"
         )
-        return Setting("sdpa", "tensors")
+        return ResolvedOption("sdpa", "tensors")
     return mode
 
 

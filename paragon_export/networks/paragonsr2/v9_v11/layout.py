@@ -56,7 +56,7 @@ class VariantDefaults:
 
 WINDOW_SIZE = 16
 
-MOST_TOKENS = 4096
+MAX_TOKENS = 4096
 """Every pixel attends to all of them."""
 
 HEADS = 4
@@ -119,8 +119,8 @@ def infer(
     block = FIRST_BLOCK
     pro = variant == "pro"
     tokens = dims(shapes, f"{block}token_ca.token_dict", 3)[1] if pro else 0
-    if tokens > MOST_TOKENS:
-        raise CheckpointError(f"a dictionary of {tokens} tokens; served are {MOST_TOKENS} at most")
+    if tokens > MAX_TOKENS:
+        raise CheckpointError(f"a dictionary of {tokens} tokens; served are {MAX_TOKENS} at most")
     return Hyperparameters(
         variant=variant,
         scale=scale,
