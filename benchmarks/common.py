@@ -108,7 +108,7 @@ def ports(scale: int) -> tuple[list[Port], list[Port]]:
 
 
 def plain(module: torch.nn.Module, scale: int) -> Exported:
-    """ExportResult a network as trained."""
+    """Export a network as trained."""
     start = time.perf_counter()
     model = simplify(trace(module, *ports(scale), OPSET))
     return Exported(model, {}, time.perf_counter() - start)
@@ -117,7 +117,7 @@ def plain(module: torch.nn.Module, scale: int) -> Exported:
 def rewritten(
     module: torch.nn.Module, scale: int, runtime: Runtime, rules: Sequence[Rule] = RULES
 ) -> Exported:
-    """ExportResult the algebraically equal network that is made for ``runtime``."""
+    """Export the algebraically equal network that is made for ``runtime``."""
     start = time.perf_counter()
     equal = rewrite(module, runtime, rules)
     model = simplify(trace(equal.module, *ports(scale), OPSET))

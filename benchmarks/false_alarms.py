@@ -115,7 +115,7 @@ def _flags(case: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def judged(name: str, case: Mapping[str, Any], golden: Path, precision: Precision) -> dict:
-    """ExportResult one network in one precision; say what the verdict was and how near to its limit."""
+    """Export one network in one precision; say what the verdict was and how near to its limit."""
     start = time.perf_counter()
     with TemporaryDirectory() as folder:
         try:

@@ -39,7 +39,7 @@ def main(
 
 
 def accuracy(checkpoint: Path, rewritten: bool) -> dict[str, Any]:
-    """ExportResult a fidelity checkpoint, which was trained without pre-sharpening, and judge it."""
+    """Export a fidelity checkpoint, which was trained without pre-sharpening, and judge it."""
     with TemporaryDirectory() as folder:
         plan = ExportPlan(
             checkpoint=checkpoint,

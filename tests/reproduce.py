@@ -73,7 +73,7 @@ KINDS: dict[str, tuple[Callable[[], Make], dict[str, Any]]] = {
 
 
 def make(kind: str, folder: Path) -> str:
-    """ExportResult one kind and return the file's hash."""
+    """Export one kind and return the file's hash."""
     network, options = KINDS[kind]
     checkpoint = network()(folder / "network")
     options = dict(options)

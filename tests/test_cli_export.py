@@ -100,7 +100,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def exported(folder: Path) -> Finished:
-    """ExportResult with defaults: the file is named after the checkpoint."""
+    """Export with defaults: the file is named after the checkpoint."""
     return run(folder, "onnx", "tiny.safetensors", "--json")
 
 

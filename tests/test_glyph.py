@@ -112,7 +112,7 @@ def test_exported_graph_computes_what_the_original_computed(
 
 @pytest.mark.parametrize("name", ["full", "light", "tiny"])
 def test_tensors_tell_what_the_case_is(name: str, folder: Path) -> None:
-    """NetworkSpec, counts and classes come from the tensors, without a config."""
+    """Variant, counts and classes come from the tensors, without a config."""
     path = save(golden_weights(name), folder / f"{name}.safetensors")
     _, variant = describe(path, NetworkOptions())
 

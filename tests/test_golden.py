@@ -97,7 +97,7 @@ def test_network_computes_what_the_original_computed(name: str, tmp_path: Path) 
 
 @pytest.mark.parametrize("name", CASES)
 def test_tensors_tell_what_the_case_is(name: str, tmp_path: Path) -> None:
-    """NetworkSpec, scale, generation and size come from the tensors; the rest says its source."""
+    """Variant, scale, generation and size come from the tensors; the rest says its source."""
     case = CASES[name]
     _, variant = load(case, recorded_weights(case), tmp_path)
 
@@ -164,7 +164,7 @@ def test_one_weight_off_by_one_percent_breaks_conformance(
 def test_a_wrong_switch_breaks_conformance(
     name: str, flags: dict[str, Any], tmp_path: Path
 ) -> None:
-    """NetworkOptions that weights cannot tell change the picture, so a wrong one is seen."""
+    """Options that weights cannot tell change the picture, so a wrong one is seen."""
     case = CASES[name]
     reference, _ = reference_of(case, tmp_path)
     checkpoint = load_checkpoint(tmp_path / "golden.safetensors")

@@ -25,7 +25,7 @@ QUICK = ("realtime", "stream fp16")
 
 
 def hashes(folder: Path, kinds: Sequence[str], seed: int, threads: int) -> dict[str, str]:
-    """ExportResult in a process of its own; its order of exports, too, is its own."""
+    """Export in a process of its own; its order of exports, too, is its own."""
     folder.mkdir(parents=True)
     done = subprocess.run(
         [sys.executable, "-m", "tests.reproduce", folder, str(threads), *kinds],

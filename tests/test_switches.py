@@ -1,4 +1,4 @@
-"""NetworkOptions: flag beats option file beats metadata beats default, and every value says its source."""
+"""Options: flag beats option file beats metadata beats default, and every value says its source."""
 
 from __future__ import annotations
 

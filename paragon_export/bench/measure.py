@@ -10,7 +10,7 @@ import gc
 import io
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import redirect_stdout, suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -20,11 +20,10 @@ import numpy as np
 
 from paragon_export.bench.report import BenchReport, BenchRow
 from paragon_export.errors import OutOfMemoryError, ParagonExportError, PlanError, RunError
-from paragon_export.graph.inspection import ports_of
-from paragon_export.graph.onnx_io import is_onnx, read_onnx_file
+from paragon_export.graph.onnx_io import OnnxFile, is_onnx, read_onnx_file
 from paragon_export.inputs.glyph_probes import glyph_batch
 from paragon_export.inputs.probes import photograph_crop
-from paragon_export.networks.describe import describe
+from paragon_export.networks.describe import LoadedNetwork, read_network
 from paragon_export.parity.candidates import is_engine
 from paragon_export.parity.reference import build_reference
 from paragon_export.runtimes.base import Arrays, Runner
@@ -69,27 +68,41 @@ DEFAULT_BATCHES = (1, 32, 256)
 """Glyphs or cells at a time."""
 
 
-def bench(
-    artifacts: Sequence[Path],
-    sizes: Sequence[Size],
-    options: NetworkOptions,
-    batches: Sequence[int] = (),
-    backends: Sequence[OnnxBackend] = (OnnxBackend.ONNXRUNTIME,),
+def benchmark(
+    artifacts: Iterable[LoadedNetwork | str | Path],
+    *,
+    sizes: Iterable[str | Size] = (),
+    batches: Iterable[int] = (),
+    backends: Iterable[str] = ("onnxruntime",),
+    options: NetworkOptions | None = None,
 ) -> BenchReport:
-    """Measure every backend on every artifact at every size, or batch of glyphs.
+    """Measure frames a second of every backend on every artifact, alternating in one run.
 
     Args:
-        artifacts: Checkpoints (PyTorch), ONNX files (``backends``), engines (TensorRT).
-        sizes: Of pictures; empty takes ``DEFAULT_SIZES``.
-        switches: For the checkpoints.
-        batches: Of glyph classifiers; empty takes ``DEFAULT_BATCHES``.
-        backends: Which run the ONNX files.
+        artifacts: Networks or checkpoints (PyTorch), ONNX files (``backends``) and engines
+            (TensorRT).
+        sizes: Input sizes as ``"720x1280"`` (height x width); empty takes 270x480.
+        batches: Items at a time of a glyph classifier; empty takes 1, 32 and 256.
+        backends: What runs ONNX files: ``"onnxruntime"``, ``"openvino"`` or both.
+        options: What the tensors do not determine, for the checkpoints.
+
+    Returns:
+        The report. A backend that cannot run is a row with the reason.
 
     Raises:
-        ParagonExportError: If an artifact cannot be read. A backend that cannot run is a row
-            with the reason, not an error.
+        PlanError: If sizes or batches do not suit any artifact.
+        ParagonExportError: If an artifact cannot be read.
     """
-    contenders = [c for artifact in artifacts for c in _contenders(artifact, options, backends)]
+    given = options or NetworkOptions()
+    runtimes = tuple(map(OnnxBackend, backends))
+    contenders = [c for artifact in artifacts for c in _contenders(artifact, given, runtimes)]
+    chosen = [size if isinstance(size, Size) else Size.parse(size) for size in sizes]
+    return _bench(contenders, chosen, list(batches))
+
+
+def _bench(
+    contenders: Sequence[Contender], sizes: Sequence[Size], batches: Sequence[int]
+) -> BenchReport:
     pictures = [contender for contender in contenders if contender.port is None]
     glyphs = [contender for contender in contenders if contender.port is not None]
     if (sizes and not pictures) or (batches and not glyphs):
@@ -136,38 +149,50 @@ def _grid(port: Port | None) -> Size:
 
 
 def _contenders(
-    artifact: Path, options: NetworkOptions, backends: Sequence[OnnxBackend]
+    artifact: LoadedNetwork | str | Path,
+    options: NetworkOptions,
+    backends: Sequence[OnnxBackend],
 ) -> list[Contender]:
-    name = utf_8(artifact.name)
-    if is_engine(artifact):
-        from paragon_export.engines.manifest import read_engine
-        from paragon_export.engines.open import classifier_ports, open_engine
+    if isinstance(artifact, LoadedNetwork):
+        return _of_network(artifact)
+    path = Path(artifact)
+    if is_engine(path):
+        return _of_engine(path)
+    if is_onnx(path):
+        return _of_onnx(read_onnx_file(path), backends)
+    return _of_network(read_network(path, options))
 
-        engine = read_engine(artifact)
-        port = next(iter(classifier_ports(engine.manifest)), None)
-        return [Contender(name, "TensorRT", lambda: open_engine(engine)[0], 3, port)]
-    if is_onnx(artifact):
-        file = read_onnx_file(artifact)
-        inputs, outputs = ports_of(file.model)
-        channels = inputs[0].dims[1] if inputs and len(inputs[0].dims) > 1 else None
-        if not isinstance(channels, int) or not outputs:
-            raise PlanError(f"{artifact}: the number of input channels must be fixed")
-        port = inputs[0] if outputs[0].is_logits else None
-        opened: dict[str, Callable[[], Runner]] = {}
-        if OnnxBackend.ONNXRUNTIME in backends:
-            opened |= {
-                f"ONNX Runtime {d}": partial(_open_onnx, file.data, d) for d in ("CPU", "CUDA")
-            }
-        if OnnxBackend.OPENVINO in backends:
-            opened["OpenVINO CPU"] = partial(OpenVinoRunner, file.data)
-        return [
-            Contender(name, label, run, channels, port, foreign=file.data)
-            for label, run in opened.items()
-        ]
-    checkpoint, spec = describe(artifact, options)
-    reference = build_reference(checkpoint, spec)
-    channels = spec.in_channels
-    port = reference.inputs[0] if spec.is_classifier else None
+
+def _of_engine(path: Path) -> list[Contender]:
+    from paragon_export.engines.manifest import read_engine
+    from paragon_export.engines.open import classifier_ports, open_engine
+
+    engine = read_engine(path)
+    port = next(iter(classifier_ports(engine.manifest)), None)
+    return [Contender(utf_8(path.name), "TensorRT", lambda: open_engine(engine)[0], 3, port)]
+
+
+def _of_onnx(file: OnnxFile, backends: Sequence[OnnxBackend]) -> list[Contender]:
+    inputs, outputs = file.ports
+    channels = inputs[0].dims[1] if inputs and len(inputs[0].dims) > 1 else None
+    if not isinstance(channels, int) or not outputs:
+        raise PlanError(f"{file.path}: the number of input channels must be fixed")
+    port = inputs[0] if file.task.is_classifier else None
+    opened: dict[str, Callable[[], Runner]] = {}
+    if OnnxBackend.ONNXRUNTIME in backends:
+        opened |= {f"ONNX Runtime {d}": partial(_open_onnx, file.data, d) for d in ("CPU", "CUDA")}
+    if OnnxBackend.OPENVINO in backends:
+        opened["OpenVINO CPU"] = partial(OpenVinoRunner, file.data)
+    return [
+        Contender(utf_8(file.path.name), label, run, channels, port, foreign=file.data)
+        for label, run in opened.items()
+    ]
+
+
+def _of_network(network: LoadedNetwork) -> list[Contender]:
+    name, reference = utf_8(network.checkpoint.path.name), build_reference(network)
+    channels = network.spec.in_channels
+    port = reference.inputs[0] if network.spec.task.is_classifier else None
     device = "cuda" if _torch_has_gpu() else "cpu"
     dtype = "float16" if device == "cuda" else "float32"
 

@@ -76,21 +76,48 @@ class Checkpoint:
     values as the trainer wrote them, unchecked. Empty for other formats."""
     container: str = ""
     """Of ``CONTAINERS``, the one that the tensors lay in; empty where they lay bare."""
+    data: bytes = field(default=b"", repr=False)
+    """The file's bytes, where it has a container and so may hold other weights as well."""
+
+    def other_weights(self) -> Checkpoint:
+        """Return the weights of another container of the same file.
+
+        Raises:
+            CheckpointError: If there are none.
+        """
+        return _parse(self.path, self.data, leave_out=self.container)
 
 
-def load_checkpoint(path: Path, leave_out: str = "") -> Checkpoint:
+def load_checkpoint(path: Path) -> Checkpoint:
     """Read a ``.safetensors``, ``.pth`` or ``.pt`` file; the content decides, not the name.
 
     Containers are removed, and the prefixes ``module.`` and ``_orig_mod.``, and ``model.`` and
     ``net.`` where every tensor has them. Pickles are read with ``weights_only=True`` and so run
-    no code. ``leave_out`` names a container whose weights are not wanted.
+    no code.
 
     Raises:
         CheckpointError: If the file is missing, is no checkpoint, is cut short, asks to run
             code, claims more than it holds, is larger than any network that is served, or holds
             a tensor that is not finite.
     """
-    data = read_bytes(path, MAX_FILE_BYTES, "checkpoint", CheckpointError)
+    return _parse(path, read_bytes(path, MAX_FILE_BYTES, "checkpoint", CheckpointError))
+
+
+def load_if_digest(path: Path, sha256: str) -> Checkpoint | None:
+    """Read a checkpoint whose bytes have a digest; None if the file has another, or is too large.
+
+    Raises:
+        CheckpointError: If a file with that digest is no checkpoint.
+    """
+    try:
+        data = read_bytes(path, MAX_FILE_BYTES, "checkpoint", CheckpointError)
+    except CheckpointError:
+        return None
+    return _parse(path, data) if hashlib.sha256(data).hexdigest() == sha256 else None
+
+
+def _parse(path: Path, data: bytes, leave_out: str = "") -> Checkpoint:
+    """Return the checkpoint in a file's bytes; ``leave_out`` names a container to skip."""
     if not data:
         raise CheckpointError(f"{path} is empty: expected a checkpoint")
     metadata: dict[str, str] = {}
@@ -115,6 +142,7 @@ def load_checkpoint(path: Path, leave_out: str = "") -> Checkpoint:
         metadata=metadata,
         beside=beside,
         container=container,
+        data=data if container else b"",
     )
 
 

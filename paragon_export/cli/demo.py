@@ -10,12 +10,12 @@ import numpy as np
 from rich.console import Console
 
 from paragon_export.assets import CHECKPOINT, photograph
-from paragon_export.bench.measure import bench
+from paragon_export.bench.measure import benchmark
 from paragon_export.cli import render
 from paragon_export.errors import MissingDependencyError, PlanError
 from paragon_export.graph.onnx_io import is_our_onnx
-from paragon_export.networks.describe import describe
-from paragon_export.parity.check import judge_files
+from paragon_export.networks.describe import read_network
+from paragon_export.parity.check import check_parity
 from paragon_export.pipeline.build import build
 from paragon_export.pipeline.export import export
 from paragon_export.runtimes.ort_runner import OnnxRunner
@@ -54,7 +54,7 @@ def run(folder: Path) -> bool:
     options = NetworkOptions()
 
     console.rule("inspect: what the shipped checkpoint is")
-    render.inspection_table(console, render.inspection(*describe(CHECKPOINT, options)))
+    render.inspection_table(console, render.inspection(read_network(CHECKPOINT, options)))
 
     console.rule("onnx: a dynamic-shape model, verified")
     exported = export(ExportPlan(checkpoint=CHECKPOINT, output=float32))
@@ -69,11 +69,11 @@ def run(folder: Path) -> bool:
 
     console.rule("parity: both files again, at other sizes")
     sizes = [Size(1, 1), Size(31, 57), Size(96, 54)]
-    report, spec = judge_files(CHECKPOINT, options, [float32, half], sizes)
-    render.parity_table(console, render.judged(report, spec, [float32, half]))
+    report = check_parity(CHECKPOINT, [float32, half], sizes=sizes)
+    render.parity_table(console, render.judged(report, [float32, half]))
 
     console.rule("bench: frames per second on this machine")
-    measured = bench([CHECKPOINT, float32, half], [BENCH_SIZE], options)
+    measured = benchmark([CHECKPOINT, float32, half], sizes=[BENCH_SIZE])
     render.bench_table(console, measured.to_json())
     write_texts(
         {

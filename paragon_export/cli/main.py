@@ -72,7 +72,7 @@ Fp16 = Annotated[bool, typer.Option("--fp16", help="Half precision, strongly typ
 Bf16 = Annotated[bool, typer.Option("--bf16", help="bfloat16, strongly typed.")]
 Rewrite = Annotated[
     bool,
-    typer.Option(help="ExportResult an equal network that runs faster, or the network as trained."),
+    typer.Option(help="Export an equal network that runs faster, or the network as trained."),
 ]
 Images = Annotated[Path | None, typer.Option(help="Folder of pictures to add.")]
 Backends = Annotated[
@@ -158,15 +158,15 @@ def inspect(
 ) -> None:
     """Say what a checkpoint is, and where every switch's value comes from."""
     from paragon_export.cli import render
-    from paragon_export.networks.describe import describe
+    from paragon_export.networks.describe import read_network
 
-    loaded, spec = describe(checkpoint, options)
+    network = read_network(checkpoint, options)
     fits = None
     if probe:
         from paragon_export.pipeline.fit_options import fit_options
 
-        fits = fit_options(checkpoint, options)
-    render.show(json, render.inspection(loaded, spec, fits), render.inspection_table)
+        fits = fit_options(network)
+    render.show(json, render.inspection(network, fits), render.inspection_table)
 
 
 @app.command()
@@ -181,7 +181,7 @@ def onnx(
     ] = Precision.FP32,
     static: Annotated[
         str | None,
-        typer.Option(metavar="HxW", help="ExportResult for this size and batch 1 alone."),
+        typer.Option(metavar="HxW", help="Export for this size and batch 1 alone."),
     ] = None,
     video: Video = False,
     rewrite: Rewrite = True,
@@ -218,9 +218,10 @@ def onnx(
     options: NetworkOptions,
     json: Json = False,
 ) -> None:
-    """ExportResult a checkpoint to one verified ONNX file; a file that fails is not written."""
+    """Export a checkpoint to one verified ONNX file; a file that fails is not written."""
     from paragon_export.cli import render
     from paragon_export.pipeline.export import export
+    from paragon_export.pipeline.results import ExportResult
     from paragon_export.system.atomic_write import to_json, write_text
 
     precision = _precision(fp16, bf16)
@@ -253,14 +254,12 @@ def onnx(
         calibration = Calibration(
             path=calibrate, phase_1=phase_1, agreement=agreement, accept_loss=accept_loss
         )
-        result, figures = export_int8(plan, calibration)
-        document = {**render.exported(result), "int8": figures}
+        result: ExportResult = export_int8(plan, calibration)
     else:
         result = export(plan)
-        document = render.exported(result)
     if audit and result.ranges:
         write_text(audit, to_json(result.ranges.to_json()))
-    render.show(json, document, render.export_table)
+    render.show(json, render.exported(result), render.export_table)
     _exit_on_failure(result.passed)
 
 
@@ -278,7 +277,7 @@ def audit_ranges(
 ) -> None:
     """Say how every tensor fits into half precision. Exit code 1 if float32 islands cannot help."""
     from paragon_export.cli import render
-    from paragon_export.pipeline.export import audit_source
+    from paragon_export.pipeline.audit_ranges import audit_source
 
     plan = ExportPlan(
         checkpoint=source,
@@ -322,7 +321,7 @@ def trt(
     options: NetworkOptions,
     json: Json = False,
 ) -> None:
-    """BuildResult a TensorRT engine with a manifest, or reuse the one there if all of it matches."""
+    """Build a TensorRT engine with a manifest, or reuse the one there if all of it matches."""
     from paragon_export.cli import render
     from paragon_export.pipeline.build import build
 
@@ -370,7 +369,7 @@ def parity(
 ) -> None:
     """Judge artifacts against the PyTorch network in float64. Exit code 1 if any fails."""
     from paragon_export.cli import render
-    from paragon_export.parity.check import judge_files, rejudge
+    from paragon_export.parity.check import check_parity
     from paragon_export.parity.junit import junit as junit_xml
     from paragon_export.system.atomic_write import check_writable, write_text
 
@@ -379,17 +378,18 @@ def parity(
         raise typer.BadParameter("give the ONNX files and engines to judge against it")
     if junit:
         check_writable(junit, reference, *files, options.config)
-    wanted = [Size.parse(size) for size in sizes.split(",")] if sizes is not None else []
-    how = (wanted, images, _backends(backend))
-    if candidates:
-        report, spec = judge_files(
-            reference, options, candidates, *how, other_checkpoint=other_checkpoint
-        )
-    else:
-        report, spec = rejudge(reference, options, *how)
+    report = check_parity(
+        reference if candidates else None,
+        files,
+        sizes=sizes.split(",") if sizes is not None else (),
+        images=images,
+        backends=_backends(backend),
+        other_checkpoint=other_checkpoint,
+        options=options,
+    )
     if junit:
         write_text(junit, junit_xml(report))
-    render.show(json, render.judged(report, spec, files), render.parity_table)
+    render.show(json, render.judged(report, files), render.parity_table)
     _exit_on_failure(report.passed)
 
 
@@ -412,8 +412,7 @@ def bench(
     json: Json = False,
 ) -> None:
     """Measure frames per second of every backend, interleaved in one run."""
-    from paragon_export.bench.measure import bench as measure
-    from paragon_export.bench.measure import is_report
+    from paragon_export.bench.measure import benchmark, is_report
     from paragon_export.cli import render
     from paragon_export.system.atomic_write import check_writable, to_json, write_texts
 
@@ -422,8 +421,13 @@ def bench(
     files = [report, report.with_suffix(".json")] if report else []
     for file in files:
         check_writable(file, *artifacts, options.config, named=file == report, is_ours=is_report)
-    sizes = [Size.parse(text) for text in size or ()]
-    result = measure(artifacts, sizes, options, batch or (), _backends(backend))
+    result = benchmark(
+        artifacts,
+        sizes=size or (),
+        batches=batch or (),
+        backends=_backends(backend),
+        options=options,
+    )
     if files:
         texts = (render.bench_markdown(result), to_json(result.to_json()))
         write_texts(dict(zip(files, texts, strict=True)))

@@ -16,8 +16,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from paragon_export.bench.report import BenchReport
-from paragon_export.checkpoints.load import Checkpoint
+from paragon_export.networks.describe import LoadedNetwork
 from paragon_export.parity.report import ParityReport
+from paragon_export.pipeline.results import QuantizeResult
 from paragon_export.specs.network import NetworkSpec
 from paragon_export.system.text import all_printable, finite, one_line, printable
 
@@ -69,9 +70,8 @@ def _figure(value: float | None, form: str, null: str = "-") -> str:
 # --- inspect ------------------------------------------------------------------------------
 
 
-def inspection(
-    checkpoint: Checkpoint, spec: NetworkSpec, fits: Sequence[Fit] | None = None
-) -> Document:
+def inspection(network: LoadedNetwork, fits: Sequence[Fit] | None = None) -> Document:
+    spec = network.spec
     document: Document = {
         "family": spec.architecture,
         "generation": spec.generation,
@@ -80,8 +80,8 @@ def inspection(
         "in_channels": spec.in_channels,
         "out_channels": spec.out_channels,
         "parameters": spec.parameters,
-        **({"classes": spec.out_channels} if spec.is_classifier else {}),
-        "sha256": checkpoint.sha256,
+        **({"classes": spec.out_channels} if spec.task.is_classifier else {}),
+        "sha256": network.checkpoint.sha256,
         "switches": _switches(spec),
         "needs": list(spec.needs),
         "notes": list(spec.notes),
@@ -143,7 +143,7 @@ def _probe_table(console: Console, fits: Sequence[Mapping[str, Any]]) -> None:
 
 
 def exported(result: ExportResult) -> Document:
-    document = judged(result.parity, result.spec, [result.output])
+    document = judged(result.parity, [result.output])
     document["notes"] = [*result.notes, *result.parity.notes]
     document["written"] = document["passed"] = result.passed
     if result.ranges is not None:
@@ -152,13 +152,16 @@ def exported(result: ExportResult) -> Document:
     if result.drop_cost is not None:
         cost = {"max_abs": result.drop_cost.max_abs, "psnr_db": result.drop_cost.psnr_db}
         document["dropped"] = {"tensors": list(result.spec.dropped), "cost": cost}
+    if isinstance(result, QuantizeResult):
+        document["int8"] = dict(result.figures)
     return document
 
 
-def judged(report: ParityReport, spec: NetworkSpec, artifacts: Sequence[Path]) -> Document:
+def judged(report: ParityReport, artifacts: Sequence[Path]) -> Document:
     document = {"artifacts": [str(path) for path in artifacts], **report.to_json()}
-    document["switches"] = _switches(spec)
-    document["notes"] = [*spec.notes, *report.notes]
+    assert report.spec is not None  # of a network, not of an ONNX file
+    document["switches"] = _switches(report.spec)
+    document["notes"] = [*report.spec.notes, *report.notes]
     return document
 
 

@@ -1,4 +1,4 @@
-"""BuildResult: an ONNX file and a profile in, a TensorRT engine and its manifest out.
+"""Build: an ONNX file and a profile in, a TensorRT engine and its manifest out.
 
 TensorRT-RTX compiles ahead of time and needs no GPU. Full TensorRT times kernels on the GPU
 it finds; that path shares all it can with the other and is untested here.
@@ -75,7 +75,7 @@ class _Log(logging.Handler):
             self.warnings.append(" ".join(message.split()))
 
 
-def build_engine(
+def compile_engine(
     file: OnnxFile, backend: Backend, targets: tuple[str, ...], profile: AnyProfile
 ) -> BuiltEngine:
     """Compile an ONNX file.

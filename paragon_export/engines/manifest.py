@@ -157,6 +157,11 @@ class EngineFile:
         return hashlib.sha256(self.data).hexdigest()
 
     @property
+    def metadata(self) -> ModelMetadata:
+        """What the ONNX file that was compiled says of itself."""
+        return self.manifest.model if self.manifest else ModelMetadata()
+
+    @property
     def mismatch(self) -> str:
         """Why the manifest does not hold for these bytes; empty if it does.
 

@@ -1,67 +1,59 @@
-"""Manifest: the JSON beside an engine that says what it is, and whether it may be reused."""
+"""Decide whether an existing engine can be reused."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import paragon_export
-from paragon_export.engines.manifest import _profile_entry, read, read_engine
-from paragon_export.errors import PlanError
-from paragon_export.graph.inspection import is_classifier, metadata_of, precision_of, static_size
+from paragon_export.engines.manifest import EngineFile, _profile_entry, read_engine
+from paragon_export.errors import PlanError, RunError
 from paragon_export.graph.onnx_io import OnnxFile, is_onnx, read_onnx_file
+from paragon_export.networks.describe import LoadedNetwork, read_network
 from paragon_export.runtimes.polygraphy import tensorrt
 from paragon_export.specs.plans import EnginePlan
 from paragon_export.system.atomic_write import sha256_of
 from paragon_export.system.environment import cuda_gpu
 from paragon_export.system.text import one_line
 
-if TYPE_CHECKING:
-    from paragon_export.networks.describe import Described
+Source = OnnxFile | LoadedNetwork
+"""What an engine is made from, read once."""
 
 
-def read_source(plan: EnginePlan) -> OnnxFile | Described:
-    """Read what an engine is made from, once: an ONNX file, or a checkpoint and its network.
+def read_source(plan: EnginePlan) -> Source:
+    """Read what an engine is made from: an ONNX file, or a checkpoint.
 
     Raises:
         ParagonExportError: If it cannot be read.
     """
-    from paragon_export.networks.describe import describe
-
     if is_onnx(plan.source):
         return read_onnx_file(plan.source)
-    return describe(plan.source, plan.options)
+    return read_network(plan.source, plan.options)
 
 
-def identify(plan: EnginePlan, source: OnnxFile | Described) -> dict[str, Any]:
+def identify(plan: EnginePlan, source: Source) -> dict[str, Any]:
     """Return everything that decides an engine's bytes: it is reused only if all of it matches.
 
     Raises:
-        ParagonExportError: If the profile is impossible or the TensorRT flavour is missing.
+        ParagonExportError: If the profile is impossible or TensorRT is not installed.
     """
     precision, video, static = plan.precision, plan.video, None
-    smallest = 1
     rewritten: bool | None = plan.rewrite
     if isinstance(source, OnnxFile):
-        model, sha256 = source.model, source.sha256
-        facts = metadata_of(model)
-        options = facts.to_document()["switches"]
-        checkpoint_sha256, static, smallest = (
-            facts.checkpoint_sha256, static_size(model), facts.smallest,
-        )  # fmt: skip
-        batches = is_classifier(model)
-        rewritten = None
-        precision = precision if precision.is_half else precision_of(model)
-        video = any(value.name == "prev_feat" for value in model.graph.inputs)
+        sha256, metadata, task = source.sha256, source.metadata, source.task
+        options = metadata.to_document()["switches"]
+        checkpoint_sha256, smallest = metadata.checkpoint_sha256, metadata.smallest
+        static, video, rewritten = source.static, source.video, None
+        precision = precision if precision.is_half else source.precision
     else:
-        checkpoint, spec = source
-        options = {name: asdict(setting) for name, setting in spec.options.items()}
-        sha256 = checkpoint_sha256 = checkpoint.sha256
-        smallest, batches = spec.smallest, spec.is_classifier
-    profile = plan.batches() if batches else plan.profile_for(static, smallest)
+        spec, task = source.spec, source.spec.task
+        options = {name: asdict(option) for name, option in spec.options.items()}
+        sha256 = checkpoint_sha256 = source.checkpoint.sha256
+        smallest = spec.smallest
+    profile = plan.batches() if task.is_classifier else plan.profile_for(static, smallest)
     return {
         "source": plan.source.name,
         "source_sha256": sha256,
@@ -85,33 +77,65 @@ def target_name(plan: EnginePlan) -> str:
     return "sm80 and later" if plan.backend.value == "rtx" else "this GPU"
 
 
-def why_rebuild(engine: Path, wanted: Mapping[str, Any]) -> str:
-    """Say in words why the engine there cannot be used; empty if it can."""
-    if not engine.is_file():
+@dataclass(frozen=True)
+class ExistingEngine:
+    """What lies where an engine is to be written, read once."""
+
+    path: Path
+    engine: EngineFile | None
+    """None if there is no engine, or it or its manifest cannot be read."""
+    onnx: OnnxFile | None
+    """The ONNX file that was compiled, where this tool keeps one next to the engine."""
+
+    @property
+    def document(self) -> Mapping[str, Any]:
+        """What the manifest says; empty if there is none."""
+        manifest = self.engine.manifest if self.engine else None
+        return manifest.document if manifest else {}
+
+
+def read_existing(plan: EnginePlan) -> ExistingEngine:
+    """Read the engine, the manifest and the ONNX file that lie where a plan is to write."""
+    engine = onnx = None
+    with suppress(PlanError):
+        engine = read_engine(plan.output) if plan.output.is_file() else None
+    with suppress(PlanError, RunError):
+        onnx = read_onnx_file(plan.compiled_onnx) if plan.compiled_onnx.is_file() else None
+    return ExistingEngine(plan.output, engine, onnx)
+
+
+def why_rebuild(existing: ExistingEngine, identity: Mapping[str, Any], source: Source) -> str:
+    """Return why an existing engine cannot be used; empty if it can."""
+    if not existing.path.is_file():
         return "no engine was there"
-    try:
-        there = read_engine(engine)
-    except PlanError:
+    if existing.engine is None or existing.engine.manifest is None:
         return "the engine there has no readable manifest"
-    if there.manifest is None:
-        return "the engine there has no readable manifest"
-    if there.mismatch:
-        return there.mismatch
-    manifest = there.manifest.document
-    for name, value in wanted.items():
-        if manifest.get(name) != value:
+    if existing.engine.mismatch:
+        return existing.engine.mismatch
+    document = existing.document
+    for name, value in identity.items():
+        if document.get(name) != value:
             words = name.replace("_", " ")
-            return f"{words} changed from {_brief(manifest.get(name))} to {_brief(value)}"
-    onnx = engine.parent / str(manifest.get("onnx"))
-    with suppress(OSError, ValueError):  # it cannot be read, or its name is none
-        if onnx.is_file() and manifest.get("onnx_sha256") == sha256_of(onnx):
-            return ""
-    return f"the ONNX file it was compiled from ({onnx.name}) is gone or changed"
+            return f"{words} changed from {_brief(document.get(name))} to {_brief(value)}"
+    name = str(document.get("onnx"))
+    if document.get("onnx_sha256") == _onnx_digest(existing, name, source):
+        return ""
+    return f"the ONNX file it was compiled from ({Path(name).name}) is gone or changed"
 
 
-def why_judge_again(plan: EnginePlan) -> str:
-    """Say in words what verdict the engine there lacks that can be given now; empty if none."""
-    parity = (read(plan.output) or {}).get("parity") or {}
+def _onnx_digest(existing: ExistingEngine, name: str, source: Source) -> str | None:
+    """Return the SHA-256 of the ONNX file that a manifest names; None if it was not read."""
+    read = [existing.onnx, source if isinstance(source, OnnxFile) else None]
+    with suppress(OSError, ValueError):  # the name is none
+        path = (existing.path.parent / name).resolve()
+        known = [file.sha256 for file in read if file and file.path.resolve() == path]
+        return known[0] if known else sha256_of(path) if path.is_file() else None
+    return None
+
+
+def why_judge_again(existing: ExistingEngine, plan: EnginePlan) -> str:
+    """Return which verdict an existing engine lacks that can be given now; empty if none."""
+    parity = existing.document.get("parity") or {}
     if parity.get("passed") is None and plan.checkpoint is not None:
         return "it was never judged, and now there is a checkpoint to judge it against"
     if parity.get("passed") is False:

@@ -1,19 +1,15 @@
-"""ONNX files: read and write them, with what a consumer must know inside."""
+"""What an ONNX model says of itself: metadata, precision, ports, task and static size."""
 
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
 from paragon_export.errors import PlanError
 from paragon_export.graph.metadata import ModelMetadata
-from paragon_export.specs.network import Port
+from paragon_export.specs.network import InputSpec, Port, Task
 from paragon_export.specs.types import Precision, Size
-
-if TYPE_CHECKING:
-    pass
 
 
 def metadata_of(model: ir.Model) -> ModelMetadata:
@@ -78,14 +74,37 @@ def _table_rows(ids: ir.Value) -> int:
     raise PlanError(f"input {ids.name} holds whole numbers and no Gather says how many there are")
 
 
-def is_classifier(model: ir.Model) -> bool:
-    """Tell a model that gives a row of logits for each item from one that gives pictures."""
-    return any(port_of(value).is_logits for value in model.graph.outputs)
+def task_of(model: ir.Model) -> Task:
+    """Return what a model maps to what, by its ports and its metadata."""
+    if any(port_of(value).is_logits for value in model.graph.outputs):
+        takes_ids = any(port_of(value).dtype == "int64" for value in model.graph.inputs)
+        return Task.GRID if takes_ids else Task.CELLS
+    return Task.IMAGE if metadata_of(model).is_picture else Task.MAP
+
+
+def input_spec_of(model: ir.Model, name: str) -> InputSpec:
+    """Return what a model is fed, by its ports and its metadata; ``name`` is for errors.
+
+    Raises:
+        PlanError: If it takes images and the number of channels is not fixed.
+    """
+    task, metadata = task_of(model), metadata_of(model)
+    if task.is_classifier:
+        return InputSpec(task=task, channels=1)
+    channels = [port.dims[1] for port in map(port_of, model.graph.inputs) if len(port.dims) == 4]
+    if not channels or not isinstance(channels[0], int):
+        raise PlanError(f"{name}: the number of input channels must be fixed")
+    return InputSpec(
+        task=task,
+        channels=channels[0],
+        window=metadata.window,
+        smallest=metadata.smallest,
+    )
 
 
 def static_size(model: ir.Model) -> Size | None:
     """Return the picture size that a model is fixed to; None where it is dynamic or there is none."""
-    if is_classifier(model):
+    if task_of(model).is_classifier:
         return None
     dims = [
         dim for value in model.graph.inputs if value.name == "input" for dim in value.shape or ()

@@ -12,15 +12,23 @@ from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
-from paragon_export.checkpoints.load import Checkpoint
 from paragon_export.errors import PlanError, RunError
-from paragon_export.graph.inspection import metadata_of, port_of
+from paragon_export.graph.inspection import (
+    input_spec_of,
+    metadata_of,
+    port_of,
+    ports_of,
+    precision_of,
+    static_size,
+    task_of,
+)
 from paragon_export.graph.metadata import TOOL, ModelMetadata
 from paragon_export.graph.onnx_checks import check_model
+from paragon_export.networks.describe import LoadedNetwork
 from paragon_export.networks.glyph.layout import CELL, GRID
-from paragon_export.specs.network import NetworkSpec
+from paragon_export.specs.network import InputSpec, Port, Task
 from paragon_export.specs.plans import ExportPlan
-from paragon_export.specs.types import ONNX_SUFFIXES
+from paragon_export.specs.types import ONNX_SUFFIXES, Precision, Size
 from paragon_export.system.environment import makers
 from paragon_export.system.limits import limited_memory
 from paragon_export.system.reading import read_bytes
@@ -64,6 +72,43 @@ class OnnxFile:
     @cached_property
     def sha256(self) -> str:
         return hashlib.sha256(self.data).hexdigest()
+
+    @cached_property
+    def metadata(self) -> ModelMetadata:
+        """What it says of itself, checked."""
+        return metadata_of(self.model)
+
+    @cached_property
+    def precision(self) -> Precision:
+        return precision_of(self.model)
+
+    @cached_property
+    def task(self) -> Task:
+        return task_of(self.model)
+
+    @cached_property
+    def static(self) -> Size | None:
+        """The only image size that it accepts; None where height and width are dynamic."""
+        return static_size(self.model)
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether this tool wrote it, by its metadata."""
+        return str(self.model.metadata_props.get("tool", "")).startswith(TOOL)
+
+    @property
+    def video(self) -> bool:
+        """Whether it carries features from frame to frame."""
+        return any(value.name == "prev_feat" for value in self.model.graph.inputs)
+
+    @cached_property
+    def input_spec(self) -> InputSpec:
+        return input_spec_of(self.model, str(self.path))
+
+    @cached_property
+    def ports(self) -> tuple[tuple[Port, ...], tuple[Port, ...]]:
+        """Inputs and outputs; those of a classifier with the values that may be fed."""
+        return ports_of(self.model)
 
     @property
     def was_changed(self) -> bool:
@@ -141,7 +186,7 @@ def write_onnx(model: ir.Model, path: Path) -> None:
 def is_our_onnx(path: Path) -> bool:
     """Tell whether a file is an ONNX file that this tool wrote, by its metadata."""
     try:
-        return str(read_onnx(path).metadata_props.get("tool", "")).startswith("paragon-export")
+        return read_onnx_file(path).is_ours
     except (RunError, PlanError):
         return False
 
@@ -158,8 +203,7 @@ def _content_digest(proto: onnx.ModelProto) -> tuple[str, str | None]:
 
 def describe_in(
     model: ir.Model,
-    spec: NetworkSpec,
-    checkpoint: Checkpoint,
+    network: LoadedNetwork,
     plan: ExportPlan,
     rewrites: Mapping[str, int],
 ) -> None:
@@ -167,7 +211,7 @@ def describe_in(
 
     What libraries left there goes: it tells how they were called, not what the model is.
     """
-    made_with = makers()
+    spec, checkpoint, made_with = network.spec, network.checkpoint, makers()
     metadata = ModelMetadata(
         family=spec.architecture,
         generation=spec.generation,
@@ -177,7 +221,7 @@ def describe_in(
         out_channels=spec.out_channels,
         window=spec.window,
         smallest=spec.smallest,
-        is_picture=spec.is_picture,
+        is_picture=spec.task is not Task.MAP,
         switches=spec.options,
         precision=plan.precision.value,
         io=plan.io.value,

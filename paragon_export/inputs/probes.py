@@ -16,6 +16,7 @@ import numpy as np
 
 from paragon_export.assets import photograph
 from paragon_export.errors import PlanError
+from paragon_export.specs.network import InputSpec
 from paragon_export.specs.types import Size
 from paragon_export.system.images import pictures_in, read_picture
 
@@ -88,26 +89,21 @@ def check_defined(sizes: Iterable[Size], smallest: int) -> None:
 
 
 def choose_probes(
-    channels: int,
-    window: int,
+    spec: InputSpec,
+    *,
     static: Size | None = None,
     video: bool = False,
     sizes: Sequence[Size] = (),
     images: Path | None = None,
-    smallest: int = 1,
-    also: Sequence[tuple[int, int]] = (),
 ) -> list[Probe]:
-    """Return the probes for one candidate.
+    """Return the probes for one candidate that takes images.
 
     Args:
-        channels: Of the input.
-        window: Side of the attention windows in pixels, which sets the default sizes; 1 for none.
+        spec: What the network is fed; the attention window sets the default sizes.
         static: The only size that the candidate accepts, if it is not dynamic.
         video: Whether the candidate carries features from frame to frame.
         sizes: Sizes to use instead of the default ones.
-        images: Folder of pictures to add.
-        smallest: Least extent at which the network is defined.
-        also: Heights and widths to add to the default sizes.
+        images: Folder of images to add.
 
     Raises:
         PlanError: If a static candidate is to be judged at another size, a folder of stills is
@@ -118,13 +114,14 @@ def choose_probes(
     if images and (static or video):
         raise PlanError("--images is for still models with dynamic sizes")
     chosen = [(s, 1) for s in ([static] if static else sizes)]
-    chosen = chosen or [*default_sizes(window, smallest), *((Size(*size), 1) for size in also)]
-    check_defined((size for size, _ in chosen), smallest)
+    also = [(Size(*size), 1) for size in spec.also_probed]
+    chosen = chosen or [*default_sizes(spec.window, spec.smallest), *also]
+    check_defined((size for size, _ in chosen), spec.smallest)
     if video:
-        return video_probes(channels, chosen, batched=static is None)
-    stills = still_probes(channels, chosen, batched=static is None)
-    pictures = folder_probes(channels, images) if images else []
-    check_defined((probe.size for probe in pictures), smallest)
+        return video_probes(spec.channels, chosen, batched=static is None)
+    stills = still_probes(spec.channels, chosen, batched=static is None)
+    pictures = folder_probes(spec.channels, images) if images else []
+    check_defined((probe.size for probe in pictures), spec.smallest)
     return stills + pictures
 
 
@@ -155,27 +152,26 @@ LARGE = Size(64, 96)
 
 
 def audit_probes(
-    channels: int,
-    window: int,
+    spec: InputSpec,
+    *,
     static: Size | None = None,
     video: bool = False,
     images: Path | None = None,
-    smallest: int = 1,
-    also: Sequence[tuple[int, int]] = (),
 ) -> list[Probe]:
     """Return what the ranges of tensors are measured on; arguments as for ``choose_probes``.
 
-    A photograph and every stress picture at an odd size, just above the window; a larger
-    photograph, and more at the sizes of ``also``; the pictures of a folder.
+    A photograph and every stress image at an odd size, just above the window; a larger
+    photograph, and more at the sizes of ``spec.also_probed``; the images of a folder.
 
     Raises:
         PlanError: As ``choose_probes``.
     """
     if images and (static or video):
         raise PlanError("--images is for still models with dynamic sizes")
-    odd = static or default_sizes(window, smallest)[-3][0]
+    channels, smallest = spec.channels, spec.smallest
+    odd = static or default_sizes(spec.window, smallest)[-3][0]
     large = Size(max(LARGE.height, smallest), max(LARGE.width, smallest))
-    larger = [] if static else [large, *(Size(*size) for size in also)]
+    larger = [] if static else [large, *(Size(*size) for size in spec.also_probed)]
     stills = {"photograph": photograph_crop, **STRESS, "flat": _flat}
     probes = [_still_or_clip(kind, make(channels, odd), video) for kind, make in stills.items()]
     probes += [

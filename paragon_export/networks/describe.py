@@ -1,12 +1,16 @@
-"""Reference: a checkpoint in, the untouched PyTorch network that every verdict stands on out."""
+"""Load a checkpoint, determine its network and build the unmodified PyTorch module."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from paragon_export.checkpoints.load import Checkpoint, load_checkpoint
-from paragon_export.errors import CheckpointError
-from paragon_export.networks.registry import architecture_of
+from paragon_export.errors import CheckpointError, PlanError
+from paragon_export.networks.options import FLAGS
+from paragon_export.networks.registry import architecture_named, architecture_of
 from paragon_export.specs.network import (
     MAX_CHANNELS,
     MAX_FULL_SIZE_VALUES,
@@ -17,21 +21,105 @@ from paragon_export.specs.network import (
 )
 from paragon_export.specs.plans import NetworkOptions
 
-Described = tuple[Checkpoint, NetworkSpec]
-"""A checkpoint and the network that it holds."""
+if TYPE_CHECKING:
+    from torch import nn
 
 
-def describe(path: Path, options: NetworkOptions) -> Described:
-    """Load a checkpoint and work out its network.
+@dataclass(frozen=True, kw_only=True)
+class LoadedNetwork:
+    """A checkpoint that was read once, and the network that it holds."""
+
+    checkpoint: Checkpoint
+    spec: NetworkSpec
+    options: NetworkOptions = field(default_factory=NetworkOptions)
+    """As the user gave them; ``spec.options`` holds what they resolved to."""
+
+    @cached_property
+    def module(self) -> nn.Module:
+        """The network as trained: float32, eval mode, on the CPU. Do not change it.
+
+        It maps an image (N, C, H, W), RGB in [0, 1], to (N, C, s*H, s*W) with the upscaling
+        factor s; other tasks are described by :class:`~paragon_export.specs.network.Task`.
+
+        Raises:
+            PlanError: If an option that the tensors do not determine was not given.
+        """
+        return self.build()
+
+    def build(self, *, video: bool = False) -> nn.Module:
+        """Return a new module; ``video`` adds ``prev_feat`` and ``alpha`` and ``feature_map``.
+
+        Raises:
+            PlanError: As :attr:`module`, or if the network has no temporal input.
+        """
+        if self.spec.needs:
+            raise PlanError(
+                f"{self.checkpoint.path}: the tensors of a {self.spec.architecture} "
+                f"{self.spec.generation} network do not tell {'; nor '.join(self.spec.needs)}"
+            )
+        architecture = architecture_named(self.spec.architecture)
+        return architecture.build(self.spec, self.checkpoint, video=video)
+
+    def with_options(self, options: NetworkOptions) -> LoadedNetwork:
+        """Return the same checkpoint with other options, without reading the file again.
+
+        Raises:
+            PlanError: If an option is impossible or contradicts the tensors.
+        """
+        return describe(self.checkpoint, options)
+
+
+def load_network(
+    path: str | Path, *, config: str | Path | None = None, **options: Any
+) -> LoadedNetwork:
+    """Load a checkpoint and determine the network that it holds.
+
+    Args:
+        path: A ``.safetensors``, ``.pth`` or ``.pt`` file.
+        config: The trainer's option file, if there is one.
+        options: What the tensors do not determine, as ``upsampler_alpha=0.0`` or ``window_size=16``;
+            the names are those of the command line's options, with underscores.
+
+    Returns:
+        The network. Its ``module`` is built when it is first used.
 
     Raises:
-        ParagonExportError: If it cannot be loaded, or is none that is served.
+        PlanError: If an option does not exist, is impossible, or contradicts the tensors.
+        CheckpointError: If the file cannot be read or is damaged.
+        UnsupportedNetworkError: If no architecture has these tensors.
+
+    Example:
+        >>> from paragon_export.assets import CHECKPOINT
+        >>> network = load_network(CHECKPOINT, upsampler_alpha=0.0)
+        >>> network.spec.architecture, network.spec.variant, network.spec.scale
+        ('ParagonSR2', 'realtime', 2)
     """
-    checkpoint = load_checkpoint(path)
+    unknown = sorted(set(options) - set(FLAGS))
+    if unknown:
+        raise PlanError(f"unknown option {unknown[0]}; choose from {', '.join(FLAGS)}")
+    given = NetworkOptions(flags=options, config=None if config is None else Path(config))
+    return read_network(Path(path), given)
+
+
+def read_network(path: Path, options: NetworkOptions) -> LoadedNetwork:
+    """Load a checkpoint and determine its network.
+
+    Raises:
+        ParagonExportError: As :func:`load_network`.
+    """
+    return describe(load_checkpoint(path), options)
+
+
+def describe(checkpoint: Checkpoint, options: NetworkOptions) -> LoadedNetwork:
+    """Determine the network that a checkpoint holds.
+
+    Raises:
+        ParagonExportError: As :func:`load_network`.
+    """
     _check_widths(checkpoint)
     spec = architecture_of(checkpoint).describe(checkpoint, options)
-    _check_growth(path, spec)
-    return checkpoint, spec
+    _check_growth(checkpoint.path, spec)
+    return LoadedNetwork(checkpoint=checkpoint, spec=spec, options=options)
 
 
 def _check_widths(checkpoint: Checkpoint) -> None:

@@ -20,11 +20,11 @@ RARER = (
     "generation", "use_norm", "dynamic_inference", "obey_tracked_flag",
     "activation", "normalize_embeddings", "stem_stride", "bn_eps",
 )  # fmt: skip
-"""NetworkOptions that are given as ``--set NAME=VALUE``."""
+"""Options that are given as ``--set NAME=VALUE``."""
 
 
 FLAGS = ("attention_mode", "export_safe", "upsampler_alpha", "window_size", "scale", *RARER)
-"""NetworkOptions that can be given on the command line."""
+"""Options that can be given on the command line."""
 
 
 MAX_WINDOW_PX = 32

@@ -1,24 +1,22 @@
-"""Judge: files against a reference, on probes that suit them."""
+"""Check files against the network that they claim to be, on probes that suit them."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
 from paragon_export.engines.manifest import EngineFile
 from paragon_export.errors import PlanError
-from paragon_export.graph.inspection import ports_of
 from paragon_export.graph.onnx_io import OnnxFile
 from paragon_export.inputs.glyph_probes import glyph_probes
 from paragon_export.inputs.probes import Probe, choose_probes
-from paragon_export.networks.describe import describe
+from paragon_export.networks.describe import LoadedNetwork, read_network
+from paragon_export.parity.acceptance import conversion_criteria
 from paragon_export.parity.candidates import (
     Artifact,
-    Opened,
-    is_video,
+    OpenedArtifact,
     open_candidate,
     open_onnx,
     read_artifact,
@@ -26,207 +24,174 @@ from paragon_export.parity.candidates import (
 from paragon_export.parity.compare import verify
 from paragon_export.parity.diagnosis.alternatives import Alternative, alternatives
 from paragon_export.parity.diagnosis.diagnose import Subject, diagnose
-from paragon_export.parity.provenance import (
-    another_checkpoint,
-    changed_files,
-    checkpoint_named,
-    facts_of,
-    with_recorded,
-)
-from paragon_export.parity.reference import OnnxReference, Reference, build_reference
+from paragon_export.parity.provenance import changed_files, network_of_artifact, other_checkpoint
+from paragon_export.parity.reference import OnnxReference, TorchReference, build_reference
 from paragon_export.parity.report import Finding, ParityReport, ParityRow
-from paragon_export.specs.network import NetworkSpec
-from paragon_export.specs.plans import NetworkOptions
-from paragon_export.specs.tolerance import Tolerance
+from paragon_export.specs.plans import NetworkOptions, ParityPlan
 from paragon_export.specs.types import OnnxBackend, Size
-from paragon_export.system.text import brief
+
+Alternatives = Callable[[], Sequence[Alternative]]
+"""Says which networks a failed candidate may be instead."""
 
 
-def judge(
-    reference: Reference,
-    spec: NetworkSpec,
-    candidates: Sequence[Artifact],
-    sizes: Sequence[Size] = (),
-    images: Path | None = None,
-    backends: Sequence[OnnxBackend] = (OnnxBackend.ONNXRUNTIME,),
-    instead: Callable[[], Sequence[Alternative]] = tuple,
+def check_parity(
+    reference: LoadedNetwork | str | Path | None,
+    candidates: Iterable[str | Path],
+    *,
+    sizes: Iterable[str | Size] = (),
+    images: str | Path | None = None,
+    backends: Iterable[str] = ("onnxruntime",),
+    other_checkpoint: bool = False,
+    options: NetworkOptions | None = None,
 ) -> ParityReport:
-    """Judge ONNX files and engines against the network they claim to be.
+    """Compare ONNX files and engines with the PyTorch network in float64.
 
-    ``sizes`` replaces the default sizes; ``images`` adds the pictures of a folder; each of
-    ``backends`` runs every ONNX file. A failure is named, ``instead`` says after what.
+    Args:
+        reference: A network or a checkpoint. None takes, for one candidate, the checkpoint that
+            its metadata names, from its own folder or the working folder.
+        candidates: ``.onnx`` and ``.engine`` files, all of them stills or all of them video models.
+        sizes: Input sizes as ``"720x1280"`` (height x width), in place of the default ones.
+        images: Folder of images to add to the probes.
+        backends: What runs ONNX files: ``"onnxruntime"``, ``"openvino"`` or both.
+        other_checkpoint: Also judge files that say that they were made from another checkpoint.
+        options: What the tensors do not determine, if ``reference`` is no network.
+
+    Returns:
+        The report. ``passed`` is the verdict, ``rows`` has one entry for each candidate, output
+        and probe, ``findings`` name what failures look like.
 
     Raises:
-        ParagonExportError: If a candidate cannot be opened.
+        ParagonExportError: If a file cannot be opened or does not fit the reference.
     """
-    rows: list[ParityRow] = []
-    notes: list[str] = []
-    findings: list[Finding] = []
-    opened_by = [
-        (file, backend)
-        for file in candidates
-        for backend in (backends[:1] if isinstance(file, EngineFile) else dict.fromkeys(backends))
-    ]
-    for file, backend in opened_by:
-        opened = open_candidate(file, reference, backend)
-        probes = _probes(reference, spec, opened, sizes, images)
-        report = verify(reference, [opened.candidate], probes, is_picture=spec.is_picture)
-        rows += report.rows
-        notes += [*report.notes, *opened.disagreements(spec)]
-        if not report.passed:
-            subject = Subject(
-                candidate=opened.candidate,
-                reference=reference,
-                spec=spec,
-                probes=probes,
-                instead=instead,
-            )
-            findings += diagnose(subject, report.rows)
-    return ParityReport(
-        rows=tuple(rows), notes=tuple(dict.fromkeys(notes)), findings=tuple(findings)
+    plan = ParityPlan(
+        sizes=tuple(s if isinstance(s, Size) else Size.parse(s) for s in sizes),
+        images=None if images is None else Path(images),
+        backends=tuple(dict.fromkeys(map(OnnxBackend, backends))),
     )
-
-
-def judge_conversion(source: OnnxFile, converted: OnnxFile) -> ParityReport:
-    """Judge a half-precision model against the float32 file it was made from.
-
-    Nobody's error in half precision is known for it, so the bar of decibels decides alone.
-    """
-    inputs, outputs = ports_of(source.model)
-    opened = open_onnx(converted, outputs)
-    facts = opened.metadata
-    channels = inputs[0].dims[1]
-    is_glyph = outputs[0].is_logits
-    if not isinstance(channels, int):
-        raise PlanError(f"{source.path}: the number of input channels must be fixed")
-    precision = opened.candidate.precision
-    usual = Tolerance.for_precision(precision)
-    bar = Tolerance(
-        max_abs=math.inf,
-        times_reference=1,
-        reference_floor=math.inf,
-        min_psnr_db=usual.min_psnr_db,
-    )
-    probes = (
-        glyph_probes(inputs[0])
-        if is_glyph
-        else choose_probes(
-            channels, facts.window, opened.static, opened.video, smallest=facts.smallest
+    given = options or NetworkOptions()
+    artifacts = [read_artifact(Path(path)) for path in candidates]
+    if reference is not None:
+        network = (
+            reference
+            if isinstance(reference, LoadedNetwork)
+            else read_network(Path(reference), given)
         )
+        return check_artifacts(network, artifacts, plan, allow_other=other_checkpoint)
+    if len(artifacts) != 1:
+        raise PlanError("without a reference, give one ONNX file or engine")
+    network = network_of_artifact(artifacts[0], given)
+    report = check_artifacts(network, artifacts, plan)
+    note = (
+        f"judged against {network.checkpoint.path}, with the switches that "
+        f"{artifacts[0].path.name} records"
     )
-    reference = OnnxReference(file=source, inputs=inputs, outputs=outputs)
-    bars = {precision: bar}
-    return verify(reference, [opened.candidate], probes, bars, is_picture=facts.is_picture)
+    return replace(report, notes=(note, *report.notes))
 
 
-def _probes(
-    reference: Reference,
-    spec: NetworkSpec,
-    opened: Opened,
-    sizes: Sequence[Size],
-    images: Path | None,
-) -> list[Probe]:
-    """Return what a candidate is judged on."""
-    if reference.outputs[0].is_logits:
-        if sizes or images:
-            given = "--sizes" if sizes else "--images"
-            raise PlanError(f"{given} is for networks that take pictures; leave it out")
-        return glyph_probes(reference.inputs[0], opened.largest_batch)
-    wanted = sizes or opened.allowed_sizes(spec.window, spec.smallest)
-    return choose_probes(
-        spec.in_channels,
-        spec.window,
-        opened.static,
-        opened.video,
-        wanted,
-        images,
-        spec.smallest,
-        spec.also_probed,
-    )
-
-
-def judge_files(
-    checkpoint: Path,
-    options: NetworkOptions,
-    candidates: Sequence[Path],
-    sizes: Sequence[Size] = (),
-    images: Path | None = None,
-    backends: Sequence[OnnxBackend] = (OnnxBackend.ONNXRUNTIME,),
+def check_artifacts(
+    network: LoadedNetwork,
+    artifacts: Sequence[Artifact],
+    plan: ParityPlan,
     *,
-    other_checkpoint: bool = False,
-) -> tuple[ParityReport, NetworkSpec]:
-    """Judge files against a checkpoint; all of them are stills, or all are video models.
+    allow_other: bool = False,
+) -> ParityReport:
+    """Compare artifacts with a network and name what failures look like.
 
     Raises:
+        PlanError: If a file says that it was made from another checkpoint, unless ``allow_other``.
         ParagonExportError: If a file cannot be opened.
-        PlanError: If a file says that it was made from another checkpoint, unless
-            ``other_checkpoint`` allows it.
     """
-    files = [read_artifact(path) for path in candidates]
-    return _judge_artifacts(
-        checkpoint, options, files, sizes, images, backends, other_checkpoint=other_checkpoint
-    )
-
-
-def _judge_artifacts(
-    checkpoint: Path,
-    options: NetworkOptions,
-    files: Sequence[Artifact],
-    sizes: Sequence[Size],
-    images: Path | None,
-    backends: Sequence[OnnxBackend],
-    *,
-    other_checkpoint: bool = False,
-) -> tuple[ParityReport, NetworkSpec]:
-    loaded, spec = describe(checkpoint, options)
-    others = [another_checkpoint(file, loaded) for file in files]
-    if any(others) and not other_checkpoint:
+    others = [other_checkpoint(artifact, network.checkpoint) for artifact in artifacts]
+    if any(others) and not allow_other:
         raise PlanError(
             f"{next(filter(None, others))}; give the one it was made from, or --other-checkpoint "
             "to judge it all the same"
         )
-    video = any(isinstance(f, OnnxFile) and is_video(f.model.graph.inputs) for f in files)
-    reference = build_reference(loaded, spec, video=video)
+    video = any(isinstance(artifact, OnnxFile) and artifact.video for artifact in artifacts)
+    reference = build_reference(network, video=video)
 
     @cache
-    def instead() -> tuple[Alternative, ...]:
-        return tuple(alternatives(loaded, spec, options, reference))
+    def possible() -> tuple[Alternative, ...]:
+        return tuple(alternatives(reference))
 
-    report = judge(reference, spec, files, sizes, images, backends, instead)
-    notes = (*report.notes, *filter(None, others), *changed_files(files))
-    return replace(report, notes=notes), spec
+    report = judge(reference, artifacts, plan, possible)
+    notes = (*report.notes, *filter(None, others), *changed_files(artifacts))
+    return replace(report, notes=notes)
 
 
-def rejudge(
-    file: Path,
-    options: NetworkOptions,
-    sizes: Sequence[Size] = (),
-    images: Path | None = None,
-    backends: Sequence[OnnxBackend] = (OnnxBackend.ONNXRUNTIME,),
-) -> tuple[ParityReport, NetworkSpec]:
-    """Judge an ONNX file or an engine against the checkpoint that it was made from.
+def judge(
+    reference: TorchReference,
+    artifacts: Sequence[Artifact],
+    plan: ParityPlan | None = None,
+    possible: Alternatives = tuple,
+) -> ParityReport:
+    """Judge ONNX files and engines against the network that they claim to be.
 
-    It is the file that the metadata names, beside the model or in the working folder, if its hash
-    is the one told there. NetworkOptions that are not given are those that the metadata records.
+    A failure is named; ``possible`` says what the file may be instead.
 
     Raises:
-        PlanError: If the file names no checkpoint, or there is none such.
-        ParagonExportError: If it cannot be opened.
+        ParagonExportError: If a candidate cannot be opened.
     """
-    artifact = read_artifact(file)
-    facts = facts_of(artifact)
-    name, told = facts.checkpoint, facts.checkpoint_sha256
-    if name is None or told is None:
-        raise PlanError(
-            f"{file} does not say what checkpoint it was made from; give it before the file"
-        )
-    checkpoint = checkpoint_named(file, facts)
-    if checkpoint is None:
-        raise PlanError(
-            f"{file} was made from {brief(name)} with SHA-256 {brief(told)}, neither beside it nor in "
-            "the working folder; give the checkpoint before the file"
-        )
-    recorded = with_recorded(options, facts)
-    report, spec = _judge_artifacts(checkpoint, recorded, [artifact], sizes, images, backends)
-    note = f"judged against {checkpoint}, with the switches that {file.name} records"
-    return replace(report, notes=(note, *report.notes)), spec
+    plan = plan or ParityPlan()
+    rows: list[ParityRow] = []
+    notes: list[str] = []
+    findings: list[Finding] = []
+    for artifact in artifacts:
+        for backend in plan.backends[: 1 if isinstance(artifact, EngineFile) else None]:
+            opened = open_candidate(artifact, reference.inputs, reference.outputs, backend)
+            probes = _probes(reference, opened, plan)
+            report = verify(reference, [opened.candidate], probes)
+            rows += report.rows
+            notes += [*report.notes, *opened.disagreements(reference.spec)]
+            if not report.passed:
+                subject = Subject(
+                    candidate=opened.candidate,
+                    reference=reference,
+                    probes=probes,
+                    possible=possible,
+                )
+                findings += diagnose(subject, report.rows)
+    return ParityReport(
+        rows=tuple(rows),
+        notes=tuple(dict.fromkeys(notes)),
+        findings=tuple(findings),
+        spec=reference.spec,
+    )
+
+
+def judge_conversion(source: OnnxFile, converted: OnnxFile) -> ParityReport:
+    """Judge a half-precision model against the float32 file that it was made from.
+
+    PyTorch's own error in half precision is unknown for it, so the PSNR alone decides.
+
+    Raises:
+        PlanError: If the number of the input's channels is not fixed.
+    """
+    inputs, outputs = source.ports
+    opened = open_onnx(converted, outputs)
+    spec, precision = source.input_spec, converted.precision
+    probes = (
+        glyph_probes(inputs[0])
+        if spec.task.is_classifier
+        else choose_probes(spec, static=converted.static, video=converted.video)
+    )
+    reference = OnnxReference(file=source, inputs=inputs, outputs=outputs)
+    criteria = {precision: conversion_criteria(precision)}
+    return verify(reference, [opened.candidate], probes, criteria)
+
+
+def _probes(reference: TorchReference, opened: OpenedArtifact, plan: ParityPlan) -> list[Probe]:
+    """Return what a candidate is judged on."""
+    spec = reference.input_spec
+    if spec.task.is_classifier:
+        if plan.sizes or plan.images:
+            option = "--sizes" if plan.sizes else "--images"
+            raise PlanError(f"{option} is for networks that take pictures; leave it out")
+        return glyph_probes(reference.inputs[0], opened.largest_batch)
+    return choose_probes(
+        spec,
+        static=opened.static,
+        video=reference.video,
+        sizes=plan.sizes or opened.allowed_sizes(spec),
+        images=plan.images,
+    )

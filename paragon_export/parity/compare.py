@@ -1,16 +1,15 @@
-"""Verify: one judge for all artifacts.
+"""Compare candidates with the float64 reference, output by output and probe by probe.
 
-The truth is the untouched PyTorch network in float64. Beside every candidate's error stands
-the error of PyTorch itself in the candidate's precision, measured against the same truth on
-the same pictures. Every pixel counts, the worst one decides, and a candidate that cannot be
-compared has failed.
+The reference is the PyTorch network as trained, in float64. Next to each candidate's error stands
+the error of PyTorch itself in the candidate's precision, to the same reference and on the same
+probes. Every pixel counts, the worst one decides, and a candidate that cannot be compared fails.
 """
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 
 import ml_dtypes
 import numpy as np
@@ -18,171 +17,113 @@ import numpy as np
 from paragon_export.errors import PlanError, RunError
 from paragon_export.inputs.play import nudged, play
 from paragon_export.inputs.probes import Probe
+from paragon_export.parity.acceptance import Criteria, default_criteria
 from paragon_export.parity.candidates import Candidate
-from paragon_export.parity.metrics import Difference, difference, wrong_top1
+from paragon_export.parity.metrics import NOT_COMPARED, difference, wrong_top1
 from paragon_export.parity.reference import Reference
 from paragon_export.parity.report import ParityReport, ParityRow
 from paragon_export.runtimes.base import Arrays
-from paragon_export.specs.network import Port
-from paragon_export.specs.tolerance import Tolerance
+from paragon_export.specs.network import Port, Task
 from paragon_export.specs.types import Precision
 from paragon_export.system.text import brief
 
 BORDER_PX = 4
 """Width of the border band, in pixels of the network's input."""
 
-
 OUTPUT_TYPES = (np.float32, np.float16, ml_dtypes.bfloat16)
 """Types that a candidate's output may have."""
 
-
 _DTYPES = {Precision.FP32: "float32", Precision.FP16: "float16", Precision.BF16: "bfloat16"}
-
-
-_NOTHING = Difference(float("inf"), float("-inf"), float("inf"), float("inf"), False, False)
 
 
 def verify(
     reference: Reference,
     candidates: Sequence[Candidate],
     probes: Iterable[Probe],
-    tolerances: dict[Precision, Tolerance] | None = None,
-    *,
-    is_picture: bool = True,
+    criteria: Mapping[Precision, Criteria] | None = None,
 ) -> ParityReport:
-    """Judge candidates on probes.
+    """Compare candidates with the reference on probes.
 
-    ``tolerances`` replaces the defaults of :meth:`Tolerance.for_precision`, or of
-    :meth:`Tolerance.for_logits` where the outputs are logits. An output that is no picture has no
-    full range of its own: errors are relative to its peak, if that is above 1, and what one
-    rounding of the input moves the float64 output by stands beside them.
+    ``criteria`` replaces the default rule of a precision.
     """
+    logits = reference.input_spec.task.is_classifier
     precisions = {candidate.precision for candidate in candidates}
-    logits = any(port.is_logits for port in reference.outputs)
-    usual = Tolerance.for_logits if logits else Tolerance.for_precision
-    allowed = {p: usual(p) for p in precisions} | (tolerances or {})
+    rules = {p: default_criteria(p, logits=logits) for p in precisions} | dict(criteria or {})
     if logits:
-        return ParityReport(rows=tuple(_judge_logits(reference, candidates, probes, allowed)))
-    truth_runner = reference.runner("float64")
-    own_runners = {p: reference.runner(_DTYPES[p]) for p in sorted(precisions)}
-    rows = []
-    for probe in probes:
-        truth = play(truth_runner, probe, reference.inputs)
-        own = {p: play(runner, probe, reference.inputs) for p, runner in own_runners.items()}
-        moved = {} if is_picture else play(truth_runner, nudged(probe), reference.inputs)
-        for candidate in candidates:
-            rows += _judge(
-                candidate,
-                probe,
-                reference.inputs,
-                truth,
-                own[candidate.precision],
-                moved,
-                allowed[candidate.precision],
-            )
+        return ParityReport(rows=tuple(_logit_rows(reference, candidates, probes, rules)))
+    rows = list(_image_rows(reference, candidates, probes, rules))
     return ParityReport(rows=tuple(rows), notes=tuple(_divergences(rows)))
 
 
-def _judge(
-    candidate: Candidate,
-    probe: Probe,
-    inputs: Sequence[Port],
-    truth: Arrays,
-    own: Arrays,
-    moved: Arrays,
-    tolerance: Tolerance,
-) -> list[ParityRow]:
-    """One row for each output; ``moved`` is empty where the outputs are pictures."""
-    found, fault = _run(candidate, probe, inputs)
-    rows = []
-    for name, expected in truth.items():
-        got = found.get(name)
-        problem = fault or _fault(found, truth, name)
-        border = BORDER_PX * (expected.shape[-1] // probe.size.width)
-        gap = _NOTHING if problem or got is None else difference(got, expected, border)
-        peak = float(np.abs(truth["output"]).max())
-        rows.append(
-            ParityRow(
-                candidate=candidate.name,
-                precision=candidate.precision,
-                output=name,
-                picture=probe.label,
-                size=probe.size,
-                batch=probe.batch,
-                found=gap,
-                reference_max_abs=difference(own[name], expected, border).max_abs,
-                tolerance=tolerance,
-                reference_peak=peak,
-                full_range=max(1.0, peak) if moved else 1.0,
-                reference_moved=difference(moved[name], expected, 0).max_abs if moved else 0.0,
-                is_stress=probe.is_stress,
-                fault=problem,
-            )
-        )
-    return rows
+# --- images and maps ----------------------------------------------------------------------
 
 
-def _judge_logits(
+@dataclass(frozen=True)
+class _Truth:
+    """What the reference computes on one probe."""
+
+    probe: Probe
+    outputs: Arrays
+    """In float64."""
+    own: Mapping[Precision, Arrays]
+    """PyTorch's outputs in each precision."""
+    moved: Arrays
+    """In float64, of the input moved by one rounding; of maps alone."""
+
+
+def _image_rows(
     reference: Reference,
     candidates: Sequence[Candidate],
     probes: Iterable[Probe],
-    allowed: dict[Precision, Tolerance],
-) -> list[ParityRow]:
-    """One row for each candidate and probe; errors are relative to the probe's largest logit.
-
-    In half precision a classifier's largest error on some dozens of glyphs is a matter of luck,
-    so what PyTorch errs there is its largest error on any probe.
-    """
-    name = reference.outputs[0].name
-    truth_runner = reference.runner("float64")
-    own_runners = {p: reference.runner(_DTYPES[p]) for p in sorted(allowed)}
-    known: list[tuple[Probe, float, np.ndarray, dict[Precision, float]]] = []
+    rules: Mapping[Precision, Criteria],
+) -> Iterable[ParityRow]:
+    exact = reference.runner("float64")
+    own_runners = {p: reference.runner(_DTYPES[p]) for p in sorted(rules)}
+    is_map = reference.input_spec.task is Task.MAP
     for probe in probes:
-        truth = play(truth_runner, probe, reference.inputs)[name]
-        peak = max(1.0, float(np.abs(truth).max()))
-        errors = {}
-        for precision, runner in own_runners.items():
-            own = play(runner, probe, reference.inputs)[name]
-            errors[precision] = difference(own / peak, truth / peak, border=0).max_abs
-        known.append((probe, peak, truth / peak, errors))
-    rows = []
-    for candidate, (probe, peak, truth, errors) in itertools.product(candidates, known):
-        precision = candidate.precision
-        everywhere = [errors_there[precision] for *_, errors_there in known]
-        own_error = max(everywhere) if precision.is_half else errors[precision]
-        tolerance = allowed[precision]
-        found, fault = _run(candidate, probe, reference.inputs)
-        got = found.get(name)
-        fault = fault or _fault(found, {name: truth}, name)
-        row = ParityRow(
-            candidate=candidate.name,
-            precision=precision,
-            output=name,
-            picture=probe.label,
-            size=probe.size,
-            batch=probe.batch,
-            found=_NOTHING,
-            reference_max_abs=own_error,
-            tolerance=tolerance,
-            reference_peak=peak,
-            fault=fault,
-            wrong_top1=0,
+        feed = partial(play, inputs=reference.inputs)
+        truth = _Truth(
+            probe=probe,
+            outputs=feed(exact, probe),
+            own={p: feed(runner, probe) for p, runner in own_runners.items()},
+            moved=feed(exact, nudged(probe)) if is_map else {},
         )
-        if got is not None and not fault:
-            gap = difference(got.astype(np.float64) / peak, truth, border=0)
-            row = replace(row, found=gap, wrong_top1=wrong_top1(got, truth, row.limit))
-        rows.append(row)
-    return rows
+        for candidate in candidates:
+            found, fault = _run(candidate, probe, reference.inputs)
+            for name in truth.outputs:
+                yield _row(candidate, truth, name, found, fault, rules[candidate.precision])
 
 
-def _run(candidate: Candidate, probe: Probe, inputs: Sequence[Port]) -> tuple[Arrays, str]:
-    """Return what a candidate gives, and what went wrong if it cannot run."""
-    if candidate.fault:
-        return {}, candidate.fault
-    try:
-        return play(candidate.runner, probe, inputs), ""
-    except (RunError, PlanError) as error:  # the latter: it does not know an ID that it should
-        return {}, f"cannot run: {error}"
+def _row(
+    candidate: Candidate, truth: _Truth, name: str, found: Arrays, fault: str, criteria: Criteria
+) -> ParityRow:
+    """Measure one output of a candidate on one probe.
+
+    An output without a fixed range is measured against its own peak, if that is above 1, and
+    against what one rounding of the input changes.
+    """
+    probe, expected, moved = truth.probe, truth.outputs[name], truth.moved
+    got = found.get(name)
+    problem = fault or _fault(found, truth.outputs, name)
+    border = BORDER_PX * (expected.shape[-1] // probe.size.width)
+    own = truth.own[candidate.precision][name]
+    peak = float(np.abs(truth.outputs["output"]).max())
+    return ParityRow(
+        candidate=candidate.name,
+        precision=candidate.precision,
+        output=name,
+        picture=probe.label,
+        size=probe.size,
+        batch=probe.batch,
+        criteria=criteria,
+        found=NOT_COMPARED if problem or got is None else difference(got, expected, border),
+        reference_max_abs=difference(own, expected, border).max_abs,
+        reference_peak=peak,
+        full_range=max(1.0, peak) if moved else 1.0,
+        reference_moved=difference(moved[name], expected, 0).max_abs if moved else 0.0,
+        is_stress=probe.is_stress,
+        fault=problem,
+    )
 
 
 def _divergences(rows: Sequence[ParityRow]) -> list[str]:
@@ -198,8 +139,95 @@ def _divergences(rows: Sequence[ParityRow]) -> list[str]:
     ]
 
 
+# --- logits -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _LogitTruth:
+    """What the reference classifier computes on one probe."""
+
+    probe: Probe
+    peak: float
+    """Largest logit, at least 1."""
+    logits: np.ndarray
+    """In float64, divided by ``peak``."""
+    errors: Mapping[Precision, float]
+    """PyTorch's largest error in each precision, in units of ``peak``."""
+
+
+def _logit_rows(
+    reference: Reference,
+    candidates: Sequence[Candidate],
+    probes: Iterable[Probe],
+    rules: Mapping[Precision, Criteria],
+) -> Iterable[ParityRow]:
+    """Yield one row for each candidate and probe; errors are relative to the largest logit.
+
+    The largest error in half precision on a few dozen items is a random number. So PyTorch's own
+    error there is its largest on any probe.
+    """
+    name = reference.outputs[0].name
+    truths = list(_logit_truths(reference, name, probes, sorted(rules)))
+    for candidate in candidates:
+        precision = candidate.precision
+        largest = max((truth.errors[precision] for truth in truths), default=0.0)
+        for truth in truths:
+            found, fault = _run(candidate, truth.probe, reference.inputs)
+            own = largest if precision.is_half else truth.errors[precision]
+            row = ParityRow(
+                candidate=candidate.name,
+                precision=precision,
+                output=name,
+                picture=truth.probe.label,
+                size=truth.probe.size,
+                batch=truth.probe.batch,
+                criteria=rules[precision],
+                found=NOT_COMPARED,
+                reference_max_abs=own,
+                reference_peak=truth.peak,
+                fault=fault or _fault(found, {name: truth.logits}, name),
+                wrong_top1=0,
+            )
+            yield row if row.fault else _measured_logits(row, found[name], truth)
+
+
+def _logit_truths(
+    reference: Reference, name: str, probes: Iterable[Probe], precisions: Sequence[Precision]
+) -> Iterable[_LogitTruth]:
+    exact = reference.runner("float64")
+    own_runners = {p: reference.runner(_DTYPES[p]) for p in precisions}
+    for probe in probes:
+        truth = play(exact, probe, reference.inputs)[name]
+        peak = max(1.0, float(np.abs(truth).max()))
+        errors = {
+            p: difference(
+                play(runner, probe, reference.inputs)[name] / peak, truth / peak, border=0
+            ).max_abs
+            for p, runner in own_runners.items()
+        }
+        yield _LogitTruth(probe, peak, truth / peak, errors)
+
+
+def _measured_logits(row: ParityRow, got: np.ndarray, truth: _LogitTruth) -> ParityRow:
+    gap = difference(got.astype(np.float64) / truth.peak, truth.logits, border=0)
+    return replace(row, found=gap, wrong_top1=wrong_top1(got, truth.logits, row.limit))
+
+
+# --- both ---------------------------------------------------------------------------------
+
+
+def _run(candidate: Candidate, probe: Probe, inputs: Sequence[Port]) -> tuple[Arrays, str]:
+    """Return a candidate's outputs, and the reason if it cannot run."""
+    if candidate.fault:
+        return {}, candidate.fault
+    try:
+        return play(candidate.runner, probe, inputs), ""
+    except (RunError, PlanError) as error:  # the latter: it does not know an ID that it should
+        return {}, f"cannot run: {error}"
+
+
 def _fault(found: Arrays, expected: Arrays, name: str) -> str:
-    """Say why an output cannot be compared: there is none, there are others, shape or type."""
+    """Return why an output cannot be compared: missing, extra, wrong shape or wrong type."""
     got = found.get(name)
     if got is None:
         return "output missing"

@@ -27,6 +27,10 @@ class Difference:
     """Whether any picture of the candidate is all one value while the reference's is not."""
 
 
+NOT_COMPARED = Difference(math.inf, -math.inf, math.inf, math.inf, False, False)
+"""Stands where nothing could be compared."""
+
+
 def difference(candidate: np.ndarray, reference: np.ndarray, border: int) -> Difference:
     """Compare two batches of maps of equal shape (N, C, H, W).
 

@@ -1,4 +1,4 @@
-"""Judge: files against a reference, on probes that suit them."""
+"""Find the checkpoint that a file was made from, and say where a file contradicts its origin."""
 
 from __future__ import annotations
 
@@ -6,96 +6,120 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from paragon_export.checkpoints.load import Checkpoint, load_if_digest
 from paragon_export.errors import PlanError
-from paragon_export.graph.inspection import metadata_of
 from paragon_export.graph.metadata import ModelMetadata
 from paragon_export.graph.onnx_io import OnnxFile
-from paragon_export.networks.describe import describe
+from paragon_export.networks.describe import LoadedNetwork, describe, read_network
 from paragon_export.networks.options import FLAGS
-from paragon_export.parity.candidates import Artifact, is_video
-from paragon_export.parity.reference import TorchReference, build_reference
-from paragon_export.specs.network import NetworkSpec
-from paragon_export.specs.plans import EnginePlan, NetworkOptions
-from paragon_export.system.atomic_write import sha256_of
-
-if TYPE_CHECKING:
-    from paragon_export.checkpoints.load import Checkpoint
+from paragon_export.parity.candidates import Artifact
+from paragon_export.specs.plans import NetworkOptions
+from paragon_export.system.text import brief
 
 
-def reference_for(
-    plan: EnginePlan, file: OnnxFile
-) -> tuple[tuple[TorchReference, NetworkSpec] | None, tuple[str, ...]]:
-    """Find the network that an ONNX source was made from, and say which it is.
+def network_of_source(
+    file: OnnxFile, checkpoint: Path | None, options: NetworkOptions
+) -> tuple[LoadedNetwork | None, tuple[str, ...]]:
+    """Find the network that an ONNX file was made from, and say which it is.
 
-    It is the plan's checkpoint, or else the file that the model's metadata names, beside the
-    model or in the working folder, if its hash is the one told there. NetworkOptions that the plan
-    does not give are those that the metadata records.
+    Args:
+        file: The ONNX file.
+        checkpoint: Its checkpoint; None takes the one that the metadata names.
+        options: Options that are not in here are those that the metadata records.
+
+    Returns:
+        The network, or None if no checkpoint is found, and notes for the user.
 
     Raises:
-        PlanError: If the plan's checkpoint is not the one that the model was made from.
+        PlanError: If ``checkpoint`` is not the one that the file was made from.
     """
-    facts = metadata_of(file.model)
-    told = facts.checkpoint_sha256
-    path = plan.checkpoint or checkpoint_named(plan.source, facts)
-    if path is None:
-        return None, ("no checkpoint to judge the ONNX file against; give --checkpoint",)
-    checkpoint, spec = describe(path, with_recorded(plan.options, facts))
-    if told not in (None, checkpoint.sha256):
+    metadata = file.metadata
+    resolved = with_recorded(options, metadata)
+    if checkpoint is None:
+        found = recorded_checkpoint(file.path, metadata)
+        if found is None:
+            return None, ("no checkpoint to judge the ONNX file against; give --checkpoint",)
+        network = describe(found, resolved)
+    else:
+        network = read_network(checkpoint, resolved)
+        sha256 = network.checkpoint.sha256
+        if metadata.checkpoint_sha256 not in (None, sha256):
+            raise PlanError(
+                f"{file.path} was made from a checkpoint with SHA-256 "
+                f"{metadata.checkpoint_sha256}, and {checkpoint} has {sha256}; give the one it was "
+                "made from"
+            )
+    path = network.checkpoint.path
+    return network, (f"judged against {path}, with the switches that the ONNX file records",)
+
+
+def network_of_artifact(artifact: Artifact, options: NetworkOptions) -> LoadedNetwork:
+    """Load the network that an artifact was made from, as its metadata names it.
+
+    Raises:
+        PlanError: If the metadata names no checkpoint, or that checkpoint is not found.
+    """
+    path, metadata = artifact.path, artifact.metadata
+    name, sha256 = metadata.checkpoint, metadata.checkpoint_sha256
+    if name is None or sha256 is None:
         raise PlanError(
-            f"{plan.source} was made from a checkpoint with SHA-256 {told}, and {path} has "
-            f"{checkpoint.sha256}; give the one it was made from"
+            f"{path} does not say what checkpoint it was made from; give it before the file"
         )
-    video = is_video(file.model.graph.inputs)
-    known = (build_reference(checkpoint, spec, video=video), spec)
-    return known, (f"judged against {path}, with the switches that the ONNX file records",)
+    checkpoint = recorded_checkpoint(path, metadata)
+    if checkpoint is None:
+        raise PlanError(
+            f"{path} was made from {brief(name)} with SHA-256 {brief(sha256)}, neither beside it "
+            "nor in the working folder; give the checkpoint before the file"
+        )
+    return describe(checkpoint, with_recorded(options, metadata))
 
 
-def checkpoint_named(onnx: Path, facts: ModelMetadata) -> Path | None:
-    """Return a file of the recorded name whose bytes have the recorded hash; None if none has."""
-    if facts.checkpoint is None or facts.checkpoint_sha256 is None:
+def recorded_checkpoint(artifact: Path, metadata: ModelMetadata) -> Checkpoint | None:
+    """Return the checkpoint that the metadata names, if its bytes have the recorded digest.
+
+    It is looked for in the folder of the artifact and in the working folder.
+
+    Raises:
+        CheckpointError: If the file with that digest is no checkpoint.
+    """
+    if metadata.checkpoint is None or metadata.checkpoint_sha256 is None:
         return None
-    for folder in (onnx.parent, Path()):
-        path = folder / Path(facts.checkpoint).name
-        with suppress(OSError, ValueError):  # a name too long, not to be read, or with a NUL
-            if path.is_file() and sha256_of(path) == facts.checkpoint_sha256:
-                return path
+    for folder in (artifact.parent, Path()):
+        path = folder / Path(metadata.checkpoint).name
+        with suppress(OSError, ValueError):  # a name too long, or with a NUL
+            if path.is_file():
+                found = load_if_digest(path, metadata.checkpoint_sha256)
+                if found is not None:
+                    return found
     return None
 
 
-def with_recorded(options: NetworkOptions, facts: ModelMetadata) -> NetworkOptions:
-    """Fill in what a file's metadata records, unless an option file is to tell it.
+def with_recorded(options: NetworkOptions, metadata: ModelMetadata) -> NetworkOptions:
+    """Add the options that a file's metadata records, unless an option file is to give them.
 
-    These are the switches that a flag can set and that tensors did not decide.
+    These are the options that a flag can set and that the tensors did not determine.
     """
-    recorded = {} if options.config else facts.switches
+    recorded = {} if options.config else metadata.switches
     flags = {n: s.value for n, s in recorded.items() if n in FLAGS and s.source != "tensors"}
     return replace(options, flags={**flags, **options.flags})
 
 
-def facts_of(file: Artifact) -> ModelMetadata:
-    """Return what a file says of itself; of an engine what its manifest says of its ONNX file."""
-    if isinstance(file, OnnxFile):
-        return metadata_of(file.model)
-    return file.manifest.model if file.manifest else ModelMetadata()
-
-
-def another_checkpoint(file: Artifact, checkpoint: Checkpoint) -> str:
-    """Say that a file was made from another checkpoint than the reference; empty if not."""
-    told = facts_of(file).checkpoint_sha256
-    if told in (None, checkpoint.sha256):
+def other_checkpoint(artifact: Artifact, checkpoint: Checkpoint) -> str:
+    """Say that an artifact was made from another checkpoint; empty if it was not."""
+    recorded = artifact.metadata.checkpoint_sha256
+    if recorded in (None, checkpoint.sha256):
         return ""
     return (
-        f"{file.path} was made from a checkpoint with SHA-256 {told}, and {checkpoint.path} has "
-        f"{checkpoint.sha256}"
+        f"{artifact.path} was made from a checkpoint with SHA-256 {recorded}, and "
+        f"{checkpoint.path} has {checkpoint.sha256}"
     )
 
 
-def changed_files(files: Sequence[Artifact]) -> list[str]:
-    """Name the files that are no longer what this tool wrote."""
+def changed_files(artifacts: Sequence[Artifact]) -> list[str]:
+    """Name the ONNX files that are no longer what this tool wrote."""
     return [
         f"{file.path} was changed after it was made: its content is not what its metadata records"
-        for file in files
+        for file in artifacts
         if isinstance(file, OnnxFile) and file.was_changed
     ]

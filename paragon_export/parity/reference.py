@@ -1,4 +1,4 @@
-"""Reference: a checkpoint in, the untouched PyTorch network that every verdict stands on out."""
+"""The reference that candidates are compared with: the PyTorch network as trained."""
 
 from __future__ import annotations
 
@@ -6,16 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
-from paragon_export.checkpoints.load import Checkpoint
-from paragon_export.errors import PlanError
 from paragon_export.inputs.probes import photograph_crop
+from paragon_export.networks.describe import LoadedNetwork
 from paragon_export.networks.registry import architecture_named
 from paragon_export.parity.metrics import Difference, difference
 from paragon_export.runtimes.base import Runner
 from paragon_export.runtimes.isolated import open_runner
 from paragon_export.runtimes.torch_runner import TorchRunner
-from paragon_export.specs.network import NetworkSpec, Port
-from paragon_export.specs.plans import NetworkOptions
+from paragon_export.specs.network import InputSpec, NetworkSpec, Port
 from paragon_export.specs.types import Size
 
 if TYPE_CHECKING:
@@ -37,25 +35,43 @@ class Reference(Protocol):
     @property
     def outputs(self) -> tuple[Port, ...]: ...
 
+    @property
+    def input_spec(self) -> InputSpec: ...
+
     def runner(self, dtype: str) -> Runner:
         """Return a runner that computes in ``dtype``, a name of PyTorch's."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TorchReference:
-    """The PyTorch network and the ports through which it is fed."""
+    """The PyTorch network as trained and its ports."""
 
+    network: LoadedNetwork
     module: nn.Module
     """Float32, eval mode; never changed."""
     inputs: tuple[Port, ...]
     outputs: tuple[Port, ...]
 
+    @property
+    def spec(self) -> NetworkSpec:
+        return self.network.spec
+
+    @property
+    def input_spec(self) -> InputSpec:
+        return self.spec.input_spec
+
+    @property
+    def video(self) -> bool:
+        """Whether it carries features from frame to frame."""
+        return len(self.inputs) > 1
+
     def runner(self, dtype: str, device: str = "cpu") -> TorchRunner:
         names = [port.name for port in self.inputs], [port.name for port in self.outputs]
         return TorchRunner(self.module, *names, dtype=dtype, device=device, ports=self.inputs)
 
-    def fixed(self, size: Size, scale: int) -> tuple[tuple[Port, ...], tuple[Port, ...]]:
-        """Return the ports for one input size and batch 1."""
+    def fixed(self, size: Size) -> tuple[tuple[Port, ...], tuple[Port, ...]]:
+        """Return inputs and outputs for one input size and batch 1."""
+        scale = self.spec.scale
         extents = {"batch": 1, "height": size.height, "width": size.width}
         extents |= {f"{scale}*height": scale * size.height, f"{scale}*width": scale * size.width}
         return _at(self.inputs, extents), _at(self.outputs, extents)
@@ -69,6 +85,10 @@ class OnnxReference:
     inputs: tuple[Port, ...]
     outputs: tuple[Port, ...]
 
+    @property
+    def input_spec(self) -> InputSpec:
+        return self.file.input_spec
+
     def runner(self, dtype: str) -> Runner:
         return open_runner(self.file.data, is_own=self.file.is_own, title=str(self.file.path))
 
@@ -77,34 +97,25 @@ def _at(ports: Sequence[Port], extents: dict[str, int]) -> tuple[Port, ...]:
     return tuple(port.at(extents) for port in ports)
 
 
-def build_reference(
-    checkpoint: Checkpoint, spec: NetworkSpec, *, video: bool = False
-) -> TorchReference:
-    """BuildResult the network as trained; ``video`` adds the temporal ports.
+def build_reference(network: LoadedNetwork, *, video: bool = False) -> TorchReference:
+    """Build the network as trained; ``video`` adds the temporal ports.
 
     Raises:
-        PlanError: If something that tensors cannot tell is still open.
+        PlanError: If an option that the tensors do not determine was not given.
     """
-    if spec.needs:
-        raise PlanError(
-            f"{checkpoint.path}: the tensors of a {spec.architecture} {spec.generation} network do "
-            f"not tell {'; nor '.join(spec.needs)}"
-        )
-    family = architecture_named(spec.architecture)
-    inputs, outputs = family.ports(spec, video=video)
-    module = family.build(spec, checkpoint, video=video)
-    return TorchReference(module=module, inputs=inputs, outputs=outputs)
+    module = network.build(video=True) if video else network.module
+    architecture = architecture_named(network.spec.architecture)
+    inputs, outputs = architecture.ports(network.spec, video=video)
+    return TorchReference(network=network, module=module, inputs=inputs, outputs=outputs)
 
 
-def measure_drop(checkpoint: Checkpoint, spec: NetworkSpec, options: NetworkOptions) -> Difference:
-    """Measure how far the picture moves when the switches drop trained tensors."""
-    whole = {**options.flags, "export_safe": False, "attention_mode": "sdpa"}
-    everything = architecture_named(spec.architecture).describe(
-        checkpoint, replace(options, flags=whole)
-    )
-    feeds = {"input": photograph_crop(spec.in_channels, DROP_SIZE)[None]}
+def measure_drop(network: LoadedNetwork) -> Difference:
+    """Measure how far the image moves when the options drop trained tensors, in float64."""
+    flags = {**network.options.flags, "export_safe": False, "attention_mode": "sdpa"}
+    complete = network.with_options(replace(network.options, flags=flags))
+    feeds = {"input": photograph_crop(network.spec.in_channels, DROP_SIZE)[None]}
     dropped, full = (
-        build_reference(checkpoint, v).runner("float64").infer(feeds)["output"]
-        for v in (spec, everything)
+        build_reference(each).runner("float64").infer(feeds)["output"]
+        for each in (network, complete)
     )
     return difference(dropped, full, border=0)

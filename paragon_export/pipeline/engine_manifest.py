@@ -6,19 +6,18 @@ import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from paragon_export.graph.inspection import metadata_of
 from paragon_export.specs.plans import EnginePlan
 from paragon_export.system.environment import environment
 
 if TYPE_CHECKING:
     from paragon_export.engines.build import BuiltEngine
-    from paragon_export.pipeline.results import Proof, Source
+    from paragon_export.pipeline.results import ModelToCompile, Proof
 
 
 def describe_engine(
     plan: EnginePlan,
     identity: Mapping[str, Any],
-    source: Source,
+    source: ModelToCompile,
     built: BuiltEngine,
 ) -> dict[str, Any]:
     """Return the manifest of an engine that has just been built."""
@@ -30,7 +29,7 @@ def describe_engine(
         "engine_bytes": len(built.data),
         "onnx": os.path.relpath(onnx, plan.output.parent),
         "onnx_sha256": source.file.sha256,
-        "onnx_metadata": metadata_of(source.file.model).to_document(),
+        "onnx_metadata": source.file.metadata.to_document(),
         "planned_device_memory_bytes": built.planned_bytes,
         "planned_activation_bytes": built.activation_bytes,
         "planned_weights_bytes": built.weights_bytes,

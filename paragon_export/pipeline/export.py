@@ -1,6 +1,7 @@
-"""The flow: load, describe, build the reference, rewrite, trace, simplify, audit, verify, build.
+"""Export a checkpoint to one verified ONNX file.
 
-Every arrow is a value; no stage reads another stage's files by name.
+Load, build the reference, rewrite, trace, simplify, convert, judge, write. Each step takes the
+value that the step before returned.
 """
 
 from __future__ import annotations
@@ -9,42 +10,97 @@ from dataclasses import replace
 from pathlib import Path
 
 from paragon_export.graph.onnx_io import is_our_onnx
-from paragon_export.networks.describe import Described, describe
+from paragon_export.networks.describe import LoadedNetwork, load_network, read_network
 from paragon_export.parity.reference import measure_drop
-from paragon_export.pipeline.float32_graph import float32_graph
+from paragon_export.pipeline.float32_graph import finish, float32_graph
 from paragon_export.pipeline.results import ExportResult
-from paragon_export.precision.range_report import RangeAudit
 from paragon_export.specs.plans import ExportPlan
-from paragon_export.specs.types import Runtime
+from paragon_export.specs.types import Precision, Runtime, Size
 from paragon_export.system.atomic_write import check_writable, write_files
 
 
-def export(plan: ExportPlan) -> ExportResult:
-    """Turn a checkpoint into a verified ONNX file, and write it if its verdict passes.
+def export_onnx(
+    network: LoadedNetwork | str | Path,
+    output: str | Path,
+    *,
+    precision: str = "fp32",
+    io: str = "fp32",
+    static: str | Size | None = None,
+    video: bool = False,
+    rewrite: bool = True,
+    runtime: str = "any",
+    opset: int | None = None,
+) -> ExportResult:
+    """Export a network to one ONNX file, judge it, and write it if its verdict passes.
+
+    Args:
+        network: A network, or the path of a checkpoint.
+        output: The ``.onnx`` file to write. A file of that name is replaced.
+        precision: ``"fp32"``, ``"fp16"`` or ``"bf16"``, strongly typed.
+        io: Type of the image inputs and outputs: ``"fp32"``, or that of ``precision``.
+        static: The only input size, as ``"720x1280"`` (height x width), with batch 1; None keeps
+            batch, height and width dynamic.
+        video: Add ``prev_feat`` and ``alpha`` to the inputs and ``feature_map`` to the outputs.
+        rewrite: Export an algebraically equal network that runs faster.
+        runtime: What the rewrites are chosen for: ``"any"``, ``"onnxruntime"``, ``"openvino"`` or
+            ``"tensorrt"``.
+        opset: ONNX operator set, 18 to 23; None takes the oldest that holds every operator.
+
+    Returns:
+        The result. ``passed`` is the verdict; the file was written only if it is True.
 
     Raises:
-        ParagonExportError: If a stage could not run; nothing is written then.
+        PlanError: If the arguments do not fit each other or the network.
+        ParagonExportError: If a step could not run. Nothing is written then.
+
+    Example:
+        >>> from paragon_export.assets import CHECKPOINT
+        >>> result = export_onnx(CHECKPOINT, "realtime.onnx", static="16x16")
+        >>> result.passed
+        True
+    """
+    loaded = network if isinstance(network, LoadedNetwork) else load_network(network)
+    plan = ExportPlan(
+        checkpoint=loaded.checkpoint.path,
+        output=Path(output),
+        options=loaded.options,
+        precision=Precision(precision),
+        io=Precision(io),
+        static=Size.parse(static) if isinstance(static, str) else static,
+        video=video,
+        rewrite=rewrite,
+        runtime=Runtime(runtime),
+        opset=opset,
+    )
+    return export(plan, loaded)
+
+
+def export(plan: ExportPlan, network: LoadedNetwork | None = None) -> ExportResult:
+    """Carry out an export plan; ``network`` is that of the plan's checkpoint, if it was read.
+
+    Raises:
+        ParagonExportError: If a step could not run. Nothing is written then.
     """
     check_writable(plan.output, plan.checkpoint, named=plan.is_named, is_ours=is_our_onnx)
-    result = make_onnx(plan, describe(plan.checkpoint, plan.options))
+    result = make_onnx(network or read_network(plan.checkpoint, plan.options), plan)
     if result.passed:
         write_files({plan.output: result.file.data})
     return result
 
 
-def make_onnx(plan: ExportPlan, described: Described) -> ExportResult:
+def make_onnx(network: LoadedNetwork, plan: ExportPlan) -> ExportResult:
     """Make the ONNX file of a plan in memory and judge it.
 
-    Rewriting changes where half precision rounds. Where that costs a network its verdict, it is
-    exported as trained, and that is said.
+    A rewrite changes where half precision rounds. Where the rewritten network fails for that
+    reason, the network is exported as trained, and the result says so.
 
     Raises:
-        ParagonExportError: If a stage could not run.
+        ParagonExportError: If a step could not run.
     """
-    result = _make_onnx(plan, described)
+    result = _make_once(network, plan)
     if result.passed or not result.fired or not plan.precision.is_half:
         return result
-    as_trained = _make_onnx(replace(plan, rewrite=False, runtime=Runtime.ANY), described)
+    as_trained = _make_once(network, replace(plan, rewrite=False, runtime=Runtime.ANY))
     if not as_trained.passed:
         return result
     worst = result.parity.worst
@@ -53,56 +109,24 @@ def make_onnx(plan: ExportPlan, described: Described) -> ExportResult:
     return replace(as_trained, remarks=(remark,))
 
 
-def _make_onnx(plan: ExportPlan, described: Described) -> ExportResult:
+def _make_once(network: LoadedNetwork, plan: ExportPlan) -> ExportResult:
     """Make the file once, rewritten or as trained."""
-    from paragon_export.graph.onnx_io import describe_in, serialized
     from paragon_export.parity.check import judge
     from paragon_export.precision.audit import audit
     from paragon_export.precision.half import to_precision
-    from paragon_export.precision.range_report import describe_islands
 
-    made = float32_graph(plan, described)
-    checkpoint, spec, reference = made.checkpoint, made.spec, made.reference
-    simplified, ranges = made.model, None
+    graph = float32_graph(network, plan)
+    model, ranges = graph.model, None
     if plan.precision.is_half:
-        simplified, ranges = audit(
-            simplified, plan.precision, plan.io, made.subject(), shares=plan.error_shares
+        model, ranges = audit(
+            model, plan.precision, plan.io, graph.subject(), shares=plan.error_shares
         )
-    model = to_precision(simplified, plan.precision, plan.io)
-    describe_in(model, spec, checkpoint, plan, made.fired)
-    describe_islands(model, ranges)
-    file = serialized(model, plan.output)
-    parity = judge(reference, spec, [file])
-    drop_cost = measure_drop(checkpoint, spec, plan.options) if spec.dropped else None
+    file = finish(graph, to_precision(model, plan.precision, plan.io), plan, ranges=ranges)
     return ExportResult(
         file=file,
-        reference=reference,
-        spec=spec,
-        fired=made.fired,
-        parity=parity,
-        drop_cost=drop_cost,
+        reference=graph.reference,
+        fired=graph.fired,
+        parity=judge(graph.reference, [file]),
+        drop_cost=measure_drop(network) if network.spec.dropped else None,
         ranges=ranges,
     )
-
-
-def audit_source(plan: ExportPlan, images: Path | None = None) -> RangeAudit:
-    """Measure what half precision has to hold, of a checkpoint or of a float32 ONNX file.
-
-    Args:
-        plan: Its ``checkpoint`` may be an ONNX file, which is audited as it is. Nothing is
-            written: ``output`` is not looked at.
-        images: Folder of pictures to add.
-
-    Raises:
-        ParagonExportError: If a stage could not run, or the file is half already.
-    """
-    from paragon_export.graph.onnx_io import is_onnx, read_onnx_file
-    from paragon_export.precision.audit import audit, subject_of_file
-
-    if is_onnx(plan.checkpoint):
-        file = read_onnx_file(plan.checkpoint)
-        model, subject = file.model, subject_of_file(file, images)
-    else:
-        made = float32_graph(plan, describe(plan.checkpoint, plan.options))
-        model, subject = made.model, made.subject(images)
-    return audit(model, plan.precision, plan.io, subject, shares=True)[1]

@@ -10,17 +10,16 @@ from __future__ import annotations
 import itertools
 from dataclasses import dataclass, replace
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from paragon_export.assets import photograph
 from paragon_export.errors import PlanError
-from paragon_export.networks.describe import describe
+from paragon_export.networks.describe import LoadedNetwork
 from paragon_export.parity.metrics import luma
 from paragon_export.parity.reference import build_reference
-from paragon_export.specs.plans import NetworkOptions
+from paragon_export.specs.network import Task
 
 ALPHAS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6)
 
@@ -44,18 +43,18 @@ class Fit:
     """More than bicubic upscaling by the same factor: comparable from scale to scale."""
 
 
-def fit_options(path: Path, options: NetworkOptions) -> list[Fit]:
-    """Return every combination of values tried, best first. NetworkOptions given as flags are kept.
+def fit_options(network: LoadedNetwork) -> list[Fit]:
+    """Return every combination of values tried, best first. Options given as flags are kept.
 
     Raises:
         ParagonExportError: If the checkpoint cannot be read or a switch is impossible.
     """
-    checkpoint, spec = describe(path, options)
-    if not spec.is_picture:
+    spec, options = network.spec, network.options
+    if spec.task is Task.MAP:
         raise PlanError(f"--probe compares pictures, and a {spec.architecture} network makes none")
     if spec.in_channels != 3:
         raise PlanError(
-            f"--probe compares pictures in RGB, and {path} takes {spec.in_channels} channels"
+            f"--probe compares pictures in RGB, and {network.checkpoint.path} takes {spec.in_channels} channels"
         )
     settings = spec.options
     values = {"upsampler_alpha": ALPHAS, "window_size": WINDOWS}
@@ -70,12 +69,13 @@ def fit_options(path: Path, options: NetworkOptions) -> list[Fit]:
     for combination in itertools.product(*open_switches.values()):
         tried = dict(zip(open_switches, combination, strict=True))
         flags = {**options.flags, **tried}
-        _, candidate = describe(path, replace(options, flags=flags))
-        truth, small, bicubic = _pictures(candidate.scale)
-        runner = build_reference(checkpoint, candidate).runner("float32")
+        candidate = network.with_options(replace(options, flags=flags))
+        scale = candidate.spec.scale
+        truth, small, bicubic = _pictures(scale)
+        runner = build_reference(candidate).runner("float32")
         output = runner.infer({"input": small})["output"]
-        found = _psnr_y_db(output, truth, candidate.scale)
-        fits.append(Fit(tried, found, found - _psnr_y_db(bicubic, truth, candidate.scale)))
+        found = _psnr_y_db(output, truth, scale)
+        fits.append(Fit(tried, found, found - _psnr_y_db(bicubic, truth, scale)))
     return sorted(fits, key=lambda fit: -fit.over_bicubic_db)
 
 

@@ -1,6 +1,6 @@
-"""The flow: load, describe, build the reference, rewrite, trace, simplify, audit, verify, build.
+"""From a network to a float32 graph, and from a graph to an ONNX file with its metadata.
 
-Every arrow is a value; no stage reads another stage's files by name.
+Every export goes through both functions, whatever its precision.
 """
 
 from __future__ import annotations
@@ -11,69 +11,89 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from paragon_export.errors import PlanError
-from paragon_export.networks.describe import Described
+from paragon_export.graph.onnx_io import OnnxFile, describe_in, serialized
+from paragon_export.networks.describe import LoadedNetwork
 from paragon_export.parity.reference import TorchReference, build_reference
-from paragon_export.specs.network import NetworkSpec
 from paragon_export.specs.plans import ExportPlan
-from paragon_export.specs.types import Size
+from paragon_export.specs.types import Quantization, Size
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-    from paragon_export.checkpoints.load import Checkpoint
     from paragon_export.precision.instrument import Subject
+    from paragon_export.precision.range_report import RangeAudit
 
 
 @dataclass(frozen=True, kw_only=True)
 class Float32Graph:
-    """A float32 graph and what it was made from."""
+    """A float32 graph and the network that it was traced from."""
 
-    checkpoint: Checkpoint
-    spec: NetworkSpec
     reference: TorchReference
     fired: Mapping[str, int]
+    """Name of each rewrite that applied, and how often."""
     model: ir.Model
     static: Size | None
+    """The only input size; None where batch, height and width are dynamic."""
 
     def subject(self, images: Path | None = None) -> Subject:
-        """Return what the graph is audited on."""
+        """Return what the graph is audited on; ``images`` is a folder of images to add."""
         from paragon_export.precision.audit import subject_of
 
-        v = self.spec
-        return subject_of(
-            self.reference.inputs,
-            self.reference.outputs,
-            window=v.window,
-            smallest=v.smallest,
-            also=v.also_probed,
-            static=self.static,
-            is_picture=v.is_picture,
-            images=images,
-        )
+        reference = self.reference
+        return subject_of(reference.input_spec, reference.inputs, static=self.static, images=images)
 
 
-def float32_graph(plan: ExportPlan, described: Described) -> Float32Graph:
-    """Describe, build the reference, rewrite, trace and simplify."""
+def float32_graph(network: LoadedNetwork, plan: ExportPlan) -> Float32Graph:
+    """Build the reference, rewrite it, trace it and simplify the graph.
+
+    Raises:
+        PlanError: If the plan does not suit the network.
+        TraceError: If an operator has no ONNX counterpart.
+    """
     from paragon_export.graph.simplify import simplify
     from paragon_export.graph.trace import trace
     from paragon_export.inputs.probes import check_defined
     from paragon_export.rewrite.rules import rewrite, unchanged
 
-    checkpoint, spec = described
+    spec = network.spec
     check_defined([plan.static] if plan.static else [], spec.smallest)
-    reference = build_reference(checkpoint, spec, video=plan.video)
-    if plan.static and spec.is_classifier:
+    reference = build_reference(network, video=plan.video)
+    if plan.static and spec.task.is_classifier:
         raise PlanError(f"--static is for pictures; a {spec.architecture} network has one grid")
-    ports = reference.fixed(plan.static, spec.scale) if plan.static else None
+    ports = reference.fixed(plan.static) if plan.static else None
     inputs, outputs = ports or (reference.inputs, reference.outputs)
-    network = reference.module
-    rewritten = rewrite(network, plan.runtime) if plan.rewrite else unchanged(network)
+    module = reference.module
+    rewritten = rewrite(module, plan.runtime) if plan.rewrite else unchanged(module)
     traced = trace(rewritten.module, inputs, outputs, plan.operator_set)
     return Float32Graph(
-        checkpoint=checkpoint,
-        spec=spec,
         reference=reference,
         fired=rewritten.fired,
         model=simplify(traced),
         static=plan.static,
     )
+
+
+def finish(
+    graph: Float32Graph,
+    model: ir.Model,
+    plan: ExportPlan,
+    *,
+    ranges: RangeAudit | None = None,
+    quantization: Quantization | None = None,
+) -> OnnxFile:
+    """Write the metadata into a model made from a graph, and return it as an ONNX file in memory.
+
+    Args:
+        graph: The float32 graph.
+        model: The same in the precision of the artifact. It is changed in place.
+        plan: What was asked for.
+        ranges: The audit that chose the nodes that stay in float32, for half precision.
+        quantization: Replaces the plan's precision in the metadata.
+    """
+    from paragon_export.precision.range_report import describe_islands
+
+    describe_in(model, graph.reference.network, plan, graph.fired)
+    if quantization is not None:
+        model.metadata_props["precision"] = quantization.value
+    describe_islands(model, ranges)
+    return serialized(model, plan.output)

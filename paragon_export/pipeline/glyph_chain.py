@@ -14,11 +14,12 @@ from typing import Any
 import numpy as np
 
 from paragon_export.errors import PlanError
-from paragon_export.graph.inspection import ports_of
 from paragon_export.graph.onnx_io import is_onnx, read_onnx_file
+from paragon_export.networks.describe import LoadedNetwork, read_network
 from paragon_export.networks.glyph.layout import CELL, GRID
 from paragon_export.runtimes.base import Runner
 from paragon_export.runtimes.isolated import open_runner
+from paragon_export.specs.network import Task
 from paragon_export.specs.plans import ExportPlan, NetworkOptions
 from paragon_export.specs.types import OnnxBackend
 from paragon_export.system.images import open_picture
@@ -31,6 +32,8 @@ RASTER = GRID * CELL
 CELLS_AT_A_TIME = 4096
 
 GLYPHS_AT_A_TIME = 256
+
+PHASES = {Task.CELLS: 1, Task.GRID: 2}
 
 MAX_LABEL_MAP_BYTES = 2**24
 
@@ -79,7 +82,7 @@ def open_chain(
 
     Args:
         paths: Two, in any order. Checkpoints are exported in memory, ONNX files taken as they are.
-        switches: For phase 2.
+        options: For phase 2.
         label_map: JSON file {label: class index}; None takes the checkpoint's own, if it has one.
         backend: What runs both.
 
@@ -213,44 +216,36 @@ def _chunks(array: np.ndarray, most: int) -> list[np.ndarray]:
 def _open(path: Path, options: NetworkOptions, backend: OnnxBackend) -> _Opened:
     if is_onnx(path):
         file = read_onnx_file(path)
-        inputs, outputs = ports_of(file.model)
-        if not inputs or not outputs or not outputs[0].dims:
+        inputs, outputs = file.ports
+        port, classes = inputs[0] if inputs else None, outputs[0].dims[-1:] if outputs else ()
+        if port is None or port.span is None or not classes or not isinstance(classes[0], int):
             raise PlanError(f"{path} is not phase 1 or 2 of a glyph classifier")
-        port, classes = inputs[0], outputs[0].dims[-1]
-        if port.span is None or not isinstance(classes, int):
-            raise PlanError(f"{path} is not phase 1 or 2 of a glyph classifier")
-        phase = 2 if port.dtype == "int64" else 1
         runner = open_runner(file.data, backend, is_own=False, title=str(path))
-        return _Opened(phase, runner, classes)
-    from paragon_export.networks.describe import describe
-    from paragon_export.parity.reference import build_reference
-
-    checkpoint, spec = describe(path, options)
-    if not spec.is_classifier:
+        return _Opened(PHASES[file.task], runner, classes[0])
+    network = read_network(path, options)
+    spec = network.spec
+    if not spec.task.is_classifier:
         raise PlanError(f"{path} is {spec.architecture}, not phase 1 or 2 of a glyph classifier")
-    reference = build_reference(checkpoint, spec)
-    data = _exported(reference.module, reference.inputs, reference.outputs)
-    phase = 2 if "vocabulary" in spec.contract else 1
-    label_map = checkpoint.beside.get("label_map")
     return _Opened(
-        phase,
-        open_runner(data, backend, is_own=True),
+        PHASES[spec.task],
+        open_runner(_exported(network), backend, is_own=True),
         spec.out_channels,
-        label_map,
+        network.checkpoint.beside.get("label_map"),
         spec.notes,
     )
 
 
-def _exported(module: Any, inputs: Any, outputs: Any) -> bytes:
+def _exported(network: LoadedNetwork) -> bytes:
     """Return the ONNX model of a network, in memory."""
     import onnx_ir as ir
 
-    from paragon_export.graph.simplify import simplify
-    from paragon_export.graph.trace import trace
+    from paragon_export.pipeline.float32_graph import float32_graph
 
-    opset = ExportPlan(checkpoint=Path(), output=Path("glyph.onnx")).operator_set
-    model = simplify(trace(module, inputs, outputs, opset))
-    return ir.to_proto(model).SerializeToString(deterministic=True)
+    plan = ExportPlan(
+        checkpoint=network.checkpoint.path, output=Path("unwritten.onnx"), rewrite=False
+    )
+    graph = float32_graph(network, plan)
+    return ir.to_proto(graph.model).SerializeToString(deterministic=True)
 
 
 def _read_json(path: Path) -> Any:

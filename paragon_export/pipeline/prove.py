@@ -10,28 +10,30 @@ from paragon_export.engines.manifest import EngineFile
 from paragon_export.engines.open import open_engine
 from paragon_export.errors import RunError
 from paragon_export.parity.check import judge
-from paragon_export.pipeline.results import Known, Proof
+from paragon_export.parity.reference import TorchReference
+from paragon_export.pipeline.results import Proof
 from paragon_export.runtimes.base import Runner
 from paragon_export.specs.profiles import BatchProfile, Profile
 from paragon_export.system.environment import cuda_gpu
 
 
-def prove_on_gpu(engine: EngineFile, known: Known, profile: Profile | BatchProfile) -> Proof:
+def prove_on_gpu(
+    engine: EngineFile, reference: TorchReference | None, profile: Profile | BatchProfile
+) -> Proof:
     """Judge an engine against its network, and time it beside PyTorch at the optimal size.
 
     Args:
         engine: With its manifest.
-        known: The network that it claims to be; None if that is not known.
+        reference: The network that it claims to be; None if that is not known.
         profile: The sizes or batches that it accepts.
     """
     gpu = cuda_gpu()
     if gpu is None:
         return Proof(notes=("no GPU here: the ONNX file was judged, the engine has not run",))
-    if known is None:
+    if reference is None:
         return Proof(notes=("the engine has not run: no checkpoint to judge it against",))
-    reference, spec = known
     try:
-        parity = judge(reference, spec, [engine])
+        parity = judge(reference, [engine])
         runner, _, _ = open_engine(engine)
     except RunError as error:
         return Proof(notes=(f"the engine does not run on the GPU here, {gpu}: {error}",))
@@ -39,6 +41,6 @@ def prove_on_gpu(engine: EngineFile, known: Known, profile: Profile | BatchProfi
         "PyTorch eager (cuda float16)": partial(reference.runner, "float16", "cuda"),
         "TensorRT": lambda: runner,
     }
-    port = reference.inputs[0] if spec.is_classifier else None
+    port = reference.inputs[0] if reference.spec.task.is_classifier else None
     bench = bench_runners(engine.path.name, contenders, profile.optimal, port)
     return Proof(parity=parity, bench=bench)

@@ -12,7 +12,7 @@ import io
 import math
 import zipfile
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,24 +21,21 @@ import onnx_ir as ir
 
 from paragon_export.checkpoints.pickle_scan import check_directory
 from paragon_export.errors import PlanError, RunError
-from paragon_export.graph.onnx_io import describe_in, is_our_onnx, serialized
-from paragon_export.graph.simplify import simplify
-from paragon_export.graph.trace import trace
-from paragon_export.networks.describe import describe
-from paragon_export.parity.metrics import Difference, difference, wrong_top1
-from paragon_export.parity.reference import build_reference
+from paragon_export.graph.onnx_io import OnnxFile, is_our_onnx
+from paragon_export.networks.describe import LoadedNetwork, load_network, read_network
+from paragon_export.parity.acceptance import Agreement, Finite, NotConstant
+from paragon_export.parity.metrics import NOT_COMPARED, difference, wrong_top1
 from paragon_export.parity.report import ParityReport, ParityRow
+from paragon_export.pipeline.float32_graph import finish, float32_graph
 from paragon_export.pipeline.glyph_chain import grids_of, logits_of, open_phase_1, read_raster
-from paragon_export.pipeline.quantize_pictures import export_int8_pictures
-from paragon_export.pipeline.results import ExportResult
-from paragon_export.precision.int8 import quantize
-from paragon_export.runtimes.base import Runner
+from paragon_export.pipeline.quantize_images import quantize_images
+from paragon_export.pipeline.results import QuantizeResult
+from paragon_export.precision.int8 import quantize_model
 from paragon_export.runtimes.ort_runner import OnnxRunner
 from paragon_export.runtimes.validate import checked
-from paragon_export.specs.network import Port
+from paragon_export.specs.network import Port, Task
 from paragon_export.specs.plans import ExportPlan
-from paragon_export.specs.tolerance import Tolerance
-from paragon_export.specs.types import Quantization, Size
+from paragon_export.specs.types import Quantization, Runtime, Size
 from paragon_export.system.atomic_write import check_writable, write_files
 from paragon_export.system.images import pictures_in
 from paragon_export.system.reading import read_bytes
@@ -68,62 +65,99 @@ class Calibration:
     """Of pictures: whether the file is written however much is lost."""
 
 
-def export_int8(plan: ExportPlan, calibration: Calibration) -> tuple[ExportResult, dict[str, Any]]:
-    """Turn a phase-2 checkpoint into a judged INT8 ONNX file.
+def quantize(
+    network: LoadedNetwork | str | Path,
+    output: str | Path,
+    *,
+    calibrate: str | Path | None = None,
+    phase_1: str | Path | None = None,
+    agreement: float = 0.95,
+    accept_loss: bool = False,
+) -> QuantizeResult:
+    """Quantize a network to INT8, measure the loss on inputs held back, and write it if it passes.
+
+    Args:
+        network: An image network or phase 2 of a glyph classifier, or the path of its checkpoint.
+        output: The ``.onnx`` file to write.
+        calibrate: Real inputs. For images a folder of photographs; None takes the shipped one. For
+            glyphs a folder of rasters, or ``.npy`` or ``.npz`` with grids (N, 16, 16) of IDs.
+        phase_1: Checkpoint or ONNX file that turns rasters into grids.
+        agreement: Share of held-back grids whose best class must stay, in [0, 1].
+        accept_loss: Write an image network whatever it loses.
 
     Returns:
-        What became of it, and agreement, relative error and file sizes as figures.
+        The result. ``figures`` holds what was measured; the file was written only if ``passed``.
 
     Raises:
-        ParagonExportError: If a stage could not run; nothing is written then.
+        ParagonExportError: If a step could not run. Nothing is written then.
+    """
+    loaded = network if isinstance(network, LoadedNetwork) else load_network(network)
+    plan = ExportPlan(
+        checkpoint=loaded.checkpoint.path, output=Path(output), options=loaded.options
+    )
+    calibration = Calibration(
+        path=None if calibrate is None else Path(calibrate),
+        phase_1=None if phase_1 is None else Path(phase_1),
+        agreement=agreement,
+        accept_loss=accept_loss,
+    )
+    return export_int8(plan, calibration, loaded)
+
+
+def export_int8(
+    plan: ExportPlan, calibration: Calibration, network: LoadedNetwork | None = None
+) -> QuantizeResult:
+    """Carry out a plan in INT8; ``network`` is that of the plan's checkpoint, if it was read.
+
+    Raises:
+        ParagonExportError: As :func:`quantize`.
     """
     sources = (plan.checkpoint, calibration.path, calibration.phase_1)
     check_writable(plan.output, *sources, named=plan.is_named, is_ours=is_our_onnx)
-    checkpoint, spec = describe(plan.checkpoint, plan.options)
-    if spec.is_picture and not spec.is_classifier:
-        return export_int8_pictures(plan, calibration.path, calibration.accept_loss)
-    if "vocabulary" not in spec.contract:
+    network = network or read_network(plan.checkpoint, plan.options)
+    if network.spec.task is Task.IMAGE:
+        result = quantize_images(network, plan, calibration.path, calibration.accept_loss)
+    else:
+        result = _quantize_grids(network, plan, calibration)
+    if result.passed:
+        write_files({plan.output: result.file.data})
+    return result
+
+
+def _quantize_grids(
+    network: LoadedNetwork, plan: ExportPlan, calibration: Calibration
+) -> QuantizeResult:
+    """Quantize phase 2 of a glyph classifier and measure the agreement, in memory."""
+    if network.spec.task is not Task.GRID:
         raise PlanError(
-            f"--int8 is for pictures and phase 2 of a glyph classifier, not {spec.variant}"
+            f"--int8 is for pictures and phase 2 of a glyph classifier, not {network.spec.variant}"
         )
     if calibration.path is None or calibration.accept_loss:
         raise PlanError(
             "--int8 of a glyph classifier needs --calibrate with real grids, and knows no "
             "--accept-loss: --agreement is its bar"
         )
-    reference = build_reference(checkpoint, spec)
-    (port,) = reference.inputs
+    graph = float32_graph(network, replace(plan, rewrite=False, runtime=Runtime.ANY))
+    (port,) = graph.reference.inputs
     grids = read_grids(calibration, port)
     judged = np.arange(len(grids)) % HELD_BACK == HELD_BACK - 1
-    wide = simplify(trace(reference.module, (port,), reference.outputs, plan.operator_set))
     calibrated = np.array_split(grids[~judged], -(-int((~judged).sum()) // 32))
-    model = quantize(wide, [{port.name: part} for part in calibrated])
-    describe_in(model, spec, checkpoint, plan, {})
-    model.metadata_props["precision"] = Quantization.INT8.value
-    file = serialized(model, plan.output)
-    truth = logits_of(grids[judged], reference.runner("float64"))
-    runner = OnnxRunner(file.data)
-    row = _row(plan.output.name, runner, grids[judged], truth, calibration.agreement)
+    model = quantize_model(graph.model, [{port.name: part} for part in calibrated])
+    file = finish(graph, model, plan, quantization=Quantization.INT8)
+    truth = logits_of(grids[judged], graph.reference.runner("float64"))
+    row = _row(file, grids[judged], truth, calibration.agreement)
     figures = {
         "held_back_grids": int(judged.sum()),
         "top1_agreement": 1 - (row.wrong_top1 or 0) / int(judged.sum()),
         "agreement_bar": calibration.agreement,
         "relative_logit_error": 10 ** (-row.found.psnr_db / 20) if not row.fault else None,
-        "bytes_float32": len(ir.to_proto(wide).SerializeToString()),
+        "bytes_float32": len(ir.to_proto(graph.model).SerializeToString()),
         "bytes_int8": len(file.data),
     }
-    parity = ParityReport(rows=(row,), notes=_notes(figures))
-    if parity.passed:
-        write_files({plan.output: file.data})
-    exported = ExportResult(
-        file=file,
-        reference=reference,
-        spec=spec,
-        fired={},
-        parity=parity,
-        drop_cost=None,
+    parity = ParityReport(rows=(row,), notes=_notes(figures), spec=network.spec)
+    return QuantizeResult(
+        file=file, reference=graph.reference, fired={}, parity=parity, figures=figures
     )
-    return exported, figures
 
 
 def read_grids(calibration: Calibration, port: Port) -> np.ndarray:
@@ -191,36 +225,29 @@ def _check_unpacked(data: bytes) -> None:
             raise ValueError(f"it unpacks to {size} bytes; at most {MAX_ARRAY_BYTES} are read")
 
 
-def _row(
-    name: str, runner: Runner, grids: np.ndarray, truth: np.ndarray, agreement: float
-) -> ParityRow:
-    """Judge by the best class alone; a range of logits is shown and not judged."""
-    gap, wrong, fault = None, len(grids), ""
-    peak = max(1.0, float(np.abs(truth).max()))
+def _row(file: OnnxFile, grids: np.ndarray, truth: np.ndarray, agreement: float) -> ParityRow:
+    """Judge by the best class alone; the error of the logits is reported and not judged."""
+    gap, wrong, fault = NOT_COMPARED, len(grids), ""
     try:
-        found = logits_of(grids, runner)
+        found = logits_of(grids, OnnxRunner(file.data))
     except RunError as error:
         fault = f"cannot run: {error}"
     else:
         gap = difference(found[None] / _rms(truth), truth[None] / _rms(truth), border=0)
         wrong = wrong_top1(found, truth, allowed=-1.0)
-    anything = Tolerance(
-        max_abs=math.inf, times_reference=1, reference_floor=math.inf, min_psnr_db=-math.inf
-    )
+    allowed = math.floor((1 - agreement) * len(grids) + 1e-9)
     return ParityRow(
-        candidate=name,
+        candidate=file.path.name,
         precision=Quantization.INT8,
         output="output",
         picture="held-back grids",
         size=Size(*grids.shape[1:]),
         batch=len(grids),
-        found=gap or Difference(math.inf, -math.inf, math.inf, math.inf, False, False),
-        reference_max_abs=0.0,
-        tolerance=anything,
-        reference_peak=peak,
+        criteria=(Finite(), NotConstant(), Agreement(allowed)),
+        found=gap,
+        reference_peak=max(1.0, float(np.abs(truth).max())),
         fault=fault,
         wrong_top1=wrong,
-        allowed_wrong=math.floor((1 - agreement) * len(grids) + 1e-9),
     )
 
 

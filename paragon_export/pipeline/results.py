@@ -17,9 +17,6 @@ from paragon_export.precision.range_report import RangeAudit
 from paragon_export.specs.network import NetworkSpec
 from paragon_export.specs.profiles import BatchProfile, Profile
 
-Known = tuple[TorchReference, NetworkSpec] | None
-"""The network that a file claims to be, where that is known."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class ExportResult:
@@ -27,16 +24,19 @@ class ExportResult:
 
     file: OnnxFile
     reference: TorchReference
-    spec: NetworkSpec
     fired: Mapping[str, int]
     """Rewrites, and how often each fired."""
     parity: ParityReport
-    drop_cost: Difference | None
+    drop_cost: Difference | None = None
     """How far dropping trained tensors moves the picture; None where none were dropped."""
     ranges: RangeAudit | None = None
     """What half precision has to hold, of half models."""
     remarks: tuple[str, ...] = ()
     """What was done otherwise than asked."""
+
+    @property
+    def spec(self) -> NetworkSpec:
+        return self.reference.spec
 
     @property
     def output(self) -> Path:
@@ -59,6 +59,14 @@ class ExportResult:
             f"PSNR to the full network {self.drop_cost.psnr_db:.2f} dB"
         )
         return (*notes, cost)
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuantizeResult(ExportResult):
+    """What became of a quantization. The file was written only if the verdict passed."""
+
+    figures: Mapping[str, Any]
+    """What INT8 costs: agreement or PSNR in dB, and file sizes in bytes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,17 +103,17 @@ class Proof:
     notes: tuple[str, ...] = ()
 
 
-Prover = Callable[[EngineFile, Known, Profile | BatchProfile], Proof]
+Prover = Callable[[EngineFile, TorchReference | None, Profile | BatchProfile], Proof]
 """Judges and times an engine."""
 
 
 @dataclass(frozen=True)
-class Source:
+class ModelToCompile:
     """The ONNX file that is compiled, and what is known of it."""
 
     file: OnnxFile
     parity: ParityReport | None
-    judged_against: Known
+    judged_against: TorchReference | None
     notes: tuple[str, ...] = ()
     is_ours: bool = False
     """Whether it was made for this engine and is kept beside it."""

@@ -24,7 +24,6 @@ import numpy as np
 import onnx_ir as ir
 
 from paragon_export.errors import PlanError
-from paragon_export.graph.inspection import metadata_of, ports_of, static_size
 from paragon_export.graph.metadata import FLOAT32_MARK
 from paragon_export.graph.onnx_io import OnnxFile
 from paragon_export.inputs.glyph_probes import glyph_probes
@@ -42,7 +41,7 @@ from paragon_export.precision.range_report import (
 )
 from paragon_export.precision.rounding import rounding_model
 from paragon_export.precision.typed_graph import FLOAT, is_float32, origin_of, typed_copy, values_of
-from paragon_export.specs.network import Port
+from paragon_export.specs.network import InputSpec, Port, Task
 from paragon_export.specs.tolerance import DIVERGED
 from paragon_export.specs.types import Precision, Size
 
@@ -51,55 +50,39 @@ DOUBTFUL = 1.02
 
 
 def subject_of(
+    spec: InputSpec,
     inputs: Sequence[Port],
-    outputs: Sequence[Port],
     *,
-    window: int = 1,
-    smallest: int = 1,
-    also: Sequence[tuple[int, int]] = (),
     static: Size | None = None,
-    is_picture: bool = True,
     images: Path | None = None,
 ) -> Subject:
-    """Return what suits a network with these ports; the rest is as for ``audit_probes``.
+    """Return what a network with these inputs is audited on; the rest is as for ``audit_probes``.
 
     Raises:
-        PlanError: If ``images`` are given for a network that takes no pictures of any size.
+        PlanError: If ``images`` are given for a network that takes no images of any size.
     """
     ports = tuple(inputs)
-    if outputs[0].is_logits:
+    if spec.task.is_classifier:
         if images:
             raise PlanError("--images is for networks that take pictures; leave it out")
-        return Subject(inputs=ports, probes=tuple(glyph_probes(ports[0])))
-    probes = audit_probes(
-        int(ports[0].dims[1]), window, static, len(ports) > 1, images, smallest, also
-    )
-    return Subject(inputs=ports, probes=tuple(probes), is_picture=is_picture)
+        return Subject(inputs=ports, probes=tuple(glyph_probes(ports[0])), task=spec.task)
+    probes = audit_probes(spec, static=static, video=len(ports) > 1, images=images)
+    return Subject(inputs=ports, probes=tuple(probes), task=spec.task)
 
 
 def subject_of_file(file: OnnxFile, images: Path | None = None) -> Subject:
     """Return what suits an ONNX file, from its ports and metadata.
 
     Raises:
-        PlanError: If its ports are not those of a network that is served.
+        PlanError: If its ports are not those of a supported network.
     """
-    path, model = file.path, file.model
-    inputs, outputs = ports_of(model)
-    facts = metadata_of(model)
+    inputs, outputs = file.ports
     names = [port.name for port in inputs], [port.name for port in outputs]
     if names[0][:1] != ["input"] or "output" not in names[1]:
-        raise PlanError(f"{path}: ports are {names[0]} and {names[1]}; expected input and output")
-    if not all(isinstance(number, int) for number in inputs[0].dims[1:2]):
-        raise PlanError(f"{path}: the number of input channels must be fixed")
-    subject = subject_of(
-        inputs,
-        outputs,
-        window=facts.window,
-        smallest=facts.smallest,
-        static=static_size(model),
-        is_picture=facts.is_picture,
-        images=images,
-    )
+        raise PlanError(
+            f"{file.path}: ports are {names[0]} and {names[1]}; expected input and output"
+        )
+    subject = subject_of(file.input_spec, inputs, static=file.static, images=images)
     return replace(subject, is_own=file.is_own)
 
 
@@ -155,7 +138,7 @@ def _counts(found: Measured, subject: Subject) -> np.ndarray:
     column = found.names.index("output")
     return np.array(
         [
-            not (subject.is_picture and probe.is_stress and not peak <= DIVERGED)
+            not (subject.task is not Task.MAP and probe.is_stress and not peak <= DIVERGED)
             for probe, peak in zip(subject.probes, found.peaks[:, column], strict=True)
         ]
     )

@@ -16,7 +16,7 @@ from paragon_export.inputs.play import play
 from paragon_export.inputs.probes import Probe
 from paragon_export.precision.typed_graph import FLOAT, constant, typed_copy, values_of
 from paragon_export.runtimes.isolated import open_runner
-from paragon_export.specs.network import Port
+from paragon_export.specs.network import Port, Task
 
 SAME_VALUES = frozenset(
     {"DepthToSpace", "Expand", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose"}
@@ -31,8 +31,8 @@ class Subject:
 
     inputs: tuple[Port, ...]
     probes: tuple[Probe, ...]
-    is_picture: bool = True
-    """Whether the output is a picture, of which it can be told that it diverges."""
+    task: Task = Task.IMAGE
+    """An image beyond its range is a sign that the network diverges; a map has no range."""
     is_own: bool = True
     """Whether this tool made the graph; if not, it runs in a process of its own."""
 

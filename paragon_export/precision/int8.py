@@ -45,7 +45,7 @@ class _Reader:
         return None if feeds is None else dict(feeds)
 
 
-def quantize(model: ir.Model, feeds: Sequence[Mapping[str, np.ndarray]]) -> ir.Model:
+def quantize_model(model: ir.Model, feeds: Sequence[Mapping[str, np.ndarray]]) -> ir.Model:
     """Return an INT8 copy of a float32 model, with the ranges that real inputs give.
 
     Args:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from enum import StrEnum
 from typing import Any, Literal
 
 Source = Literal["tensors", "flag", "config", "metadata", "default"]
@@ -24,6 +25,44 @@ MAX_FULL_SIZE_VALUES = 2**14
 
 MAX_KERNEL = 64
 """Taps along a side."""
+
+
+class Task(StrEnum):
+    """What a network maps to what. It decides the probes, the criteria and the profile type."""
+
+    IMAGE = "image"
+    """(N, C, H, W) in [0, 1] to (N, C, s*H, s*W) in [0, 1]."""
+    MAP = "map"
+    """(N, C, H, W) in [0, 1] to (N, C, H, W) without a fixed range, as a discriminator."""
+    CELLS = "cells"
+    """(N, 1, 8, 8) in [0, 1] to logits (N, primitives): phase 1 of the glyph classifier."""
+    GRID = "grid"
+    """(N, 16, 16) primitive IDs, int64, to logits (N, classes): phase 2."""
+
+    @property
+    def is_classifier(self) -> bool:
+        """Whether the output is logits, (N, classes)."""
+        return self in (Task.CELLS, Task.GRID)
+
+    @property
+    def takes_images(self) -> bool:
+        """Whether the input is an image of any size."""
+        return not self.is_classifier
+
+
+@dataclass(frozen=True, kw_only=True)
+class InputSpec:
+    """What a network is fed: all that its probes are chosen by."""
+
+    task: Task = Task.IMAGE
+    channels: int = 3
+    """Of the image; without meaning for ``Task.GRID``."""
+    window: int = 1
+    """Side of the attention windows in pixels; 1 for none."""
+    smallest: int = 1
+    """Least height and width in pixels at which the network is defined."""
+    also_probed: tuple[tuple[int, int], ...] = ()
+    """Heights and widths to add to the default ones."""
 
 
 @dataclass(frozen=True)
@@ -98,8 +137,7 @@ class NetworkSpec:
     needs: tuple[str, ...] = ()
     """What must be told before the network can be built, and how, as in ``scale (--scale or
     --config)``."""
-    is_picture: bool = True
-    """Whether the output is a picture in [0, 1]; if not, errors are judged by its own size."""
+    task: Task = Task.IMAGE
     smallest: int = 1
     """Least height and width in pixels at which the network is defined."""
     also_probed: tuple[tuple[int, int], ...] = ()
@@ -108,6 +146,12 @@ class NetworkSpec:
     """What the user should be told: values assumed, tensors dropped, switches without effect."""
 
     @property
-    def is_classifier(self) -> bool:
-        """Whether it gives logits and not pictures."""
-        return "classes" in self.contract
+    def input_spec(self) -> InputSpec:
+        """What its probes are chosen by."""
+        return InputSpec(
+            task=self.task,
+            channels=self.in_channels,
+            window=self.window,
+            smallest=self.smallest,
+            also_probed=self.also_probed,
+        )

@@ -14,6 +14,7 @@ from paragon_export.specs.types import (
     ONNX_SUFFIXES,
     TARGETS,
     Backend,
+    OnnxBackend,
     Precision,
     Runtime,
     Size,
@@ -46,10 +47,10 @@ class ExportPlan:
     io: Precision = Precision.FP32
     """Type of the graph's image inputs and outputs: FP32, or that of ``precision``."""
     static: Size | None = None
-    """ExportResult for this size and batch 1 alone; None keeps batch, height and width dynamic."""
+    """Export for this size and batch 1 alone; None keeps batch, height and width dynamic."""
     video: bool = False
     rewrite: bool = True
-    """ExportResult an algebraically equal network that runs faster, not the network as trained."""
+    """Export an algebraically equal network that runs faster, not the network as trained."""
     runtime: Runtime = Runtime.ANY
     """What the rewritten network is to run best on."""
     opset: int | None = None
@@ -86,6 +87,18 @@ class ExportPlan:
                 f"--opset {self.opset} cannot hold a {self.precision.value} model; "
                 f"use {oldest} to 23"
             )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ParityPlan:
+    """What candidates are judged on."""
+
+    sizes: tuple[Size, ...] = ()
+    """Input sizes in place of the default ones."""
+    images: Path | None = None
+    """Folder of images to add."""
+    backends: tuple[OnnxBackend, ...] = (OnnxBackend.ONNXRUNTIME,)
+    """Each runs every ONNX file."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -26,7 +26,7 @@ from paragon_export.networks.glyph.layout import (
     sibling,
 )
 from paragon_export.networks.options import CHECKS
-from paragon_export.specs.network import NetworkSpec, Port, ResolvedOption, Source
+from paragon_export.specs.network import NetworkSpec, Port, ResolvedOption, Source, Task
 from paragon_export.specs.plans import NetworkOptions
 from paragon_export.system.strict_yaml import read_yaml
 from paragon_export.system.text import brief
@@ -84,6 +84,7 @@ class GlyphArchitecture:
             )
         return NetworkSpec(
             architecture=self.name,
+            task=Task.GRID,
             generation="phase 2",
             variant=h.variant,
             scale=1,
@@ -111,6 +112,7 @@ class GlyphArchitecture:
         notes = (f"{given[0]} has no effect: phase 1 leaves nothing open",) if given else ()
         return NetworkSpec(
             architecture=self.name,
+            task=Task.CELLS,
             generation="phase 1",
             variant="cells",
             scale=1,

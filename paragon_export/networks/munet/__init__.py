@@ -11,7 +11,7 @@ from paragon_export.errors import CheckpointError, PlanError
 from paragon_export.networks.munet.layout import Hyperparameters, folded, infer, stored_shapes
 from paragon_export.networks.munet.versions import SLOPE, VERSIONS, one_of, versions_of
 from paragon_export.networks.options import FLAGS, Resolver
-from paragon_export.specs.network import NetworkSpec, Port, ResolvedOption
+from paragon_export.specs.network import NetworkSpec, Port, ResolvedOption, Task
 from paragon_export.specs.plans import NetworkOptions
 from paragon_export.system.text import brief
 
@@ -60,7 +60,7 @@ class MUNetArchitecture:
             structure={"hyperparameters": hyperparameters},
             needs=() if generation else (f"generation (--set generation={named})",),
             notes=_without_effect(options),
-            is_picture=False,
+            task=Task.MAP,
             smallest=smallest,
             also_probed=((CUT[0] * smallest, CUT[1] * smallest),) if cut else (),
         )

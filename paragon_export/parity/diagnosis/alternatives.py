@@ -15,13 +15,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from paragon_export.checkpoints.load import Checkpoint, load_checkpoint
 from paragon_export.errors import ParagonExportError
-from paragon_export.networks.registry import architecture_named, architecture_of
+from paragon_export.networks.describe import describe
 from paragon_export.parity.diagnosis.symptoms import Symptom
 from paragon_export.parity.reference import TorchReference, build_reference
-from paragon_export.specs.network import NetworkSpec
-from paragon_export.specs.plans import NetworkOptions
 
 OTHER_VALUES: Mapping[str, tuple[Any, ...]] = {
     "window_size": (8, 16, 32),
@@ -49,47 +46,42 @@ class Alternative:
     """Of a switch in which the output is linear: its value in the truth, and here."""
 
 
-def alternatives(
-    checkpoint: Checkpoint,
-    spec: NetworkSpec,
-    options: NetworkOptions,
-    reference: TorchReference,
-) -> Iterator[Alternative]:
-    """Yield networks of other switches, of other weights, and with an operator mistaken."""
-    video = len(reference.inputs) > 1
-    for name, setting in spec.options.items():
-        start = setting.value if name == LINEAR else None
+def alternatives(reference: TorchReference) -> Iterator[Alternative]:
+    """Yield networks with other options, with other weights, and with an operator mistaken."""
+    network = reference.network
+    for name, option in network.spec.options.items():
+        start = option.value if name == LINEAR else None
         values = OTHER_VALUES.get(name, ()) if start is None else (start + STEP,)
-        for value in values if setting.source != "tensors" else ():
-            if value == setting.value:
+        for value in values if option.source != "tensors" else ():
+            if value == option.value:
                 continue
-            changed = replace(options, flags={**options.flags, name: value})
+            flags = {**network.options.flags, name: value}
             try:
-                other = architecture_named(spec.architecture).describe(checkpoint, changed)
-                built = build_reference(checkpoint, other, video=video)
+                other = network.with_options(replace(network.options, flags=flags))
+                built = build_reference(other, video=reference.video)
             except ParagonExportError:
                 continue  # the network has no such value
-            told = Symptom("another switch", name if start is not None else f"{name} {value}")
-            yield Alternative(told, built, None if start is None else (start, value))
-    yield from _other_weights(checkpoint, options, video)
+            detail = name if start is not None else f"{name} {value}"
+            line = None if start is None else (start, value)
+            yield Alternative(Symptom("another switch", detail), built, line)
+    yield from _other_weights(reference)
     for symptom, mistake in MISTAKES.items():
         yield Alternative(symptom, replace(reference, module=_Mistaken(reference.module, mistake)))
 
 
-def _other_weights(
-    checkpoint: Checkpoint, options: NetworkOptions, video: bool
-) -> Iterator[Alternative]:
-    """Yield the network of the other weights in the file: averaged ones beside the last ones."""
+def _other_weights(reference: TorchReference) -> Iterator[Alternative]:
+    """Yield the network of the other weights in the file: averaged ones next to the last ones."""
+    network = reference.network
+    checkpoint = network.checkpoint
     if not checkpoint.container:
         return
     try:
-        other = load_checkpoint(checkpoint.path, leave_out=checkpoint.container)
-        spec = architecture_of(other).describe(other, options)
-        built = build_reference(other, spec, video=video)
+        other = describe(checkpoint.other_weights(), network.options)
+        built = build_reference(other, video=reference.video)
     except ParagonExportError:
         return  # there are no others
-    told = f"{other.container} in place of {checkpoint.container}"
-    yield Alternative(Symptom("other weights", told), built)
+    detail = f"{other.checkpoint.container} in place of {checkpoint.container}"
+    yield Alternative(Symptom("other weights", detail), built)
 
 
 # --- operators that are taken for others -------------------------------------------------------

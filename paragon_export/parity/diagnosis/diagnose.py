@@ -21,10 +21,9 @@ from paragon_export.parity.candidates import Candidate
 from paragon_export.parity.compare import BORDER_PX
 from paragon_export.parity.diagnosis.alternatives import Alternative
 from paragon_export.parity.diagnosis.symptoms import Scene, Suspect, Symptom, symptom_of
-from paragon_export.parity.reference import Reference
+from paragon_export.parity.reference import TorchReference
 from paragon_export.parity.report import Finding, ParityRow
 from paragon_export.runtimes.base import Runner
-from paragon_export.specs.network import NetworkSpec
 from paragon_export.specs.types import Size
 
 TELLING_PIXELS = 400
@@ -51,10 +50,9 @@ class Subject:
     """A candidate that failed, and all it was judged on."""
 
     candidate: Candidate
-    reference: Reference
-    spec: NetworkSpec
+    reference: TorchReference
     probes: Sequence[Probe]
-    instead: Callable[[], Sequence[Alternative]] = tuple
+    possible: Callable[[], Sequence[Alternative]] = tuple
     """Says which networks it may be instead."""
 
 
@@ -84,7 +82,7 @@ def _symptom(subject: Subject, rows: Sequence[ParityRow]) -> Symptom:
         told = "NaN or infinity in prev_feat enters at alpha 0: select, do not multiply"
         return Symptom("state multiplied", told)
     failed = with_state or failed  # what a broken state adds hides what else is wrong
-    if uneven := _uneven(subject.spec.window, failed, passed):
+    if uneven := _uneven(subject.reference.spec.window, failed, passed):
         return uneven
     unequal = [row for row in failed if row.fault]
     if unequal:
@@ -224,7 +222,7 @@ def _look(subject: Subject, row: ParityRow) -> Symptom:
         limit=row.limit * peak,
         scale=scale,
         border=BORDER_PX * scale,
-        tile=subject.spec.window * scale if subject.spec.window > 1 else 1,
+        tile=subject.reference.spec.window * scale if subject.reference.spec.window > 1 else 1,
         suspects=_suspects(subject, row, truth, found - truth),
     )
     symptom = symptom_of(scene)
@@ -261,8 +259,8 @@ def _suspects(
         yield symptom, partial(played, changed)
     if truth.ndim == 4:
         yield from _mirrored(probe, truth, played)
-        yield from _padded(probe, subject.spec.window, truth, played)
-    for alternative in subject.instead():
+        yield from _padded(probe, subject.reference.spec.window, truth, played)
+    for alternative in subject.possible():
         yield from _instead(alternative, truth, error, partial(played, probe))
 
 

@@ -205,6 +205,6 @@ def _network(hp: Hyperparameters) -> nn.Module:
 
 
 def build(spec: NetworkSpec, checkpoint: Checkpoint, *, video: bool) -> nn.Module:
-    """BuildResult the network and load it strictly."""
+    """Build the network and load it strictly."""
     network = _network(spec.structure["hyperparameters"])
     return load_strictly(network, checkpoint, OPTIONAL)

@@ -87,6 +87,6 @@ def _network(hp: object) -> nn.Module:
 
 
 def build(spec: NetworkSpec, checkpoint: Checkpoint, *, video: bool) -> nn.Module:
-    """BuildResult the network and load it strictly."""
+    """Build the network and load it strictly."""
     network = _network(spec.structure["hyperparameters"])
     return load_strictly(network, checkpoint, IGNORED)

@@ -83,7 +83,7 @@ def describe(checkpoint: Checkpoint, found: Generation, options: NetworkOptions)
 
 
 def build(spec: NetworkSpec, checkpoint: Checkpoint, *, video: bool) -> nn.Module:
-    """BuildResult the network and load it strictly."""
+    """Build the network and load it strictly."""
     import torch
 
     from paragon_export.networks.paragonsr2.v9_v11.network import ParagonSR2, VideoParagonSR2

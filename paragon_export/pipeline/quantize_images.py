@@ -8,29 +8,27 @@ enough to be taken silently: the file is refused unless the user accepts it.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from paragon_export.errors import PlanError, RunError
-from paragon_export.graph.onnx_io import describe_in, serialized
-from paragon_export.graph.simplify import simplify
-from paragon_export.graph.trace import trace
 from paragon_export.inputs.probes import folder_probes, photograph_crop
-from paragon_export.networks.describe import describe
-from paragon_export.parity.metrics import Difference, difference, psnr_db
-from paragon_export.parity.reference import TorchReference, build_reference
+from paragon_export.networks.describe import LoadedNetwork
+from paragon_export.parity.acceptance import AcceptedLoss, Finite, NotConstant
+from paragon_export.parity.metrics import NOT_COMPARED, difference, psnr_db
+from paragon_export.parity.reference import TorchReference
 from paragon_export.parity.report import ParityReport, ParityRow
-from paragon_export.pipeline.results import ExportResult
-from paragon_export.precision.int8 import quantize
+from paragon_export.pipeline.float32_graph import finish, float32_graph
+from paragon_export.pipeline.results import QuantizeResult
+from paragon_export.precision.int8 import quantize_model
 from paragon_export.runtimes.ort_runner import OnnxRunner
 from paragon_export.specs.network import NetworkSpec
 from paragon_export.specs.plans import ExportPlan
 from paragon_export.specs.tolerance import Tolerance
-from paragon_export.specs.types import Precision, Quantization, Size
-from paragon_export.system.atomic_write import write_files
+from paragon_export.specs.types import Precision, Quantization, Runtime, Size
 
 CROP_PX = 192
 """Side of a piece of a photograph, large."""
@@ -50,40 +48,31 @@ class Pair:
     small: np.ndarray
 
 
-def export_int8_pictures(
-    plan: ExportPlan, folder: Path | None, accept_loss: bool
-) -> tuple[ExportResult, dict[str, Any]]:
-    """Quantise a super-resolution network and measure what that costs.
+def quantize_images(
+    network: LoadedNetwork, plan: ExportPlan, folder: Path | None, accept_loss: bool
+) -> QuantizeResult:
+    """Quantize an image network and measure the loss, in memory.
 
     Args:
+        network: The network of the plan's checkpoint.
         plan: Of the file.
-        folder: Photographs; None takes pieces of the shipped one. Every other picture calibrates,
-            the rest is judged on.
-        accept_loss: Whether the file is written however much is lost.
-
-    Returns:
-        What became of it, and the figures.
+        folder: Photographs; None takes crops of the shipped one. Every other one calibrates, the
+            rest is judged on.
+        accept_loss: Whether the file passes however much is lost.
 
     Raises:
-        ParagonExportError: If a stage could not run; nothing is written then.
+        ParagonExportError: If a step could not run.
     """
-    checkpoint, spec = describe(plan.checkpoint, plan.options)
-    reference = build_reference(checkpoint, spec)
+    spec = network.spec
     pairs = photographs(spec, folder)
-    wide = simplify(trace(reference.module, reference.inputs, reference.outputs, plan.operator_set))
-    model = quantize(wide, [{"input": pair.small} for pair in pairs[::2]])
-    describe_in(model, spec, checkpoint, plan, {})
-    model.metadata_props["precision"] = Quantization.INT8.value
-    file = serialized(model, plan.output)
-    rows, figures = _measure(plan, reference, spec, file.data, pairs[1::2], accept_loss)
-    parity = ParityReport(rows=tuple(rows), notes=_notes(figures, accept_loss))
-    if parity.passed:
-        write_files({plan.output: file.data})
-    result = ExportResult(
-        file=file, reference=reference, spec=spec, fired={}, parity=parity,
-        drop_cost=None,
-    )  # fmt: skip
-    return result, figures
+    graph = float32_graph(network, replace(plan, rewrite=False, runtime=Runtime.ANY))
+    model = quantize_model(graph.model, [{"input": pair.small} for pair in pairs[::2]])
+    file = finish(graph, model, plan, quantization=Quantization.INT8)
+    rows, figures = _measure(plan, graph.reference, file.data, pairs[1::2], accept_loss)
+    parity = ParityReport(rows=tuple(rows), notes=_notes(figures, accept_loss), spec=spec)
+    return QuantizeResult(
+        file=file, reference=graph.reference, fired={}, parity=parity, figures=figures
+    )
 
 
 def photographs(spec: NetworkSpec, folder: Path | None) -> list[Pair]:
@@ -126,45 +115,39 @@ def _smaller(large: np.ndarray, scale: int) -> np.ndarray:
 def _measure(
     plan: ExportPlan,
     reference: TorchReference,
-    spec: NetworkSpec,
     data: bytes,
     pairs: list[Pair],
     accept_loss: bool,
 ) -> tuple[list[ParityRow], dict[str, Any]]:
+    """Compare with the float64 network and with the photograph, on each pair."""
+    scale = reference.spec.scale
     exact, runner = reference.runner("float64"), OnnxRunner(data)
     rows, gaps, before, after = [], [], [], []
     for index, pair in enumerate(pairs):
         truth = exact.infer({"input": pair.small})["output"]
-        fault, gap = "", Difference(math.inf, -math.inf, math.inf, math.inf, False, False)
+        fault, gap = "", NOT_COMPARED
         try:
             found = runner.infer({"input": pair.small})["output"]
         except RunError as error:
             fault = f"cannot run: {error}"
         else:
-            gap = difference(found, truth, border=4 * spec.scale)
+            gap = difference(found, truth, border=4 * scale)
             gaps.append(gap.psnr_db)
-            before.append(_fidelity_db(truth, pair.large, spec.scale))
-            after.append(_fidelity_db(found, pair.large, spec.scale))
-        rows.append(
-            ParityRow(
-                candidate=plan.output.name,
-                precision=Quantization.INT8,
-                output="output",
-                picture=f"photograph {index + 1}",
-                size=Size(*pair.small.shape[2:]),
-                batch=1,
-                found=gap,
-                reference_max_abs=0.0,
-                tolerance=Tolerance(
-                    max_abs=math.inf,
-                    times_reference=1,
-                    reference_floor=math.inf,
-                    min_psnr_db=-math.inf if accept_loss else math.inf,
-                ),
-                fault=fault,
-            )
+            before.append(_fidelity_db(truth, pair.large, scale))
+            after.append(_fidelity_db(found, pair.large, scale))
+        row = ParityRow(
+            candidate=plan.output.name,
+            precision=Quantization.INT8,
+            output="output",
+            picture=f"photograph {index + 1}",
+            size=Size(*pair.small.shape[2:]),
+            batch=1,
+            criteria=(Finite(), NotConstant(), AcceptedLoss(accept_loss)),
+            found=gap,
+            fault=fault,
         )
-    figures = {
+        rows.append(row)
+    return rows, {
         "photographs": len(pairs),
         "psnr_to_float_db": min(gaps, default=None),
         "fidelity_float_db": _mean(before),
@@ -173,7 +156,6 @@ def _measure(
         "accepted": accept_loss,
         "bytes_int8": len(data),
     }
-    return rows, figures
 
 
 def _fidelity_db(output: np.ndarray, truth: np.ndarray, border: int) -> float:
