@@ -19,7 +19,7 @@ from common import SIZES, network, write
 from safetensors.torch import save_file
 
 from paragon_export.assets import CHECKPOINT
-from paragon_export.pipeline.export import audit_source
+from paragon_export.pipeline.audit_ranges import audit_source
 from paragon_export.specs.plans import ExportPlan, NetworkOptions
 from paragon_export.specs.types import Precision
 

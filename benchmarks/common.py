@@ -146,12 +146,12 @@ def planned_megabytes(exported: Exported, largest: Size) -> float:
     Raises:
         ParagonExportError: If TensorRT cannot build the engine or names no figure.
     """
-    from paragon_export.engines.build import build_engine
+    from paragon_export.engines.build import compile_engine
 
     profile = Profile(smallest=Size(1, 1), optimal=largest, largest=largest)
     half = to_precision(exported.model, Precision.FP16, Precision.FP32)
     file = serialized(half, Path("model.onnx"))
-    built = build_engine(file, Backend.RTX, ("sm86",), profile)
+    built = compile_engine(file, Backend.RTX, ("sm86",), profile)
     if built.planned_bytes is None:
         raise EngineBuildError("TensorRT did not say how much memory it plans")
     return built.planned_bytes / 1e6

@@ -27,10 +27,10 @@ from onnxruntime.quantization import QuantType, quantize_static
 from paragon_export.assets import CHECKPOINT
 from paragon_export.graph.simplify import simplify
 from paragon_export.graph.trace import trace
-from paragon_export.networks.describe import describe
+from paragon_export.networks.describe import LoadedNetwork, read_network
 from paragon_export.parity.metrics import difference
 from paragon_export.parity.reference import build_reference
-from paragon_export.pipeline.quantize_pictures import Pair, export_int8_pictures, photographs
+from paragon_export.pipeline.quantize_images import Pair, photographs, quantize_images
 from paragon_export.runtimes.ort_runner import OnnxRunner
 from paragon_export.specs.plans import ExportPlan, NetworkOptions
 from paragon_export.specs.types import Size
@@ -59,7 +59,7 @@ def main(
             plan = ExportPlan(
                 checkpoint=checkpoint, output=Path(folder) / "int8.onnx", options=SWITCHES
             )
-            _, figures = export_int8_pictures(plan, images, accept_loss=True)
+            _, figures = quantize_images(plan, images, accept_loss=True)
         row = {
             "network": checkpoint.stem,
             "photographs": figures["photographs"],
@@ -74,8 +74,9 @@ def main(
 
 def compare_weights(checkpoint: Path, images: Path | None) -> list[dict[str, Any]]:
     """Return one row for each way to quantize weights, timed in turn."""
-    found, variant = describe(checkpoint, SWITCHES)
-    reference = build_reference(found, variant)
+    network = read_network(checkpoint, SWITCHES)
+    found, variant = network.checkpoint, network.spec
+    reference = build_reference(LoadedNetwork(checkpoint=found, spec=variant))
     pairs = photographs(variant, images)
     wide = simplify(trace(reference.module, reference.inputs, reference.outputs, 20))
     exact = reference.runner("float64")

@@ -45,7 +45,7 @@ from common import write
 import paragon_export.__main__
 from paragon_export.assets import CHECKPOINT
 from paragon_export.engines.manifest import read
-from paragon_export.engines.reuse import why_rebuild
+from paragon_export.engines.reuse import read_existing, why_rebuild
 from paragon_export.system.atomic_write import PREFIX, sha256_of
 
 PROFILE = ("--target", "sm86", "--min", "1x1", "--opt", "16x16", "--max", "16x16")
@@ -111,7 +111,7 @@ class Case:
         known = found if self.name == "naive" else [n for n in found if n.endswith(".onnx")]
         if any(found[name] not in (old.get(name), new.get(name)) for name in known):
             return "torn"
-        if why_rebuild(engine, {}):
+        if why_rebuild(read_existing(engine), {}):
             return "refused"
         onnx = ARTEFACTS["trt"][2]
         return "new" if (read(engine) or {})["onnx_sha256"] == new[onnx] else "torn"

@@ -16,7 +16,7 @@ from common import write
 from PIL import Image
 
 from paragon_export.assets import CHECKPOINT
-from paragon_export.networks.describe import describe
+from paragon_export.networks.describe import LoadedNetwork, read_network
 from paragon_export.parity.metrics import luma
 from paragon_export.parity.reference import build_reference
 from paragon_export.runtimes.base import Runner
@@ -45,9 +45,12 @@ def main(
                 n: v for n, v in case["kwargs"].items() if n in ("upsampler_alpha", "window_size")
             }
         )
-        checkpoint, variant = describe(path, switches)
+        network = read_network(path, switches)
+        checkpoint, variant = network.checkpoint, network.spec
         assert checkpoint.sha256 == case["checkpoint_sha256"], path
-        runner = build_reference(checkpoint, variant).runner("float32")
+        runner = build_reference(LoadedNetwork(checkpoint=checkpoint, spec=variant)).runner(
+            "float32"
+        )
         pair = np.load(golden / case["file"])
         gap = np.abs(runner.infer({"input": pair["x"]})["output"] - pair["y"]).max()
         rows.append(
@@ -58,8 +61,9 @@ def main(
                 "Set5 PSNR-Y dB": score(runner, set5),
             }
         )
-    checkpoint, variant = describe(CHECKPOINT, NetworkOptions())
-    shipped = build_reference(checkpoint, variant).runner("float32")
+    network = read_network(CHECKPOINT, NetworkOptions())
+    checkpoint, variant = network.checkpoint, network.spec
+    shipped = build_reference(LoadedNetwork(checkpoint=checkpoint, spec=variant)).runner("float32")
     rows.append(
         {
             "network": "Realtime (shipped here)",

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from paragon_export.networks.describe import describe
+from paragon_export.networks.describe import read_network
 from paragon_export.networks.glyph.layout import (
     CellHyperparameters,
     Hyperparameters,
@@ -116,4 +116,4 @@ def small_checkpoint(
 
 def reference_of(path: Path, **flags: Any) -> TorchReference:
     """Take a checkpoint the way a user's file goes: loaded, described, built."""
-    return build_reference(*describe(path, NetworkOptions(flags=flags)))
+    return build_reference(read_network(path, NetworkOptions(flags=flags)))

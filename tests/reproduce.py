@@ -79,7 +79,7 @@ def make(kind: str, folder: Path) -> str:
     options = dict(options)
     int8 = options.pop("int8", False)
     plan = ExportPlan(checkpoint=checkpoint, output=folder / "made.onnx", **options)
-    result = export_int8(plan, _calibration(kind, folder))[0] if int8 else export(plan)
+    result = export_int8(plan, _calibration(kind, folder)) if int8 else export(plan)
     assert result.parity.passed, kind
     return sha256_of(plan.output)
 

@@ -18,10 +18,9 @@ from onnx import compose, parser
 from torch import Tensor, nn
 
 from paragon_export.assets import CHECKPOINT
-from paragon_export.checkpoints.load import Checkpoint, load_checkpoint
+from paragon_export.checkpoints.load import Checkpoint
 from paragon_export.graph.trace import trace
-from paragon_export.networks.describe import describe
-from paragon_export.networks.registry import architecture_of
+from paragon_export.networks.describe import describe, read_network
 from paragon_export.parity.reference import TorchReference, build_reference
 from paragon_export.precision.half import to_precision
 from paragon_export.specs.network import NetworkSpec
@@ -46,10 +45,10 @@ class Case:
 
 
 def case_of(path: Path, *, video: bool = False, opset: int = OPSET, **flags: object) -> Case:
-    checkpoint, variant = describe(path, NetworkOptions(flags=flags))
-    reference = build_reference(checkpoint, variant, video=video)
+    network = read_network(path, NetworkOptions(flags=flags))
+    reference = build_reference(network, video=video)
     model = trace(reference.module, reference.inputs, reference.outputs, opset)
-    return Case(checkpoint, variant, reference, model)
+    return Case(network.checkpoint, network.spec, reference, model)
 
 
 Break = Callable[[Case], ir.Model]
@@ -242,9 +241,8 @@ def baked_size(case: Case) -> ir.Model:
 
 def last_weights(case: Case) -> ir.Model:
     """The weights of the last step in place of the averaged ones, from the same file."""
-    last = load_checkpoint(case.checkpoint.path, leave_out="params_ema")
-    variant = architecture_of(last).describe(last, NetworkOptions(flags={"upsampler_alpha": 0.0}))
-    reference = build_reference(last, variant)
+    last = describe(case.checkpoint.other_weights(), NetworkOptions(flags={"upsampler_alpha": 0.0}))
+    reference = build_reference(last)
     return trace(reference.module, reference.inputs, reference.outputs, OPSET)
 
 

@@ -16,8 +16,9 @@ from paragon_export.graph.onnx_io import read_onnx, serialized, write_onnx
 from paragon_export.inputs.probes import audit_probes, default_sizes
 from paragon_export.parity.candidates import read_artifact
 from paragon_export.parity.check import judge
+from paragon_export.pipeline.audit_ranges import audit_source
 from paragon_export.pipeline.build import build
-from paragon_export.pipeline.export import audit_source, export
+from paragon_export.pipeline.export import export
 from paragon_export.precision.attribution import largest
 from paragon_export.precision.audit import audit, subject_of, subject_of_file, with_islands
 from paragon_export.precision.half import FLOAT32_INPUTS, to_precision
@@ -25,13 +26,14 @@ from paragon_export.precision.instrument import Subject, measure
 from paragon_export.precision.range_report import HIGHEST, MIN_NORMAL, RangeAudit
 from paragon_export.precision.rounding import rounding_model
 from paragon_export.precision.typed_graph import values_of
+from paragon_export.specs.network import InputSpec, Task
 from paragon_export.specs.plans import EnginePlan, ExportPlan, NetworkOptions
 from paragon_export.specs.profiles import Profile
 from paragon_export.specs.types import Precision, Size
 from tests.conftest import RunHere
 from tests.glyph import small_weights
 from tests.test_munet import SMALL, weights_of
-from tests.test_precision import IMAGE, RESULT, VARIANTS, exported, graph_of, session, weight
+from tests.test_precision import IMAGE, VARIANTS, exported, graph_of, session, weight
 from tests.tiny import save, tiny_hyperparameters, tiny_tensors
 
 FP16, BF16, FP32 = Precision.FP16, Precision.BF16, Precision.FP32
@@ -48,8 +50,8 @@ def loud(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save(tensors, tmp_path_factory.mktemp("loud") / "loud.safetensors")
 
 
-def subject(model: ir.Model, *, is_picture: bool = True) -> Subject:
-    return replace(subject_of_file(serialized(model, Path("m.onnx"))), is_picture=is_picture)
+def subject(model: ir.Model, *, task: Task = Task.IMAGE) -> Subject:
+    return replace(subject_of_file(serialized(model, Path("m.onnx"))), task=task)
 
 
 def chain(*nodes: onnx.NodeProto, **weights: object) -> ir.Model:
@@ -94,7 +96,7 @@ def row(result: RangeAudit, name: str) -> dict[str, object]:
 def test_ranges_are_those_of_numpy(variant: str, precision: Precision) -> None:
     """Peaks and underflow of every tensor equal those of a run that gives all tensors out."""
     model = exported(variant)
-    probes = audit_probes(3, 16 if variant == "photo" else 1)[:2]
+    probes = audit_probes(InputSpec(channels=3, window=16 if variant == "photo" else 1))[:2]
     asked = Subject(inputs=IMAGE, probes=tuple(probes))
     _, result = audit(model, precision, FP32, asked)
     everything = ir.from_proto(ir.to_proto(model))
@@ -120,7 +122,12 @@ def test_ranges_are_those_of_numpy(variant: str, precision: Precision) -> None:
 def test_weights_are_measured_too() -> None:
     """Every float weight that is read in half has a row with its own figures."""
     model = exported("realtime")
-    _, result = audit(model, FP16, FP32, Subject(inputs=IMAGE, probes=tuple(audit_probes(3, 1))))
+    _, result = audit(
+        model,
+        FP16,
+        FP32,
+        Subject(inputs=IMAGE, probes=tuple(audit_probes(InputSpec(channels=3, window=1)))),
+    )
     kept = {
         value.name: value.const_value.numpy()
         for value in values_of(model)
@@ -136,7 +143,7 @@ def test_weights_are_measured_too() -> None:
 
 def test_pictures_are_of_every_kind_and_of_true_shapes() -> None:
     """A photograph and all stress pictures at an odd size, and a larger photograph."""
-    probes = audit_probes(3, 16)
+    probes = audit_probes(InputSpec(channels=3, window=16))
     odd = Size(17, 33)
     assert odd in [size for size, _ in default_sizes(16)]
     assert [p.label for p in probes if p.size == odd] == [
@@ -144,7 +151,9 @@ def test_pictures_are_of_every_kind_and_of_true_shapes() -> None:
     ]  # fmt: skip
     assert [p.label for p in probes if p.size != odd] == ["photograph"]
     assert all(p.is_stress == (p.label != "photograph") for p in probes)
-    assert {p.size for p in audit_probes(3, 16, static=Size(9, 7))} == {Size(9, 7)}
+    assert {p.size for p in audit_probes(InputSpec(channels=3, window=16), static=Size(9, 7))} == {
+        Size(9, 7)
+    }
 
 
 def test_underflow_is_seen() -> None:
@@ -268,7 +277,7 @@ def test_a_network_that_overflows_is_mended_and_passes(loud: Path, tmp_path: Pat
     wide = export(replace(plan, precision=FP32, output=tmp_path / "wide.onnx"))
     bare = tmp_path / "bare.onnx"
     write_onnx(to_precision(read_onnx(wide.output), FP16, FP32), bare)
-    unmended = judge(result.reference, result.variant, [read_artifact(bare)])
+    unmended = judge(result.reference, [read_artifact(bare)])
     assert not unmended.passed
     assert "non-finite" in {failing.failure for failing in unmended.rows}
 
@@ -327,7 +336,7 @@ def test_an_onnx_file_is_mended_on_its_way_to_an_engine(loud: Path, tmp_path: Pa
 def test_networks_that_fit_are_left_alone(variant: str) -> None:
     """No island, and the very graph that was given: exports keep their bytes."""
     model = exported(variant)
-    asked = subject_of(IMAGE, RESULT, window=16 if variant in ("photo", "pro") else 1)
+    asked = subject_of(InputSpec(window=16 if variant in ("photo", "pro") else 1), IMAGE)
     for precision in (FP16, BF16):
         same, result = audit(model, precision, FP32, asked)
         assert same is model
@@ -369,7 +378,7 @@ def test_where_the_network_diverges_is_told_and_not_mended() -> None:
     assert same is model
     assert row(result, "eight")["peak"] < 65504 < row(result, "eight")["peak_diverged"]
     assert "eight" in result.beyond_where_diverged
-    mended, strict = audit(model, FP16, FP32, subject(model, is_picture=False))
+    mended, strict = audit(model, FP16, FP32, subject(model, task=Task.MAP))
     assert strict.diverged == ()
     assert islands(strict) == ["eight", "output"]
     assert mended is not model
@@ -434,7 +443,7 @@ def test_the_largest_share_is_that_of_a_coarse_tensor() -> None:
 
 def test_shares_of_independent_roundings_add_up() -> None:
     """Of a network with few roundings that matter the largest shares are most of the error."""
-    asked = subject_of(IMAGE, RESULT)
+    asked = subject_of(InputSpec(), IMAGE)
     _, result = audit(exported("realtime"), FP16, FP32, asked, shares=True)
     shares = [t.error_share for t in result.tensors if t.error_share is not None]
     assert len(shares) == 5
@@ -467,13 +476,13 @@ def test_the_largest_of_many_are_found(count: int) -> None:
 def test_a_port_beyond_half_cannot_be_mended() -> None:
     """An output that half has to hold is no matter for islands: the audit fails and says so."""
     model = chain(op("Mul", "input", "up", "output"), up=1e5)
-    _, result = audit(model, FP16, FP16, subject(model, is_picture=False))
+    _, result = audit(model, FP16, FP16, subject(model, task=Task.MAP))
     assert not result.passed
     assert "cannot hold output, which reaches 1e+05" in result.fault
     assert result.fault in result.notes
     assert row(result, "output")["headroom"] < 1
     assert next(t for t in result.tensors if t.name == "output").overflows
-    _, wide = audit(model, FP16, FP32, subject(model, is_picture=False))
+    _, wide = audit(model, FP16, FP32, subject(model, task=Task.MAP))
     assert wide.passed
     assert islands(wide) == ["output"]
 

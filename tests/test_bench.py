@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from paragon_export.bench.measure import MAX_SAMPLES, MIN_SAMPLES, bench, bench_runners
+from paragon_export.bench.measure import MAX_SAMPLES, MIN_SAMPLES, bench_runners, benchmark
 from paragon_export.bench.report import BenchReport, BenchRow
 from paragon_export.cli.render import bench_markdown
 from paragon_export.errors import OutOfMemoryError, ParagonExportError, PlanError, RunError
 from paragon_export.pipeline.export import export
 from paragon_export.runtimes.base import Arrays, Runner
-from paragon_export.specs.plans import ExportPlan, NetworkOptions
+from paragon_export.specs.plans import ExportPlan
 from paragon_export.specs.types import Size
 from paragon_export.system.environment import cuda_gpu
 from tests.tiny import tiny_checkpoint
@@ -35,7 +35,7 @@ def model(tmp_path_factory: pytest.TempPathFactory, tiny_realtime: Path) -> Path
 @pytest.fixture(scope="module")
 def measured(tiny_realtime: Path, model: Path) -> BenchReport:
     """Return a measurement of a checkpoint and its ONNX file; compiling takes a while."""
-    return bench([tiny_realtime, model], [SIZE], NetworkOptions())
+    return benchmark([tiny_realtime, model], sizes=[SIZE])
 
 
 def row_of(report: BenchReport, artifact: str, backend: str) -> BenchRow:
@@ -114,7 +114,7 @@ def test_a_session_that_fell_back_is_no_cuda(model: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(
         onnxruntime.InferenceSession, "get_providers", lambda _: ["CPUExecutionProvider"]
     )
-    report = bench([model], [SIZE], NetworkOptions())
+    report = benchmark([model], sizes=[SIZE])
     assert row_of(report, model.name, "ONNX Runtime CPU").samples_ms
     row = row_of(report, model.name, "ONNX Runtime CUDA")
     assert not row.samples_ms
@@ -157,7 +157,7 @@ def test_grey_networks(tmp_path: Path) -> None:
     checkpoint = tiny_checkpoint(tmp_path / "grey.safetensors", in_channels=1)
     file = tmp_path / "grey.onnx"
     export(ExportPlan(checkpoint=checkpoint, output=file))
-    row = row_of(bench([file], [SIZE], NetworkOptions()), file.name, "ONNX Runtime CPU")
+    row = row_of(benchmark([file], sizes=[SIZE]), file.name, "ONNX Runtime CPU")
     assert row.reason == ""
     assert row.samples_ms
 
@@ -166,7 +166,7 @@ def test_size_that_a_model_refuses(tiny_realtime: Path, tmp_path: Path) -> None:
     """A static model at another size is a row with the reason, beside the one that it accepts."""
     file = tmp_path / "static.onnx"
     export(ExportPlan(checkpoint=tiny_realtime, output=file, static=SIZE))
-    report = bench([file], [SIZE, Size(16, 17)], NetworkOptions())
+    report = benchmark([file], sizes=[SIZE, Size(16, 17)])
     fits, refused = [row for row in report.rows if row.backend == "ONNX Runtime CPU"]
     assert fits.samples_ms
     assert "fails on input [1, 3, 16, 17]" in refused.reason
@@ -178,9 +178,9 @@ def test_what_is_no_model_is_refused(tmp_path: Path, content: bytes) -> None:
     file = tmp_path / "broken.onnx"
     file.write_bytes(content)
     with pytest.raises(ParagonExportError):
-        bench([file], [SIZE], NetworkOptions())
+        benchmark([file], sizes=[SIZE])
     with pytest.raises(ParagonExportError):
-        bench([tmp_path / "missing.safetensors"], [SIZE], NetworkOptions())
+        benchmark([tmp_path / "missing.safetensors"], sizes=[SIZE])
 
 
 # --- the measurement itself ----------------------------------------------------------------

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from paragon_export.checkpoints.load import load_checkpoint
 from paragon_export.checkpoints.pickle_scan import MAX_RECORDS, check_directory
 from paragon_export.errors import CheckpointError, PlanError
-from paragon_export.networks.describe import describe
+from paragon_export.networks.describe import read_network
 from paragon_export.pipeline.quantize import Calibration, read_grids
 from paragon_export.rewrite.rules import rewrite
 from paragon_export.specs.network import Port
@@ -182,14 +182,14 @@ def test_networks_larger_than_any_are_refused(kind: str, tmp_path: Path) -> None
     make, words = NETWORKS[kind]
 
     with pytest.raises(CheckpointError, match=words):
-        describe(make(tmp_path), NetworkOptions())
+        read_network(make(tmp_path), NetworkOptions())
 
 
 def test_features_at_full_size_are_bounded(tmp_path: Path) -> None:
     """An older network's scale is told by a flag, whatever its width."""
     weights = weights_of("v0c_nano_x2_24x20")
     path = save(weights, tmp_path / "c.safetensors")
-    assert describe(path, NetworkOptions(flags={"scale": 16}))[1].scale == 16
+    assert read_network(path, NetworkOptions(flags={"scale": 16})).spec.scale == 16
     features = weights["conv_in.weight"].shape[0]
     assert features * 16**2 <= 2**14
     from paragon_export.networks import describe as describing
@@ -197,7 +197,7 @@ def test_features_at_full_size_are_bounded(tmp_path: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(describing, "MAX_FULL_SIZE_VALUES", features * 16**2 - 1)
         with pytest.raises(CheckpointError, match=f"{features} features at a scale of 16"):
-            describe(path, NetworkOptions(flags={"scale": 16}))
+            read_network(path, NetworkOptions(flags={"scale": 16}))
 
 
 class RepeatThenFilter(nn.Module):

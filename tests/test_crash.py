@@ -21,7 +21,7 @@ from pathlib import Path
 import pytest
 
 from paragon_export.engines.manifest import manifest_bytes, read, read_engine, sealed
-from paragon_export.engines.reuse import why_rebuild
+from paragon_export.engines.reuse import read_existing, why_rebuild
 from paragon_export.errors import PlanError
 from paragon_export.system.atomic_write import PREFIX, check_writable, write_files, write_text
 from tests.conftest import LONGEST_RUN_S, RunCli, RunHere, shell_environment
@@ -87,7 +87,9 @@ def states_when_killed(write: Writer, folder: Path) -> list[tuple[bytes, bytes, 
     for step in range(1, 1000):
         write_in_place(folder, b"old")
         was_killed = killed_at(step, write, folder)
-        states.append((onnx.read_bytes(), engine.read_bytes(), not why_rebuild(engine, {})))
+        states.append(
+            (onnx.read_bytes(), engine.read_bytes(), not why_rebuild(read_existing(engine), {}))
+        )
         assert manifest.exists()
         check_writable(onnx)
         left = list(folder.glob(PREFIX + "*"))
@@ -256,7 +258,7 @@ def test_two_runs_at_once_leave_nothing_wrong_that_is_used(tmp_path: Path) -> No
     assert codes == [0, 0]
     assert {path.name for path in tmp_path.iterdir()} == set(NAMES)
     onnx, engine = tmp_path / NAMES[0], tmp_path / NAMES[1]
-    if not why_rebuild(engine, {}):
+    if not why_rebuild(read_existing(engine), {}):
         assert onnx.read_bytes() == engine.read_bytes() == read_engine(engine).data
 
 
@@ -452,5 +454,5 @@ def test_two_commands_at_once(tiny_realtime: Path, tmp_path: Path) -> None:
     for thread in threads:
         thread.join()
     assert results == [0, 0]
-    assert why_rebuild(engine, {}) == ""
+    assert why_rebuild(read_existing(engine), {}) == ""
     assert {path.name for path in tmp_path.iterdir()} == set(NAMES)

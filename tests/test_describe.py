@@ -16,6 +16,7 @@ import pytest
 
 from paragon_export.checkpoints.load import Checkpoint, load_checkpoint
 from paragon_export.errors import CheckpointError, PlanError, UnsupportedNetworkError
+from paragon_export.networks.describe import LoadedNetwork
 from paragon_export.networks.paragonsr2.v9_v11.layout import (
     IGNORED,
     VARIANTS,
@@ -212,10 +213,10 @@ import resource, sys
 from pathlib import Path
 from paragon_export.errors import CheckpointError
 from paragon_export.specs.plans import NetworkOptions
-from paragon_export.networks.describe import describe
+from paragon_export.networks.describe import read_network
 resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30))
 try:
-    describe(Path(sys.argv[1]), NetworkOptions())
+    read_network(Path(sys.argv[1]), NetworkOptions())
 except CheckpointError:
     print("refused")
 """
@@ -450,12 +451,17 @@ def test_a_dropped_branch_computes_what_the_bare_network_does(variant: str, tmp_
     feeds = {"input": np.random.default_rng(0).random((1, 3, 9, 11), np.float32)}
 
     outputs = [
-        build_reference(c, v).runner("float32").infer(feeds)["output"]
+        build_reference(LoadedNetwork(checkpoint=c, spec=v))
+        .runner("float32")
+        .infer(feeds)["output"]
         for c, v in ((checkpoint, dropped), (bare, describe(kept)))
     ]
 
     np.testing.assert_array_equal(*outputs)
-    assert measure_drop(checkpoint, dropped, switches).max_abs > 1e-3
+    assert (
+        measure_drop(LoadedNetwork(checkpoint=checkpoint, spec=dropped, options=switches)).max_abs
+        > 1e-3
+    )
 
 
 @pytest.mark.parametrize("variant", ATTENDING)
@@ -610,7 +616,9 @@ def test_describing_changes_no_tensor() -> None:
     before = {name: array.copy() for name, array in tensors.items()}
     checkpoint = checkpoint_of(tensors)
 
-    build_reference(checkpoint, describe(tensors, {"export_safe": True}))
+    build_reference(
+        LoadedNetwork(checkpoint=checkpoint, spec=describe(tensors, {"export_safe": True}))
+    )
 
     assert tensors.keys() == before.keys()
     for name, array in before.items():

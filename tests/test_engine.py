@@ -18,14 +18,14 @@ import pytest
 import torch
 
 import paragon_export.engines.build as engine_module
-from paragon_export.engines.build import BuiltEngine, build_engine
+from paragon_export.engines.build import BuiltEngine, compile_engine
 from paragon_export.engines.planned_memory import largest_bytes
 from paragon_export.errors import EngineBuildError, PlanError, RunError
 from paragon_export.graph.inspection import static_size
 from paragon_export.graph.onnx_io import read_onnx, read_onnx_file, write_onnx
 from paragon_export.graph.simplify import simplify
 from paragon_export.graph.trace import trace
-from paragon_export.networks.describe import describe
+from paragon_export.networks.describe import LoadedNetwork, read_network
 from paragon_export.parity.reference import build_reference
 from paragon_export.precision.half import to_precision
 from paragon_export.specs.plans import EnginePlan, NetworkOptions
@@ -55,8 +55,11 @@ class Models:
     ) -> Path:
         path = self.folder / f"{variant}_{precision.value}_{static}_{video}.onnx"
         if not path.exists():
-            checkpoint, described = describe(self.checkpoints[variant], NetworkOptions())
-            reference = build_reference(checkpoint, described, video=video)
+            network = read_network(self.checkpoints[variant], NetworkOptions())
+            checkpoint, described = network.checkpoint, network.spec
+            reference = build_reference(
+                LoadedNetwork(checkpoint=checkpoint, spec=described), video=video
+            )
             ports = reference.fixed(static, described.scale) if static else None
             inputs, outputs = ports or (reference.inputs, reference.outputs)
             opset = 22 if precision is Precision.BF16 else 20
@@ -78,7 +81,7 @@ def models(
 def compiled(
     file: Path, *targets: str, profile: Profile = FULL_HD, backend: Backend = Backend.RTX
 ) -> BuiltEngine:
-    return build_engine(read_onnx_file(file), backend, targets, profile)
+    return compile_engine(read_onnx_file(file), backend, targets, profile)
 
 
 def assert_whole(engine: BuiltEngine) -> None:
@@ -412,14 +415,14 @@ def test_unknown_target_is_refused() -> None:
 WITHOUT_GPU = """
 import sys
 from pathlib import Path
-from paragon_export.engines.build import build_engine
+from paragon_export.engines.build import compile_engine
 from paragon_export.errors import PlanError
 from paragon_export.graph.onnx_io import read_onnx_file
 from paragon_export.specs.profiles import DEFAULT_PROFILE
 from paragon_export.specs.types import Backend
 file = Path(sys.argv[1])
 try:
-    build_engine(read_onnx_file(file), Backend.TENSORRT, (), DEFAULT_PROFILE)
+    compile_engine(read_onnx_file(file), Backend.TENSORRT, (), DEFAULT_PROFILE)
 except PlanError as error:
     print(error)
 """

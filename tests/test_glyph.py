@@ -21,7 +21,7 @@ from paragon_export.checkpoints.load import load_checkpoint
 from paragon_export.errors import CheckpointError, PlanError, UnsupportedNetworkError
 from paragon_export.graph.simplify import simplify
 from paragon_export.graph.trace import trace
-from paragon_export.networks.describe import describe
+from paragon_export.networks.describe import read_network
 from paragon_export.networks.glyph.layout import Hyperparameters
 from paragon_export.parity.reference import TorchReference
 from paragon_export.runtimes.openvino_runner import OpenVinoRunner
@@ -114,7 +114,8 @@ def test_exported_graph_computes_what_the_original_computed(
 def test_tensors_tell_what_the_case_is(name: str, folder: Path) -> None:
     """Variant, counts and classes come from the tensors, without a config."""
     path = save(golden_weights(name), folder / f"{name}.safetensors")
-    _, variant = describe(path, NetworkOptions())
+    network = read_network(path, NetworkOptions())
+    variant = network.spec
 
     assert (variant.architecture, variant.generation, variant.variant) == ("Glyph", "phase 2", name)
     assert variant.parameters == signature(name)["param_count"]
@@ -201,7 +202,8 @@ def test_any_hyperparameters(h: Hyperparameters, tmp_path: Path) -> None:
 def test_numbers_read_from_tensors_match_the_config(tmp_path: Path) -> None:
     """Every hyperparameter of every kind of network is found again."""
     for h in OTHERS.values():
-        _, variant = describe(small_checkpoint(tmp_path / "n.pt", h), NetworkOptions())
+        network = read_network(small_checkpoint(tmp_path / "n.pt", h), NetworkOptions())
+        variant = network.spec
         assert variant.structure["hyperparameters"] == h
         assert {s.source for s in variant.options.values()} == {"metadata"}
         assert not variant.notes
@@ -220,7 +222,8 @@ def test_a_given_config_is_stronger_than_the_embedded_one(tmp_path: Path) -> Non
     """Entry by entry; a flag is stronger than both, and 1e-3 is a number although YAML says not."""
     path = small_checkpoint(tmp_path / "n.pt", replace(SMALL, stem_stride=2))
     given = with_config(tmp_path, "model: {cnn: {activation: ReLU, bn_eps: 1e-3}}")
-    _, variant = describe(path, replace(given, flags={"activation": "gelu"}))
+    network = read_network(path, replace(given, flags={"activation": "gelu"}))
+    variant = network.spec
 
     told = {n: (s.value, s.source) for n, s in variant.options.items()}
     assert told == {
@@ -245,7 +248,8 @@ def test_a_given_config_is_stronger_than_the_embedded_one(tmp_path: Path) -> Non
 def test_configs_that_fit(cnn: dict[str, Any], tmp_path: Path) -> None:
     """Widths made from a base, block lists too short and too long, entries that do not matter."""
     given = with_config(tmp_path, yaml.safe_dump({"model": {"cnn": cnn}}))
-    _, variant = describe(save_checkpoint(small_weights(), tmp_path / "n.pt"), given)
+    network = read_network(save_checkpoint(small_weights(), tmp_path / "n.pt"), given)
+    variant = network.spec
     assert variant.structure["hyperparameters"].stages == SMALL.stages
 
 
@@ -255,7 +259,7 @@ def test_stages_that_cannot_be_told_apart(tmp_path: Path) -> None:
     config = config_of(h)
     config["model"]["cnn"] |= {"stages": [12, 12], "blocks_per_stage": [1, 2]}
     path = save_checkpoint(small_weights(h), tmp_path / "n.pt", config=config)
-    assert describe(path, NetworkOptions())[1].structure["hyperparameters"].blocks == (3,)
+    assert read_network(path, NetworkOptions()).spec.structure["hyperparameters"].blocks == (3,)
 
 
 @pytest.mark.parametrize(
@@ -284,19 +288,19 @@ def test_a_config_for_another_network_is_refused(text: str, said: str, tmp_path:
     """In one line that names the entry; whether it is given or embedded."""
     path = save_checkpoint(small_weights(), tmp_path / "n.pt")
     with pytest.raises(PlanError, match=said) as error:
-        describe(path, with_config(tmp_path, text))
+        read_network(path, with_config(tmp_path, text))
     assert "\n" not in str(error.value)
     if "network_g" not in text:
         embedded = yaml.safe_load(text)
         path = save_checkpoint(small_weights(), tmp_path / "e.pt", config=embedded)
         with pytest.raises(PlanError, match=said):
-            describe(path, NetworkOptions())
+            read_network(path, NetworkOptions())
 
 
 def test_switches_of_pictures_are_refused(tmp_path: Path) -> None:
     path = small_checkpoint(tmp_path / "n.pt")
     with pytest.raises(PlanError, match="upsampler_alpha is no switch of a Glyph"):
-        describe(path, NetworkOptions(flags={"upsampler_alpha": 0.5}))
+        read_network(path, NetworkOptions(flags={"upsampler_alpha": 0.5}))
 
 
 # --- containers ---------------------------------------------------------------------------
@@ -357,7 +361,7 @@ def test_loading_is_strict(change: Callable[[Tensors], Any], said: str, tmp_path
     weights = dict(small_weights())
     change(weights)
     with pytest.raises(CheckpointError, match=said):
-        describe(save_checkpoint(weights, tmp_path / "n.pt"), NetworkOptions())
+        read_network(save_checkpoint(weights, tmp_path / "n.pt"), NetworkOptions())
 
 
 @pytest.mark.parametrize(
@@ -371,18 +375,19 @@ def test_relatives_are_refused_by_name(key: str, said: str, tmp_path: Path) -> N
     kept = {n: a for n, a in small_weights().items() if n.startswith(("embedding", "stem"))}
     path = save_checkpoint({**kept, key: np.zeros((2, 2), np.float32)}, tmp_path / "n.pt")
     with pytest.raises(UnsupportedNetworkError, match=said):
-        describe(path, NetworkOptions())
+        read_network(path, NetworkOptions())
 
 
 def test_phase_1_of_other_sizes(tmp_path: Path) -> None:
     """Widths and classes come from the tensors; a config would have nothing to say."""
     path = small_checkpoint(tmp_path / "cells.pt", SMALL_CELLS)
-    checkpoint, variant = describe(path, NetworkOptions())
+    network = read_network(path, NetworkOptions())
+    checkpoint, variant = network.checkpoint, network.spec
     assert variant.structure["hyperparameters"] == SMALL_CELLS
     assert (variant.generation, variant.out_channels) == ("phase 1", 40)
     without_norm = {n: a for n, a in checkpoint.tensors.items() if not n.startswith("features.1")}
     with pytest.raises(CheckpointError, match="missing"):
-        describe(save_checkpoint(without_norm, tmp_path / "n.pt"), NetworkOptions())
+        read_network(save_checkpoint(without_norm, tmp_path / "n.pt"), NetworkOptions())
 
 
 def test_inspect_says_what_it_is(run_here: Any, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import pytest
 from paragon_export.checkpoints.load import Checkpoint, load_checkpoint
 from paragon_export.graph.simplify import simplify
 from paragon_export.graph.trace import trace
+from paragon_export.networks.describe import LoadedNetwork
 from paragon_export.networks.paragonsr2.v9_v11.layout import VARIANTS, WINDOW_SIZE
 from paragon_export.networks.registry import architecture_of
 from paragon_export.parity.reference import TorchReference, build_reference
@@ -80,7 +81,9 @@ def excess(case: dict[str, Any], found: Arrays, truth: Arrays) -> float:
 
 def reference_of(case: dict[str, Any], folder: Path) -> tuple[TorchReference, NetworkSpec]:
     checkpoint, variant = load(case, recorded_weights(case), folder)
-    return build_reference(checkpoint, variant, video="forward" in case), variant
+    return build_reference(
+        LoadedNetwork(checkpoint=checkpoint, spec=variant), video="forward" in case
+    ), variant
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -145,7 +148,9 @@ def test_one_weight_off_by_one_percent_breaks_conformance(
     weights = recorded_weights(case)
     weights[tensor] = weights[tensor] * np.float32(1.01)
     checkpoint, variant = load(case, weights, tmp_path)
-    reference = build_reference(checkpoint, variant, video="forward" in case)
+    reference = build_reference(
+        LoadedNetwork(checkpoint=checkpoint, spec=variant), video="forward" in case
+    )
     feeds, truth = feeds_and_truth(case)
 
     found = reference.runner("float32").infer(feeds)
@@ -172,7 +177,11 @@ def test_a_wrong_switch_breaks_conformance(
     feeds, truth = feeds_and_truth(case)
 
     right = reference.runner("float32").infer(feeds)
-    wrong = build_reference(checkpoint, variant).runner("float32").infer(feeds)
+    wrong = (
+        build_reference(LoadedNetwork(checkpoint=checkpoint, spec=variant))
+        .runner("float32")
+        .infer(feeds)
+    )
 
     assert excess(case, right, truth) <= 0 < excess(case, wrong, truth)
 

@@ -26,7 +26,7 @@ from paragon_export.checkpoints import pickle_scan as pickles
 from paragon_export.checkpoints.load import MAX_TENSORS, load_checkpoint
 from paragon_export.checkpoints.pickle_scan import scan
 from paragon_export.errors import CheckpointError, ParagonExportError
-from paragon_export.networks.describe import describe
+from paragon_export.networks.describe import read_network
 from paragon_export.specs.plans import NetworkOptions
 from tests import hostile
 from tests.conftest import RunHere
@@ -464,7 +464,7 @@ def test_absurd_networks_are_refused_cheaply(change: Any, tmp_path: Path) -> Non
     path = save(_absurd(change)(), tmp_path / "c")
 
     with pytest.raises(ParagonExportError):
-        describe(path, NetworkOptions())
+        read_network(path, NetworkOptions())
 
 
 def test_stages_of_doubling_are_counted(tmp_path: Path) -> None:
@@ -475,7 +475,7 @@ def test_stages_of_doubling_are_counted(tmp_path: Path) -> None:
     tensors["body.0.blocks.0.net.0.weight"] = np.zeros((8, 8, 1, 1), np.float32)
 
     with pytest.raises(CheckpointError, match="1000 stages"):
-        describe(save(tensors, tmp_path / "c"), NetworkOptions())
+        read_network(save(tensors, tmp_path / "c"), NetworkOptions())
 
 
 @pytest.mark.parametrize(
@@ -487,7 +487,7 @@ def test_a_window_in_metadata_is_checked(value: Any, tmp_path: Path) -> None:
     path = tiny_checkpoint(tmp_path / "c", "photo", metadata=facts)
 
     with pytest.raises(ParagonExportError, match="window_size"):
-        describe(path, NetworkOptions())
+        read_network(path, NetworkOptions())
 
 
 # --- drawn at random ----------------------------------------------------------------------
@@ -514,7 +514,7 @@ def test_mutated_checkpoints_are_read_or_refused(
     path = tmp_path_factory.getbasetemp() / "mutated"
     path.write_bytes(data)
     with suppress(ParagonExportError):
-        describe(path, NetworkOptions())
+        read_network(path, NetworkOptions())
 
 
 def test_an_archive_of_archives_is_not_unpacked(tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ from paragon_export.engines.manifest import (
     sealed,
 )
 from paragon_export.engines.open import classifier_ports, open_engine
-from paragon_export.engines.reuse import why_judge_again, why_rebuild
+from paragon_export.engines.reuse import read_existing, why_judge_again, why_rebuild
 from paragon_export.errors import OutOfMemoryError, ParagonExportError, PlanError
 from paragon_export.inputs.probes import folder_probes
 from paragon_export.networks.options import read_option_file
@@ -364,7 +364,7 @@ def test_a_damaged_manifest_counts_as_none(text: str, tmp_path: Path) -> None:
     engine = _beside(tmp_path, text)
 
     assert read(engine) is None
-    assert why_rebuild(engine, {}) == "the engine there has no readable manifest"
+    assert why_rebuild(read_existing(engine), {}) == "the engine there has no readable manifest"
     with pytest.raises(PlanError, match="no manifest"):
         open_engine(engine)
 
@@ -415,7 +415,7 @@ def test_a_manifest_with_a_right_digest_and_wrong_entries_counts_as_none(
     _seal(engine, {**document, **IMPOSSIBLE[kind]})
 
     assert read(engine) is None
-    assert why_rebuild(engine, {}) == "the engine there has no readable manifest"
+    assert why_rebuild(read_existing(engine), {}) == "the engine there has no readable manifest"
     for command in (["parity"], ["parity", tiny_realtime], ["bench"]):
         assert_one_helpful_line(run_here(*command, "e.engine"), "e.engine has no manifest")
 
@@ -426,7 +426,9 @@ def test_an_onnx_file_that_cannot_be_named_is_gone(tmp_path: Path) -> None:
     digest = hashlib.sha256(b"engine").hexdigest()
     for name in ("a\0b", "n" * 5000, "\ud800", "..", "/proc/self/mem", "e.engine/x", ""):
         _seal(engine, {**MANIFEST, "engine_sha256": digest, "onnx": name})
-        assert why_rebuild(engine, {}).startswith("the ONNX file it was compiled from")
+        assert why_rebuild(read_existing(engine), {}).startswith(
+            "the ONNX file it was compiled from"
+        )
 
 
 def test_a_manifest_that_is_no_file_counts_as_none(tmp_path: Path) -> None:
@@ -437,7 +439,7 @@ def test_a_manifest_that_is_no_file_counts_as_none(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "p.engine")
 
     assert read(engine) is None
-    assert why_rebuild(tmp_path / "p.engine", {}) == "no engine was there"
+    assert why_rebuild(read_existing(tmp_path / "p.engine"), {}) == "no engine was there"
 
 
 def test_mutations_leave_each_other_alone() -> None:
@@ -464,8 +466,8 @@ def test_mutated_manifests_are_read_or_refused(
     except RecursionError:  # of the writer in this test
         return
     read(engine)
-    assert why_rebuild(engine, {"switches": {"a": {"value": 1}}})
-    why_judge_again(EnginePlan(source=folder / "c", output=engine))
+    assert why_rebuild(read_existing(engine), {"switches": {"a": {"value": 1}}})
+    why_judge_again(read_existing(engine), EnginePlan(source=folder / "c", output=engine))
     for refuses in (lambda path: classifier_ports(checked_manifest(path)), open_engine):
         with suppress(ParagonExportError):
             refuses(engine)
@@ -624,11 +626,11 @@ def test_a_document_is_printable(document: Any) -> None:
 
 def test_a_network_that_finds_no_memory_is_an_error(tiny_realtime: Path) -> None:
     """PyTorch's own refusal to allocate ends in one line, not in a traceback."""
-    from paragon_export.networks.describe import describe
+    from paragon_export.networks.describe import read_network
     from paragon_export.parity.reference import build_reference
     from paragon_export.system.limits import limited_memory
 
-    runner = build_reference(*describe(tiny_realtime, NetworkOptions())).runner("float64")
+    runner = build_reference(read_network(tiny_realtime, NetworkOptions())).runner("float64")
     picture = np.zeros((1, 3, 1500, 1500), np.float32)
     with limited_memory(2**27), pytest.raises(OutOfMemoryError, match="finds no memory"):
         runner.infer({"input": picture})

@@ -15,7 +15,7 @@ from hypothesis.extra import numpy as st_numpy
 from onnx import TensorProto, helper, numpy_helper
 
 from paragon_export.precision import int8 as quantising
-from paragon_export.precision.int8 import quantize, weight_scales
+from paragon_export.precision.int8 import quantize_model, weight_scales
 from tests.int8 import (
     HIGHEST,
     KERNELS,
@@ -101,7 +101,7 @@ def test_every_kernel_gives_the_exact_integers(
     """Extreme weights and activations: all sessions are within one rounding of int64 sums."""
     model, channels = model_of(op, shape, attributes)
     inputs = extreme_inputs(channels, op == "Conv", low)
-    file = ir.to_proto(quantize(model, [{"input": inputs}]))
+    file = ir.to_proto(quantize_model(model, [{"input": inputs}]))
     expected, step = in_exact_integers(file, inputs)
     assert np.ptp(expected) > 200 * step  # the whole range of the output is used
     for kernels in KERNELS:
@@ -129,14 +129,14 @@ def test_no_pair_of_weights_can_saturate(
     """What x86 without VNNI computes, emulated: exact with these weights, wrong with full 8 bits."""
     model, channels = model_of(op, shape, attributes)
     feeds = [{"input": extreme_inputs(channels, op == "Conv", 0.0)}]
-    file = ir.to_proto(quantize(model, feeds))
+    file = ir.to_proto(quantize_model(model, feeds))
     assert max(map(largest_pair, weight_rows(file))) <= 2**15 - 1
     assert not saturates(file)
 
     monkeypatch.setattr(
         quantising, "weight_scales", lambda rows: np.abs(rows).max(axis=1).clip(1e-6) / 127
     )
-    full = ir.to_proto(quantize(model, feeds))
+    full = ir.to_proto(quantize_model(model, feeds))
     assert max(map(largest_pair, weight_rows(full))) > 2**15 - 1
     assert saturates(full)
 
@@ -161,7 +161,7 @@ def test_constants_on_either_side_and_vectors() -> None:
     )
     made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
     inputs = rng.random((64, 5), dtype=np.float32)
-    file = ir.to_proto(quantize(ir.from_proto(made), [{"input": inputs}]))
+    file = ir.to_proto(quantize_model(ir.from_proto(made), [{"input": inputs}]))
     codes = [
         numpy_helper.to_array(t) for t in file.graph.initializer if t.data_type == TensorProto.INT8
     ]

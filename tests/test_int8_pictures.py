@@ -11,10 +11,10 @@ import pytest
 from PIL import Image
 
 from paragon_export.assets import CHECKPOINT, PHOTOGRAPH
-from paragon_export.networks.describe import describe
+from paragon_export.networks.describe import LoadedNetwork, read_network
 from paragon_export.parity.metrics import psnr_db
 from paragon_export.parity.reference import build_reference
-from paragon_export.pipeline.quantize_pictures import photographs
+from paragon_export.pipeline.quantize_images import photographs
 from paragon_export.specs.plans import NetworkOptions
 from tests.conftest import RunHere
 from tests.int8 import KERNELS, largest_pair, session, weight_rows
@@ -45,9 +45,14 @@ def test_loss_is_told_and_refused_unless_accepted(run_here: RunHere, tmp_path: P
 
 def _check_all_kernels(file: Path) -> None:
     """Whichever kernels ONNX Runtime takes, the picture is as far from float64's."""
-    checkpoint, variant = describe(CHECKPOINT, NetworkOptions(flags={"upsampler_alpha": 0.0}))
+    network = read_network(CHECKPOINT, NetworkOptions(flags={"upsampler_alpha": 0.0}))
+    checkpoint, variant = network.checkpoint, network.spec
     picture = photographs(variant, None)[1].small
-    exact = build_reference(checkpoint, variant).runner("float64").infer({"input": picture})
+    exact = (
+        build_reference(LoadedNetwork(checkpoint=checkpoint, spec=variant))
+        .runner("float64")
+        .infer({"input": picture})
+    )
     found = [session(file, k).run(None, {"input": picture})[0] for k in KERNELS]
     far = [psnr_db(output - exact["output"]) for output in found]
     assert np.ptp(far) < 0.1, dict(zip(KERNELS, far, strict=True))

@@ -22,7 +22,13 @@ from paragon_export.engines.manifest import (
     sealed,
 )
 from paragon_export.engines.open import open_engine
-from paragon_export.engines.reuse import identify, read_source, why_judge_again, why_rebuild
+from paragon_export.engines.reuse import (
+    identify,
+    read_existing,
+    read_source,
+    why_judge_again,
+    why_rebuild,
+)
 from paragon_export.errors import EngineBuildError, ParagonExportError, PlanError
 from paragon_export.parity.report import ParityReport
 from paragon_export.pipeline.build import build
@@ -56,7 +62,8 @@ class Built:
     def why(self, **changes: Any) -> str:
         """Return why the engine would be rebuilt for the same plan with changes."""
         plan = replace(self.plan, **changes)
-        return why_rebuild(self.engine, identify(plan, read_source(plan)))
+        source = read_source(plan)
+        return why_rebuild(read_existing(self.engine), identify(plan, source), source)
 
 
 @pytest.fixture(scope="module")
@@ -348,7 +355,10 @@ def test_formatting_is_no_edit(built: Built) -> None:
 def test_a_failed_verdict_turned_by_hand_is_judged_again(built: Built) -> None:
     """False made true by hand is not believed: the engine is built and judged anew."""
     edit(built.engine, parity={**read(built.engine)["parity"], "passed": False})
-    assert why_judge_again(built.plan) == "its manifest says that the verdict failed"
+    assert (
+        why_judge_again(read_existing(built.plan.output), built.plan)
+        == "its manifest says that the verdict failed"
+    )
     edit_by_hand(built.engine, parity={**read(built.engine)["parity"], "passed": True})
     assert built.why().startswith(EDITED)
     again = build(built.plan)

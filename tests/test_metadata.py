@@ -17,11 +17,11 @@ from paragon_export.graph.emitter import ir_version_of
 from paragon_export.graph.inspection import metadata_of
 from paragon_export.graph.metadata import ACTED_ON, MAX_MINIMUM_PX, TEXTS, VALUES, ModelMetadata
 from paragon_export.graph.onnx_io import read_onnx
-from paragon_export.networks.describe import describe
+from paragon_export.networks.describe import read_network
 from paragon_export.networks.munet.layout import MAX_LEVELS
 from paragon_export.networks.options import CHECKS, FLAGS
 from paragon_export.pipeline.export import export
-from paragon_export.precision.int8 import quantize
+from paragon_export.precision.int8 import quantize_model
 from paragon_export.specs.plans import ExportPlan, NetworkOptions
 from paragon_export.specs.profiles import Profile
 from paragon_export.specs.types import Precision, Size
@@ -240,7 +240,7 @@ def test_what_could_not_be_judged_is_not_asked_for(tmp_path: Path) -> None:
         Profile(smallest=Size(1, 1), optimal=Size(1, 1), largest=Size(16384, 16384), batch=8)
     wide = tiny_checkpoint(tmp_path / "wide.safetensors", in_channels=300)
     with pytest.raises(CheckpointError, match="300 channels"):
-        describe(wide, NetworkOptions())
+        read_network(wide, NetworkOptions())
 
 
 # --- switches -----------------------------------------------------------------------------
@@ -258,7 +258,7 @@ def test_a_blend_beyond_any_network_is_refused(source: str, value: Any, tmp_path
     given = NetworkOptions(flags=flags, config=options if source == "config" else None)
 
     with pytest.raises(PlanError, match=r"upsampler_alpha|option file"):
-        describe(path, given)
+        read_network(path, given)
 
 
 # --- versions -----------------------------------------------------------------------------
@@ -289,7 +289,7 @@ def test_a_quantised_model_keeps_its_versions(opset: int, tmp_path: Path) -> Non
     wide = read_onnx(output)
     pictures = np.random.default_rng(0).random((1, 3, 16, 16), np.float32)
 
-    made = quantize(wide, [{"input": pictures}])
+    made = quantize_model(wide, [{"input": pictures}])
 
     assert made.ir_version == wide.ir_version == ir_version_of(opset)
     assert made.opset_imports[""] == opset

@@ -16,18 +16,20 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from paragon_export.checkpoints.load import load_checkpoint
-from paragon_export.engines.build import build_engine
+from paragon_export.engines.build import compile_engine
 from paragon_export.errors import CheckpointError, PlanError
 from paragon_export.graph.onnx_io import read_onnx_file, write_onnx
 from paragon_export.graph.simplify import simplify
 from paragon_export.graph.trace import trace
 from paragon_export.inputs.probes import default_sizes
+from paragon_export.networks.describe import LoadedNetwork
 from paragon_export.networks.munet.layout import NORM
 from paragon_export.networks.munet.network import Luma, MUNet
 from paragon_export.networks.munet.versions import VERSIONS
 from paragon_export.networks.ops import spectrum
 from paragon_export.networks.registry import architecture_of
 from paragon_export.networks.windowed_attention import OverlappingWindows
+from paragon_export.parity.acceptance import MinPsnr, default_criteria
 from paragon_export.parity.candidates import read_artifact
 from paragon_export.parity.check import judge, judge_conversion
 from paragon_export.parity.metrics import Difference
@@ -39,7 +41,6 @@ from paragon_export.runtimes.ort_runner import OnnxRunner
 from paragon_export.specs.network import NetworkSpec, Port
 from paragon_export.specs.plans import ExportPlan, NetworkOptions
 from paragon_export.specs.profiles import Profile
-from paragon_export.specs.tolerance import Tolerance
 from paragon_export.specs.types import Backend, Precision, Size
 from tests.conftest import RunHere
 from tests.golden.make_weights import make_input
@@ -80,7 +81,7 @@ def reference_of(tmp_path: Path) -> Callable[..., tuple[TorchReference, NetworkS
         checkpoint = load_checkpoint(path)
         flags = {"generation": version or CASES[name]["version"]}
         variant = architecture_of(checkpoint).describe(checkpoint, NetworkOptions(flags=flags))
-        return build_reference(checkpoint, variant), variant
+        return build_reference(LoadedNetwork(checkpoint=checkpoint, spec=variant)), variant
 
     return make
 
@@ -576,7 +577,7 @@ def row(**fields: Any) -> ParityRow:
         size=Size(8, 8),
         batch=1,
         found=gap,
-        tolerance=fields.pop("tolerance", Tolerance.for_precision(Precision.FP32)),
+        criteria=fields.pop("criteria", default_criteria(Precision.FP32)),
         **fields,
     )
 
@@ -586,9 +587,9 @@ def test_errors_are_relative_to_the_size_of_the_output() -> None:
     wide = {"reference_max_abs": 1.0, "reference_peak": 8.0, "full_range": 8.0}
     assert not row(error=7.9e-5, **wide).failure
     assert row(error=8.1e-5, **wide).failure == "error at the border"
-    bar = Tolerance(max_abs=math.inf, times_reference=1, reference_floor=1, min_psnr_db=50)
-    assert not row(error=0, psnr_db=32.0, tolerance=bar, **wide).failure
-    assert row(error=0, psnr_db=31.8, tolerance=bar, **wide).failure == "PSNR"
+    bar = (MinPsnr(50),)
+    assert not row(error=0, psnr_db=32.0, criteria=bar, **wide).failure
+    assert row(error=0, psnr_db=31.8, criteria=bar, **wide).failure == "PSNR"
 
 
 def test_what_one_rounding_of_the_input_does_is_no_error() -> None:
@@ -676,6 +677,6 @@ def test_tensorrt_builds_the_windows_and_the_spectrum(
     write_onnx(simplify(trace(reference.module, reference.inputs, reference.outputs, 20)), file)
     profile = Profile(smallest=Size(8, 8), optimal=Size(64, 64), largest=Size(328, 328))
 
-    built = build_engine(read_onnx_file(file), Backend.RTX, ("sm86",), profile)
+    built = compile_engine(read_onnx_file(file), Backend.RTX, ("sm86",), profile)
 
     assert built.planned_bytes

@@ -12,11 +12,12 @@ import pytest
 import torch
 
 from paragon_export.checkpoints.load import Checkpoint, load_checkpoint
-from paragon_export.engines.build import build_engine
+from paragon_export.engines.build import compile_engine
 from paragon_export.errors import CheckpointError, PlanError
 from paragon_export.graph.onnx_io import serialized
 from paragon_export.graph.simplify import simplify
 from paragon_export.graph.trace import trace
+from paragon_export.networks.describe import LoadedNetwork
 from paragon_export.networks.paragonsr2.v0_v5.attention import HierarchicalAttention
 from paragon_export.networks.paragonsr2.v55_v8.layout import TRAITS
 from paragon_export.networks.registry import architecture_of
@@ -90,7 +91,7 @@ def reference_of(name: str, folder: Path, **more: Any) -> TorchReference:
     if variant.needs:
         flags["scale"] = CASES[name]["kwargs"]["scale"]
         checkpoint, variant = describe(weights_of(name), folder, **flags)
-    return build_reference(checkpoint, variant)
+    return build_reference(LoadedNetwork(checkpoint=checkpoint, spec=variant))
 
 
 def recorded(name: str) -> tuple[np.ndarray, np.ndarray]:
@@ -171,7 +172,11 @@ def test_one_weight_off_by_two_percent_breaks_conformance(
     flags = flags_of(name) | {"scale": CASES[name]["kwargs"]["scale"]}
     checkpoint, variant = describe(weights, tmp_path, **flags)
     x, truth = recorded(name)
-    found = build_reference(checkpoint, variant).runner("float32").infer({"input": x})["output"]
+    found = (
+        build_reference(LoadedNetwork(checkpoint=checkpoint, spec=variant))
+        .runner("float32")
+        .infer({"input": x})["output"]
+    )
     assert excess(name, found, truth) > 0
 
 
@@ -209,7 +214,11 @@ def test_a_lost_flag_is_mended_and_said(tmp_path: Path) -> None:
     for weights in (lost, gone):
         checkpoint, variant = describe(weights, tmp_path, scale=2)
         assert any("tracked_initialized is not set in 4 blocks" in note for note in variant.notes)
-        found = build_reference(checkpoint, variant).runner("float32").infer({"input": x})["output"]
+        found = (
+            build_reference(LoadedNetwork(checkpoint=checkpoint, spec=variant))
+            .runner("float32")
+            .infer({"input": x})["output"]
+        )
         assert excess("v0c_nano_x2_24x20", found, truth) <= 0
     _, variant = describe(whole, tmp_path, scale=2)
     assert not any("tracked" in note for note in variant.notes)
@@ -258,7 +267,11 @@ def test_generators_may_be_gone(tmp_path: Path) -> None:
     weights = {k: a for k, a in weights_of(name).items() if "kernel_generator" not in k}
     checkpoint, variant = describe(weights, tmp_path, scale=2)
     x, truth = recorded(name)
-    found = build_reference(checkpoint, variant).runner("float32").infer({"input": x})["output"]
+    found = (
+        build_reference(LoadedNetwork(checkpoint=checkpoint, spec=variant))
+        .runner("float32")
+        .infer({"input": x})["output"]
+    )
     assert excess(name, found, truth) <= 0
 
 
@@ -401,7 +414,7 @@ def test_tensorrt_builds_it_in_half_precision(name: str, tmp_path: Path) -> None
     half = to_precision(wide, Precision.FP16, Precision.FP32)
     file = serialized(half, tmp_path / "half.onnx")
     profile = Profile(smallest=Size(1, 1), optimal=Size(48, 48), largest=Size(96, 96))
-    built = build_engine(file, Backend.RTX, ("sm86",), profile)
+    built = compile_engine(file, Backend.RTX, ("sm86",), profile)
     assert len(built.data) > 10_000
 
 

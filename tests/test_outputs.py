@@ -13,7 +13,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from paragon_export.inputs.probes import Probe
-from paragon_export.networks.describe import describe
+from paragon_export.networks.describe import read_network
 from paragon_export.parity.candidates import Candidate
 from paragon_export.parity.compare import verify
 from paragon_export.parity.metrics import Difference
@@ -154,7 +154,7 @@ def test_what_an_engine_gives_is_checked_as_it_comes(
     change: Callable[[Arrays], Arrays], reason: str, tiny_realtime: Path
 ) -> None:
     """An engine's outputs are known only when it has run."""
-    reference = build_reference(*describe(tiny_realtime, NetworkOptions()))
+    reference = build_reference(read_network(tiny_realtime, NetworkOptions()))
 
     class Engine:
         name = "engine"

@@ -21,6 +21,7 @@ from paragon_export.inputs.probes import (
     video_probe,
     video_probes,
 )
+from paragon_export.specs.network import InputSpec
 from paragon_export.specs.types import Size
 
 WINDOWS = (1, 8, 16, 32)
@@ -44,7 +45,7 @@ def assert_pictures(probe: Probe, channels: int) -> None:
 @pytest.mark.parametrize("channels", [1, 3, 4])
 def test_default_probes(channels: int, window: int) -> None:
     """Every default probe holds float32 pictures in [0, 1] of its size."""
-    probes = choose_probes(channels, window)
+    probes = choose_probes(InputSpec(channels=channels, window=window))
     assert {probe.size for probe in probes} == {size for size, _ in default_sizes(window)}
     for probe in probes:
         assert_pictures(probe, channels)
@@ -53,9 +54,9 @@ def test_default_probes(channels: int, window: int) -> None:
 @pytest.mark.parametrize("window", WINDOWS)
 def test_probes_are_deterministic(window: int) -> None:
     """Two calls give equal pictures, whatever the random state."""
-    first = choose_probes(3, window)
+    first = choose_probes(InputSpec(channels=3, window=window))
     np.random.seed(99)  # noqa: NPY002 - the state that must not matter
-    second = choose_probes(3, window)
+    second = choose_probes(InputSpec(channels=3, window=window))
     assert [p.label for p in first] == [p.label for p in second]
     for before, after in zip(first, second, strict=True):
         assert all(np.array_equal(a, b) for a, b in zip(before.frames, after.frames, strict=True))
@@ -81,7 +82,11 @@ def test_default_sizes_surround_the_window(window: int) -> None:
 def test_wanted_batch_is_fed(window: int) -> None:
     """A size that is to be judged in a batch of two is fed one."""
     wanted = {size: batch for size, batch in default_sizes(window) if batch > 1}
-    fed = {probe.size: probe.batch for probe in choose_probes(3, window) if probe.batch > 1}
+    fed = {
+        probe.size: probe.batch
+        for probe in choose_probes(InputSpec(channels=3, window=window))
+        if probe.batch > 1
+    }
     assert all(fed[size] >= batch for size, batch in wanted.items())
 
 
@@ -93,7 +98,7 @@ def test_networks_without_window_are_judged_around_sixteen() -> None:
 def test_requested_sizes() -> None:
     """Sizes that are asked for replace the default ones, in their order."""
     sizes = [Size(3, 5), Size(20, 40)]
-    probes = choose_probes(3, 16, sizes=sizes)
+    probes = choose_probes(InputSpec(channels=3, window=16), sizes=sizes)
     assert list(dict.fromkeys(probe.size for probe in probes)) == sizes
     for probe in probes:
         assert_pictures(probe, 3)
@@ -101,7 +106,7 @@ def test_requested_sizes() -> None:
 
 def test_small_sizes_hold_several_pictures() -> None:
     """A probe of few pixels is fed several different pictures."""
-    (probe, *_) = choose_probes(3, 16, sizes=[Size(4, 4)])
+    (probe, *_) = choose_probes(InputSpec(channels=3, window=16), sizes=[Size(4, 4)])
     assert probe.batch * 16 >= PIXELS_PER_PROBE
     pictures = probe.frames[0].reshape(probe.batch, -1)
     assert len(np.unique(pictures, axis=0)) > 1
@@ -134,7 +139,7 @@ def test_pictures_have_content() -> None:
 def test_static_models_are_fed_one_picture_at_a_time() -> None:
     """A model of batch 1 at one size is judged at that size, in batches of 1."""
     for size in (Size(2, 3), Size(24, 31)):
-        probes = choose_probes(3, 16, static=size)
+        probes = choose_probes(InputSpec(channels=3, window=16), static=size)
         assert {probe.size for probe in probes} == {size}
         assert {probe.batch for probe in probes} == {1}
         for probe in probes:
@@ -144,7 +149,11 @@ def test_static_models_are_fed_one_picture_at_a_time() -> None:
 def test_static_model_at_another_size_is_refused() -> None:
     """A model fixed to one size cannot be judged at another."""
     with pytest.raises(PlanError, match="fixed to 24x31"):
-        choose_probes(3, 16, static=Size(24, 31), sizes=[Size(24, 31), Size(31, 24)])
+        choose_probes(
+            InputSpec(channels=3, window=16),
+            static=Size(24, 31),
+            sizes=[Size(24, 31), Size(31, 24)],
+        )
 
 
 def test_crops_are_larger_than_the_photograph() -> None:
@@ -181,8 +190,13 @@ def test_video_probes_cover_the_sizes() -> None:
     for probe in probes:
         assert len(probe.blend) == len(probe.frames)
         assert_pictures(probe, 3)
-    assert not any(probe.state_is_broken for probe in audit_probes(3, 16, video=True))
-    assert [p.label for p in choose_probes(3, 16, video=True)] == [p.label for p in probes]
+    assert not any(
+        probe.state_is_broken
+        for probe in audit_probes(InputSpec(channels=3, window=16), video=True)
+    )
+    assert [p.label for p in choose_probes(InputSpec(channels=3, window=16), video=True)] == [
+        p.label for p in probes
+    ]
 
 
 # --- folders -------------------------------------------------------------------------------
@@ -222,8 +236,8 @@ def test_folder_pictures_keep_their_pixels(folder: Path) -> None:
 
 def test_folder_adds_to_the_sizes(folder: Path) -> None:
     """A folder's pictures come on top of the other probes."""
-    without = choose_probes(3, 16)
-    both = choose_probes(3, 16, images=folder)
+    without = choose_probes(InputSpec(channels=3, window=16))
+    both = choose_probes(InputSpec(channels=3, window=16), images=folder)
     assert [p.label for p in both] == [*(p.label for p in without), "a.PNG", "b.png"]
 
 
@@ -236,9 +250,9 @@ def test_folder_errors(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(PlanError, match="holds no picture"):
         folder_probes(3, folder / "inner")
     with pytest.raises(PlanError, match="--images"):
-        choose_probes(3, 16, static=Size(8, 8), images=folder)
+        choose_probes(InputSpec(channels=3, window=16), static=Size(8, 8), images=folder)
     with pytest.raises(PlanError, match="--images"):
-        choose_probes(3, 16, video=True, images=folder)
+        choose_probes(InputSpec(channels=3, window=16), video=True, images=folder)
     (folder / "c.png").write_bytes((folder / "b.png").read_bytes()[:60])
     with pytest.raises(PlanError, match=r"cannot read picture .*c\.png"):
         folder_probes(3, folder)

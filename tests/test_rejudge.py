@@ -13,7 +13,7 @@ import pytest
 
 from paragon_export.engines.manifest import manifest_bytes, manifest_path, sealed
 from paragon_export.errors import PlanError
-from paragon_export.parity.check import judge_files, rejudge
+from paragon_export.parity.check import check_parity
 from paragon_export.pipeline.export import export
 from paragon_export.specs.plans import ExportPlan, NetworkOptions
 from paragon_export.specs.types import Precision, Size
@@ -184,9 +184,9 @@ def test_an_engine_is_known_by_its_manifest(folder: Path) -> None:
     engine.write_bytes(b"engine")
     manifest_path(engine).write_bytes(manifest_bytes(sealed(manifest, b"engine")))
     with pytest.raises(PlanError, match="was made from a checkpoint with SHA-256 0000"):
-        judge_files(folder / "net.safetensors", NetworkOptions(), [engine])
+        check_parity(folder / "net.safetensors", [engine])
     with pytest.raises(PlanError, match="neither beside it nor in the working folder"):
-        rejudge(engine, NetworkOptions())
+        check_parity(None, [engine])
     manifest_path(engine).unlink()
     with pytest.raises(PlanError, match="no manifest"):
-        judge_files(folder / "net.safetensors", NetworkOptions(), [engine])
+        check_parity(folder / "net.safetensors", [engine])

@@ -18,11 +18,11 @@ from rich.console import Console
 
 from paragon_export.bench.report import BenchReport, BenchRow, percentile
 from paragon_export.cli.render import audit_table, audited, parity_table, show_error
+from paragon_export.parity.acceptance import default_criteria
 from paragon_export.parity.junit import junit
 from paragon_export.parity.metrics import Difference
 from paragon_export.parity.report import ParityReport, ParityRow
 from paragon_export.precision.range_report import RangeAudit, TensorRange
-from paragon_export.specs.tolerance import Tolerance
 from paragon_export.specs.types import Precision, Size
 from paragon_export.system.atomic_write import to_json
 from paragon_export.system.text import finite
@@ -43,7 +43,7 @@ def row(max_abs: float = 1e-7, **changes: object) -> ParityRow:
         batch=2,
         found=Difference(max_abs, 120.0, max_abs / 2, max_abs, True, False),
         reference_max_abs=2e-7,
-        tolerance=Tolerance.for_precision(Precision.FP32),
+        criteria=default_criteria(Precision.FP32),
     )
     return replace(good, **changes)  # type: ignore[arg-type]
 
@@ -84,8 +84,8 @@ def test_failures_by_name() -> None:
     assert row(found=BROKEN).failure == "non-finite"
     assert row(found=replace(row().found, is_constant=True)).failure == "constant"
     assert row(found=BROKEN, fault="output missing").failure == "output missing"
-    half = Tolerance.for_precision(Precision.FP16)
-    assert row(1e-7, tolerance=half, found=replace(row().found, psnr_db=49.9)).failure == "PSNR"
+    half = default_criteria(Precision.FP16)
+    assert row(1e-7, criteria=half, found=replace(row().found, psnr_db=49.9)).failure == "PSNR"
 
 
 def test_one_failure_fails_the_report() -> None:
@@ -143,7 +143,7 @@ def test_json_has_null_where_there_is_no_number() -> None:
     assert (missing["max_abs"], missing["failure"]) == (None, "output missing")
     equal = row(found=Difference(0.0, math.inf, 0.0, 0.0, True, False)).to_json()
     assert (equal["psnr_db"], equal["max_abs"], equal["passed"]) == (None, 0.0, True)
-    overflowed = row(reference_max_abs=math.inf, tolerance=Tolerance.for_precision(Precision.FP16))
+    overflowed = row(reference_max_abs=math.inf, criteria=default_criteria(Precision.FP16))
     assert [overflowed.to_json()[name] for name in ("reference_max_abs", "limit")] == [None] * 2
     diverged = row(is_stress=True, reference_peak=math.inf).to_json()
     assert (diverged["reference_peak"], diverged["judged"]) == (None, False)

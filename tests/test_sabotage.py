@@ -21,7 +21,6 @@ from paragon_export.parity.diagnosis.diagnose import Subject, diagnose
 from paragon_export.parity.junit import junit
 from paragon_export.parity.report import ParityReport
 from paragon_export.runtimes.base import Runner
-from paragon_export.specs.plans import NetworkOptions
 from paragon_export.specs.types import Precision, Size
 from tests.conftest import RunHere
 from tests.glyph import small_checkpoint
@@ -58,13 +57,10 @@ def verdict(case: Case, *files: Path) -> ParityReport:
 
     @cache
     def instead() -> tuple[Alternative, ...]:
-        told = case.variant.options
-        alpha = {name: told[name].value for name in ("upsampler_alpha",) if name in told}
-        given = NetworkOptions(flags=alpha)
-        return tuple(alternatives(case.checkpoint, case.variant, given, case.reference))
+        return tuple(alternatives(case.reference))
 
     artifacts = [read_artifact(file) for file in files]
-    return judge(case.reference, case.variant, artifacts, instead=instead)
+    return judge(case.reference, artifacts, possible=instead)
 
 
 @pytest.mark.parametrize("sabotage", SUITE, ids=lambda s: s.what)
@@ -169,7 +165,9 @@ def test_a_diagnosis_that_fails_costs_no_verdict(cases: dict[str, Case], tmp_pat
     overflow = next(s for s in SUITE if s.looks_like == "overflow")
     case = cases[overflow.subject]
     good = open_candidate(
-        read_artifact(written(overflow, case, tmp_path / "wrong.onnx")), case.reference
+        read_artifact(written(overflow, case, tmp_path / "wrong.onnx")),
+        case.reference.inputs,
+        case.reference.outputs,
     ).candidate
 
     def refuses() -> Runner:
@@ -178,9 +176,7 @@ def test_a_diagnosis_that_fails_costs_no_verdict(cases: dict[str, Case], tmp_pat
     candidate = replace(good, wide=refuses)
     probes = still_probes(3, [(Size(17, 33), 1)])
     rows = verify(case.reference, [candidate], probes).rows
-    subject = Subject(
-        candidate=candidate, reference=case.reference, variant=case.variant, probes=probes
-    )
+    subject = Subject(candidate=candidate, reference=case.reference, probes=probes)
     (finding,) = diagnose(subject, rows)
     assert str(finding) == "not diagnosed (no such operator)"
 

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from paragon_export.errors import TraceError
 from paragon_export.graph.metadata import FLOAT32_MARK
 from paragon_export.graph.trace import trace
-from paragon_export.networks.describe import describe
+from paragon_export.networks.describe import LoadedNetwork, read_network
 from paragon_export.networks.float32 import narrow, widen
 from paragon_export.networks.paragonsr2.v9_v11.network import ParagonSR2
 from paragon_export.parity.reference import TorchReference, build_reference
@@ -266,8 +266,11 @@ def test_static_graph_runs_at_its_size_only(variant: str) -> None:
 
 def test_static_ports_of_a_reference(tiny_photo: Path) -> None:
     """A reference spells out its ports for one size and batch 1."""
-    checkpoint, variant = describe(tiny_photo, NetworkOptions())
-    reference: TorchReference = build_reference(checkpoint, variant, video=True)
+    network = read_network(tiny_photo, NetworkOptions())
+    checkpoint, variant = network.checkpoint, network.spec
+    reference: TorchReference = build_reference(
+        LoadedNetwork(checkpoint=checkpoint, spec=variant), video=True
+    )
     inputs, outputs = reference.fixed(Size(9, 12), variant.scale)
     assert [port.dims for port in inputs] == [(1, 3, 9, 12), (1, 8, 9, 12), ()]
     assert [port.dims for port in outputs] == [(1, 3, 18, 24), (1, 8, 9, 12)]

@@ -15,6 +15,7 @@ import pytest
 from paragon_export.errors import RunError
 from paragon_export.inputs.play import play
 from paragon_export.inputs.probes import Probe, default_sizes, still_probes, video_probe
+from paragon_export.parity.acceptance import default_criteria, image_criteria
 from paragon_export.parity.candidates import Candidate, open_candidate, read_artifact
 from paragon_export.parity.check import judge
 from paragon_export.parity.compare import verify
@@ -24,7 +25,7 @@ from paragon_export.pipeline.export import export
 from paragon_export.precision.half import to_precision
 from paragon_export.runtimes.base import Arrays, Runner
 from paragon_export.runtimes.isolated import IsolatedRunner
-from paragon_export.specs.plans import ExportPlan
+from paragon_export.specs.plans import ExportPlan, ParityPlan
 from paragon_export.specs.tolerance import Tolerance
 from paragon_export.specs.types import Precision, Size
 from tests.sabotage import (
@@ -81,7 +82,9 @@ def verdict(tmp_path: Path, probes: list[Probe]) -> Callable[..., ParityReport]:
     def run(case: Case, model: ir.Model, precision: Precision = Precision.FP32) -> ParityReport:
         file = write(to_precision(model, precision, Precision.FP32), tmp_path / "candidate.onnx")
         is_video = len(case.reference.inputs) > 1
-        candidate = open_candidate(read_artifact(file), case.reference).candidate
+        candidate = open_candidate(
+            read_artifact(file), case.reference.inputs, case.reference.outputs
+        ).candidate
         assert candidate.precision is precision
         fed = [video_probe(3, Size(9, 12), frames=4)] if is_video else probes
         return verify(case.reference, [candidate], fed)
@@ -123,7 +126,7 @@ def test_good_model_passes_at_the_default_sizes(
 ) -> None:
     """The untouched graph passes on the probes that the commands use by default."""
     file = write(to_precision(realtime.model, precision, precision), tmp_path / "good.onnx")
-    report = judge(realtime.reference, realtime.variant, [read_artifact(file)])
+    report = judge(realtime.reference, [read_artifact(file)])
     assert report.passed
     assert {row.size for row in report.rows} == {size for size, _ in default_sizes(1)}
     assert any(row.batch == 2 for row in report.rows)
@@ -215,9 +218,11 @@ def test_changed_border_is_named(realtime: Case, verdict: Callable[..., ParityRe
 def test_baked_size_cannot_run(photo: Case, tmp_path: Path) -> None:
     """A graph that was baked at the traced size passes there and cannot run elsewhere."""
     file = write(baked_size(photo), tmp_path / "baked.onnx")
-    assert judge(photo.reference, photo.variant, [read_artifact(file)], [Size(32, 32)]).passed
+    assert judge(photo.reference, [read_artifact(file)], ParityPlan(sizes=(Size(32, 32),))).passed
     report = judge(
-        photo.reference, photo.variant, [read_artifact(file)], [Size(32, 32), Size(17, 33)]
+        photo.reference,
+        [read_artifact(file)],
+        ParityPlan(sizes=(Size(32, 32), Size(17, 33))),
     )
     assert not report.passed
     for row in report.rows:
@@ -229,10 +234,14 @@ def test_graph_without_its_crop(photo: Case, tmp_path: Path) -> None:
     model = without_crop(photo)
     file = write(model, tmp_path / "uncropped.onnx")
     right = judge(
-        photo.reference, photo.variant, [read_artifact(file)], [Size(16, 32), Size(32, 32)]
+        photo.reference,
+        [read_artifact(file)],
+        ParityPlan(sizes=(Size(16, 32), Size(32, 32))),
     )
     assert right.passed
-    assert not judge(photo.reference, photo.variant, [read_artifact(file)], [Size(17, 33)]).passed
+    assert not judge(
+        photo.reference, [read_artifact(file)], ParityPlan(sizes=(Size(17, 33),))
+    ).passed
 
 
 # --- overflow ------------------------------------------------------------------------------
@@ -385,7 +394,7 @@ def test_nothing_compared_is_no_pass(
     good = Candidate(name="good", runner=good_runners[Precision.FP32], precision=Precision.FP32)
     assert not verify(realtime.reference, [], probes[:1]).passed
     assert not verify(realtime.reference, [good], []).passed
-    assert not judge(realtime.reference, realtime.variant, []).passed
+    assert not judge(realtime.reference, []).passed
 
 
 def test_notes_advise_flags_that_exist(tmp_path: Path) -> None:
@@ -396,7 +405,7 @@ def test_notes_advise_flags_that_exist(tmp_path: Path) -> None:
     other = case_of(save(tensors, tmp_path / "b.safetensors"), upsampler_alpha=0.1)
     file = tmp_path / "a.onnx"
     assert export(ExportPlan(checkpoint=made_from, output=file)).parity.passed
-    report = judge(other.reference, other.variant, [read_artifact(file)], [Size(9, 12)])
+    report = judge(other.reference, [read_artifact(file)], ParityPlan(sizes=(Size(9, 12),)))
     assert not report.passed
     advised = {flag for note in report.notes for flag in re.findall(r"--[a-z-]+", note)}
     assert "--upsampler-alpha" in advised
@@ -411,7 +420,9 @@ def test_notes_advise_flags_that_exist(tmp_path: Path) -> None:
 
 
 def opened(file: Path, case: Case) -> Candidate:
-    return open_candidate(read_artifact(file), case.reference).candidate
+    return open_candidate(
+        read_artifact(file), case.reference.inputs, case.reference.outputs
+    ).candidate
 
 
 # --- video ---------------------------------------------------------------------------------
@@ -523,7 +534,7 @@ def row_with(
         batch=1,
         found=Difference(max_abs, psnr_db, max_abs, max_abs, True, False),
         reference_max_abs=reference_max_abs,
-        tolerance=Tolerance.for_precision(precision),
+        criteria=default_criteria(precision),
     )
 
 
@@ -574,7 +585,9 @@ def test_given_tolerances_replace_the_defaults(
     candidate = Candidate(
         name="good", runner=good_runners[Precision.FP32], precision=Precision.FP32
     )
-    report = verify(realtime.reference, [candidate], probes[1:2], {Precision.FP32: impossible})
+    report = verify(
+        realtime.reference, [candidate], probes[1:2], {Precision.FP32: image_criteria(impossible)}
+    )
     assert not report.passed
 
 

@@ -16,10 +16,10 @@ import torch
 from torch import nn
 
 from paragon_export.inputs.probes import photograph_crop
-from paragon_export.networks.describe import describe
+from paragon_export.networks.describe import read_network
 from paragon_export.networks.paragonsr2.v9_v11.network import ParagonSR2, VideoParagonSR2
 from paragon_export.parity.candidates import read_artifact
-from paragon_export.parity.check import judge, judge_files
+from paragon_export.parity.check import check_parity, judge
 from paragon_export.parity.reference import build_reference
 from paragon_export.pipeline.export import export
 from paragon_export.runtimes.base import Runner
@@ -63,7 +63,7 @@ def videos(
         checkpoint, file = tiny_checkpoints[variant], folder / f"{variant}.onnx"
         result = export(ExportPlan(checkpoint=checkpoint, output=file, video=True))
         assert result.parity.passed
-        described = describe(checkpoint, NetworkOptions())
+        described = read_network(checkpoint, NetworkOptions())
         modules = [build_reference(*described, video=video).module for video in (True, False)]
         made[variant] = Video(checkpoint, file, *modules)
     return made
@@ -225,7 +225,7 @@ def test_a_state_that_is_multiplied_fails(
     case = case_of(tiny_realtime, video=True, opset=22, upsampler_alpha=0.0)
     sabotage = next(s for s in SUITE if s.looks_like == "state multiplied")
     file = written(replace(sabotage, precision=precision), case, tmp_path / "wrong.onnx")
-    report = judge(case.reference, case.variant, [read_artifact(file)])
+    report = judge(case.reference, [read_artifact(file)])
     assert not report.passed
     assert {row.picture for row in report.rows if row.failure} == {"broken state"}
     assert {finding.symptom for finding in report.findings} == {"state multiplied"}
@@ -297,7 +297,7 @@ def test_static_video(tiny_realtime: Path, tmp_path: Path) -> None:
     file = tmp_path / "static.onnx"
     plan = ExportPlan(checkpoint=tiny_realtime, output=file, video=True, static=Size(10, 14))
     assert export(plan).parity.passed
-    module = build_reference(*describe(tiny_realtime, NetworkOptions()), video=True).module
+    module = build_reference(read_network(tiny_realtime, NetworkOptions()), video=True).module
     frames = clip(10, 14)
     found = play_in_onnx(OnnxRunner(file).session, frames)
     for picture, expected in zip(found, play_in_float64(module, frames), strict=True):
@@ -309,9 +309,9 @@ def test_stills_and_videos_are_judged_apart(videos: dict[str, Video], tmp_path: 
     from paragon_export.errors import PlanError
 
     video = videos["realtime"]
-    report, _ = judge_files(video.checkpoint, NetworkOptions(), [video.file], [Size(9, 13)])
+    report = check_parity(video.checkpoint, [video.file], sizes=[Size(9, 13)])
     assert report.passed
     still = tmp_path / "still.onnx"
     export(ExportPlan(checkpoint=video.checkpoint, output=still))
     with pytest.raises(PlanError, match="apart"):
-        judge_files(video.checkpoint, NetworkOptions(), [video.file, still])
+        check_parity(video.checkpoint, [video.file, still])

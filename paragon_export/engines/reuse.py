@@ -14,7 +14,7 @@ from paragon_export.errors import PlanError, RunError
 from paragon_export.graph.onnx_io import OnnxFile, is_onnx, read_onnx_file
 from paragon_export.networks.describe import LoadedNetwork, read_network
 from paragon_export.runtimes.polygraphy import tensorrt
-from paragon_export.specs.plans import EnginePlan
+from paragon_export.specs.plans import EnginePlan, compiled_onnx
 from paragon_export.system.atomic_write import sha256_of
 from paragon_export.system.environment import cuda_gpu
 from paragon_export.system.text import one_line
@@ -94,18 +94,24 @@ class ExistingEngine:
         return manifest.document if manifest else {}
 
 
-def read_existing(plan: EnginePlan) -> ExistingEngine:
-    """Read the engine, the manifest and the ONNX file that lie where a plan is to write."""
+def read_existing(output: Path) -> ExistingEngine:
+    """Read the engine, its manifest and its ONNX file that lie where an engine is to be written."""
     engine = onnx = None
+    compiled = compiled_onnx(output)
     with suppress(PlanError):
-        engine = read_engine(plan.output) if plan.output.is_file() else None
+        engine = read_engine(output) if output.is_file() else None
     with suppress(PlanError, RunError):
-        onnx = read_onnx_file(plan.compiled_onnx) if plan.compiled_onnx.is_file() else None
-    return ExistingEngine(plan.output, engine, onnx)
+        onnx = read_onnx_file(compiled) if compiled.is_file() else None
+    return ExistingEngine(output, engine, onnx)
 
 
-def why_rebuild(existing: ExistingEngine, identity: Mapping[str, Any], source: Source) -> str:
-    """Return why an existing engine cannot be used; empty if it can."""
+def why_rebuild(
+    existing: ExistingEngine, identity: Mapping[str, Any], source: Source | None = None
+) -> str:
+    """Return why an existing engine cannot be used; empty if it can.
+
+    ``source`` is what the engine would be made from, if it was read.
+    """
     if not existing.path.is_file():
         return "no engine was there"
     if existing.engine is None or existing.engine.manifest is None:
@@ -123,7 +129,7 @@ def why_rebuild(existing: ExistingEngine, identity: Mapping[str, Any], source: S
     return f"the ONNX file it was compiled from ({Path(name).name}) is gone or changed"
 
 
-def _onnx_digest(existing: ExistingEngine, name: str, source: Source) -> str | None:
+def _onnx_digest(existing: ExistingEngine, name: str, source: Source | None) -> str | None:
     """Return the SHA-256 of the ONNX file that a manifest names; None if it was not read."""
     read = [existing.onnx, source if isinstance(source, OnnxFile) else None]
     with suppress(OSError, ValueError):  # the name is none

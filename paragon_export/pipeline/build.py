@@ -100,7 +100,7 @@ def build(
     from paragon_export.pipeline.prove import prove_on_gpu
     from paragon_export.runtimes.polygraphy import polygraphy_trt
 
-    existing = read_existing(plan)
+    existing = read_existing(plan.output)
     check_outputs(plan, existing)
     given = network or read_source(plan)
     identity = identify(plan, given)

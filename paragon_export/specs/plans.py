@@ -126,7 +126,7 @@ class EnginePlan:
     @property
     def compiled_onnx(self) -> Path:
         """The ONNX file that is compiled, where it is not the source itself."""
-        return self.output.with_name(self.output.name + ".onnx")
+        return compiled_onnx(self.output)
 
     def __post_init__(self) -> None:
         check_suffix(self.output, ENGINE_SUFFIXES)
@@ -179,3 +179,8 @@ class EnginePlan:
                 "in --min 1 --opt 32 --max 256"
             )
         return self.profile or BatchProfile()
+
+
+def compiled_onnx(engine: Path) -> Path:
+    """Return where the ONNX file of an engine is kept, if this tool made it."""
+    return engine.with_name(engine.name + ".onnx")
