@@ -60,7 +60,7 @@ class Models:
             reference = build_reference(
                 LoadedNetwork(checkpoint=checkpoint, spec=described), video=video
             )
-            ports = reference.fixed(static, described.scale) if static else None
+            ports = reference.fixed(static) if static else None
             inputs, outputs = ports or (reference.inputs, reference.outputs)
             opset = 22 if precision is Precision.BF16 else 20
             model = simplify(trace(reference.module, inputs, outputs, opset))

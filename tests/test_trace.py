@@ -271,7 +271,7 @@ def test_static_ports_of_a_reference(tiny_photo: Path) -> None:
     reference: TorchReference = build_reference(
         LoadedNetwork(checkpoint=checkpoint, spec=variant), video=True
     )
-    inputs, outputs = reference.fixed(Size(9, 12), variant.scale)
+    inputs, outputs = reference.fixed(Size(9, 12))
     assert [port.dims for port in inputs] == [(1, 3, 9, 12), (1, 8, 9, 12), ()]
     assert [port.dims for port in outputs] == [(1, 3, 18, 24), (1, 8, 9, 12)]
 

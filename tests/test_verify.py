@@ -369,7 +369,7 @@ def good_runners(
         model = to_precision(realtime.model, precision, Precision.FP32)
         file = write(model, folder / f"{precision.value}.onnx")
         runners[precision] = open_candidate(
-            read_artifact(file), realtime.reference
+            read_artifact(file), realtime.reference.inputs, realtime.reference.outputs
         ).candidate.runner
     return runners
 
