@@ -1,0 +1,90 @@
+"""Each criterion of the verdict passes what it is for and fails what it is against."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from paragon_export.parity.acceptance import (
+    AcceptedLoss,
+    Agreement,
+    Criterion,
+    Finite,
+    MaxError,
+    Measured,
+    MinPsnr,
+    NotConstant,
+    SameTopClass,
+    conversion_criteria,
+    default_criteria,
+    limit_of,
+)
+from paragon_export.parity.metrics import Difference
+from paragon_export.specs.tolerance import Tolerance
+from paragon_export.specs.types import Precision
+
+RIGHT = Difference(1e-7, 120.0, 1e-7, 1e-7, True, False)
+
+SINGLE = Tolerance.for_precision(Precision.FP32)
+
+
+def measured(**changes: Any) -> Measured:
+    return replace(Measured(found=RIGHT, reference_max_abs=1e-7), **changes)
+
+
+CASES: tuple[tuple[Criterion, Measured, str], ...] = (
+    (Finite(), measured(found=replace(RIGHT, is_finite=False)), "non-finite"),
+    (NotConstant(), measured(found=replace(RIGHT, is_constant=True)), "constant"),
+    (MaxError(SINGLE), measured(found=replace(RIGHT, max_abs=1e-3, interior_max_abs=1e-3)), "error"),
+    (MaxError(SINGLE), measured(found=replace(RIGHT, max_abs=1e-3)), "error at the border"),
+    (MaxError(SINGLE), measured(found=replace(RIGHT, max_abs=math.nan,
+                                              interior_max_abs=math.nan)), "error"),
+    (MinPsnr(50), measured(found=replace(RIGHT, psnr_db=49.9)), "PSNR"),
+    (MinPsnr(50), measured(found=replace(RIGHT, psnr_db=math.nan)), "PSNR"),
+    (SameTopClass(), measured(wrong_top1=1), "top-1"),
+    (Agreement(2), measured(wrong_top1=3), "top-1"),
+    (AcceptedLoss(accepted=False), measured(), "loss not accepted"),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(("criterion", "wrong", "reason"), CASES)
+def test_a_criterion_can_fail(criterion: Criterion, wrong: Measured, reason: str) -> None:
+    """What it is against is named."""
+    assert criterion.check(wrong) == reason
+
+
+@pytest.mark.parametrize(
+    "criterion",
+    [Finite(), NotConstant(), MaxError(SINGLE), MinPsnr(50), SameTopClass(), Agreement(2),
+     AcceptedLoss(accepted=True)],
+)  # fmt: skip
+def test_a_criterion_passes_what_is_right(criterion: Criterion) -> None:
+    assert criterion.check(measured(wrong_top1=0)) == ""
+
+
+def test_an_agreement_is_a_number_of_items() -> None:
+    assert Agreement(2).check(measured(wrong_top1=2)) == ""
+
+
+@pytest.mark.parametrize("precision", list(Precision))
+@pytest.mark.parametrize("logits", [True, False])
+def test_every_default_rule_sees_every_kind_of_fault(precision: Precision, logits: bool) -> None:
+    """No precision leaves out a criterion."""
+    rule = default_criteria(precision, logits=logits)
+    worst = replace(RIGHT, max_abs=0.9, interior_max_abs=0.9, psnr_db=1.0)
+    counted = 1 if logits else None
+    for changes in ({"is_finite": False}, {"is_constant": True}):
+        assert any(c.check(measured(found=replace(RIGHT, **changes))) for c in rule)
+    assert any(c.check(measured(found=worst, wrong_top1=counted)) for c in rule)
+    if logits:
+        assert any(c.check(measured(wrong_top1=1)) == "top-1" for c in rule)
+
+
+def test_without_an_error_criterion_no_error_is_too_large() -> None:
+    """Of a conversion without a checkpoint PSNR decides: PyTorch's own error is unknown."""
+    rule = conversion_criteria(Precision.FP16)
+    assert limit_of(rule, measured()) == math.inf
+    assert [c.check(measured(found=replace(RIGHT, psnr_db=49.0))) for c in rule][-1] == "PSNR"
