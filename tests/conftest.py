@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.tiny import tiny_checkpoint
+from paragon_export.testing.tiny import tiny_checkpoint
 
 LONGEST_RUN_S = 300
 

@@ -19,7 +19,7 @@ from paragon_export.pipeline.quantize import Calibration, export_int8
 from paragon_export.specs.plans import ExportPlan, NetworkOptions
 from paragon_export.specs.types import Precision, Runtime, Size
 from paragon_export.system.atomic_write import sha256_of
-from tests.tiny import save, tiny_checkpoint
+from paragon_export.testing.tiny import save, tiny_checkpoint
 
 Make = Callable[[Path], Path]
 
@@ -41,7 +41,7 @@ def _munet(version: str) -> Make:
 
 
 def _glyph(kind: str) -> Make:
-    from tests import glyph
+    from paragon_export.testing import glyph
 
     h = {"grids": glyph.SMALL, "cells": glyph.SMALL_CELLS}[kind]
     return lambda path: glyph.small_checkpoint(path.with_suffix(".pt"), h)

@@ -20,7 +20,7 @@ from paragon_export.runtimes.base import Arrays, Runner
 from paragon_export.specs.plans import ExportPlan, NetworkOptions
 from paragon_export.specs.types import Size
 from paragon_export.system.environment import cuda_gpu
-from tests.tiny import tiny_checkpoint
+from paragon_export.testing.tiny import tiny_checkpoint
 
 SIZE = Size(16, 16)
 

@@ -19,7 +19,13 @@ import torch
 
 from paragon_export.checkpoints.load import load_checkpoint
 from paragon_export.errors import CheckpointError
-from tests.tiny import Tensors, save, tiny_checkpoint, tiny_hyperparameters, tiny_tensors
+from paragon_export.testing.tiny import (
+    Tensors,
+    save,
+    tiny_checkpoint,
+    tiny_hyperparameters,
+    tiny_tensors,
+)
 
 TENSORS = tiny_tensors(tiny_hyperparameters("realtime", blocks=1))
 

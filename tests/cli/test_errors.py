@@ -10,10 +10,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from paragon_export.testing.tiny import (
+    Tensors,
+    save,
+    tiny_checkpoint,
+    tiny_hyperparameters,
+    tiny_tensors,
+)
 from tests.checkpoints.test_load import hostile_pickles
 from tests.conftest import Finished, RunCli, RunHere
 from tests.networks.test_describe import other
-from tests.tiny import Tensors, save, tiny_checkpoint, tiny_hyperparameters, tiny_tensors
 
 TENSORS = tiny_tensors(tiny_hyperparameters("photo"))
 

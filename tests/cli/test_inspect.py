@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from paragon_export.assets import CHECKPOINT
+from paragon_export.testing.tiny import tiny_checkpoint
 from tests.conftest import RunCli, RunHere
-from tests.tiny import tiny_checkpoint
 
 KEYS = {
     "family", "generation", "variant", "scale", "in_channels", "out_channels", "parameters",

@@ -33,7 +33,7 @@ from paragon_export.specs.profiles import Profile
 from paragon_export.specs.types import Precision, Size
 from paragon_export.system.atomic_write import sha256_of
 from paragon_export.system.environment import cuda_gpu
-from tests.tiny import tiny_checkpoint
+from paragon_export.testing.tiny import tiny_checkpoint
 
 PROFILE = Profile(smallest=Size(1, 1), optimal=Size(24, 40), largest=Size(64, 65))
 

@@ -21,8 +21,8 @@ import paragon_export
 from paragon_export.cli.main import main
 from paragon_export.runtimes.ort_runner import OnnxRunner
 from paragon_export.system.atomic_write import sha256_of
+from paragon_export.testing.tiny import tiny_checkpoint
 from tests.conftest import LONGEST_RUN_S, Finished
-from tests.tiny import tiny_checkpoint
 
 ROW_KEYS = {
     "candidate", "size", "batch", "max_abs", "psnr_db", "border_max_abs", "reference_max_abs",

@@ -28,7 +28,8 @@ from paragon_export.runtimes.ort_runner import OnnxRunner
 from paragon_export.runtimes.torch_runner import TorchRunner
 from paragon_export.specs.plans import ExportPlan, NetworkOptions
 from paragon_export.specs.types import Precision, Size
-from tests.sabotage import SUITE, case_of, written
+from paragon_export.testing.sabotage.case import case_of
+from paragon_export.testing.sabotage.suite import SUITE, written
 
 CLOSE = 1e-5
 

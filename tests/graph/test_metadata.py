@@ -25,10 +25,10 @@ from paragon_export.precision.int8 import quantize
 from paragon_export.specs.plans import ExportPlan, NetworkOptions
 from paragon_export.specs.profiles import Profile
 from paragon_export.specs.types import Precision, Size
+from paragon_export.testing.tiny import tiny_checkpoint
 from tests.cli.test_errors import assert_one_helpful_line, listing
 from tests.conftest import RunHere
 from tests.robustness.test_hostile_onnx import plain
-from tests.tiny import tiny_checkpoint
 
 SWITCH = {"value": 0.5, "source": "flag"}
 

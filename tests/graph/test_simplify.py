@@ -21,7 +21,7 @@ from paragon_export.networks.paragonsr2.blocks import GroupNorm
 from paragon_export.networks.paragonsr2.v9_v11.network import ParagonSR2
 from paragon_export.runtimes.ort_runner import OnnxRunner
 from paragon_export.specs.network import Port
-from tests.tiny import tiny_hyperparameters, tiny_tensors
+from paragon_export.testing.tiny import tiny_hyperparameters, tiny_tensors
 
 VARIANTS = ("realtime", "stream", "photo", "pro")
 

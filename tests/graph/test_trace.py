@@ -27,7 +27,7 @@ from paragon_export.parity.reference import TorchReference, build_reference
 from paragon_export.specs.network import Port
 from paragon_export.specs.plans import NetworkOptions
 from paragon_export.specs.types import Size
-from tests.tiny import tiny_hyperparameters, tiny_tensors
+from paragon_export.testing.tiny import tiny_hyperparameters, tiny_tensors
 
 VARIANTS = ("realtime", "stream", "photo", "pro")
 WINDOW = 16

@@ -26,10 +26,18 @@ from paragon_export.networks.registry import architecture_of
 from paragon_export.parity.reference import build_reference, measure_drop
 from paragon_export.specs.network import NetworkSpec
 from paragon_export.specs.plans import NetworkOptions
-from tests.tiny import ATTENDING, Tensors, save, tiny_checkpoint, tiny_hyperparameters, tiny_tensors
+from paragon_export.testing.recorded import GOLDEN
+from paragon_export.testing.tiny import (
+    ATTENDING,
+    Tensors,
+    save,
+    tiny_checkpoint,
+    tiny_hyperparameters,
+    tiny_tensors,
+)
 
 OTHERS: dict[str, dict[str, Any]] = json.loads(
-    (Path(__file__).parents[1] / "golden" / "other_signatures.json").read_text(encoding="utf-8")
+    (GOLDEN / "other_signatures.json").read_text(encoding="utf-8")
 )
 """Names and shapes of networks that are not served, and the generation each must be called."""
 

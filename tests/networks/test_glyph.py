@@ -27,7 +27,7 @@ from paragon_export.parity.reference import TorchReference
 from paragon_export.runtimes.openvino_runner import OpenVinoRunner
 from paragon_export.runtimes.ort_runner import OnnxRunner
 from paragon_export.specs.plans import NetworkOptions
-from tests.glyph import (
+from paragon_export.testing.glyph import (
     PHASE_2,
     SMALL,
     SMALL_CELLS,
@@ -41,7 +41,7 @@ from tests.glyph import (
     small_checkpoint,
     small_weights,
 )
-from tests.tiny import Tensors, save
+from paragon_export.testing.tiny import Tensors, save
 
 FLOAT64, FLOAT32, RUNTIME = 1e-9, 5e-5, 1e-3
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 from typing import Any
@@ -21,12 +20,10 @@ from paragon_export.runtimes.base import Arrays
 from paragon_export.runtimes.ort_runner import OnnxRunner
 from paragon_export.specs.network import NetworkSpec
 from paragon_export.specs.plans import ExportPlan, NetworkOptions
-from tests.recorded import GOLDEN, recorded_weights
-from tests.tiny import Tensors, save
+from paragon_export.testing.recorded import GOLDEN, recorded_cases, recorded_weights
+from paragon_export.testing.tiny import Tensors, save
 
-CASES: dict[str, dict[str, Any]] = {
-    case["id"]: case for case in json.loads((GOLDEN / "manifest.json").read_text(encoding="utf-8"))
-}
+CASES = recorded_cases("manifest.json")
 
 GENERATIONS = {
     ("v9", "realtime"): "v9/v10",

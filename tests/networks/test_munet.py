@@ -41,26 +41,19 @@ from paragon_export.specs.plans import ExportPlan, NetworkOptions
 from paragon_export.specs.profiles import Profile
 from paragon_export.specs.tolerance import Tolerance
 from paragon_export.specs.types import Backend, Precision, Size
+from paragon_export.testing.golden.make_weights import make_input
+from paragon_export.testing.recorded import GOLDEN, recorded_weights
+from paragon_export.testing.recorded import MUNET as CASES
+from paragon_export.testing.recorded import MUNET_SMALL as SMALL
+from paragon_export.testing.recorded import MUNET_WIDE as WIDE
+from paragon_export.testing.tiny import Tensors, save
 from tests.conftest import RunHere
-from tests.golden.make_weights import make_input
 from tests.networks.test_windowed_attention import one_by_one
-from tests.recorded import GOLDEN, recorded_weights
-from tests.tiny import Tensors, save
-
-CASES: dict[str, dict[str, Any]] = {
-    case["id"]: case for case in json.loads((GOLDEN / "munet.json").read_text(encoding="utf-8"))
-}
 
 NETWORKS: dict[str, list[str]] = {}
 """The cases of each version and set of weights."""
 for _name, _case in CASES.items():
     NETWORKS.setdefault(f"{_case['version']}-{_case['weights']['crc32']}", []).append(_name)
-
-WIDE = "munet{}_class_288x80_wide"
-"""8 features, three halvings, 36 rows at the bottleneck: more than one window."""
-
-SMALL = {v: WIDE.format(v[-1]) if v > "munet2" else f"{v}_class_37x53_odd" for v in VERSIONS}
-"""The smallest network of each version that is recorded."""
 
 ALIKE = ("munet3", "munet4", "munet5")
 

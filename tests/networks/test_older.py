@@ -29,14 +29,11 @@ from paragon_export.specs.network import NetworkSpec
 from paragon_export.specs.plans import ExportPlan, NetworkOptions
 from paragon_export.specs.profiles import Profile
 from paragon_export.specs.types import Backend, Precision, Runtime, Size
+from paragon_export.testing.golden.make_weights import make_input
+from paragon_export.testing.recorded import GOLDEN, recorded_weights
+from paragon_export.testing.recorded import OLDER as CASES
+from paragon_export.testing.tiny import Tensors, save
 from tests.conftest import RunHere
-from tests.golden.make_weights import make_input
-from tests.recorded import GOLDEN, recorded_weights
-from tests.tiny import Tensors, save
-
-CASES: dict[str, dict[str, Any]] = {
-    case["id"]: case for case in json.loads((GOLDEN / "older.json").read_text(encoding="utf-8"))
-}
 
 COMPUTED_AS = {"v5h": "v5", "v55a": "v55", "v55b": "v55"}
 """Recorded versions that share tensors and name with another."""

@@ -25,7 +25,7 @@ from paragon_export.networks.options import (
 from paragon_export.networks.registry import architecture_of
 from paragon_export.specs.network import ResolvedOption
 from paragon_export.specs.plans import NetworkOptions
-from tests.tiny import tiny_hyperparameters, tiny_tensors
+from paragon_export.testing.tiny import tiny_hyperparameters, tiny_tensors
 
 PHOTO = tiny_tensors(tiny_hyperparameters("photo"))
 

@@ -27,26 +27,22 @@ from paragon_export.runtimes.isolated import IsolatedRunner
 from paragon_export.specs.plans import ExportPlan
 from paragon_export.specs.tolerance import Tolerance
 from paragon_export.specs.types import Precision, Size
-from tests.sabotage import (
+from paragon_export.testing.sabotage.case import Break, Case, case_of
+from paragon_export.testing.sabotage.edits import (
     LARGE,
-    Break,
-    Case,
-    another,
-    baked_size,
-    behind,
-    case_of,
     edges_repeated,
     not_rolled,
     off_by_a_thousandth,
     overflowing,
-    real,
     rolled_back_the_wrong_way,
     swap_channels,
     tanh_gelu,
     weight,
     without_crop,
 )
-from tests.tiny import save, tiny_hyperparameters, tiny_tensors
+from paragon_export.testing.sabotage.networks import another, baked_size
+from paragon_export.testing.sabotage.pieces import behind, real
+from paragon_export.testing.tiny import save, tiny_hyperparameters, tiny_tensors
 
 SIZES = [(Size(1, 1), 1), (Size(17, 33), 1), (Size(35, 21), 2)]
 """Smaller than the window, one above it, and several windows in a batch of two."""

@@ -32,8 +32,8 @@ from paragon_export.specs.plans import EnginePlan
 from paragon_export.specs.profiles import BatchProfile, Profile
 from paragon_export.specs.types import Precision, Size
 from paragon_export.system.atomic_write import sha256_of
+from paragon_export.testing.glyph import SMALL, SMALL_CELLS, reference_of, small_checkpoint
 from tests.conftest import RunHere
-from tests.glyph import SMALL, SMALL_CELLS, reference_of, small_checkpoint
 from tests.networks.test_glyph import to_onnx
 
 

@@ -18,8 +18,8 @@ from paragon_export.pipeline.export import export
 from paragon_export.specs.plans import ExportPlan, NetworkOptions
 from paragon_export.specs.types import Precision, Size
 from paragon_export.system.atomic_write import sha256_of
+from paragon_export.testing.tiny import tiny_checkpoint
 from tests.conftest import RunHere
-from tests.tiny import tiny_checkpoint
 
 SMALL = ("--sizes", "9x11")
 

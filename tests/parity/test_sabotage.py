@@ -23,25 +23,13 @@ from paragon_export.parity.report import ParityReport
 from paragon_export.runtimes.base import Runner
 from paragon_export.specs.plans import NetworkOptions
 from paragon_export.specs.types import Precision, Size
+from paragon_export.testing.glyph import small_checkpoint
+from paragon_export.testing.sabotage.case import Break, Case, case_of
+from paragon_export.testing.sabotage.edits import weight, with_attribute
+from paragon_export.testing.sabotage.networks import another
+from paragon_export.testing.sabotage.pieces import behind, joined, real, reverse, whole
+from paragon_export.testing.sabotage.suite import SUITE, Sabotage, subjects, written
 from tests.conftest import RunHere
-from tests.glyph import small_checkpoint
-from tests.sabotage import (
-    SUITE,
-    Break,
-    Case,
-    Sabotage,
-    another,
-    behind,
-    case_of,
-    joined,
-    real,
-    reverse,
-    subjects,
-    weight,
-    whole,
-    with_attribute,
-    written,
-)
 
 
 @pytest.fixture(scope="module")

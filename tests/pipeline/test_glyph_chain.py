@@ -26,9 +26,7 @@ from paragon_export.pipeline.glyph_chain import (
 from paragon_export.runtimes.base import Arrays
 from paragon_export.specs.plans import NetworkOptions
 from paragon_export.specs.types import OnnxBackend
-from tests.architecture.test_import_budget import RUN
-from tests.conftest import RunHere, shell_environment
-from tests.glyph import (
+from paragon_export.testing.glyph import (
     SMALL,
     SMALL_CELLS,
     golden_checkpoint,
@@ -38,6 +36,8 @@ from tests.glyph import (
     small_checkpoint,
     small_weights,
 )
+from tests.architecture.test_import_budget import RUN
+from tests.conftest import RunHere, shell_environment
 
 
 @pytest.fixture(scope="module")

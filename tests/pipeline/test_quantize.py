@@ -13,8 +13,7 @@ from paragon_export.inputs.glyph_probes import glyph_batch
 from paragon_export.runtimes.openvino_runner import OpenVinoRunner
 from paragon_export.runtimes.ort_runner import OnnxRunner
 from paragon_export.specs.network import Port
-from tests.conftest import RunHere
-from tests.glyph import (
+from paragon_export.testing.glyph import (
     SMALL,
     SMALL_CELLS,
     config_of,
@@ -23,6 +22,7 @@ from tests.glyph import (
     small_checkpoint,
     small_weights,
 )
+from tests.conftest import RunHere
 from tests.int8 import largest_pair, weight_rows
 
 PORT = Port("input", ("batch", 16, 16), "int64", span=(0, 39))

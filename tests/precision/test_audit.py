@@ -28,11 +28,11 @@ from paragon_export.precision.typed_graph import values_of
 from paragon_export.specs.plans import EnginePlan, ExportPlan, NetworkOptions
 from paragon_export.specs.profiles import Profile
 from paragon_export.specs.types import Precision, Size
+from paragon_export.testing.glyph import small_weights
+from paragon_export.testing.tiny import save, tiny_hyperparameters, tiny_tensors
 from tests.conftest import RunHere
-from tests.glyph import small_weights
 from tests.networks.test_munet import SMALL, weights_of
 from tests.precision.test_half import IMAGE, RESULT, VARIANTS, exported, graph_of, session, weight
-from tests.tiny import save, tiny_hyperparameters, tiny_tensors
 
 FP16, BF16, FP32 = Precision.FP16, Precision.BF16, Precision.FP32
 

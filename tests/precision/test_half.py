@@ -25,7 +25,7 @@ from paragon_export.precision.half import FLOAT32_INPUTS, to_precision
 from paragon_export.precision.rounding import rounding_model
 from paragon_export.specs.network import Port
 from paragon_export.specs.types import Precision
-from tests.tiny import tiny_hyperparameters, tiny_tensors
+from paragon_export.testing.tiny import tiny_hyperparameters, tiny_tensors
 
 VARIANTS = ("realtime", "stream", "photo", "pro")
 HALVES = (Precision.FP16, Precision.BF16)

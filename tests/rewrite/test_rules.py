@@ -57,7 +57,7 @@ from paragon_export.rewrite.upsampling import (
 from paragon_export.specs.network import Port
 from paragon_export.specs.plans import ExportPlan
 from paragon_export.specs.types import Precision, Runtime
-from tests.tiny import tiny_hyperparameters, tiny_tensors
+from paragon_export.testing.tiny import tiny_hyperparameters, tiny_tensors
 
 VARIANTS = ("realtime", "stream", "photo", "pro")
 

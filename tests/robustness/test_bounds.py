@@ -25,11 +25,11 @@ from paragon_export.rewrite.rules import rewrite
 from paragon_export.specs.network import Port
 from paragon_export.specs.plans import NetworkOptions
 from paragon_export.system.limits import limited_memory
-from tests import hostile
+from paragon_export.testing import hostile
+from paragon_export.testing.tiny import save, tiny_checkpoint
 from tests.cli.test_errors import assert_one_helpful_line
 from tests.conftest import RunHere
 from tests.networks.test_older import weights_of
-from tests.tiny import save, tiny_checkpoint
 
 # --- archives -----------------------------------------------------------------------------
 

@@ -28,11 +28,11 @@ from paragon_export.checkpoints.pickle_scan import scan
 from paragon_export.errors import CheckpointError, ParagonExportError
 from paragon_export.networks.describe import describe
 from paragon_export.specs.plans import NetworkOptions
-from tests import hostile
+from paragon_export.testing import hostile
+from paragon_export.testing.mutate import mutate_bytes, mutate_header, mutate_pickled
+from paragon_export.testing.tiny import save, tiny_checkpoint, tiny_hyperparameters, tiny_tensors
 from tests.cli.test_errors import assert_one_helpful_line, listing
 from tests.conftest import RunHere
-from tests.mutate import mutate_bytes, mutate_header, mutate_pickled
-from tests.tiny import save, tiny_checkpoint, tiny_hyperparameters, tiny_tensors
 
 CODE = hostile.code_files(Path("canary"))
 

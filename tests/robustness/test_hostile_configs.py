@@ -47,10 +47,10 @@ from paragon_export.system.images import MAX_PIXELS
 from paragon_export.system.reading import parse_json
 from paragon_export.system.strict_yaml import MAX_OPTION_FILE_BYTES, parse_yaml
 from paragon_export.system.text import MAX_LINE_CHARACTERS, all_printable, one_line, printable
+from paragon_export.testing.glyph import small_checkpoint
+from paragon_export.testing.mutate import VALUES, YAML_TRICKS, mutate_tree, mutate_yaml
 from tests.cli.test_errors import assert_one_helpful_line, listing
 from tests.conftest import RunHere
-from tests.glyph import small_checkpoint
-from tests.mutate import VALUES, YAML_TRICKS, mutate_tree, mutate_yaml
 
 SLOWEST_S = 10
 """Bombs take minutes or memory without end; everything here takes less."""
@@ -311,7 +311,7 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """Return both phases of a small classifier as ONNX files."""
     from paragon_export.pipeline.export import export
     from paragon_export.specs.plans import ExportPlan
-    from tests.glyph import SMALL, SMALL_CELLS
+    from paragon_export.testing.glyph import SMALL, SMALL_CELLS
 
     folder = tmp_path_factory.mktemp("chain")
     for name, h in (("1", SMALL_CELLS), ("2", SMALL)):

@@ -31,9 +31,10 @@ from paragon_export.specs.network import Port
 from paragon_export.specs.plans import ExportPlan
 from paragon_export.specs.types import OnnxBackend, Size
 from paragon_export.system import limits
+from paragon_export.testing.mutate import mutate_bytes
+from paragon_export.testing.mutate_onnx import mutate_onnx
 from tests.cli.test_errors import assert_one_helpful_line, listing
 from tests.conftest import RunCli, RunHere
-from tests.mutate import mutate_bytes, mutate_onnx
 
 Change = Callable[[onnx.ModelProto], Any]
 

@@ -8,10 +8,33 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from tests.golden.make_weights import digest, fill
-from tests.tiny import Tensors
+from paragon_export.networks.munet.versions import VERSIONS
+from paragon_export.testing.golden.make_weights import digest, fill
+from paragon_export.testing.tiny import Tensors
 
 GOLDEN = Path(__file__).parent / "golden"
+"""Folder of the recorded outputs."""
+
+
+def recorded_cases(file: str) -> dict[str, dict[str, Any]]:
+    """Return the cases that a JSON file of ``GOLDEN`` lists, by their names."""
+    cases = json.loads((GOLDEN / file).read_text(encoding="utf-8"))
+    return {case["id"]: case for case in cases}
+
+
+OLDER = recorded_cases("older.json")
+"""ParagonSR2 before v9."""
+
+MUNET = recorded_cases("munet.json")
+
+MUNET_WIDE = "munet{}_class_288x80_wide"
+"""8 features, three halvings, 36 rows at the bottleneck: more than one window."""
+
+MUNET_SMALL = {
+    version: MUNET_WIDE.format(version[-1]) if version > "munet2" else f"{version}_class_37x53_odd"
+    for version in VERSIONS
+}
+"""The smallest network of each version that is recorded."""
 
 
 @cache

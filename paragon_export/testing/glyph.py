@@ -1,4 +1,4 @@
-"""Glyph classifiers for tests: the recorded ones, and small ones of any hyperparameters."""
+"""Glyph classifiers: the recorded ones, and small ones of any hyperparameters."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from paragon_export.networks.glyph.layout import (
 )
 from paragon_export.parity.reference import TorchReference, build_reference
 from paragon_export.specs.plans import NetworkOptions
-from tests.golden.glyph.make_weights import digest, fill
-from tests.tiny import Tensors
+from paragon_export.testing.golden.glyph.make_weights import digest, fill
+from paragon_export.testing.tiny import Tensors
 
 GOLDEN = Path(__file__).parent / "golden" / "glyph"
 
