@@ -48,7 +48,7 @@ def _glyph(kind: str) -> Make:
 
 
 def _flags(**flags: Any) -> dict[str, Any]:
-    return {"switches": NetworkOptions(flags=flags)}
+    return {"options": NetworkOptions(flags=flags)}
 
 
 KINDS: dict[str, tuple[Callable[[], Make], dict[str, Any]]] = {

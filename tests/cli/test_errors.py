@@ -18,7 +18,7 @@ from paragon_export.testing.tiny import (
     tiny_tensors,
 )
 from tests.checkpoints.test_load import hostile_pickles
-from tests.conftest import Finished, RunCli, RunHere
+from tests.conftest import Finished, RunCli, RunHere, run_started
 from tests.networks.test_describe import other
 
 TENSORS = tiny_tensors(tiny_hyperparameters("photo"))
@@ -343,7 +343,7 @@ def test_wrong_usage_is_exit_code_2(
     assert listing(tmp_path) == {}
 
 
-def test_the_exit_code_reaches_the_shell(tmp_path: Path, run_cli: RunCli) -> None:
+def test_the_exit_code_reaches_the_shell(tmp_path: Path) -> None:
     """A process that refuses really ends in 3, and one used wrongly in 2."""
-    assert run_cli("trt", tmp_path / "absent.pth", "--target", "sm99").code == 3
-    assert run_cli("trt").code == 2
+    assert run_started(tmp_path, "trt", tmp_path / "absent.pth", "--target", "sm99").code == 3
+    assert run_started(tmp_path, "trt").code == 2

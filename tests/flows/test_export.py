@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,25 +20,11 @@ from paragon_export.cli.main import main
 from paragon_export.runtimes.ort_runner import OnnxRunner
 from paragon_export.system.atomic_write import sha256_of
 from paragon_export.testing.tiny import tiny_checkpoint
-from tests.conftest import LONGEST_RUN_S, Finished
+from tests.conftest import Finished, RunIn, run_started
 
 ROW_KEYS = {
     "candidate", "size", "batch", "max_abs", "psnr_db", "border_max_abs", "reference_max_abs",
 }  # fmt: skip
-
-
-def run(folder: Path, *args: str | Path) -> Finished:
-    """Run ``paragon-export`` in a folder; one thread is enough for tiny networks."""
-    done = subprocess.run(
-        [sys.executable, "-m", "paragon_export", *map(str, args)],
-        cwd=folder,
-        env={**os.environ, "COLUMNS": "200", "NO_COLOR": "1", "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        encoding="utf-8",
-        timeout=LONGEST_RUN_S,
-        check=False,
-    )
-    return Finished(done.returncode, done.stdout, done.stderr)
 
 
 RunHere = Callable[..., Finished]
@@ -101,7 +85,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def exported(folder: Path) -> Finished:
     """ExportResult with defaults: the file is named after the checkpoint."""
-    return run(folder, "onnx", "tiny.safetensors", "--json")
+    return run_started(folder, "onnx", "tiny.safetensors", "--json")
 
 
 def test_onnx_by_default(exported: Finished, folder: Path) -> None:
@@ -161,9 +145,9 @@ def test_file_is_self_contained(exported: Finished, folder: Path) -> None:
         assert output.shape == (shape[0], 3, 2 * shape[2], 2 * shape[3])
 
 
-def test_second_run_is_byte_identical(exported: Finished, folder: Path) -> None:
+def test_second_run_is_byte_identical(exported: Finished, folder: Path, run_in: RunIn) -> None:
     """The same command gives the same bytes, under the name that -o gives; people get a table."""
-    again = run(folder, "onnx", "tiny.safetensors", "-o", "elsewhere_2x.onnx")
+    again = run_in(folder, "onnx", "tiny.safetensors", "-o", "elsewhere_2x.onnx")
     assert again.code == 0, again.stderr
     assert "PASSED" in again.stdout
     assert "wrote elsewhere_2x.onnx" in again.stdout
@@ -226,9 +210,9 @@ def test_dropped_tensors_are_told(folder: Path, tiny_photo: Path, run_here: RunH
 # --- parity --------------------------------------------------------------------------------
 
 
-def test_parity_passes(exported: Finished, folder: Path) -> None:
+def test_parity_passes(exported: Finished, folder: Path, run_in: RunIn) -> None:
     """A good file passes at the sizes asked for: exit code 0, JSON and JUnit."""
-    done = run(
+    done = run_in(
         folder, "parity", "tiny.safetensors", "tiny.onnx",
         "--sizes", "1x1,33x17", "--junit", "good.xml", "--json",
     )  # fmt: skip
@@ -242,9 +226,9 @@ def test_parity_passes(exported: Finished, folder: Path) -> None:
     assert (root.get("tests"), root.get("failures")) == (str(len(result["rows"])), "0")
 
 
-def test_wrong_switch_fails_and_is_named(exported: Finished, folder: Path) -> None:
+def test_wrong_switch_fails_and_is_named(exported: Finished, folder: Path, run_in: RunIn) -> None:
     """Another upsampler_alpha fails with exit code 1, and a note names the switch and both values."""
-    done = run(
+    done = run_in(
         folder, "parity", "tiny.safetensors", "tiny.onnx",
         "--upsampler-alpha", "0.9", "--sizes", "1x1,33x17", "--junit", "wrong.xml",
     )  # fmt: skip
@@ -289,9 +273,9 @@ FROM_CHECKPOINT = (
 )  # fmt: skip
 
 
-def test_engine_from_a_checkpoint(folder: Path) -> None:
+def test_engine_from_a_checkpoint(folder: Path, run_in: RunIn) -> None:
     """A checkpoint becomes an engine with a manifest; the second run reuses it."""
-    first = run(folder, *FROM_CHECKPOINT)
+    first = run_in(folder, *FROM_CHECKPOINT)
     assert first.code == 0, first.stderr
     result = document(first)
     assert set(result) >= TRT_KEYS
@@ -307,7 +291,7 @@ def test_engine_from_a_checkpoint(folder: Path) -> None:
     assert manifest["engine_sha256"] == sha256_of(folder / result["engine"])
     assert manifest["onnx_sha256"] == sha256_of(folder / manifest["onnx"])
 
-    second = run(folder, *FROM_CHECKPOINT)
+    second = run_in(folder, *FROM_CHECKPOINT)
     assert second.code == 0, second.stderr
     again = document(second)
     assert again["cached"] is True
@@ -317,9 +301,9 @@ def test_engine_from_a_checkpoint(folder: Path) -> None:
     assert {key: again[key] for key in same} == {key: result[key] for key in same}
 
 
-def test_engine_from_an_onnx_file(exported: Finished, folder: Path) -> None:
+def test_engine_from_an_onnx_file(exported: Finished, folder: Path, run_in: RunIn) -> None:
     """An ONNX file becomes an engine, judged against the checkpoint beside it; people get words."""
-    done = run(
+    done = run_in(
         folder, "trt", "tiny.onnx", "--target", "sm89", "--target", "sm86", "-o", "two.engine"
     )
     assert done.code == 0, done.stderr
