@@ -4,7 +4,7 @@ A network is a set of recorded weights with the switches that it was recorded wi
 differ in their input alone are one. Each is exported and judged as ``paragon-export onnx`` does,
 at all default sizes. What the tool does not serve is refused, and listed as refused.
 
-``--golden`` takes a folder with a ``manifest.json`` in place of the cases that lie in ``tests``;
+``--golden`` takes a folder with a ``manifest.json`` in place of the cases that lie in ``paragon_export/testing``;
 ``--only`` takes a pattern of case names. Writes ``false_alarms.json`` and
 ``false_alarms_by_generation.json``.
 """
@@ -28,11 +28,11 @@ from paragon_export.parity.report import ParityReport
 from paragon_export.pipeline.export import export
 from paragon_export.specs.plans import ExportPlan, NetworkOptions
 from paragon_export.specs.types import Precision
-from tests.glyph import GOLDEN as GLYPHS
-from tests.glyph import golden_checkpoint
-from tests.golden.make_weights import fill
-from tests.recorded import GOLDEN
-from tests.tiny import save
+from paragon_export.testing.glyph import GOLDEN as GLYPHS
+from paragon_export.testing.glyph import golden_checkpoint
+from paragon_export.testing.golden.make_weights import fill
+from paragon_export.testing.recorded import GOLDEN
+from paragon_export.testing.tiny import save
 
 SWITCHES = ("upsampler_alpha", "window_size", "export_safe", "use_norm")
 """Arguments of the recorded networks that tensors do not tell."""

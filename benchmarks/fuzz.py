@@ -94,9 +94,10 @@ class Seeds:
     def __init__(self, folder: Path) -> None:
         import torch
 
-        from tests import hostile, test_munet, test_older
-        from tests.glyph import SMALL_CELLS, small_checkpoint
-        from tests.tiny import ATTENDING, save, tiny_checkpoint
+        from paragon_export.testing import hostile
+        from paragon_export.testing.glyph import SMALL_CELLS, small_checkpoint
+        from paragon_export.testing.recorded import MUNET, MUNET_SMALL, OLDER, recorded_weights
+        from paragon_export.testing.tiny import ATTENDING, save, tiny_checkpoint
 
         self.folder, self.hostile = folder, hostile
         folder.mkdir(exist_ok=True)
@@ -107,9 +108,9 @@ class Seeds:
             for v in variants
         ]
         self.realtime = paths[0]
-        older = {n: test_older.weights_of(n) for n in ("v0c_nano_x2_24x20", "v5_nano_x2_40x56_win",
+        older = {n: recorded_weights(OLDER[n]) for n in ("v0c_nano_x2_24x20", "v5_nano_x2_40x56_win",
                                                        "v6_stream_x4_20x24")}  # fmt: skip
-        older["munet"] = test_munet.weights_of(test_munet.SMALL["munet1"])
+        older["munet"] = recorded_weights(MUNET[MUNET_SMALL["munet1"]])
         paths += [save(weights, folder / f"{name}.safetensors") for name, weights in older.items()]
         self.safetensors = [path.read_bytes() for path in paths]
         self.zipped, self.legacy = [], []
@@ -178,35 +179,35 @@ def _inspect(folder: Path, data: bytes, name: str, rng: random.Random) -> Comman
 
 @kind("safetensors bytes", 1400)
 def safetensors_bytes(rng: random.Random, seeds: Seeds, folder: Path) -> Command:
-    from tests.mutate import mutate_bytes
+    from paragon_export.testing.mutate import mutate_bytes
 
     return _inspect(folder, mutate_bytes(rng, rng.choice(seeds.safetensors)), "c.safetensors", rng)
 
 
 @kind("safetensors header", 1600)
 def safetensors_header(rng: random.Random, seeds: Seeds, folder: Path) -> Command:
-    from tests.mutate import mutate_header
+    from paragon_export.testing.mutate import mutate_header
 
     return _inspect(folder, mutate_header(rng, rng.choice(seeds.safetensors)), "c.safetensors", rng)
 
 
 @kind("zip bytes", 1000)
 def zip_bytes(rng: random.Random, seeds: Seeds, folder: Path) -> Command:
-    from tests.mutate import mutate_bytes
+    from paragon_export.testing.mutate import mutate_bytes
 
     return _inspect(folder, mutate_bytes(rng, rng.choice(seeds.zipped)), "c.pth", rng)
 
 
 @kind("legacy bytes", 700)
 def legacy_bytes(rng: random.Random, seeds: Seeds, folder: Path) -> Command:
-    from tests.mutate import mutate_bytes
+    from paragon_export.testing.mutate import mutate_bytes
 
     return _inspect(folder, mutate_bytes(rng, rng.choice(seeds.legacy)), "c.pth", rng)
 
 
 @kind("pickle opcodes", 1600)
 def pickle_opcodes(rng: random.Random, seeds: Seeds, folder: Path) -> Command:
-    from tests.mutate import mutate_pickled
+    from paragon_export.testing.mutate import mutate_pickled
 
     data = mutate_pickled(rng, rng.choice(seeds.zipped), seeds.snippets)
     return _inspect(folder, data, "c.pt", rng)
@@ -214,7 +215,7 @@ def pickle_opcodes(rng: random.Random, seeds: Seeds, folder: Path) -> Command:
 
 @kind("hostile pickles", 300)
 def hostile_pickles(rng: random.Random, seeds: Seeds, folder: Path) -> Command:
-    from tests.mutate import mutate_bytes
+    from paragon_export.testing.mutate import mutate_bytes
 
     data = seeds.hostile_files[rng.choice(list(seeds.hostile_files))]
     data = mutate_bytes(rng, data) if rng.random() < 0.5 else data
@@ -227,7 +228,7 @@ def odd_tensors(rng: random.Random, seeds: Seeds, folder: Path) -> Command:
     import torch
     from safetensors.torch import load
 
-    from tests.mutate import NUMBERS
+    from paragon_export.testing.mutate import NUMBERS
 
     state = load(rng.choice(seeds.safetensors))
     for name in rng.sample(list(state), min(len(state), rng.choice((1, 2, 8)))):
@@ -271,7 +272,7 @@ GLYPH_CONFIG: dict[str, Any] = {
 
 @kind("option files", 900)
 def option_files(rng: random.Random, seeds: Seeds, folder: Path) -> Command:
-    from tests.mutate import mutate_yaml
+    from paragon_export.testing.mutate import mutate_yaml
 
     of_glyph = rng.random() < 0.3
     (folder / "o.yml").write_bytes(mutate_yaml(rng, GLYPH_CONFIG if of_glyph else OPTIONS))
@@ -293,7 +294,7 @@ def metadata(rng: random.Random, seeds: Seeds, folder: Path) -> Command:
     """Header entries of a safetensors file that speak of switches."""
     from safetensors.torch import load, save
 
-    from tests.mutate import TEXTS, mutate_tree
+    from paragon_export.testing.mutate import TEXTS, mutate_tree
 
     facts = {"network_g": _json(mutate_tree(rng, OPTIONS["network_g"]))}
     for name in ("window_size", "upsampler_alpha", "export_safe", "attention_mode", "scale"):
@@ -306,7 +307,7 @@ def metadata(rng: random.Random, seeds: Seeds, folder: Path) -> Command:
 
 @kind("recipes", 200)
 def recipes(rng: random.Random, seeds: Seeds, folder: Path) -> Command:
-    from tests.mutate import TEXTS, mutate_bytes
+    from paragon_export.testing.mutate import TEXTS, mutate_bytes
 
     value = rng.choice(('"1x1"', "1", "nan", "[[[[1]]]]", "1979-05-27", "true", '"0x0"', "{}"))
     text = f'[profile]\nmin = {value}\nopt = "720x1280"\nmax = "1080x1920"\nbatch = 1\n'
@@ -317,7 +318,7 @@ def recipes(rng: random.Random, seeds: Seeds, folder: Path) -> Command:
 
 @kind("flags", 100)
 def flags(rng: random.Random, seeds: Seeds, folder: Path) -> Command:
-    from tests.mutate import TEXTS, YAML_TRICKS
+    from paragon_export.testing.mutate import TEXTS, YAML_TRICKS
 
     value = rng.choice((*TEXTS, *YAML_TRICKS[:9])).encode("utf-8", "ignore").decode()
     value = value.replace("\0", "")[:3000]
@@ -330,14 +331,14 @@ def flags(rng: random.Random, seeds: Seeds, folder: Path) -> Command:
 
 @kind("onnx bytes", 500)
 def onnx_bytes(rng: random.Random, seeds: Seeds, folder: Path) -> Command:
-    from tests.mutate import mutate_bytes
+    from paragon_export.testing.mutate import mutate_bytes
 
     return _parity(rng, seeds, folder, mutate_bytes)
 
 
 @kind("onnx fields", 900)
 def onnx_fields(rng: random.Random, seeds: Seeds, folder: Path) -> Command:
-    from tests.mutate import mutate_onnx
+    from paragon_export.testing.mutate_onnx import mutate_onnx
 
     return _parity(rng, seeds, folder, mutate_onnx)
 
@@ -360,7 +361,7 @@ BUILD = ("--target", "sm86", "--min", "1x1", "--opt", "5x7", "--max", "8x8")
 @kind("onnx metadata", 500)
 def onnx_metadata(rng: random.Random, seeds: Seeds, folder: Path) -> Command:
     """Good models that say something else of themselves."""
-    from tests.mutate import mutate_metadata
+    from paragon_export.testing.mutate_onnx import mutate_metadata
 
     return _any_command(rng, seeds, folder, mutate_metadata)
 
@@ -368,7 +369,7 @@ def onnx_metadata(rng: random.Random, seeds: Seeds, folder: Path) -> Command:
 @kind("onnx ports", 500)
 def onnx_ports(rng: random.Random, seeds: Seeds, folder: Path) -> Command:
     """Good models with other ports."""
-    from tests.mutate import mutate_ports
+    from paragon_export.testing.mutate_onnx import mutate_ports
 
     return _any_command(rng, seeds, folder, mutate_ports)
 
@@ -403,7 +404,8 @@ def _any_command(
 
 @kind("onnx of glyphs", 150)
 def onnx_of_glyphs(rng: random.Random, seeds: Seeds, folder: Path) -> Command:
-    from tests.mutate import mutate_bytes, mutate_onnx
+    from paragon_export.testing.mutate import mutate_bytes
+    from paragon_export.testing.mutate_onnx import mutate_onnx
 
     _raster(folder)
     good, bad = rng.sample(seeds.onnx_phases, 2)
@@ -420,7 +422,7 @@ def _raster(folder: Path) -> None:
 
 @kind("label maps", 150)
 def label_maps(rng: random.Random, seeds: Seeds, folder: Path) -> Command:
-    from tests.mutate import mutate_bytes, mutate_tree
+    from paragon_export.testing.mutate import mutate_bytes, mutate_tree
 
     _raster(folder)
     tree = mutate_tree(rng, {f"label {i}": i for i in range(23)})
@@ -431,7 +433,7 @@ def label_maps(rng: random.Random, seeds: Seeds, folder: Path) -> Command:
 
 @kind("manifests", 100)
 def manifests(rng: random.Random, seeds: Seeds, folder: Path) -> Command:
-    from tests.mutate import mutate_bytes, mutate_tree
+    from paragon_export.testing.mutate import mutate_bytes, mutate_tree
 
     engine = b"no engine at all"
     (folder / "e.engine").write_bytes(engine)
@@ -450,7 +452,7 @@ def whole_manifests(rng: random.Random, seeds: Seeds, folder: Path) -> Command:
     from paragon_export.engines.manifest import DIGEST, digest_of
     from paragon_export.graph.inspection import metadata_of
     from paragon_export.graph.onnx_io import read_onnx
-    from tests.mutate import mutate_tree
+    from paragon_export.testing.mutate import mutate_tree
 
     _, good = rng.choice(seeds.good)
     engine = b"no engine at all"
@@ -481,7 +483,7 @@ def whole_manifests(rng: random.Random, seeds: Seeds, folder: Path) -> Command:
 @kind("recipe values", 100)
 def recipe_values(rng: random.Random, seeds: Seeds, folder: Path) -> Command:
     """Recipes that are TOML, with one value wrong or large."""
-    from tests.mutate import NUMBERS
+    from paragon_export.testing.mutate import NUMBERS
 
     sizes = ('"1x1"', '"5x7"', '"8x8"', '"16384x16384"', '"99999x1"', '"0x0"', "1", "nan", "[]",
              '"٣x٣"', '"1X1 "', "1979-05-27", "{}", "true", '""')  # fmt: skip
@@ -499,7 +501,7 @@ def pictures(rng: random.Random, seeds: Seeds, folder: Path) -> Command:
 
     from PIL import Image
 
-    from tests.mutate import mutate_bytes
+    from paragon_export.testing.mutate import mutate_bytes
 
     (folder / "images").mkdir()
     buffer = io.BytesIO()

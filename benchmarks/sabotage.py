@@ -1,6 +1,6 @@
 """Which wrong models a check catches: this tool's verdict, and the two checks in common use.
 
-Every sabotage of ``tests/sabotage.py`` is written as a file and judged. ``allclose`` compares one
+Every sabotage of ``paragon_export/testing/sabotage`` is written as a file and judged. ``allclose`` compares one
 random tensor of the trace size with PyTorch, ``rtol=1e-2, atol=1e-3``. ``50 dB`` asks for that
 average PSNR of 8-bit photographs of the trace size, without a border of scale + 4 pixels.
 
@@ -28,7 +28,8 @@ from paragon_export.parity.metrics import psnr_db
 from paragon_export.parity.report import ParityReport
 from paragon_export.runtimes.base import Runner
 from paragon_export.specs.types import Precision
-from tests.sabotage import SUITE, TRACED_AT, Case, Sabotage, subjects, written
+from paragon_export.testing.sabotage.case import TRACED_AT, Case
+from paragon_export.testing.sabotage.suite import SUITE, Sabotage, subjects, written
 
 PHOTOGRAPHS = 8
 

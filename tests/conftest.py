@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from tests.tiny import tiny_checkpoint
+from paragon_export.testing.tiny import tiny_checkpoint
+
+ROOT = Path(__file__).parents[1]
 
 LONGEST_RUN_S = 300
 
@@ -54,27 +58,74 @@ class Finished:
 
 
 RunCli = Callable[..., Finished]
+RunIn = Callable[..., Finished]
+
+
+def run_started(folder: Path, *args: str | Path) -> Finished:
+    """Run ``paragon-export`` in a folder, as a shell starts it: no library is loaded before."""
+    done = subprocess.run(
+        [sys.executable, "-m", "paragon_export", *map(str, args)],
+        cwd=folder,
+        env=shell_environment(),
+        capture_output=True,
+        encoding="utf-8",
+        timeout=LONGEST_RUN_S,
+        check=False,
+    )
+    return Finished(done.returncode, done.stdout, done.stderr)
+
+
+@pytest.fixture(scope="session")
+def run_in(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunIn]:
+    """Return a function that runs ``paragon-export`` in a folder, in a process of its own.
+
+    The processes are forked from one that has loaded the large libraries (``tests/forked.py``).
+    They share a cache folder and see the environment as it was when the first of them ran.
+    """
+    folder = tmp_path_factory.mktemp("forked")
+    servers: list[subprocess.Popen[str]] = []
+
+    def server() -> subprocess.Popen[str]:
+        if not servers:
+            started = subprocess.Popen(
+                [sys.executable, "-m", "tests.forked"],
+                cwd=ROOT,
+                env=shell_environment(XDG_CACHE_HOME=str(folder / "cache")),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                encoding="utf-8",
+            )
+            servers.append(started)
+        return servers[0]
+
+    def run(cwd: Path, *args: str | Path) -> Finished:
+        files = folder / "stdout", folder / "stderr"
+        for file in files:
+            file.write_bytes(b"")
+        request = {
+            "args": [str(arg) for arg in args],
+            "cwd": str(cwd),
+            "stdout": str(files[0]),
+            "stderr": str(files[1]),
+            "seconds": LONGEST_RUN_S,
+        }
+        stdin, stdout = server().stdin, server().stdout
+        assert stdin is not None
+        assert stdout is not None
+        stdin.write(json.dumps(request) + "\n")
+        stdin.flush()
+        code = int(stdout.readline())
+        return Finished(code, *(file.read_text(encoding="utf-8") for file in files))
+
+    yield run
+    for process in servers:
+        process.communicate(timeout=LONGEST_RUN_S)
 
 
 @pytest.fixture
-def run_cli(tmp_path: Path) -> RunCli:
-    """Return a function that runs ``paragon-export`` in ``tmp_path``, as a user would."""
-
-    def run(
-        *args: str | Path, cwd: Path = tmp_path, env: Mapping[str, str] | None = None
-    ) -> Finished:
-        done = subprocess.run(
-            [sys.executable, "-m", "paragon_export", *map(str, args)],
-            cwd=cwd,
-            env=shell_environment(**(env or {})),
-            capture_output=True,
-            encoding="utf-8",
-            timeout=LONGEST_RUN_S,
-            check=False,
-        )
-        return Finished(done.returncode, done.stdout, done.stderr)
-
-    return run
+def run_cli(tmp_path: Path, run_in: RunIn) -> RunCli:
+    """Return a function that runs ``paragon-export`` in ``tmp_path``, in a process of its own."""
+    return partial(run_in, tmp_path)
 
 
 RunHere = Callable[..., Finished]

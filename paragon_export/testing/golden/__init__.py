@@ -1,0 +1,1 @@
+"""Recorded outputs of the original networks, and the generator of their weights."""

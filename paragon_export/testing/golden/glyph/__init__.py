@@ -1,0 +1,1 @@
+"""Recorded logits of the glyph classifier, and the generator of its weights."""

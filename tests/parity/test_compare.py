@@ -1,0 +1,598 @@
+"""The judge: a good model passes, and one that was broken on purpose fails for the right reason."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+
+from paragon_export.errors import RunError
+from paragon_export.inputs.play import play
+from paragon_export.inputs.probes import Probe, default_sizes, still_probes, video_probe
+from paragon_export.parity.acceptance import default_criteria, image_criteria
+from paragon_export.parity.candidates import Candidate, open_candidate, read_artifact
+from paragon_export.parity.check import judge
+from paragon_export.parity.compare import verify
+from paragon_export.parity.metrics import Difference
+from paragon_export.parity.report import ParityReport, ParityRow
+from paragon_export.pipeline.export import export
+from paragon_export.precision.half import to_precision
+from paragon_export.runtimes.base import Arrays, Runner
+from paragon_export.runtimes.isolated import IsolatedRunner
+from paragon_export.specs.plans import ExportPlan, ParityPlan
+from paragon_export.specs.tolerance import Tolerance
+from paragon_export.specs.types import Precision, Size
+from paragon_export.testing.sabotage.case import Break, Case, case_of
+from paragon_export.testing.sabotage.edits import (
+    LARGE,
+    edges_repeated,
+    not_rolled,
+    off_by_a_thousandth,
+    overflowing,
+    rolled_back_the_wrong_way,
+    swap_channels,
+    tanh_gelu,
+    weight,
+    without_crop,
+)
+from paragon_export.testing.sabotage.networks import another, baked_size
+from paragon_export.testing.sabotage.pieces import behind, real
+from paragon_export.testing.tiny import save, tiny_hyperparameters, tiny_tensors
+
+SIZES = [(Size(1, 1), 1), (Size(17, 33), 1), (Size(35, 21), 2)]
+"""Smaller than the window, one above it, and several windows in a batch of two."""
+
+PRECISIONS = list(Precision)
+
+
+@pytest.fixture(scope="module")
+def realtime(tiny_realtime: Path) -> Case:
+    return case_of(tiny_realtime, opset=22, upsampler_alpha=0.3)
+
+
+@pytest.fixture(scope="module")
+def photo(tiny_photo: Path) -> Case:
+    return case_of(tiny_photo, opset=22, upsampler_alpha=0.3)
+
+
+@pytest.fixture(scope="module")
+def video(tiny_realtime: Path) -> Case:
+    return case_of(tiny_realtime, video=True, opset=22, upsampler_alpha=0.3)
+
+
+@pytest.fixture(scope="module")
+def probes() -> list[Probe]:
+    return still_probes(3, SIZES)
+
+
+@pytest.fixture
+def verdict(tmp_path: Path, probes: list[Probe]) -> Callable[..., ParityReport]:
+    """Return a function that judges a graph as a file, as the commands do."""
+
+    def run(case: Case, model: ir.Model, precision: Precision = Precision.FP32) -> ParityReport:
+        file = write(to_precision(model, precision, Precision.FP32), tmp_path / "candidate.onnx")
+        is_video = len(case.reference.inputs) > 1
+        candidate = open_candidate(
+            read_artifact(file), case.reference.inputs, case.reference.outputs
+        ).candidate
+        assert candidate.precision is precision
+        fed = [video_probe(3, Size(9, 12), frames=4)] if is_video else probes
+        return verify(case.reference, [candidate], fed)
+
+    return run
+
+
+def write(model: ir.Model, path: Path) -> Path:
+    path.write_bytes(ir.to_proto(model).SerializeToString())
+    return path
+
+
+def failures(report: ParityReport) -> set[str]:
+    return {row.failure for row in report.rows if row.failure}
+
+
+# --- good ones -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("name", ["realtime", "photo", "video"])
+def test_good_model_passes(
+    name: str,
+    precision: Precision,
+    request: pytest.FixtureRequest,
+    verdict: Callable[..., ParityReport],
+) -> None:
+    """The untouched graph passes in every precision."""
+    case: Case = request.getfixturevalue(name)
+    report = verdict(case, case.model, precision)
+    assert failures(report) == set()
+    assert report.passed
+    assert {row.output for row in report.rows} == {port.name for port in case.reference.outputs}
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_good_model_passes_at_the_default_sizes(
+    realtime: Case, precision: Precision, tmp_path: Path
+) -> None:
+    """The untouched graph passes on the probes that the commands use by default."""
+    file = write(to_precision(realtime.model, precision, precision), tmp_path / "good.onnx")
+    report = judge(realtime.reference, [read_artifact(file)])
+    assert report.passed
+    assert {row.size for row in report.rows} == {size for size, _ in default_sizes(1)}
+    assert any(row.batch == 2 for row in report.rows)
+
+
+# --- broken graphs -------------------------------------------------------------------------
+
+REALTIME_BREAKS: dict[str, Break] = {
+    "filter of the base off by 0.1 %": off_by_a_thousandth("base.blur.h.weight"),
+    "first convolution off by 0.1 %": off_by_a_thousandth("conv_in.weight"),
+    "depthwise weight off by 0.1 %": off_by_a_thousandth("body.0.blocks.1.dw.weight"),
+    "gamma off by 0.1 %": off_by_a_thousandth("body.0.blocks.0.scale.gamma"),
+    "last bias off by 0.1 %": off_by_a_thousandth("conv_out.bias"),
+    "detail gain off by 0.1 %": off_by_a_thousandth("detail_gain"),
+    "two output channels swapped": weight("conv_mid.weight", swap_channels),
+    "colours in the other order": weight("conv_out.weight", lambda w: w[::-1]),
+    "gamma of a block zeroed": weight("body.0.blocks.1.scale.gamma", np.zeros_like),
+    "no detail": weight("detail_gain", np.zeros_like),
+    "GELU by tanh": tanh_gelu,
+    "output clamped": behind(real(low=0, high=1) + "output = Clip(y, low, high)"),
+    "another upsampler_alpha": another(upsampler_alpha=0.35),
+    "edges repeated": edges_repeated,
+}
+
+
+@pytest.mark.parametrize("break_it", REALTIME_BREAKS.values(), ids=REALTIME_BREAKS.keys())
+def test_broken_graph_fails(
+    break_it: Break, realtime: Case, verdict: Callable[..., ParityReport]
+) -> None:
+    """A float32 graph with one thing wrong fails."""
+    report = verdict(realtime, break_it(realtime))
+    assert not report.passed
+    assert failures(report) <= {"error", "error at the border"}
+
+
+GROSS = {
+    name: REALTIME_BREAKS[name]
+    for name in (
+        "two output channels swapped",
+        "colours in the other order",
+        "gamma of a block zeroed",
+        "no detail",
+        "output clamped",
+        "another upsampler_alpha",
+        "edges repeated",
+    )
+}
+
+
+@pytest.mark.parametrize("precision", [Precision.FP16, Precision.BF16])
+@pytest.mark.parametrize("break_it", GROSS.values(), ids=GROSS.keys())
+def test_broken_half_graph_fails(
+    break_it: Break, precision: Precision, realtime: Case, verdict: Callable[..., ParityReport]
+) -> None:
+    """The tolerance for half precision hides rounding, and no mistake."""
+    report = verdict(realtime, break_it(realtime), precision)
+    assert not report.passed
+    assert failures(report) <= {"error", "error at the border"}
+
+
+PHOTO_BREAKS: dict[str, Break] = {
+    "another window_size": another(upsampler_alpha=0.3, window_size=8),
+    "qkv off by 0.1 %": off_by_a_thousandth("body.0.blocks.0.attn.qkv.weight.T"),
+    "norm off by 0.1 %": off_by_a_thousandth("body.0.blocks.1.attn_norm.scale"),
+    "rolled back the wrong way": rolled_back_the_wrong_way,
+    "not rolled": not_rolled,
+    "GELU by tanh": tanh_gelu,
+}
+
+
+@pytest.mark.parametrize("break_it", PHOTO_BREAKS.values(), ids=PHOTO_BREAKS.keys())
+def test_broken_attention_fails(
+    break_it: Break, photo: Case, verdict: Callable[..., ParityReport]
+) -> None:
+    """A float32 graph with one thing wrong around its attention fails."""
+    report = verdict(photo, break_it(photo))
+    assert not report.passed
+    assert failures(report) <= {"error", "error at the border"}
+
+
+def test_changed_border_is_named(realtime: Case, verdict: Callable[..., ParityReport]) -> None:
+    """A graph that is wrong at its border alone fails by that name; the interior is reported."""
+    report = verdict(realtime, edges_repeated(realtime))
+    assert failures(report) == {"error at the border"}
+    for row in report.rows:
+        assert row.found.interior_max_abs <= row.limit < row.found.border_max_abs
+
+
+def test_baked_size_cannot_run(photo: Case, tmp_path: Path) -> None:
+    """A graph that was baked at the traced size passes there and cannot run elsewhere."""
+    file = write(baked_size(photo), tmp_path / "baked.onnx")
+    assert judge(photo.reference, [read_artifact(file)], ParityPlan(sizes=(Size(32, 32),))).passed
+    report = judge(
+        photo.reference,
+        [read_artifact(file)],
+        ParityPlan(sizes=(Size(32, 32), Size(17, 33))),
+    )
+    assert not report.passed
+    for row in report.rows:
+        assert row.failure.startswith("cannot run") == (row.size != Size(32, 32))
+
+
+def test_graph_without_its_crop(photo: Case, tmp_path: Path) -> None:
+    """A graph that is right at every multiple of the window and lacks the crop fails elsewhere."""
+    model = without_crop(photo)
+    file = write(model, tmp_path / "uncropped.onnx")
+    right = judge(
+        photo.reference,
+        [read_artifact(file)],
+        ParityPlan(sizes=(Size(16, 32), Size(32, 32))),
+    )
+    assert right.passed
+    assert not judge(
+        photo.reference, [read_artifact(file)], ParityPlan(sizes=(Size(17, 33),))
+    ).passed
+
+
+# --- overflow ------------------------------------------------------------------------------
+
+
+def test_overflow_in_half_is_named(realtime: Case, verdict: Callable[..., ParityReport]) -> None:
+    """A graph whose middle leaves half's range passes in float32 and bfloat16, not in float16."""
+    model = overflowing(realtime)
+    assert verdict(realtime, model).passed
+    assert verdict(realtime, model, Precision.BF16).passed
+    report = verdict(realtime, model, Precision.FP16)
+    assert not report.passed
+    assert "non-finite" in failures(report)
+
+
+def test_network_that_overflows_in_half_itself(
+    tmp_path: Path, verdict: Callable[..., ParityReport]
+) -> None:
+    """A network that PyTorch cannot run in float16 either is no excuse for what is not finite."""
+    tensors = tiny_tensors(tiny_hyperparameters("realtime"))
+    tensors["conv_in.weight"] *= LARGE
+    tensors["conv_mid.weight"] /= LARGE
+    case = case_of(save(tensors, tmp_path / "loud.safetensors"))
+    report = verdict(case, case.model, Precision.FP16)
+    assert not report.passed
+    assert "non-finite" in failures(report)
+    overflowed = [row for row in report.rows if row.failure == "non-finite"]
+    assert all(math.isinf(row.reference_max_abs) for row in overflowed)
+
+
+# --- broken outputs ------------------------------------------------------------------------
+
+
+@dataclass
+class Altered:
+    """A good runner whose results are changed on their way out."""
+
+    runner: Runner
+    change: Callable[[Arrays, Mapping[str, np.ndarray]], Arrays]
+    name: str = "altered"
+
+    def infer(self, feeds: Mapping[str, np.ndarray]) -> Arrays:
+        return self.change(self.runner.infer(feeds), feeds)
+
+
+def on_output(change: Callable[[np.ndarray], np.ndarray]) -> Callable[..., Arrays]:
+    return lambda results, feeds: {**results, "output": change(results["output"])}
+
+
+def ring_changed(picture: np.ndarray) -> np.ndarray:
+    changed = picture + 0.05
+    changed[..., 1:-1, 1:-1] = picture[..., 1:-1, 1:-1]
+    return changed
+
+
+def with_pixel(value: float) -> Callable[[np.ndarray], np.ndarray]:
+    def change(picture: np.ndarray) -> np.ndarray:
+        picture = picture.copy()
+        picture[-1, 1, picture.shape[2] // 2, -1] = value
+        return picture
+
+    return change
+
+
+def one_picture_off(picture: np.ndarray) -> np.ndarray:
+    picture = picture.copy()
+    picture[-1] += 0.05
+    return picture
+
+
+def fails(results: Arrays, feeds: Mapping[str, np.ndarray]) -> Arrays:
+    if feeds["input"].shape[2] == 17:
+        raise RunError("out of memory")
+    return results
+
+
+OUTPUT_BREAKS: dict[str, tuple[Callable[..., Arrays], str]] = {
+    "shift by one pixel": (on_output(lambda p: np.roll(p, 1, axis=3)), "error"),
+    "turned upside down": (on_output(lambda p: p[:, :, ::-1]), "error"),
+    "blue before red": (on_output(lambda p: p[:, ::-1]), "error"),
+    "ring of one pixel": (on_output(ring_changed), "error at the border"),
+    "one pixel off": (on_output(with_pixel(2.0)), "error at the border"),
+    "NaN in one pixel": (on_output(with_pixel(math.nan)), "non-finite"),
+    "infinity in one pixel": (on_output(with_pixel(-math.inf)), "non-finite"),
+    "all zero": (on_output(np.zeros_like), "constant"),
+    "all grey": (on_output(lambda p: np.full_like(p, 0.5)), "constant"),
+    "batch items swapped": (on_output(lambda p: p[::-1]), "error"),
+    "last of the batch off": (on_output(one_picture_off), "error"),
+    "first of the batch repeated": (on_output(lambda p: p[:1].repeat(len(p), 0)), "error"),
+    "wrong scale": (on_output(lambda p: p.repeat(2, 2).repeat(2, 3)), "wrong shape"),
+    "one row lost": (on_output(lambda p: p[:, :, 1:]), "wrong shape"),
+    "batch lost": (on_output(lambda p: p[:0]), "wrong shape"),
+    "channels last": (on_output(lambda p: p.transpose(0, 2, 3, 1)), "wrong shape"),
+    "output missing": (lambda results, feeds: {"other": results["output"]}, "output missing"),
+    "fails at one size": (fails, "cannot run: out of memory"),
+}
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize(("change", "failure"), OUTPUT_BREAKS.values(), ids=OUTPUT_BREAKS.keys())
+def test_broken_output_fails_by_name(
+    change: Callable[..., Arrays],
+    failure: str,
+    precision: Precision,
+    realtime: Case,
+    good_runners: dict[Precision, Runner],
+    probes: list[Probe],
+) -> None:
+    """An output that is wrong in one way fails in every precision, and the verdict names how."""
+    runner = Altered(good_runners[precision], change)
+    candidate = Candidate(name="altered", runner=runner, precision=precision)
+    report = verify(realtime.reference, [candidate], probes[1:])
+    assert not report.passed
+    found = failures(report)
+    assert any(f == failure or f.startswith(failure + " [") for f in found), found
+
+
+@pytest.fixture(scope="module")
+def good_runners(
+    realtime: Case, tmp_path_factory: pytest.TempPathFactory
+) -> dict[Precision, Runner]:
+    folder = tmp_path_factory.mktemp("good")
+    runners = {}
+    for precision in PRECISIONS:
+        model = to_precision(realtime.model, precision, Precision.FP32)
+        file = write(model, folder / f"{precision.value}.onnx")
+        runners[precision] = open_candidate(
+            read_artifact(file), realtime.reference.inputs, realtime.reference.outputs
+        ).candidate.runner
+    return runners
+
+
+def test_failures_do_not_spread(
+    realtime: Case, good_runners: dict[Precision, Runner], probes: list[Probe]
+) -> None:
+    """Of several candidates each has its own rows, and one that fails fails the report."""
+    good = Candidate(name="good", runner=good_runners[Precision.FP32], precision=Precision.FP32)
+    runner = Altered(good.runner, on_output(with_pixel(math.nan)))
+    bad = Candidate(name="bad", runner=runner, precision=Precision.FP32)
+    report = verify(realtime.reference, [good, bad], probes[:2])
+    assert not report.passed
+    assert [row.candidate for row in report.rows] == ["good", "bad", "good", "bad"]
+    assert {row.candidate for row in report.rows if row.failure} == {"bad"}
+
+
+def test_nothing_compared_is_no_pass(
+    realtime: Case, good_runners: dict[Precision, Runner], probes: list[Probe]
+) -> None:
+    """Without candidates, or without probes, there is no verdict to pass."""
+    good = Candidate(name="good", runner=good_runners[Precision.FP32], precision=Precision.FP32)
+    assert not verify(realtime.reference, [], probes[:1]).passed
+    assert not verify(realtime.reference, [good], []).passed
+    assert not judge(realtime.reference, []).passed
+
+
+def test_notes_advise_flags_that_exist(tmp_path: Path) -> None:
+    """A file of another checkpoint fails, and no note sends the user to a flag that is not there."""
+    tensors = tiny_tensors(tiny_hyperparameters("realtime"))
+    made_from = save(tensors, tmp_path / "a.safetensors")
+    tensors["detail_gain"] = np.array(0.35, np.float32)
+    other = case_of(save(tensors, tmp_path / "b.safetensors"), upsampler_alpha=0.1)
+    file = tmp_path / "a.onnx"
+    assert export(ExportPlan(checkpoint=made_from, output=file)).parity.passed
+    report = judge(other.reference, [read_artifact(file)], ParityPlan(sizes=(Size(9, 12),)))
+    assert not report.passed
+    advised = {flag for note in report.notes for flag in re.findall(r"--[a-z-]+", note)}
+    assert "--upsampler-alpha" in advised
+    assert advised <= {
+        "--upsampler-alpha",
+        "--window-size",
+        "--attention-mode",
+        "--export-safe",
+        "--no-export-safe",
+        "--config",
+    }
+
+
+def opened(file: Path, case: Case) -> Candidate:
+    return open_candidate(
+        read_artifact(file), case.reference.inputs, case.reference.outputs
+    ).candidate
+
+
+# --- video ---------------------------------------------------------------------------------
+
+
+def forgetful(results: Arrays, feeds: Mapping[str, np.ndarray]) -> Arrays:
+    return {**results, "feature_map": np.zeros_like(results["feature_map"])}
+
+
+def without_map(results: Arrays, feeds: Mapping[str, np.ndarray]) -> Arrays:
+    return {"output": results["output"]}
+
+
+@pytest.mark.parametrize("change", [forgetful, without_map])
+def test_lost_features_fail(change: Callable[..., Arrays], video: Case, tmp_path: Path) -> None:
+    """A video model that loses the features of the frame before fails."""
+    good = opened(write(video.model, tmp_path / "video.onnx"), video)
+    bad = Candidate(name="bad", runner=Altered(good.runner, change), precision=Precision.FP32)
+    clip = [video_probe(3, Size(9, 12), frames=4)]
+    assert verify(video.reference, [good], clip).passed
+    report = verify(video.reference, [bad], clip)
+    assert not report.passed
+    assert failures(report) & {"error", "constant", "output missing"}
+
+
+def test_dimmed_first_frame_fails(video: Case, tmp_path: Path) -> None:
+    """A video model that blends a first frame or a cut with nothing fails."""
+    good = opened(write(video.model, tmp_path / "video.onnx"), video)
+
+    @dataclass
+    class Dimming:
+        runner: Runner
+        name: str = "dimming"
+
+        def infer(self, feeds: Mapping[str, np.ndarray]) -> Arrays:
+            if feeds["alpha"] > 0:
+                return self.runner.infer(feeds)
+            empty = np.zeros_like(feeds["prev_feat"])
+            return self.runner.infer(
+                {**feeds, "prev_feat": empty, "alpha": np.array(0.2, np.float32)}
+            )
+
+    bad = Candidate(name="bad", runner=Dimming(good.runner), precision=Precision.FP32)
+    report = verify(video.reference, [bad], [video_probe(3, Size(9, 12), frames=4)])
+    assert not report.passed
+    assert failures(report) == {"error"}
+
+
+def test_play_feeds_a_runner_its_own_state(video: Case) -> None:
+    """Frame by frame a runner gets its last feature map, zeros at first, and the probe's blend."""
+    seen: list[Mapping[str, np.ndarray]] = []
+    runner = video.reference.runner("float32")
+
+    def watch(results: Arrays, feeds: Mapping[str, np.ndarray]) -> Arrays:
+        seen.append(dict(feeds))
+        return results
+
+    probe = video_probe(3, Size(5, 7), frames=4)
+    played = play(Altered(runner, watch), probe, video.reference.inputs)
+    assert played["output"].shape == (4, 3, 10, 14)
+    assert [float(feeds["alpha"]) for feeds in seen] == pytest.approx([0, 0.2, 0, 0.2])
+    assert not seen[0]["prev_feat"].any()
+    for before, feeds in zip(played["feature_map"], seen[1:], strict=False):
+        assert np.array_equal(feeds["prev_feat"][0], before)
+
+
+# --- pictures on which the network itself diverges ------------------------------------------
+
+
+def test_divergence_is_told_and_not_judged(
+    realtime: Case, good_runners: dict[Precision, Runner], tmp_path: Path
+) -> None:
+    """Where the float64 network blows up on a stress picture, the row is told apart in a note."""
+    tensors = tiny_tensors(tiny_hyperparameters("realtime"))
+    tensors["detail_gain"] = np.array(1e3, np.float32)
+    case = case_of(save(tensors, tmp_path / "loud.safetensors"))
+    candidate = Candidate(
+        name="good", runner=good_runners[Precision.FP32], precision=Precision.FP32
+    )
+    probes = still_probes(3, [(Size(17, 33), 1)])
+    photograph, stress = verify(case.reference, [candidate], probes).rows
+    assert (photograph.is_judged, stress.is_judged) == (True, False)
+    assert photograph.failure == "error"
+    assert "diverges" in verify(case.reference, [candidate], probes).notes[0]
+    only_stress = verify(case.reference, [candidate], probes[1:])
+    assert not only_stress.passed
+
+
+def test_what_cannot_be_compared_fails_even_there() -> None:
+    """A wrong shape or a run that fails is no rounding: it fails on any picture."""
+    row = row_with(Precision.FP32, 1e-7)
+    diverged = replace(row, is_stress=True, reference_peak=5.0)
+    assert diverged.failure == ""
+    assert replace(diverged, fault="output missing").failure == "output missing"
+
+
+# --- tolerances ----------------------------------------------------------------------------
+
+
+def row_with(
+    precision: Precision, reference_max_abs: float, max_abs: float = 0.0, psnr_db: float = 99.0
+) -> ParityRow:
+    return ParityRow(
+        candidate="c",
+        precision=precision,
+        output="output",
+        picture="synthetic",
+        size=Size(9, 9),
+        batch=1,
+        found=Difference(max_abs, psnr_db, max_abs, max_abs, True, False),
+        reference_max_abs=reference_max_abs,
+        criteria=default_criteria(precision),
+    )
+
+
+@pytest.mark.parametrize(
+    ("reference", "limit"),
+    [(0.0, 1e-6), (1e-7, 1e-6), (2.5e-7, 1e-6), (1e-6, 4e-6), (2.5e-6, 1e-5), (1e-4, 1e-5)],
+)
+def test_float32_limit(reference: float, limit: float) -> None:
+    """A float32 candidate may err 4 times what PyTorch errs, or 1e-6, and never over 1e-5."""
+    row = row_with(Precision.FP32, reference)
+    assert row.limit == pytest.approx(limit, rel=1e-12)
+    assert row.limit == pytest.approx(min(1e-5, max(4 * reference, 1e-6)), rel=1e-12)
+
+
+@pytest.mark.parametrize("precision", [Precision.FP16, Precision.BF16])
+@pytest.mark.parametrize("reference", [0.0, 1e-5, 1e-3, 0.5])
+def test_half_limit(precision: Precision, reference: float) -> None:
+    """A half candidate may err 1.5 times what PyTorch errs in the same precision."""
+    assert row_with(precision, reference).limit == pytest.approx(1.5 * reference, rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("precision", "bar"),
+    [(Precision.FP32, -math.inf), (Precision.FP16, 50.0), (Precision.BF16, 30.0)],
+)
+def test_decibel_bar(precision: Precision, bar: float) -> None:
+    """No picture may fall below 50 dB in float16 and 30 dB in bfloat16."""
+    assert Tolerance.for_precision(precision).min_psnr_db == bar
+    if math.isfinite(bar):
+        assert row_with(precision, 1.0, 0.1, bar).failure == ""
+        assert row_with(precision, 1.0, 0.1, bar - 1e-6).failure == "PSNR"
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_limit_is_inclusive(precision: Precision) -> None:
+    """An error of exactly the limit passes, the next larger number fails."""
+    limit = row_with(precision, 1e-6).limit
+    assert row_with(precision, 1e-6, limit).failure == ""
+    assert row_with(precision, 1e-6, math.nextafter(limit, 1)).failure == "error"
+    assert row_with(precision, 1e-6, math.nan).failure != ""
+
+
+def test_given_tolerances_replace_the_defaults(
+    realtime: Case, good_runners: dict[Precision, Runner], probes: list[Probe]
+) -> None:
+    """A caller may be stricter than the defaults."""
+    impossible = Tolerance(max_abs=0, times_reference=0, reference_floor=0, min_psnr_db=0)
+    candidate = Candidate(
+        name="good", runner=good_runners[Precision.FP32], precision=Precision.FP32
+    )
+    report = verify(
+        realtime.reference, [candidate], probes[1:2], {Precision.FP32: image_criteria(impossible)}
+    )
+    assert not report.passed
+
+
+def test_reference_error_is_of_the_same_precision(
+    realtime: Case, good_runners: dict[Precision, Runner], probes: Sequence[Probe]
+) -> None:
+    """Beside a candidate stands what PyTorch errs in the candidate's own precision."""
+    candidates = [Candidate(name=p.value, runner=good_runners[p], precision=p) for p in PRECISIONS]
+    report = verify(realtime.reference, candidates, probes[1:2])
+    by_name = {row.candidate: row.reference_max_abs for row in report.rows}
+    assert by_name["fp32"] < 1e-5 < 10 * by_name["fp16"] < 10 * by_name["bf16"]
+    assert isinstance(good_runners[Precision.FP32], IsolatedRunner)
