@@ -1,4 +1,4 @@
-"""Draw the image of the README: a crop of the shipped photograph, bicubic beside the network.
+"""Draw the image of the README: a crop of the shipped photograph, bicubic and the network.
 
 The photograph is halved (bicubic, antialiased) and upscaled again: with bicubic interpolation, and
 by the shipped checkpoint, exported with ``paragon-export onnx`` and run in ONNX Runtime. Both show

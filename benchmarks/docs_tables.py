@@ -2,7 +2,8 @@
 
 A document holds blocks between ``<!-- results: NAME -->`` and ``<!-- end -->``. NAME is a row of
 ``TABLES``, whose result file is ``results/NAME.json``, or ``headline``. A block starts with one
-sentence that gives the conclusion; its figures are computed from the same rows.
+sentence that gives the conclusion; its figures are computed from the same rows. A block of the name
+``conclusion_NAME`` holds this sentence alone.
 """
 
 from __future__ import annotations
@@ -24,6 +25,9 @@ BLOCK = re.compile(r"(<!-- results: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 Row = Mapping[str, Any]
 
 Rows = Sequence[Row]
+
+CONCLUSION = "conclusion_"
+"""Start of the name of a block that holds the conclusion of a table alone."""
 
 NETWORK = {"variant": "variant", "scale": "scale", "size": "input HxW (px)"}
 """Heads that several tables share."""
@@ -63,6 +67,9 @@ def render(text: str) -> str:
 
 def block(name: str) -> str:
     """Return the content of one block."""
+    if name.startswith(CONCLUSION):
+        name = name.removeprefix(CONCLUSION)
+        return f"\n{TABLES[name].conclusion(read(name)['rows'])}\n\n"
     return headline() if name == "headline" else table(name)
 
 
@@ -258,18 +265,18 @@ def _export_size(rows: Rows) -> str:
 def _memory(rows: Rows) -> str:
     at_1080 = where(rows, **{"up to": "1080x1920"})
     return (
-        f"For inputs up to 1080x1920 TensorRT-RTX plans {span(at_1080, 'rewritten / plain')} times "
-        "the memory of the plain export; the figures are its own plan and were not measured on a "
-        "graphics card."
+        "For inputs up to 1080x1920 TensorRT-RTX plans for the rewritten export "
+        f"{span(at_1080, 'rewritten / plain')} times the memory of the plain one; this is its own plan, "
+        "not measured on a graphics card."
     )
 
 
 def _roofline(rows: Rows) -> str:
     key = "of roofline"
     return (
-        f"Rewritten exports run at {span(where(rows, graph='rewritten'), key)} of the roofline, the "
-        f"bound that the measured rates of the machine set; plain exports run at "
-        f"{span(where(rows, graph='plain'), key)} of a higher one."
+        f"Rewritten exports reach {span(where(rows, graph='rewritten'), key)} of the speed that the "
+        "measured rates of the machine allow for their graphs, plain exports "
+        f"{span(where(rows, graph='plain'), key)} for theirs, which compute and move more."
     )
 
 
@@ -283,16 +290,16 @@ def _rules(rows: Rows) -> str:
     for row in rows:
         best[row["rule"]] = max(best.get(row["rule"], 0.0), row[key])
     first = sorted(best, key=lambda name: -best[name])[:3]
-    told = ", ".join(f"`{name}` ({figure(best[name])} times)" for name in first)
-    return f"Latency grows most without these rules: {told}."
+    parts = ", ".join(f"`{name}` ({figure(best[name])} times)" for name in first)
+    return f"Latency grows most without these rules: {parts}."
 
 
 def _breakdown(rows: Rows) -> str:
-    told = []
+    parts = []
     for variant in dict.fromkeys(row["variant"] for row in rows):
         top = max(where(rows, variant=variant), key=lambda row: row["share"])
-        told.append(f"{variant}: {top['operator']} {figure(top['share'])}")
-    return f"The operator that takes the largest share of the time is, for {', for '.join(told)}."
+        parts.append(f"{variant}: {top['operator']} {figure(top['share'])}")
+    return f"The operator that takes the largest share of the time is, for {', for '.join(parts)}."
 
 
 def _attention(rows: Rows) -> str:
@@ -300,8 +307,8 @@ def _attention(rows: Rows) -> str:
     fit = [r for r in there if isinstance(r["MB"], int | float) and "planned" not in r["backend"]]
     reason = next(row["reason"] for row in there if row["reason"])
     return (
-        f"At 1024x1024 only exports for ONNX Runtime fit: they take {span(fit, 'MB')} MB, PyTorch and "
-        f"the file for all runtimes {reason}."
+        f"For v5 at 1024x1024, exports for ONNX Runtime take {span(fit, 'MB')} MB; PyTorch and the file "
+        f"for all runtimes need {reason}."
     )
 
 
@@ -372,7 +379,7 @@ TABLES: Mapping[str, Table] = {
             "nearest to the limit FP32": "largest error / limit, FP32",
             "passed FP16": "passed in FP16",
             "nearest to the limit FP16": "largest error / limit, FP16",
-            "refused": "not served",
+            "refused": "not supported",
         },
         _false_alarms,
     ),

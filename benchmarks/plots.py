@@ -120,7 +120,7 @@ def memory(document: Document) -> Figure:
             "plain export": (GREY, [_gigabytes(row["plain MB"]) for row in rows]),
             "rewritten": (BLUE, [_gigabytes(row["rewritten MB"]) for row in rows]),
         },
-        "{:.2f}",
+        "{:.3g}",
     )
     axes.set_ylabel("GB (billions of bytes)")
     axes.set_title(f"Device memory that TensorRT-RTX plans for {FRAME} input, float16", loc="left")
