@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 #   make demo TORCH="torch==2.13.0 --index-url https://download.pytorch.org/whl/cpu"
 TORCH ?= torch==2.13.0
 
-.PHONY: setup demo test test-slow check audit bench clean
+.PHONY: setup demo test test-slow check audit docs bench clean
 
 setup: $(VENV)/ready
 
@@ -37,6 +37,10 @@ audit: setup
 	$(VENV)/audit/bin/python -m pip install --quiet -c constraints.txt pip-audit pip-licenses
 	$(VENV)/audit/bin/python .ci/audit.py $(BIN)/python
 
+docs: setup
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[docs]"
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 bench: setup
 	$(BIN)/python -m pip install --quiet onnxslim onnxscript openvino matplotlib
 	$(BIN)/python benchmarks/export_time.py
@@ -52,7 +56,7 @@ bench: setup
 	$(BIN)/python benchmarks/sabotage.py
 	$(BIN)/python benchmarks/false_alarms.py
 	$(BIN)/python benchmarks/plots.py
-	$(BIN)/python benchmarks/readme_tables.py
+	$(BIN)/python benchmarks/docs_tables.py
 
 clean:
-	rm -rf $(VENV) demo
+	rm -rf $(VENV) demo site

@@ -1,8 +1,9 @@
-"""Audit an environment's packages: known vulnerabilities, and the licences, as a list.
+"""Audit an environment's packages: known vulnerabilities, and a list of licenses.
 
 Run with an interpreter that has pip-audit and pip-licenses; takes the interpreter to be audited.
-Fails on a known vulnerability and on a licence that asks more of users than this project's own.
-What the advisory service does not know, or cannot be reached for, is said and is no failure.
+Fails on a known vulnerability and on a copyleft license.
+Packages that the advisory service does not know are printed; they and a service that cannot be
+reached are no failure.
 """
 
 from __future__ import annotations
@@ -50,9 +51,9 @@ def main(interpreter: str) -> int:
     if done.stdout.strip():
         lines, safe = advisories(json.loads(done.stdout))
     print("\n".join(lines), flush=True)
-    licences = [sys.executable, "-m", "piplicenses", "--python", interpreter, "--from", "mixed"]
+    licenses = [sys.executable, "-m", "piplicenses", "--python", interpreter, "--from", "mixed"]
     refused = ["--order", "license", "--partial-match", "--fail-on", COPYLEFT]
-    listed = subprocess.run([*licences, *refused], check=False)
+    listed = subprocess.run([*licenses, *refused], check=False)
     return 0 if safe and listed.returncode == 0 else 1
 
 

@@ -55,7 +55,7 @@ def main(
 
 
 def summarise() -> None:
-    """Write the table by generation that the README shows."""
+    """Write the table by generation that the documentation shows."""
     groups: dict[str, list[dict[str, Any]]] = {}
     rows = json.loads((RESULTS / "false_alarms.json").read_text(encoding="utf-8"))["rows"]
     for row in rows:

@@ -1,7 +1,7 @@
-"""Pictures of the result files: latency, planned memory, roofline, attention.
+"""Plots of the result files: latency, planned memory, roofline, attention.
 
 Drawn from the JSON files alone: ``latency_onnxruntime``, ``latency_openvino``, ``memory``,
-``roofline``, ``roofline_machine`` and ``attention``. A picture whose files are missing is left out.
+``roofline``, ``roofline_machine`` and ``attention``. A plot whose files are missing is left out.
 """
 
 from __future__ import annotations
@@ -23,19 +23,28 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullLocator
 
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#E69F00", "#009E73", "#8A8A8A"
-"""Okabe and Ito's colours, which colour-blind people can tell apart."""
+"""Colors of Okabe and Ito, which color-blind people can tell apart."""
+
+LABELS = {"ONNX Runtime, made for it": "ONNX Runtime, --for onnxruntime"}
+"""Backends of the result files that a plot names in other words."""
 
 MARKERS = {"realtime": "o", "stream": "s", "photo": "^", "pro": "D"}
 
 FRAME = "1080x1920"
 
+ROOT = Path(__file__).parent.parent
+
 Document = dict[str, Any]
 
 
 def main(
-    results: Annotated[
-        Path, typer.Option(help="Folder of the JSON files, and of the pictures.")
-    ] = Path(__file__).parent / "results",
+    results: Annotated[Path, typer.Option(help="Folder of the JSON files.")] = ROOT
+    / "benchmarks"
+    / "results",
+    output: Annotated[Path, typer.Option(help="Folder of the plots.")] = ROOT
+    / "docs"
+    / "benchmarks"
+    / "images",
     suffix: Annotated[str, typer.Option("--format", help="svg or png.")] = "svg",
 ) -> None:
     plt.rcParams.update(
@@ -60,7 +69,7 @@ def main(
             print(f"{name}: left out, {', '.join(missing)} missing")
             continue
         figure = draw(*(json.loads(path.read_text(encoding="utf-8")) for path in paths))
-        target = results / f"{name}.{suffix}"
+        target = output / f"{name}.{suffix}"
         is_svg = suffix == "svg"
         figure.savefig(target, dpi=110, metadata={"Date": None} if is_svg else None)
         plt.close(figure)
@@ -111,7 +120,7 @@ def memory(document: Document) -> Figure:
             "plain export": (GREY, [_gigabytes(row["plain MB"]) for row in rows]),
             "rewritten": (BLUE, [_gigabytes(row["rewritten MB"]) for row in rows]),
         },
-        "{:.2f}",
+        "{:.3g}",
     )
     axes.set_ylabel("GB (billions of bytes)")
     axes.set_title(f"Device memory that TensorRT-RTX plans for {FRAME} input, float16", loc="left")
@@ -122,14 +131,14 @@ def memory(document: Document) -> Figure:
 def attention(document: Document) -> Figure:
     """Memory and time of v5's attentions by the side of the picture; a cross is where it ends."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(8.6, 4.4))
-    colours = {
+    colors = {
         "PyTorch": GREY,
         "ONNX Runtime": BLUE,
         "ONNX Runtime, made for it": GREEN,
         "TensorRT-RTX FP16, planned": ORANGE,
     }
     for mode, style in (("local", "-"), ("hierarchical", "--")):
-        for backend, colour in colours.items():
+        for backend, color in colors.items():
             rows = [
                 row
                 for row in document["rows"]
@@ -138,11 +147,11 @@ def attention(document: Document) -> Figure:
             for axes, figure_of in ((left, "MB"), (right, "ms")):
                 known = [row for row in rows if isinstance(row[figure_of], (int, float))]
                 sides = [int(row["size"].split("x")[0]) for row in known]
-                label = f"{mode}, {backend}"
+                label = f"{mode}, {LABELS.get(backend, backend)}"
                 values = [row[figure_of] for row in known]
-                axes.plot(sides, values, style, marker="o", color=colour, label=label)
+                axes.plot(sides, values, style, marker="o", color=color, label=label)
     for axes, title in ((left, "peak memory, MB"), (right, "milliseconds")):
-        axes.set(xscale="log", yscale="log", title=title, xlabel="side of the picture, pixels")
+        axes.set(xscale="log", yscale="log", title=title, xlabel="side of the image, pixels")
         axes.set_xticks([128, 256, 512, 1024], ["128", "256", "512", "1024"])
         axes.xaxis.set_minor_locator(NullLocator())
     handles, labels = left.get_legend_handles_labels()
@@ -182,13 +191,13 @@ def roofline(document: Document, machine: Document) -> Figure:
         axis.set_major_formatter("{x:g}")
         axis.set_minor_locator(NullLocator())
     for (variant, scale, graph), (x, y) in points.items():
-        colour = BLUE if graph == "rewritten" else ORANGE
+        color = BLUE if graph == "rewritten" else ORANGE
         axes.plot(
             x,
             y,
             MARKERS[variant],
-            color=colour,
-            markerfacecolor=colour if scale == 2 else "white",
+            color=color,
+            markerfacecolor=color if scale == 2 else "white",
             markeredgewidth=1.6,
             markersize=8,
         )
@@ -211,19 +220,23 @@ def roofline(document: Document, machine: Document) -> Figure:
     )
     _legend(axes, points)
     _finish(
-        figure, axes, document, "Above the line: nodes were fused or kept in a cache.", legend=False
+        figure,
+        axes,
+        document,
+        "Above the line: nodes were fused, or tensors stayed in a cache.",
+        legend=False,
     )
     return figure
 
 
 def _legend(axes: Axes, points: dict[tuple[str, int, str], tuple[float, float]]) -> None:
-    def handle(label: str, marker: str, colour: str, face: str) -> Line2D:
+    def handle(label: str, marker: str, color: str, face: str) -> Line2D:
         return Line2D(
             [],
             [],
             linestyle="none",
             marker=marker,
-            color=colour,
+            color=color,
             markerfacecolor=face,
             markeredgewidth=1.6,
             markersize=8,
@@ -260,9 +273,9 @@ def _bars(
 ) -> None:
     """Draw bars side by side, each with its figure; None is written as such."""
     width = 0.84 / len(series)
-    for index, (label, (colour, heights)) in enumerate(series.items()):
+    for index, (label, (color, heights)) in enumerate(series.items()):
         places = [group + (index - (len(series) - 1) / 2) * width for group in range(len(groups))]
-        axes.bar(places, [h or 0 for h in heights], width * 0.94, color=colour, label=label)
+        axes.bar(places, [h or 0 for h in heights], width * 0.94, color=color, label=label)
         for place, height in zip(places, heights, strict=True):
             axes.annotate(
                 "none" if height is None else form.format(height),

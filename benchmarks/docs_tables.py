@@ -1,0 +1,635 @@
+"""Write the tables of README, SECURITY and docs from the result files: no figure is typed by hand.
+
+A document holds blocks between ``<!-- results: NAME -->`` and ``<!-- end -->``. NAME is a row of
+``TABLES``, whose result file is ``results/NAME.json``, or ``headline``. A block starts with one
+sentence that gives the conclusion; its figures are computed from the same rows. A block of the name
+``conclusion_NAME`` holds this sentence alone.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parent.parent
+
+RESULTS = ROOT / "benchmarks" / "results"
+
+BLOCK = re.compile(r"(<!-- results: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+Row = Mapping[str, Any]
+
+Rows = Sequence[Row]
+
+CONCLUSION = "conclusion_"
+"""Start of the name of a block that holds the conclusion of a table alone."""
+
+NETWORK = {"variant": "variant", "scale": "scale", "size": "input HxW (px)"}
+"""Heads that several tables share."""
+
+NAMES = {
+    "ONNX Runtime, made for it": "ONNX Runtime, `--for onnxruntime`",
+    "TensorRT-RTX FP16, planned": "TensorRT-RTX FP16 (planned, not measured)",
+    "torch dynamo": "PyTorch, dynamo",
+}
+"""Values of result files that a table shows in other words."""
+
+FIGURE = re.compile(r"-?\d(\.\d+)?e[+-]\d\d|inf")
+"""A number that a result file holds as text."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """How the rows of a result file are shown."""
+
+    heads: Mapping[str, str]
+    """Key of a result row to the head of its column, in the order of the columns."""
+    conclusion: Callable[[Rows], str]
+    """Returns the sentence above the table."""
+    measured: tuple[str, ...] = ()
+    """Keys whose whole numbers are measurements: rounded to three digits as well."""
+
+
+def documents() -> list[Path]:
+    """Return the documents that may hold blocks."""
+    return [ROOT / "README.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+def render(text: str) -> str:
+    """Return a document with every block between its markers written anew."""
+    return BLOCK.sub(lambda found: f"{found[1]}{block(found[2])}{found[3]}", text)
+
+
+def block(name: str) -> str:
+    """Return the content of one block."""
+    if name.startswith(CONCLUSION):
+        name = name.removeprefix(CONCLUSION)
+        return f"\n{TABLES[name].conclusion(read(name)['rows'])}\n\n"
+    return headline() if name == "headline" else table(name)
+
+
+def table(name: str) -> str:
+    """Return the conclusion, the table and the conditions of a result file as Markdown."""
+    spec, document = TABLES[name], read(name)
+    rows = document["rows"]
+    lines = ["", spec.conclusion(rows), ""]
+    lines += ["| " + " | ".join(spec.heads.values()) + " |", "|" + " --- |" * len(spec.heads)]
+    for row in rows:
+        cells = (cell(row[key], rounded=key in spec.measured) for key in spec.heads)
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join([*lines, "", conditions(document), ""]) + "\n"
+
+
+def read(name: str) -> Any:
+    """Return a result file: ``rows`` and ``environment``."""
+    return json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def conditions(document: Any) -> str:
+    """Return where and with what the rows were measured, in one sentence."""
+    facts = document["environment"]
+    return (
+        f"Measured {facts['time'][:10]} on {facts['processor']}, {facts['cores']} cores, "
+        f"PyTorch {facts['versions']['torch']}, ONNX Runtime {facts['versions']['onnxruntime']}."
+    )
+
+
+def cell(value: Any, *, rounded: bool = False) -> str:
+    """Return a value for a table: counts as they are, measurements with three digits."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, str) and FIGURE.fullmatch(value):
+        return short(value)
+    if isinstance(value, float) or (rounded and isinstance(value, int)):
+        return figure(value)
+    return "-" if value in (None, "", "-") else NAMES.get(value, str(value))
+
+
+def short(text: str) -> str:
+    """Return a number that is held as text, without an exponent where it is short without one."""
+    value = float(text)
+    if math.isinf(value):
+        return "infinite"
+    digits = len(text.partition("e")[0].replace(".", "").lstrip("-"))
+    return f"{value:.{digits}g}" if 1e-3 <= abs(value) < 1e3 or not value else plain(f"{value:.1e}")
+
+
+def figure(value: float) -> str:
+    """Return a number with three significant digits."""
+    if not math.isfinite(value):
+        return "infinite"
+    if len(repr(value).replace(".", "").strip("0")) < 3:
+        return f"{value:g}"
+    if not 1e-3 <= abs(value) < 1e6:
+        return plain(f"{value:.2e}")
+    decimals = 2 - math.floor(math.log10(abs(value)))
+    return f"{round(value, decimals):.{max(decimals, 0)}f}"
+
+
+def plain(text: str) -> str:
+    """Return a number in scientific notation without leading zeros in its exponent."""
+    return re.sub(r"e([+-])0(\d)$", r"e\g<1>\2", text)
+
+
+def span(rows: Iterable[Row], key: str) -> str:
+    """Return the least and the largest value of a column, as ``1.2 to 3.4``."""
+    values = [row[key] for row in rows if isinstance(row[key], int | float)]
+    return f"{cell(min(values))} to {cell(max(values))}"
+
+
+def where(rows: Rows, **wanted: Any) -> list[Row]:
+    """Return the rows that hold these values."""
+    return [row for row in rows if all(row[key] == value for key, value in wanted.items())]
+
+
+def total(rows: Rows, key: str, value: Any = "yes") -> int:
+    return sum(row[key] == value for row in rows)
+
+
+def _audit(rows: Rows) -> str:
+    least = min(row["least headroom"] for row in rows)
+    islands = sum(row["islands"] for row in rows)
+    return (
+        f"On the images that count, every value stays at least {figure(least)} times below 65504, "
+        f"the largest float16; {islands} float32 islands had to be added."
+    )
+
+
+def _sabotage(rows: Rows) -> str:
+    return (
+        f"The verdict caught {total(rows, 'caught')} of {len(rows)} wrong exports and named "
+        f"{total(rows, 'named rightly')} of them correctly; `allclose` caught "
+        f"{total(rows, 'allclose')}, the 50 dB check {total(rows, '50 dB')}."
+    )
+
+
+def _passed(rows: Rows, key: str) -> tuple[int, int]:
+    counts = [re.match(r"(\d+) of (\d+)", row[key]) for row in rows]
+    found = [(int(c[1]), int(c[2])) for c in counts if c]
+    return sum(passed for passed, _ in found), sum(of for _, of in found)
+
+
+def _false_alarms(rows: Rows) -> str:
+    full, half = _passed(rows, "passed FP32"), _passed(rows, "passed FP16")
+    coarse = sum("too coarse" in row["passed FP16"] for row in rows)
+    return (
+        f"No correct export failed in FP32 ({full[0]} of {full[1]} passed); in FP16 {half[0]} of "
+        f"{half[1]} passed, and the other {coarse} are networks that PyTorch itself computes below "
+        "50 dB."
+    )
+
+
+def _int8(rows: Rows) -> str:
+    return f"INT8 costs these networks {span(rows, 'lost dB')} dB on photographs."
+
+
+def _int8_weights(rows: Rows) -> str:
+    by_name = {row["weights"]: row for row in rows}
+    ours, usual = by_name["as exported"], by_name["signed, 8 bits"]
+    key = "dB, kernels of this processor"
+    return (
+        f"On a processor without VNNI the exported weights keep {figure(ours[key])} dB to the float "
+        f"output, plain signed 8-bit weights {figure(usual[key])} dB; INT8 is slower than float32 "
+        f"there ({figure(ours['ms'])} ms against {figure(ours['ms of float32'])} ms)."
+    )
+
+
+def _glyph_throughput(rows: Rows) -> str:
+    key = "PyTorch / ONNX Runtime"
+    more = [row for row in rows if row["batch"] > 1]
+    return (
+        f"At batch 1 ONNX Runtime is {span(where(rows, batch=1), key)} times as fast as PyTorch; at "
+        f"larger batches the ratio is {span(more, key)}."
+    )
+
+
+def _glyph_chain(rows: Rows) -> str:
+    best = max(rows, key=lambda row: row["naive / it"])
+    return (
+        f"Running all different cells at once in {best['chain'].partition(',')[0]} is "
+        f"{figure(best['naive / it'])} times as fast as running PyTorch one cell at a time."
+    )
+
+
+def _published(rows: Rows) -> str:
+    by_name = {row["network"]: row["Set5 PSNR-Y dB"] for row in rows}
+    gaps = [row["max difference to the author's output"] for row in rows]
+    worst = max(float(gap) for gap in gaps if gap != "-")
+    return (
+        f"The published networks differ from their authors' outputs by at most {plain(f'{worst:.1e}')}"
+        f"; the shipped network reaches {figure(by_name['Realtime (shipped here)'])} dB on Set5, "
+        f"bicubic {figure(by_name['bicubic'])} dB."
+    )
+
+
+def _export_time(rows: Rows) -> str:
+    ours = where(rows, exporter="paragon-export")
+    theirs = where(rows, exporter="torch dynamo")
+    return (
+        f"Tracing takes {span(ours, 'seconds')} s here and {span(theirs, 'seconds')} s with PyTorch's "
+        "dynamo exporter; the graphs of both run at all sizes tried."
+    )
+
+
+def _latency_onnxruntime(rows: Rows) -> str:
+    return (
+        f"In ONNX Runtime an export rewritten for it is {span(rows, 'plain / rewritten for it')} "
+        f"times as fast as the plain one, and {span(rows, 'PyTorch / rewritten for it')} times as "
+        "fast as PyTorch."
+    )
+
+
+def _latency_openvino(rows: Rows) -> str:
+    return (
+        f"In OpenVINO an export rewritten for it is {span(rows, 'plain / rewritten for it')} times "
+        "as fast as the plain one."
+    )
+
+
+def _export_size(rows: Rows) -> str:
+    small = [row for row in rows if row["variant"] in ("realtime", "stream")]
+    large = [row for row in rows if row["variant"] in ("photo", "pro")]
+    slowest = max(row["seconds rewritten"] for row in rows)
+    return (
+        f"Rewriting takes Realtime and Stream from {span(small, 'nodes plain')} nodes to "
+        f"{span(small, 'nodes rewritten')}, Photo and Pro from {span(large, 'nodes plain')} to "
+        f"{span(large, 'nodes rewritten')}; with tracing it takes at most {figure(slowest)} s."
+    )
+
+
+def _memory(rows: Rows) -> str:
+    at_1080 = where(rows, **{"up to": "1080x1920"})
+    return (
+        "For inputs up to 1080x1920 TensorRT-RTX plans for the rewritten export "
+        f"{span(at_1080, 'rewritten / plain')} times the memory of the plain one; this is its own plan, "
+        "not measured on a graphics card."
+    )
+
+
+def _roofline(rows: Rows) -> str:
+    key = "of roofline"
+    return (
+        f"Rewritten exports reach {span(where(rows, graph='rewritten'), key)} of the speed that the "
+        "measured rates of the machine allow for their graphs, plain exports "
+        f"{span(where(rows, graph='plain'), key)} for theirs, which compute and move more."
+    )
+
+
+def _roofline_gpu(rows: Rows) -> str:
+    return "Lower bounds, computed from published rates: nothing in this table was measured."
+
+
+def _rules(rows: Rows) -> str:
+    key = "latency without / with"
+    best: dict[str, float] = {}
+    for row in rows:
+        best[row["rule"]] = max(best.get(row["rule"], 0.0), row[key])
+    first = sorted(best, key=lambda name: -best[name])[:3]
+    parts = ", ".join(f"`{name}` ({figure(best[name])} times)" for name in first)
+    return f"Latency grows most without these rules: {parts}."
+
+
+def _breakdown(rows: Rows) -> str:
+    parts = []
+    for variant in dict.fromkeys(row["variant"] for row in rows):
+        top = max(where(rows, variant=variant), key=lambda row: row["share"])
+        parts.append(f"{variant}: {top['operator']} {figure(top['share'])}")
+    return f"The operator that takes the largest share of the time is, for {', for '.join(parts)}."
+
+
+def _attention(rows: Rows) -> str:
+    there = where(rows, size="1024x1024")
+    fit = [r for r in there if isinstance(r["MB"], int | float) and "planned" not in r["backend"]]
+    reason = next(row["reason"] for row in there if row["reason"])
+    return (
+        f"For v5 at 1024x1024, exports for ONNX Runtime take {span(fit, 'MB')} MB; PyTorch and the file "
+        f"for all runtimes need {reason}."
+    )
+
+
+def _half_precision(rows: Rows) -> str:
+    key = "error / PyTorch's"
+    return (
+        f"In FP16 the error is {span(where(rows, export='rewritten'), key)} times PyTorch's own for "
+        f"rewritten exports and {span(where(rows, export='plain'), key)} times for plain ones."
+    )
+
+
+def _simplifiers(rows: Rows) -> str:
+    gain = 1 - min(row["of none"] for row in rows)
+    return (
+        "onnxsim leaves the fewest nodes; no simplifier makes ONNX Runtime more than "
+        f"{figure(100 * gain)} % faster."
+    )
+
+
+def _fuzz(rows: Rows) -> str:
+    (everything,) = where(rows, kind="all")
+    return f"{everything['cases']} cases, {everything['violations']} violations."
+
+
+def _kills(rows: Rows) -> str:
+    naive, ours = where(rows, writer="naive"), [r for r in rows if r["writer"] != "naive"]
+    return (
+        f"In {sum(r['runs'] for r in ours)} stopped runs of `onnx` and `trt`, "
+        f"{sum(r['torn'] for r in ours)} files were torn; of {sum(r['runs'] for r in naive)} runs of "
+        f"the naive writer, {sum(r['torn'] for r in naive)}."
+    )
+
+
+TABLES: Mapping[str, Table] = {
+    "audit": Table(
+        {
+            "network": "network",
+            "tensors": "tensors",
+            "least headroom": "least headroom (times)",
+            "at": "at",
+            "most underflow": "most underflow (share of values)",
+            "of": "of",
+            "largest error share": "largest share of the error",
+            "from": "from",
+            "islands": "float32 islands added",
+            "diverges on": "network diverges on",
+            "beyond half there": "tensors beyond float16 there",
+        },
+        _audit,
+    ),
+    "sabotage": Table(
+        {
+            "sabotage": "what was made wrong",
+            "error": "error (of full range)",
+            "caught": "caught",
+            "called": "name given",
+            "named rightly": "right name",
+            "in FP16": "caught in FP16",
+            "allclose": "caught by allclose",
+            "50 dB": "caught by 50 dB",
+        },
+        _sabotage,
+    ),
+    "false_alarms_by_generation": Table(
+        {
+            "networks of": "networks of",
+            "passed FP32": "passed in FP32",
+            "nearest to the limit FP32": "largest error / limit, FP32",
+            "passed FP16": "passed in FP16",
+            "nearest to the limit FP16": "largest error / limit, FP16",
+            "refused": "not supported",
+        },
+        _false_alarms,
+    ),
+    "int8": Table(
+        {
+            "network": "network",
+            "photographs": "photographs",
+            "float dB": "float32 PSNR (dB)",
+            "INT8 dB": "INT8 PSNR (dB)",
+            "lost dB": "lost (dB)",
+            "INT8 to float dB (worst)": "INT8 to float32, worst image (dB)",
+        },
+        _int8,
+    ),
+    "int8_weights": Table(
+        {
+            "weights": "weights",
+            "dB, kernels of this processor": "PSNR, kernels of this processor (dB)",
+            "dB, float arithmetic": "PSNR, float arithmetic (dB)",
+            "ms": "INT8 latency (ms)",
+            "ms of float32": "float32 latency (ms)",
+        },
+        _int8_weights,
+    ),
+    "glyph_throughput": Table(
+        {
+            "variant": "variant",
+            "batch": "batch",
+            "PyTorch ms a glyph": "PyTorch (ms/glyph)",
+            "ONNX Runtime ms a glyph": "ONNX Runtime (ms/glyph)",
+            "OpenVINO ms a glyph": "OpenVINO (ms/glyph)",
+            "PyTorch / ONNX Runtime": "PyTorch / ONNX Runtime",
+            "PyTorch / OpenVINO": "PyTorch / OpenVINO",
+            "published PyTorch / ONNX Runtime / OpenVINO ms": (
+                "published, another machine: PyTorch / ONNX Runtime / OpenVINO (ms/glyph)"
+            ),
+        },
+        _glyph_throughput,
+    ),
+    "glyph_chain": Table(
+        {
+            "chain": "how cells are run",
+            "variant of phase 2": "variant of phase 2",
+            "rasters": "rasters",
+            "empty cells": "empty cells (share)",
+            "ms a glyph": "latency (ms/glyph)",
+            "naive / it": "times as fast as one cell at a time",
+        },
+        _glyph_chain,
+    ),
+    "published": Table(
+        {
+            "network": "network",
+            "generation": "generation",
+            "max difference to the author's output": "largest difference to the author's output",
+            "Set5 PSNR-Y dB": "Set5 x2 PSNR, luma (dB)",
+        },
+        _published,
+    ),
+    "export_time": Table(
+        {
+            "variant": "variant",
+            "exporter": "exporter",
+            "seconds": "time (s)",
+            "nodes": "nodes",
+            "sizes right": "sizes that run correctly",
+        },
+        _export_time,
+    ),
+    "latency_onnxruntime": Table(
+        {
+            **NETWORK,
+            "PyTorch ms": "PyTorch (ms)",
+            "torch.compile ms": "torch.compile (ms)",
+            "plain ms": "plain (ms)",
+            "rewritten ms": "rewritten (ms)",
+            "rewritten for it ms": "rewritten, for ONNX Runtime (ms)",
+            "plain / rewritten": "plain / rewritten",
+            "plain / rewritten for it": "plain / rewritten, for ONNX Runtime",
+            "PyTorch / rewritten for it": "PyTorch / rewritten, for ONNX Runtime",
+        },
+        _latency_onnxruntime,
+    ),
+    "latency_openvino": Table(
+        {
+            **NETWORK,
+            "plain ms": "plain (ms)",
+            "rewritten ms": "rewritten (ms)",
+            "rewritten for it ms": "rewritten, for OpenVINO (ms)",
+            "plain / rewritten": "plain / rewritten",
+            "plain / rewritten for it": "plain / rewritten, for OpenVINO",
+        },
+        _latency_openvino,
+    ),
+    "export_size": Table(
+        {
+            "variant": "variant",
+            "scale": "scale",
+            "nodes plain": "nodes, plain",
+            "nodes rewritten": "nodes, rewritten",
+            "nodes for ONNX Runtime": "nodes, for ONNX Runtime",
+            "seconds plain": "time, plain (s)",
+            "seconds rewritten": "time, rewritten (s)",
+        },
+        _export_size,
+    ),
+    "memory": Table(
+        {
+            "variant": "variant",
+            "scale": "scale",
+            "up to": "input up to HxW (px)",
+            "plain MB": "plain, planned (MB)",
+            "rewritten MB": "rewritten, planned (MB)",
+            "rewritten / plain": "rewritten / plain",
+            "build s plain": "build time, plain (s)",
+            "build s rewritten": "build time, rewritten (s)",
+        },
+        _memory,
+        measured=("plain MB", "rewritten MB"),
+    ),
+    "roofline": Table(
+        {
+            **NETWORK,
+            "graph": "graph",
+            "GMAC": "multiply-adds (10⁹)",
+            "GB node by node": "memory traffic, node by node (GB)",
+            "GB at least": "memory traffic, at least (GB)",
+            "roofline ms": "roofline (ms)",
+            "measured ms": "measured (ms)",
+            "of roofline": "roofline / measured",
+        },
+        _roofline,
+    ),
+    "roofline_gpu": Table(
+        {
+            "variant": "variant",
+            "scale": "scale",
+            "input": "input HxW (px)",
+            "card": "card",
+            "plain ms, nothing fused (computed, not measured)": "plain, nothing fused (computed ms)",
+            "rewritten ms, nothing fused (computed, not measured)": (
+                "rewritten, nothing fused (computed ms)"
+            ),
+            "rewritten ms, all fused (computed, not measured)": "rewritten, all fused (computed ms)",
+        },
+        _roofline_gpu,
+    ),
+    "rules": Table(
+        {
+            "variant": "variant",
+            "rule": "rule left out",
+            "latency without / with": "latency without / with",
+            "planned memory without / with": "planned memory without / with",
+        },
+        _rules,
+    ),
+    "breakdown": Table(
+        {
+            "variant": "variant",
+            "size": "input HxW (px)",
+            "operator": "operator",
+            "ms": "time (ms)",
+            "share": "share of the time",
+        },
+        _breakdown,
+    ),
+    "attention": Table(
+        {
+            "attention": "attention",
+            "size": "input HxW (px)",
+            "backend": "run by",
+            "MB": "peak memory (MB)",
+            "ms": "latency (ms)",
+            "reason": "not run: needs",
+        },
+        _attention,
+    ),
+    "half_precision": Table(
+        {
+            "network": "network",
+            "export": "export",
+            "passed": "passed",
+            "worst error": "largest error (of full range)",
+            "error / PyTorch's": "error / PyTorch's own",
+            "mean PSNR dB": "mean PSNR to float64 (dB)",
+        },
+        _half_precision,
+    ),
+    "simplifiers": Table(
+        {
+            "variant": "variant",
+            "simplifier": "simplifier",
+            "nodes": "nodes",
+            "median ms": "latency, median (ms)",
+            "of none": "latency / latency without",
+        },
+        _simplifiers,
+    ),
+    "fuzz": Table(
+        {
+            "kind": "kind of file",
+            "cases": "cases",
+            "ok": "ok",
+            "verdict failed": "verdict failed",
+            "usage": "usage error",
+            "refused": "refused",
+            "violations": "violations",
+            "worst s": "longest (s)",
+            "peak MiB": "peak memory (MiB)",
+        },
+        _fuzz,
+    ),
+    "kills": Table(
+        {
+            "writer": "writer",
+            "stopped by": "stopped by",
+            "runs": "runs",
+            "old": "old file kept",
+            "new": "new file in place",
+            "refused": "refused by digest",
+            "torn": "torn",
+            "too late": "signal came too late",
+            "folder left behind": "temporary folder left",
+            "next run": "next run tried",
+            "next run wrong": "next run wrong",
+            "wrong exit code": "wrong exit code",
+            "words": "printed anything",
+        },
+        _kills,
+    ),
+}
+
+
+def headline() -> str:
+    """Return the three figures of README, each with its conditions."""
+    speed, alarms = read("latency_onnxruntime"), read("false_alarms_by_generation")
+    facts = speed["environment"]
+    lines = [
+        f"- {_sabotage(read('sabotage')['rows'])} {_false_alarms(alarms['rows'])}",
+        f"- {_latency_onnxruntime(speed['rows'])} (Random weights in the published sizes, float32, "
+        f"batch 1, {facts['processor']}, {facts['cores']} cores.)",
+        f"- {_export_time(read('export_time')['rows'])} (Same machine, random weights, "
+        "simplification included.)",
+    ]
+    return "\n".join(["", *lines, ""]) + "\n"
+
+
+if __name__ == "__main__":
+    for path in documents():
+        text = path.read_text(encoding="utf-8")
+        if render(text) != text:
+            path.write_text(render(text), encoding="utf-8")
+            print(path.relative_to(ROOT))
