@@ -124,7 +124,7 @@ def takes_options(command: Callable[..., None]) -> Callable[..., None]:
         told = {name: given.pop(name) for name in options}
         command(**given, options=options_of(**told))
 
-    shown = (options.values() if p.name == "switches" else [p] for p in own.parameters.values())
+    shown = (options.values() if p.name == "options" else [p] for p in own.parameters.values())
     flat = [p.replace(kind=p.KEYWORD_ONLY) for p in itertools.chain.from_iterable(shown)]
     called.__signature__ = own.replace(parameters=flat)  # type: ignore[attr-defined]
     return called
