@@ -19,10 +19,8 @@ from typing import Annotated, Any
 from unittest.mock import patch
 
 import onnx_ir as ir
-import onnxruntime as ort
 import typer
 from common import interleave, median, random_picture, write
-from onnxruntime.quantization import QuantType, quantize_static
 
 from paragon_export.assets import CHECKPOINT
 from paragon_export.graph.simplify import simplify
@@ -31,9 +29,14 @@ from paragon_export.networks.describe import describe
 from paragon_export.parity.metrics import difference
 from paragon_export.parity.reference import build_reference
 from paragon_export.pipeline.quantize_pictures import Pair, export_int8_pictures, photographs
+from paragon_export.precision.int8 import quantize
 from paragon_export.runtimes.ort_runner import OnnxRunner
 from paragon_export.specs.plans import ExportPlan, NetworkOptions
 from paragon_export.specs.types import Size
+from paragon_export.system.optional import import_without_telemetry
+
+ort = import_without_telemetry("onnxruntime")
+quantization = import_without_telemetry("onnxruntime.quantization")
 
 SWITCHES = NetworkOptions(flags={"upsampler_alpha": 0.0})
 
@@ -41,7 +44,7 @@ WEIGHTS: dict[str, dict[str, Any]] = {
     "as exported": {},
     "signed, 8 bits": {"extra_options": {}},
     "signed, 7 bits (reduce_range)": {"extra_options": {}, "reduce_range": True},
-    "unsigned, 8 bits": {"extra_options": {}, "weight_type": QuantType.QUInt8},
+    "unsigned, 8 bits": {"extra_options": {}, "weight_type": quantization.QuantType.QUInt8},
 }
 """Settings of ONNX Runtime in place of the exporter's."""
 
@@ -108,12 +111,13 @@ def compare_weights(checkpoint: Path, images: Path | None) -> list[dict[str, Any
 
 def _quantised(wide: ir.Model, pairs: list[Pair], options: Mapping[str, Any]) -> bytes:
     """Quantise with other settings than the exporter's."""
+    quantize_static = quantization.quantize_static
 
-    def quantize(*args: Any, **settings: Any) -> None:
+    def with_other_settings(*args: Any, **settings: Any) -> None:
         quantize_static(*args, **{**settings, **options})
 
     logging.getLogger().setLevel(logging.ERROR)
-    with patch("onnxruntime.quantization.quantize_static", quantize):
+    with patch("onnxruntime.quantization.quantize_static", with_other_settings):
         model = quantize(wide, [{"input": pair.small} for pair in pairs[::2]])
     return ir.to_proto(model).SerializeToString()
 

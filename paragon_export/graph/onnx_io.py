@@ -21,7 +21,7 @@ from paragon_export.networks.glyph.layout import CELL, GRID
 from paragon_export.specs.network import NetworkSpec
 from paragon_export.specs.plans import ExportPlan
 from paragon_export.specs.types import ONNX_SUFFIXES
-from paragon_export.system.environment import makers
+from paragon_export.system.environment import export_versions
 from paragon_export.system.limits import limited_memory
 from paragon_export.system.reading import read_bytes
 from paragon_export.system.text import brief, one_line, utf_8
@@ -167,7 +167,7 @@ def describe_in(
 
     What libraries left there goes: it tells how they were called, not what the model is.
     """
-    made_with = makers()
+    made_with = export_versions()
     metadata = ModelMetadata(
         family=spec.architecture,
         generation=spec.generation,
