@@ -23,7 +23,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from paragon_export.checkpoints import pickle_scan as pickles
-from paragon_export.checkpoints.load import MAX_TENSORS, load_checkpoint
+from paragon_export.checkpoints.formats import MAX_TENSORS
+from paragon_export.checkpoints.load import load_checkpoint
 from paragon_export.checkpoints.pickle_scan import scan
 from paragon_export.errors import CheckpointError, ParagonExportError
 from paragon_export.networks.describe import describe

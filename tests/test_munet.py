@@ -391,7 +391,7 @@ def test_an_option_file_may_tell_the_generation(table: str, tmp_path: Path) -> N
     ("table", "words"),
     [
         ("{type: unet}", "for 'unet'"),
-        ("{type: munet, slope: 0.1}", "slope = 0.1 is not served"),
+        ("{type: munet, slope: 0.1}", "slope = 0.1 in the option file is not supported"),
         ("{generation: munet2}", "the tensors are those of munet3, munet4 or munet5"),
         ("{generation: 5}", "must be one of munet1"),
     ],

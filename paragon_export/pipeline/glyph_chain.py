@@ -231,7 +231,7 @@ def _open(path: Path, options: NetworkOptions, backend: OnnxBackend) -> _Opened:
     reference = build_reference(checkpoint, spec)
     data = _exported(reference.module, reference.inputs, reference.outputs)
     phase = 2 if "vocabulary" in spec.contract else 1
-    label_map = checkpoint.beside.get("label_map")
+    label_map = checkpoint.extra.get("label_map")
     return _Opened(
         phase,
         open_runner(data, backend, is_own=True),

@@ -99,20 +99,12 @@ def write_files(files: Mapping[Path, bytes]) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file in UTF-8.
-
-    Raises:
-        PlanError: As for ``write_files``.
-    """
+    """Write a text file in UTF-8. Errors are those of :func:`write_files`."""
     write_texts({path: text})
 
 
 def write_texts(texts: Mapping[Path, str]) -> None:
-    """Write text files of one folder, in UTF-8.
-
-    Raises:
-        PlanError: As for ``write_files``.
-    """
+    """Write text files of one folder in UTF-8. Errors are those of :func:`write_files`."""
     write_files({path: encoded(text) for path, text in texts.items()})
 
 
@@ -266,7 +258,7 @@ def _remove_leftovers(parent: Path) -> None:
 
 
 def _remove_leftover(folder: Path) -> None:
-    """Remove a temporary folder if a run of this user made it and has ended.
+    """Remove a temporary folder if it belongs to a run of this user that has ended.
 
     Otherwise do nothing.
 

@@ -43,7 +43,7 @@ def one_line(text: str) -> str:
 
 
 def all_printable(document: Any) -> Any:
-    """Return a JSON document with every string and key in it made printable."""
+    """Return a JSON document with every string and key in it printable."""
     if isinstance(document, str):
         return printable(document)
     if isinstance(document, dict):
