@@ -91,10 +91,16 @@ def shuffle_scale(shapes: Shapes, name: str, features: int) -> int:
     return scale
 
 
-def shapes_built_by(build: Callable[[], nn.Module]) -> tuple[dict[str, tuple[int, ...]], int]:
+def shapes_built_by(
+    build: Callable[[], nn.Module], ignored: Collection[str] = ()
+) -> tuple[dict[str, tuple[int, ...]], int]:
     """Return the shapes of the state dict of a network, and its number of parameters.
 
     The network is built on PyTorch's meta device, without memory for its weights.
+
+    Args:
+        build: Returns the network.
+        ignored: Last name components of tensors to leave out.
 
     Returns:
         The shapes by name, and the total number of elements of all parameters, frozen filters
@@ -104,7 +110,8 @@ def shapes_built_by(build: Callable[[], nn.Module]) -> tuple[dict[str, tuple[int
 
     with torch.device("meta"):
         network = build()
-    shapes = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+    tensors = network.state_dict().items()
+    shapes = {n: tuple(t.shape) for n, t in tensors if _last_component(n) not in ignored}
     return shapes, sum(parameter.numel() for parameter in network.parameters())
 
 

@@ -11,12 +11,14 @@ from paragon_export.networks.glyph.layout import Hyperparameters
 from paragon_export.system.text import brief
 
 INPUT = ("primitive_vocab_size", "embedding_dim", "normalize_embeddings")
+"""Entries of the table ``input``."""
 
 CNN = (
     "stages", "width_base", "width_factor", "num_stages", "blocks_per_stage", "kernel_size",
     "stem_kernel_size", "stem_stride", "downsample", "activation", "bn_eps",
     "classifier_hidden_dim",
 )  # fmt: skip
+"""Entries of the table ``model.cnn``."""
 
 PATHS = {
     **{name: f"input.{name}" for name in INPUT},
@@ -29,6 +31,7 @@ WIDTHS: Mapping[str, Any] = {"width_base": 64, "width_factor": 2.0, "num_stages"
 """Entries that determine the stage widths if ``stages`` is absent or empty, and their defaults."""
 
 MAX_STAGES = 64
+"""Largest ``num_stages``."""
 
 Entries = Mapping[str, Any]
 """Values of a config by entry name."""

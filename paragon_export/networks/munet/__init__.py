@@ -29,7 +29,7 @@ TWO_WINDOW_BOTTLENECK = (41, 5)
 
 
 class MUNetArchitecture:
-    """MUNet, the discriminator of the training of ParagonSR2, from munet1 to munet6."""
+    """MUNet, the discriminator in the training of ParagonSR2, from munet1 to munet6."""
 
     name = "MUNet"
 
@@ -52,6 +52,7 @@ class MUNetArchitecture:
         attention = VERSIONS[generation.value].attention if generation else ""
         # munet4 and munet5 are equal on maps of one window: a larger probe tells them apart.
         needs_large_probe = attention in ("tokens", "windows")
+        rows, columns = (extent * smallest for extent in TWO_WINDOW_BOTTLENECK)
         named = one_of(possible)
         return NetworkSpec(
             architecture=self.name,
@@ -68,11 +69,7 @@ class MUNetArchitecture:
             notes=_notes_on_unused_flags(options),
             is_picture=False,
             smallest=smallest,
-            also_probed=(
-                (TWO_WINDOW_BOTTLENECK[0] * smallest, TWO_WINDOW_BOTTLENECK[1] * smallest),
-            )
-            if needs_large_probe
-            else (),
+            also_probed=((rows, columns),) if needs_large_probe else (),
         )
 
     def build(self, spec: NetworkSpec, checkpoint: Checkpoint, *, video: bool = False) -> nn.Module:

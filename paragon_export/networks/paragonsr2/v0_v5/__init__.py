@@ -56,9 +56,10 @@ def describe(checkpoint: Checkpoint, found: Generation, options: NetworkOptions)
     hp = infer(shapes, found.name, _choices(resolver, resolved))
     notes = _notes(checkpoint, hp)
     _check_scale(options, resolver, shapes, hp, resolved)
-    # The number and shapes of the tensors do not depend on an unknown scale.
-    expected, parameters = shapes_built_by(partial(_network, hp if hp.scale else _any_scale(hp)))
-    check_tensors(checkpoint, shapes, _without_optional(expected))
+    # If the scale is unknown, no tensor depends on it.
+    buildable = hp if hp.scale else replace(hp, scale=2)
+    expected, parameters = shapes_built_by(partial(_network, buildable), OPTIONAL)
+    check_tensors(checkpoint, shapes, expected)
     network = f"{found.name} {name}".strip()
     notes += notes_on_defaults(resolved, network, ("upsampler_alpha", "use_norm", "attention_mode"))
     notes += notes_on_unused_flags(options, network, resolved)
@@ -128,14 +129,6 @@ def _check_scale(
     else:
         check_option_file(resolver.options, resolver.options.get("scale", 0))
         resolved["scale"] = resolver.resolve("scale", 0, scale_factor)
-
-
-def _any_scale(hp: Hyperparameters) -> Hyperparameters:
-    return replace(hp, scale=2)
-
-
-def _without_optional(shapes: Shapes) -> Shapes:
-    return {n: shape for n, shape in shapes.items() if n.rpartition(".")[2] not in OPTIONAL}
 
 
 def _resolve(

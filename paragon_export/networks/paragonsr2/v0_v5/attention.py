@@ -92,3 +92,4 @@ ATTENTIONS: dict[str, type[_Attention]] = {
     "global": GlobalAttention,
     "hierarchical": HierarchicalAttention,
 }
+"""Classes by attention mode."""

@@ -53,6 +53,7 @@ TRAITS = {
     "v45d": Traits(mixer="static", tail="image", norm_is_free=True),
     "v5": Traits(mixer="static", tail="image"),
 }  # fmt: skip
+"""Properties by name of the generation."""
 
 
 @dataclass(frozen=True)
@@ -130,6 +131,7 @@ FACTORIES: Mapping[str, Mapping[str, Factory]] = {
     "v45d": _HYBRID,
     "v5": _HYBRID,
 }  # fmt: skip
+"""Published sizes by generation and name."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,8 +189,10 @@ BLOCK = "body.0.blocks.0."
 """Prefix of the tensors of the first block."""
 
 BLOCK_NAME = re.compile(r"body\.(?P<group>\d+)\.blocks\.(?P<block>\d+)\.")
+"""Names of the tensors of blocks, as for ``count_blocks``."""
 
 HEAD_BLOCK = re.compile(r"(?P<group>hr_head)\.(?P<block>\d+)\.")
+"""Names of the tensors of the high-resolution head, as for ``count_blocks``."""
 
 _HIDDEN = ("project_in.weight", "project_in_g.weight")
 """Tensors of a transformer whose output channels are ``hidden``."""

@@ -1,7 +1,7 @@
 """The convolutions in the transformers of ParagonSR and of ParagonSR2 v0 to v5.
 
-Each mixer maps (N, C, H, W) to (N, C, H, W) over ``hidden`` channels inside. Attribute names are the
-names of tensors in checkpoints.
+Each mixer maps (N, C, H, W) to (N, C, H, W) and has ``hidden`` channels inside. Attribute names are
+the names of tensors in checkpoints.
 """
 
 from __future__ import annotations

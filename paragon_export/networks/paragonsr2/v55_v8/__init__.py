@@ -54,8 +54,8 @@ def describe(checkpoint: Checkpoint, found: Generation, options: NetworkOptions)
     network = f"{found.name} {variant}"
     notes += notes_on_defaults(resolved, network, ("upsampler_alpha", "window_size"))
     notes += notes_on_unused_flags(options, network, resolved)
-    expected, parameters = shapes_built_by(partial(_network, hp))
-    check_tensors(checkpoint, shapes, _without_ignored(expected))
+    expected, parameters = shapes_built_by(partial(_network, hp), IGNORED)
+    check_tensors(checkpoint, shapes, expected)
     check_option_file(resolver.options, hp.scale)
     check_scale(options, hp.scale)
     return NetworkSpec(
@@ -100,10 +100,6 @@ def _structure_options(
     resolved["use_content_aware"] = ResolvedOption(hp.content > 0, "tensors")
     resolved["attention_mode"] = ResolvedOption("windows" if hp.attention else "none", "tensors")
     return resolved
-
-
-def _without_ignored(shapes: Shapes) -> Shapes:
-    return {n: shape for n, shape in shapes.items() if n.rpartition(".")[2] not in IGNORED}
 
 
 def _network(hp: Hyperparameters) -> nn.Module:

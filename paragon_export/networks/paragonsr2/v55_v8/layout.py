@@ -40,6 +40,7 @@ TRAITS = {
     "v7": Traits(fuses=True, has_bias=True),
     "v8": Traits(fuses=True, has_bias=True),
 }
+"""Properties by name of the generation."""
 
 ALPHAS = {"realtime": 0.35, "stream": 0.0, "photo": 0.4, "pro": 0.6}
 """Default ``upsampler_alpha`` of each variant."""
@@ -86,6 +87,7 @@ BLOCK = "body.0.blocks.0."
 """Prefix of the tensors of the first block."""
 
 BLOCK_NAME = re.compile(r"body\.(?P<group>\d+)\.blocks\.(?P<block>\d+)\.")
+"""Names of the tensors of blocks, as for ``count_blocks``."""
 
 
 def variant_of(shapes: Shapes) -> str:

@@ -170,6 +170,7 @@ def _offsets(window: int) -> Tensor:
 
 
 BLOCKS = {"realtime": RealtimeBlock, "stream": StreamBlock, "photo": PhotoBlock, "pro": PhotoBlock}
+"""Classes by variant."""
 
 
 class MultiScaleFusion(nn.Module):

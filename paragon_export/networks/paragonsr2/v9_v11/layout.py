@@ -84,11 +84,13 @@ VARIANTS = {
     ),
     "realtime": VariantDefaults(marker="", upsampler_alpha=0.3, attention=""),
 }
-"""In order of detection."""
+"""Properties by name of the variant, in order of detection."""
 
 FIRST_BLOCK = "body.0.blocks.0."
+"""Prefix of the tensors of the first block."""
 
 BLOCK_NAME = re.compile(r"body\.(?P<group>\d+)\.blocks\.(?P<block>\d+)\.(?P<part>\w+)\.")
+"""Names of the tensors of blocks, as for ``count_blocks``; ``part`` is the submodule."""
 
 
 def variant_of(shapes: Shapes) -> str:

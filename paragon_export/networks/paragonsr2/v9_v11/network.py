@@ -133,6 +133,7 @@ def shift_of(hp: Hyperparameters, index: int) -> int:
 
 
 BLOCKS = {"realtime": RealtimeBlock, "stream": StreamBlock, "photo": PhotoBlock, "pro": ProBlock}
+"""Classes by variant."""
 
 
 class Group(nn.Module):
