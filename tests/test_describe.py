@@ -354,7 +354,7 @@ def test_older_generations_are_named_and_refused(version: str) -> None:
 
     message = str(caught.value)
     assert f"{OTHERS[version]['generation']} network" in message
-    assert "not served" in message
+    assert "not supported" in message
     assert len(message.splitlines()) == 1
 
 

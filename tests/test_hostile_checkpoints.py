@@ -538,5 +538,5 @@ def test_the_error_is_one_line_of_bounded_length(tmp_path: Path, run_here: RunHe
 
     done = run_here("inspect", "c")
 
-    assert_one_helpful_line(done, "no known network")
+    assert_one_helpful_line(done, "no supported network")
     assert len(done.stderr) < 4100

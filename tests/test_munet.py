@@ -463,10 +463,10 @@ def uneven(weights: Tensors) -> None:
     [
         (lose, "1 missing: down_blocks.0.0.parametrizations.weight.0._u"),
         (add, "1 unexpected: up_blocks.9.extra"),
-        (misshape, r"self_attn.key.parametrizations.weight.0._v is float32 \[3\]"),
+        (misshape, r"self_attn.key.parametrizations.weight.0._v is \[3\], expected \[16\]"),
         (skip_a_level, "down_blocks.3.0.parametrizations.weight.original is missing"),
-        (other_channels, "takes 1 channels; the branches of munet3 want RGB"),
-        (uneven, "not whole multiples of the 8 features"),
+        (other_channels, "takes 1 channels; munet3 needs 3, which are RGB"),
+        (uneven, "expected multiples of the 8 features"),
     ],
 )
 def test_a_damaged_checkpoint_is_refused(
@@ -645,7 +645,7 @@ def test_the_command_line_asks_for_the_generation(tmp_path: Path, run_here: RunH
         (("onnx", "c.safetensors", "--static", "7x9"), "7x9 is too small"),
         (("parity", "c.safetensors", "o.onnx", "--sizes", "16x16,8x7"), "8x7 is too small"),
         (("trt", "c.safetensors", "--min", "1x1", "--opt", "8x8", "--max", "9x9"), "--min 8x8"),
-        (("onnx", "c.safetensors", "--video"), "carries nothing from frame to frame"),
+        (("onnx", "c.safetensors", "--video"), "has no temporal input; leave --video out"),
         (("inspect", "c.safetensors", "--probe"), "makes none"),
     ],
 )
