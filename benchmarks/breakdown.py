@@ -14,11 +14,13 @@ from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any
 
-import onnxruntime
 import typer
 from common import MEASURED_AT, SIZES, Exported, median, network, random_picture, rewritten, write
 
 from paragon_export.specs.types import Runtime, Size
+from paragon_export.system.optional import import_without_telemetry
+
+onnxruntime = import_without_telemetry("onnxruntime")
 
 SCALE = 2
 

@@ -19,21 +19,23 @@ from typing import Annotated, Any
 from unittest.mock import patch
 
 import onnx_ir as ir
-import onnxruntime as ort
 import typer
 from common import interleave, median, random_picture, write
-from onnxruntime.quantization import QuantType, quantize_static
 
 from paragon_export.assets import CHECKPOINT
 from paragon_export.graph.simplify import simplify
 from paragon_export.graph.trace import trace
-from paragon_export.networks.describe import LoadedNetwork, read_network
+from paragon_export.networks.describe import read_network
 from paragon_export.parity.metrics import difference
 from paragon_export.parity.reference import build_reference
 from paragon_export.pipeline.quantize_images import Pair, photographs, quantize_images
 from paragon_export.runtimes.ort_runner import OnnxRunner
 from paragon_export.specs.plans import ExportPlan, NetworkOptions
 from paragon_export.specs.types import Size
+from paragon_export.system.optional import import_without_telemetry
+
+ort = import_without_telemetry("onnxruntime")
+quantization = import_without_telemetry("onnxruntime.quantization")
 
 SWITCHES = NetworkOptions(flags={"upsampler_alpha": 0.0})
 
@@ -41,7 +43,7 @@ WEIGHTS: dict[str, dict[str, Any]] = {
     "as exported": {},
     "signed, 8 bits": {"extra_options": {}},
     "signed, 7 bits (reduce_range)": {"extra_options": {}, "reduce_range": True},
-    "unsigned, 8 bits": {"extra_options": {}, "weight_type": QuantType.QUInt8},
+    "unsigned, 8 bits": {"extra_options": {}, "weight_type": quantization.QuantType.QUInt8},
 }
 """Settings of ONNX Runtime in place of the exporter's."""
 
@@ -59,7 +61,8 @@ def main(
             plan = ExportPlan(
                 checkpoint=checkpoint, output=Path(folder) / "int8.onnx", options=SWITCHES
             )
-            _, figures = quantize_images(plan, images, accept_loss=True)
+            network = read_network(checkpoint, SWITCHES)
+            figures = quantize_images(network, plan, images, accept_loss=True).figures
         row = {
             "network": checkpoint.stem,
             "photographs": figures["photographs"],
@@ -75,9 +78,8 @@ def main(
 def compare_weights(checkpoint: Path, images: Path | None) -> list[dict[str, Any]]:
     """Return one row for each way to quantize weights, timed in turn."""
     network = read_network(checkpoint, SWITCHES)
-    found, variant = network.checkpoint, network.spec
-    reference = build_reference(LoadedNetwork(checkpoint=found, spec=variant))
-    pairs = photographs(variant, images)
+    reference = build_reference(network)
+    pairs = photographs(network.spec, images)
     wide = simplify(trace(reference.module, reference.inputs, reference.outputs, 20))
     exact = reference.runner("float64")
     truths = [exact.infer({"input": pair.small})["output"] for pair in pairs[1::2]]
@@ -93,7 +95,9 @@ def compare_weights(checkpoint: Path, images: Path | None) -> list[dict[str, Any
         runs[name] = partial(session.run, None, {"input": picture})
         distances = [
             min(
-                difference(s.run(None, {"input": p.small})[0], truth, 4 * variant.scale).psnr_db
+                difference(
+                    s.run(None, {"input": p.small})[0], truth, 4 * network.spec.scale
+                ).psnr_db
                 for p, truth in zip(pairs[1::2], truths, strict=True)
             )
             for s in (session, _in_float(model))
@@ -109,13 +113,14 @@ def compare_weights(checkpoint: Path, images: Path | None) -> list[dict[str, Any
 
 def _quantised(wide: ir.Model, pairs: list[Pair], options: Mapping[str, Any]) -> bytes:
     """Quantise with other settings than the exporter's."""
+    quantize_static = quantization.quantize_static
 
-    def quantize(*args: Any, **settings: Any) -> None:
+    def with_other_settings(*args: Any, **settings: Any) -> None:
         quantize_static(*args, **{**settings, **options})
 
     logging.getLogger().setLevel(logging.ERROR)
-    with patch("onnxruntime.quantization.quantize_static", quantize):
-        model = quantize(wide, [{"input": pair.small} for pair in pairs[::2]])
+    with patch("onnxruntime.quantization.quantize_static", with_other_settings):
+        model = quantize_model(wide, [{"input": pair.small} for pair in pairs[::2]])
     return ir.to_proto(model).SerializeToString()
 
 

@@ -44,6 +44,7 @@ from common import (
 
 from paragon_export.runtimes.ort_runner import OnnxRunner
 from paragon_export.specs.types import Runtime, Size
+from paragon_export.system.optional import import_without_telemetry
 
 FRAME = Size(1080, 1920)
 """Input for which the graphics cards are computed."""
@@ -123,8 +124,7 @@ def count(model: onnx.ModelProto, size: Size) -> Work:
 
     What depends on the size alone, such as indices and masks, is computed before it is counted.
     """
-    import onnxsim
-
+    onnxsim = import_without_telemetry("onnxsim")
     del model.graph.value_info[:]  # onnxsim would trust the symbols in them
     shape = [1, 3, size.height, size.width]
     fixed, _ = onnxsim.simplify(model, overwrite_input_shapes={"input": shape})

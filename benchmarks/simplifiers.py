@@ -9,12 +9,14 @@ from typing import Any
 import numpy as np
 import onnx
 import onnx_ir as ir
-import onnxruntime as ort
 import typer
 from common import network, ports, write
 
 from paragon_export.bench.report import percentile
 from paragon_export.graph.trace import trace
+from paragon_export.system.optional import import_without_telemetry
+
+ort = import_without_telemetry("onnxruntime")
 
 SIZES = {"realtime": (270, 480), "stream": (135, 240), "photo": (96, 128)}
 

@@ -14,7 +14,6 @@ Example:
 
 from __future__ import annotations
 
-import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -83,10 +82,6 @@ _MODULES = {
 """Module of each public name."""
 
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
-
-# Nothing here talks to a network. ONNX Runtime would: from 1.31 on its Linux builds keep a database
-# of events in the user's cache folder, to be sent to its makers, unless told before its import.
-os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 
 def __getattr__(name: str) -> Any:

@@ -1,10 +1,10 @@
-"""``python -m paragon_export``, and what the ``paragon-export`` command calls."""
+"""Entry point of ``python -m paragon_export`` and of the ``paragon-export`` command."""
 
 import os
 import signal
 
 if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-    # Quiet from the first line on; ``signals.listen`` takes over once it is imported.
+    # Ctrl-C prints no traceback during the imports below; ``signals.listen`` replaces this handler.
     signal.signal(signal.SIGINT, lambda number, frame: os._exit(128 + number))
 
 from paragon_export.errors import COULD_NOT_RUN
@@ -12,7 +12,11 @@ from paragon_export.system import signals, streams, supervised
 
 
 def main() -> None:
-    """Listen to Ctrl-C before anything that takes time is imported, and run the command line."""
+    """Handle signals, then import and run the command line.
+
+    Everything that changes the whole process is set up here: signal handlers, closed standard
+    streams, and the child process that is used where memory is limited.
+    """
     streams.fill_gaps()
     supervised.run_in_child_if_memory_is_limited()
     signals.listen()
@@ -20,7 +24,7 @@ def main() -> None:
         from paragon_export.cli import main as cli
 
         cli.main()
-    except MemoryError:  # there was not even enough to say so in the usual way
+    except MemoryError:  # too little memory left to format an error message
         os.write(2, b"paragon-export: not enough memory\n")
         os._exit(COULD_NOT_RUN)
 

@@ -1,38 +1,38 @@
-"""Everything that ends in exit code 3.
+"""The errors that a user can cause. The command line ends with exit code 3 for each of them.
 
 ::
 
     ParagonExportError
     +-- CheckpointError               the file is not a usable checkpoint
-    |   +-- UnsupportedNetworkError   it is one, of a network that is not served
-    +-- PlanError                     what was asked for is impossible or contradicts itself
-    +-- MissingDependencyError        an optional part is not installed
-    +-- StageError                    a stage failed in a library that it owns
+    |   +-- UnsupportedNetworkError   the checkpoint holds a network that is not supported
+    +-- PlanError                     the request is impossible or contradicts itself
+    +-- MissingDependencyError        an optional dependency is not installed
+    +-- StageError                    a library failed in one stage of the flow
         +-- TraceError
         +-- RunError
-        +-- OutOfMemoryError          no verdict: it says nothing about the artifact
+        +-- OutOfMemoryError          no verdict about the artifact is possible
         +-- EngineBuildError
 
-A message says what was asked, what was found, and what to do. A failed parity is not here:
-it is a verdict, and verdicts are data.
+A message says what was asked, what was found, and what to do. A failed parity check raises no
+error: it is a result.
 """
 
 from __future__ import annotations
 
 COULD_NOT_RUN = 3
-"""Exit code of a command that ended in an error."""
+"""Exit code of a command that ends with an error."""
 
 
 class ParagonExportError(Exception):
-    """Base of every error that a user can cause; its text is one line for people."""
+    """Base of every error that a user can cause. Its text is one line."""
 
 
 class CheckpointError(ParagonExportError):
-    """The file cannot be read, or its tensors do not make up a network."""
+    """The file cannot be read, or its tensors do not form a complete network."""
 
 
 class UnsupportedNetworkError(CheckpointError):
-    """The tensors are those of a network that this tool does not serve."""
+    """The tensors belong to a network that this tool does not support."""
 
 
 class PlanError(ParagonExportError):
@@ -40,15 +40,15 @@ class PlanError(ParagonExportError):
 
 
 class MissingDependencyError(ParagonExportError):
-    """An optional dependency is needed; the text names the extra that brings it."""
+    """An optional dependency is missing. The text names the extra that installs it."""
 
 
 class StageError(ParagonExportError):
-    """A stage failed; the text keeps the message of the library it used."""
+    """A stage of the flow failed. The text contains the message of the library that failed."""
 
 
 class TraceError(StageError):
-    """The network cannot be written as an ONNX graph."""
+    """The network cannot be converted to an ONNX graph."""
 
 
 class RunError(StageError):
@@ -56,26 +56,31 @@ class RunError(StageError):
 
 
 class OutOfMemoryError(StageError):
-    """A runtime got no memory. Not a RunError: that would be a failed verdict."""
+    """A runtime ran out of memory.
+
+    It is no ``RunError``, because that counts as a failed parity check.
+    """
 
 
 class EngineBuildError(StageError):
-    """TensorRT refused the model or the profile."""
+    """TensorRT rejected the model or the profile."""
 
 
-NO_MEMORY = ("allocate memory", "Failed to allocate", "bad_alloc", "bad allocation",
-             "not enough memory", "failed to map segment", "out of memory",
-             "DefaultCPUAllocator")  # fmt: skip
-"""What the libraries say when they get no memory."""
+OUT_OF_MEMORY_MESSAGES = ("allocate memory", "Failed to allocate", "bad_alloc", "bad allocation",
+                          "not enough memory", "failed to map segment", "out of memory",
+                          "DefaultCPUAllocator")  # fmt: skip
+"""Parts of the messages of PyTorch, ONNX Runtime, OpenVINO and the C++ library."""
 
 
 def is_memory_error(error: BaseException) -> bool:
-    """Tell whether an error of any library means that there was no memory."""
-    return isinstance(error, MemoryError) or any(words in str(error) for words in NO_MEMORY)
+    """Return whether an error means that memory ran out, whichever library raised it."""
+    return isinstance(error, MemoryError) or any(
+        message in str(error) for message in OUT_OF_MEMORY_MESSAGES
+    )
 
 
 def reason_of(error: Exception) -> str:
-    """Return what to tell a user of an error, also of one that nobody foresaw."""
+    """Return the text to show the user for any error, including unexpected ones."""
     if isinstance(error, ParagonExportError):
         return str(error)
     cause: BaseException | None = error

@@ -26,6 +26,12 @@ LONGEST_RUN_S = 300
 # Set before PyTorch is imported; the command line inherits it.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+# Test files import ONNX Runtime directly. Subprocesses do not inherit this variable.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
+SET_BY_PROCESS = ("POLYGRAPHY_USE_TENSORRT_RTX", "ORT_DISABLE_TELEMETRY")
+"""Environment variables that this process may have set for itself."""
+
 
 @pytest.fixture(autouse=True)
 def empty_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -35,7 +41,7 @@ def empty_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mo
 
 def shell_environment(**changes: str) -> dict[str, str]:
     """Return the environment of a user's shell: without what this process set for itself."""
-    inherited = {n: v for n, v in os.environ.items() if n != "POLYGRAPHY_USE_TENSORRT_RTX"}
+    inherited = {n: v for n, v in os.environ.items() if n not in SET_BY_PROCESS}
     return {**inherited, "COLUMNS": "200", "NO_COLOR": "1", **changes}
 
 

@@ -1,6 +1,6 @@
-"""What ships with the package: a trained checkpoint and a photograph.
+"""Files that ship with the package: a trained checkpoint and a photograph.
 
-It may import nothing of this project.
+This package imports no other package of this project.
 """
 
 from __future__ import annotations
@@ -13,14 +13,15 @@ import numpy as np
 _HERE = Path(__file__).parent
 
 CHECKPOINT = _HERE / "2xParagonSR2_Realtime_shipped.safetensors"
-"""2x Realtime, generation v11, trained for this project; see ``benchmarks/training``."""
+"""ParagonSR2 2x, variant realtime, generation v11; see ``benchmarks/training``."""
 
 PHOTOGRAPH = _HERE / "photograph.png"
+"""An 8-bit RGB photograph."""
 
 
 @cache
 def photograph() -> np.ndarray:
-    """Return the shipped photograph: (H, W, 3), float32, RGB in [0, 1]. Do not write to it."""
+    """Return the shipped photograph: read-only (H, W, 3), float32, RGB in [0, 1]."""
     from PIL import Image
 
     with Image.open(PHOTOGRAPH) as image:

@@ -35,7 +35,8 @@ from paragon_export.specs.network import Port
 from paragon_export.specs.plans import NetworkOptions
 from paragon_export.specs.types import OnnxBackend, Size
 from paragon_export.system.environment import environment
-from paragon_export.system.optional import cuda_advice
+from paragon_export.system.limits import process_memory_bytes
+from paragon_export.system.optional import cuda_advice, import_without_telemetry
 from paragon_export.system.reading import parse_json, read_bytes
 from paragon_export.system.text import utf_8
 
@@ -220,8 +221,7 @@ def _compiled(runner: TorchRunner) -> TorchRunner:
 def _open_onnx(data: bytes, device: str) -> OnnxRunner:
     if device == "CPU":
         return OnnxRunner(data)
-    import onnxruntime as ort
-
+    ort = import_without_telemetry("onnxruntime")
     provider = f"{device}ExecutionProvider"
     if provider not in ort.get_available_providers():
         raise PlanError(f"this ONNX Runtime has no {device}; {cuda_advice()}")
@@ -305,11 +305,8 @@ def _timed_ms(run: Callable[[], Arrays]) -> float:
 
 
 def _status_mib(field: str) -> float | None:
-    with suppress(OSError), open("/proc/self/status", encoding="ascii") as file:
-        for line in file:
-            if line.startswith(field + ":"):
-                return int(line.split()[1]) / 1024
-    return None
+    size = process_memory_bytes(field)
+    return None if size is None else size / 2**20
 
 
 def _reset_peak_memory() -> float | None:

@@ -1,4 +1,4 @@
-"""A checkpoint file in, named tensors out. No code in a checkpoint is ever run.
+"""Read checkpoint files as named tensors. No code in a checkpoint is ever run.
 
 It may import ``specs`` and the packages before it.
 """

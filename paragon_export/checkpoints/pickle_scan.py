@@ -1,8 +1,8 @@
-"""Scan: a pickled checkpoint looked through, opcode by opcode, before anything of it is built.
+"""Check a pickled checkpoint, opcode by opcode, before PyTorch unpickles it.
 
-``torch.load`` with ``weights_only`` runs no code that a file names. It does believe what a file
-says of sizes, makes whatever a short list of classes can make, and hashes keys that unfold without
-end. What no state dict needs is refused here; the rest is left to PyTorch.
+``torch.load`` with ``weights_only=True`` runs no code that a file names. But it trusts the sizes in
+the file, builds objects of a list of classes, and hashes dictionary keys that may expand without
+limit. This module rejects everything that a state dict does not need.
 """
 
 from __future__ import annotations
@@ -19,55 +19,27 @@ from pickle import UnpicklingError
 from typing import Any
 
 MAX_PICKLE_BYTES = 2**23
-"""Names and shapes of a state dict, and what trainers put beside them; weights are not in it."""
+"""Length of the pickle alone: it holds names, shapes and settings of the trainer, but no weights."""
 
 MAX_OPCODES = 2**20
 
 MAX_RECORDS = 2**16
+"""Records of a zip archive."""
 
 MAX_DIRECTORY_BYTES = 2**24
-"""Of an archive's list of its records: 256 bytes for each."""
+"""Length of the central directory of a zip archive: 256 bytes for each record."""
 
 MAX_TUPLE_ITEMS = 250
-"""Values in a tuple and in the tuples in it: it may be a key, and a key is hashed."""
+"""Values in a tuple, including those of nested tuples. A tuple may be a key, which is hashed."""
 
-OPCODES = frozenset(
-    [
-        "PROTO",
-        "STOP",
-        "GLOBAL",
-        "REDUCE",
-        "BUILD",
-        "BINPERSID",
-        "MARK",
-        "APPEND",
-        "APPENDS",
-        "SETITEM",
-        "SETITEMS",
-        "TUPLE",
-        "TUPLE1",
-        "TUPLE2",
-        "TUPLE3",
-        "EMPTY_TUPLE",
-        "EMPTY_LIST",
-        "EMPTY_DICT",
-        "EMPTY_SET",
-        "NONE",
-        "NEWTRUE",
-        "NEWFALSE",
-        "BININT",
-        "BININT1",
-        "BININT2",
-        "LONG1",
-        "BINFLOAT",
-        "BINUNICODE",
-        "SHORT_BINSTRING",
-        "BINGET",
-        "LONG_BINGET",
-        "BINPUT",
-        "LONG_BINPUT",
-    ]
-)
+ALLOWED_OPCODES = frozenset(
+    ["PROTO", "STOP", "GLOBAL", "REDUCE", "BUILD", "BINPERSID", "MARK", "APPEND", "APPENDS",
+     "SETITEM", "SETITEMS", "TUPLE", "TUPLE1", "TUPLE2", "TUPLE3", "EMPTY_TUPLE", "EMPTY_LIST",
+     "EMPTY_DICT", "EMPTY_SET", "NONE", "NEWTRUE", "NEWFALSE", "BININT", "BININT1", "BININT2",
+     "LONG1", "BINFLOAT", "BINUNICODE", "SHORT_BINSTRING", "BINGET", "LONG_BINGET", "BINPUT",
+     "LONG_BINPUT"]
+)  # fmt: skip
+"""Opcodes of pickles that ``torch.save`` writes."""
 
 STORAGES = {
     **dict.fromkeys(("Double", "Long", "ComplexFloat"), 8),
@@ -76,37 +48,44 @@ STORAGES = {
     **dict.fromkeys(("Char", "Byte", "Bool", "QInt8", "QUInt8", "Untyped"), 1),
     "ComplexDouble": 16,
 }
-"""Bytes of an element of a storage of PyTorch's, as in ``torch.FloatStorage``."""
+"""Bytes per element by the kind of storage: ``Float`` stands for ``torch.FloatStorage``."""
 
-HARMLESS = {"collections.OrderedDict", "collections.Counter", "builtins.set", "__builtin__.set",
-            "torch.Size", "torch.device", "torch._utils._rebuild_parameter"}  # fmt: skip
-"""What may be called on anything: the result is no larger than what was given."""
+SAFE_FUNCTIONS = {"collections.OrderedDict", "collections.Counter", "builtins.set",
+                  "__builtin__.set", "torch.Size", "torch.device",
+                  "torch._utils._rebuild_parameter"}  # fmt: skip
+"""Functions that may be called with any arguments: their result is no larger than the arguments."""
 
-REBUILD = {"torch._utils._rebuild_tensor": 4, "torch._utils._rebuild_tensor_v2": 6,
-           "torch._utils._rebuild_tensor_v3": 7}  # fmt: skip
-"""How plain tensors are made, and how many arguments that takes at least."""
+REBUILD_FUNCTIONS = {"torch._utils._rebuild_tensor": 4, "torch._utils._rebuild_tensor_v2": 6,
+                     "torch._utils._rebuild_tensor_v3": 7}  # fmt: skip
+"""Functions that create dense tensors, and their least number of arguments."""
 
 
 @dataclass(frozen=True)
 class _Global:
+    """A function or class by its full name."""
+
     name: str
 
 
 @dataclass(frozen=True)
 class _Storage:
+    """A storage of this many elements."""
+
     elements: int
 
 
 @dataclass(frozen=True)
-class _Made:
-    """A value that is not looked into; ``by`` names what made it."""
+class _Opaque:
+    """A value whose content does not matter. ``function`` is the name of what returned it."""
 
-    by: str = ""
+    function: str = ""
 
 
 class _Tuple(tuple[Any, ...]):
-    unfolded: int
-    """Values in it and in the tuples in it."""
+    """A tuple and its expanded size."""
+
+    expanded: int
+    """Number of values in it, including those of nested tuples."""
 
 
 _MARK = object()
@@ -115,12 +94,13 @@ _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": (
 
 
 def scan(data: bytes) -> None:
-    """Look through the bytes of a ``.pth`` file, zipped or of before PyTorch 1.6.
+    """Check the bytes of a ``.pth`` file: a zip archive, or the format before PyTorch 1.6.
 
     Raises:
-        UnpicklingError: If it names a function or makes an object that no state dict needs.
-        ValueError: If it is compressed, TorchScript, or claims more than is there.
-        LookupError: If it is damaged, as with ValueError.
+        UnpicklingError: If it names a function or builds an object that no state dict needs.
+        ValueError: If it is compressed, is TorchScript, is damaged, exceeds a limit, or declares
+            more data than it holds.
+        LookupError: If it is damaged.
     """
     if data[:2] == b"PK":
         _scan_zip(data)
@@ -132,35 +112,37 @@ def scan(data: bytes) -> None:
 
 
 def check_directory(data: bytes) -> None:
-    """Refuse an archive whose list of records is too long, before anything reads the list.
+    """Check the length of a zip archive's central directory before anything reads it.
 
-    What stands at its end says where the list is: what ``zipfile`` and PyTorch go by.
+    Its length is stored in the end record, which ``zipfile`` and PyTorch use as well (APPNOTE.TXT
+    of the ZIP format, sections 4.3.14 to 4.3.16).
 
     Raises:
-        ValueError: If it is too long, or not where the archive ends.
+        ValueError: If the directory is too long, or if there is no valid end record.
     """
     at = len(data) - 22
-    if data[at : at + 4] != b"PK\5\6" or data[-2:] != b"\0\0":  # there is a comment
+    if data[at : at + 4] != b"PK\5\6" or data[-2:] != b"\0\0":  # the archive has a comment
         at = data.rfind(b"PK\5\6", max(0, len(data) - 22 - 2**16))
     if at < 0 or len(data) - at < 22:
-        raise ValueError("an archive without an end")
+        raise ValueError("an archive without an end record")
     records, size = struct.unpack("<10xHL6x", data[at : at + 22])
     end = at
-    if data[max(0, at - 20) : at][:4] == b"PK\6\7":  # numbers that need 64 bits
+    if data[max(0, at - 20) : at][:4] == b"PK\6\7":  # ZIP64
         end = at - 76
-        (told,) = struct.unpack("<8xQ4x", data[at - 20 : at])
-        if end < 0 or told != end or data[end : end + 4] != b"PK\6\6":
-            raise ValueError("an archive with two ends that do not agree")
+        (stated_end,) = struct.unpack("<8xQ4x", data[at - 20 : at])
+        if end < 0 or stated_end != end or data[end : end + 4] != b"PK\6\6":
+            raise ValueError("an archive with two end records that do not agree")
         records, size = struct.unpack("<32xQQ8x", data[end : end + 56])
-    found = data.count(b"PK\1\2", max(0, end - size), end)
-    if max(records, found) > MAX_RECORDS or size > MAX_DIRECTORY_BYTES:
+    entries = data.count(b"PK\1\2", max(0, end - size), end)
+    if max(records, entries) > MAX_RECORDS or size > MAX_DIRECTORY_BYTES:
         raise ValueError(
-            f"an archive of {max(records, found)} records, listed in {size} bytes; at most "
-            f"{MAX_RECORDS} in {MAX_DIRECTORY_BYTES} bytes are read"
+            f"an archive of {max(records, entries)} records with a directory of {size} bytes; at "
+            f"most {MAX_RECORDS} records and {MAX_DIRECTORY_BYTES} bytes are supported"
         )
 
 
 def _scan_zip(data: bytes) -> None:
+    """Check a zip archive, as ``torch.save`` writes it."""
     check_directory(data)
     try:
         infos = zipfile.ZipFile(io.BytesIO(data)).infolist()
@@ -170,23 +152,27 @@ def _scan_zip(data: bytes) -> None:
     if "constants.pkl" in names:
         raise ValueError("a TorchScript archive; save the network's state dict")
     if len(names) != len(infos):
-        raise ValueError("one of its records is there twice")
+        raise ValueError("two of its records have the same name")
     if sum(info.file_size for info in infos) > len(data):
-        raise ValueError(f"its {len(infos)} records claim more bytes than the file has")
+        raise ValueError(f"its {len(infos)} records declare more bytes than the file has")
     records = {info.filename.partition("/")[2]: _record(data, info) for info in infos}
     if len(records.get("data.pkl", b"")) > MAX_PICKLE_BYTES:
         raise ValueError(f"its data.pkl is longer than {MAX_PICKLE_BYTES} bytes")
-    _check_sums(infos, list(records.values()))
+    _check_checksums(infos, list(records.values()))
 
     def check(key: str, size: int) -> None:
         if size > len(records.get(f"data/{key}", b"")):
-            raise ValueError(f"storage {key[:20]} claims {size} bytes, which are not there")
+            raise ValueError(f"storage {key[:20]} declares {size} bytes, which are not there")
 
-    _Scan(check).run(io.BytesIO(records.get("data.pkl", b"")))
+    _Scanner(check).run(io.BytesIO(records.get("data.pkl", b"")))
 
 
 def _record(data: bytes, info: zipfile.ZipInfo) -> memoryview:
-    """Return a record, found as PyTorch finds it."""
+    """Return the bytes of a record, located by its local header as in PyTorch.
+
+    Raises:
+        ValueError: If the record is compressed, encrypted, misplaced or truncated.
+    """
     if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1:
         raise ValueError("its records are compressed or encrypted, which PyTorch never does")
     header = data[info.header_offset : info.header_offset + 30]
@@ -199,8 +185,11 @@ def _record(data: bytes, info: zipfile.ZipInfo) -> memoryview:
     return record
 
 
-def _check_sums(infos: Sequence[zipfile.ZipInfo], records: Sequence[memoryview]) -> None:
-    """Find damage by the checksums; where none is right, the writer left them out."""
+def _check_checksums(infos: Sequence[zipfile.ZipInfo], records: Sequence[memoryview]) -> None:
+    """Raise ValueError if a checksum does not match.
+
+    If none matches, the file was written without checksums, which is allowed.
+    """
     wrong = [i.filename for i, r in zip(infos, records, strict=True) if zlib.crc32(r) != i.CRC]
     if wrong and len(wrong) < len(infos):
         raise ValueError(f"record {wrong[0][:80]} is damaged: its checksum does not match")
@@ -210,35 +199,39 @@ def _check_sums(infos: Sequence[zipfile.ZipInfo], records: Sequence[memoryview])
 
 
 def _scan_legacy(data: bytes) -> None:
-    """Five pickles one after the other (the fourth is the state), then the storages."""
+    """Check a file of five consecutive pickles, the fourth the state dict, and the storages."""
     stream = io.BytesIO(data[:MAX_PICKLE_BYTES])
-    claimed: dict[str, int] = {}
+    sizes: dict[str, int] = {}
 
     def check(key: str, size: int) -> None:
-        claimed[key] = max(size, claimed.get(key, 0))
+        sizes[key] = max(size, sizes.get(key, 0))
 
     for _ in range(5):
-        _Scan(check).run(stream)
-    if sum(claimed.values()) > len(data) - stream.tell():
-        raise ValueError("its storages claim more bytes than are there")
+        _Scanner(check).run(stream)
+    if sum(sizes.values()) > len(data) - stream.tell():
+        raise ValueError("its storages declare more bytes than the file has")
 
 
 # --- opcodes ------------------------------------------------------------------------------
 
 
-class _Scan:
-    """Runs a pickle on values that stand for what PyTorch would make."""
+class _Scanner:
+    """Executes the opcodes of a pickle with placeholders instead of the objects themselves."""
 
     def __init__(self, check: Callable[[str, int], None]) -> None:
-        """``check`` is called with the key and the bytes of each storage, and raises ValueError."""
+        """Take a function that gets the key and the bytes of each storage.
+
+        It may raise ValueError.
+        """
         self._check = check
         self._stack: list[Any] = []
         self._memo: dict[int, Any] = {}
 
     def run(self, stream: io.BytesIO) -> None:
+        """Check one pickle and leave the stream at its end. Errors are those of :func:`scan`."""
         opcodes = pickletools.genops(stream)
         for opcode, argument, _ in islice(opcodes, MAX_OPCODES):
-            if opcode.name not in OPCODES:
+            if opcode.name not in ALLOWED_OPCODES:
                 raise UnpicklingError(f"Unsupported opcode {opcode.name}")
             self._step(opcode, argument)
         if next(opcodes, None):
@@ -255,12 +248,12 @@ class _Scan:
         elif name == "GLOBAL":
             stack.append(_Global(argument.replace(" ", ".")))
         else:
-            taken = self._take(opcode)
+            operands = self._pop_operands(opcode)
             if opcode.stack_after:
-                stack.append(self._result(name, taken, argument))
+                stack.append(self._result(name, operands, argument))
 
-    def _take(self, opcode: pickletools.OpcodeInfo) -> list[Any]:
-        """Take what an opcode takes off the stack, back to the mark if it wants one."""
+    def _pop_operands(self, opcode: pickletools.OpcodeInfo) -> list[Any]:
+        """Pop the operands of an opcode from the stack, down to the mark if it uses one."""
         stack, before = self._stack, opcode.stack_before
         values: list[Any] = []
         if pickletools.markobject in before:
@@ -272,29 +265,30 @@ class _Scan:
             raise ValueError("a pickle whose marks do not match")
         return values[::-1]
 
-    def _result(self, name: str, taken: list[Any], argument: Any) -> Any:
+    def _result(self, name: str, operands: list[Any], argument: Any) -> Any:
+        """Return the placeholder that an opcode pushes onto the stack."""
         if name.startswith("TUPLE"):
-            return _tuple(taken)
+            return _tuple(operands)
         if name == "REDUCE":
-            return _call(*taken)
+            return _call(*operands)
         if name == "BINPERSID":
-            return self._storage(taken[0])
-        if name == "BUILD" and taken[0] != _Made("collections.OrderedDict"):
+            return self._storage(operands[0])
+        if name == "BUILD" and operands[0] != _Opaque("collections.OrderedDict"):
             raise UnpicklingError("Unsupported: it sets the state of an object")
         if name in _CONSTANTS:
             return _CONSTANTS[name]
-        return taken[0] if taken else _Made() if argument is None else argument
+        return operands[0] if operands else _Opaque() if argument is None else argument
 
-    def _storage(self, told: Any) -> _Storage:
-        """Read ``("storage", class, key, device, elements)``."""
-        if not isinstance(told, tuple) or told[0] not in ("storage", b"storage"):
+    def _storage(self, persistent_id: Any) -> _Storage:
+        """Return the storage of ``("storage", class, key, device, elements)``."""
+        if not isinstance(persistent_id, tuple) or persistent_id[0] not in ("storage", b"storage"):
             raise UnpicklingError("Unsupported: a persistent object that is no storage")
-        _, kind, key, _, elements, *view = told
+        _, kind, key, _, elements, *view = persistent_id
         kind = kind.name.rpartition(".")[2].removesuffix("Storage") if _is_storage(kind) else ""
         if kind not in STORAGES or any(part is not None for part in view):
             raise ValueError("a storage of an unknown kind")
         if not _is_count(elements):
-            raise ValueError("a storage of an impossible size")
+            raise ValueError("a storage of an invalid size")
         self._check(str(key), elements * STORAGES[kind])
         return _Storage(elements)
 
@@ -308,39 +302,47 @@ def _is_count(value: Any) -> bool:
 
 
 def _tuple(values: list[Any]) -> _Tuple:
-    found = _Tuple(values)
-    found.unfolded = sum(getattr(value, "unfolded", 1) for value in values) + 1
-    if found.unfolded > MAX_TUPLE_ITEMS:
+    result = _Tuple(values)
+    result.expanded = sum(getattr(value, "expanded", 1) for value in values) + 1
+    if result.expanded > MAX_TUPLE_ITEMS:
         raise ValueError(f"a tuple of more than {MAX_TUPLE_ITEMS} values")
-    return found
+    return result
 
 
-def _call(function: Any, arguments: Any) -> _Made:
-    """Let through what makes state dicts and harmless values."""
-    name = function.name if isinstance(function, _Global) else "something that is no name"
+def _call(function: Any, arguments: Any) -> _Opaque:
+    """Return the placeholder for the result of an allowed call.
+
+    Raises:
+        UnpicklingError: If the function is not allowed.
+        ValueError: If the call builds an unsupported or invalid tensor.
+    """
+    name = function.name if isinstance(function, _Global) else "a value that is no function"
     if not isinstance(arguments, tuple):
         raise UnpicklingError(f"Unsupported: GLOBAL {name} called without arguments")
-    if name in REBUILD:
+    if name in REBUILD_FUNCTIONS:
         _check_tensor(name, arguments)
     elif name == "_codecs.encode" and arguments[1:] == ("latin1",):
-        return _Made(name)  # how bytes are written
-    elif name.startswith("torch._utils._rebuild") and name not in HARMLESS:
+        return _Opaque(name)  # protocol 2 stores bytes this way
+    elif name.startswith("torch._utils._rebuild") and name not in SAFE_FUNCTIONS:
         raise ValueError(f"{name}: a tensor that is sparse, quantized or without data")
-    elif name not in HARMLESS:
+    elif name not in SAFE_FUNCTIONS:
         raise UnpicklingError(f"Unsupported: GLOBAL {name}")
-    return _Made(name)
+    return _Opaque(name)
 
 
 def _check_tensor(name: str, arguments: tuple[Any, ...]) -> None:
-    """Refuse a tensor that reaches beyond its storage; how large it is counts once it is read."""
-    if len(arguments) < REBUILD[name]:
-        raise ValueError("a tensor of which something is not told")
+    """Raise ValueError for a tensor that is incomplete or reaches beyond its storage.
+
+    The size of the tensor itself is checked after it is read.
+    """
+    if len(arguments) < REBUILD_FUNCTIONS[name]:
+        raise ValueError("a tensor with missing arguments")
     storage, offset, size, stride = arguments[:4]
     lists = isinstance(size, tuple) and isinstance(stride, tuple) and len(size) == len(stride)
     if not isinstance(storage, _Storage) or not lists:
         raise ValueError("a tensor of an unknown kind")
     if not all(map(_is_count, (offset, *size, *stride))):
-        raise ValueError("a tensor of impossible extents")
+        raise ValueError("a tensor of invalid extents")
     last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
     if 0 not in size and last >= storage.elements:
         raise ValueError("a tensor that reaches beyond its storage")

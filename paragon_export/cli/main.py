@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from paragon_export.errors import COULD_NOT_RUN, PlanError, reason_of
-from paragon_export.networks.options import RARER, parse_option
+from paragon_export.networks.options import SET_OPTIONS, parse_option
 from paragon_export.specs.plans import EnginePlan, ExportPlan, NetworkOptions
 from paragon_export.specs.profiles import DEFAULT_PROFILE, BatchProfile, Profile, read_recipe
 from paragon_export.specs.types import (
@@ -63,7 +63,9 @@ Scale = Annotated[
 ]
 More = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="NAME=VALUE", help=f"Rarer: {', '.join(RARER)}. Repeatable."),
+    typer.Option(
+        "--set", metavar="NAME=VALUE", help=f"Rarer: {', '.join(SET_OPTIONS)}. Repeatable."
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 CheckpointFile = Annotated[Path, typer.Argument(help=".safetensors, .pth or .pt file.")]

@@ -29,7 +29,7 @@ from paragon_export.networks.glyph.layout import CELL, GRID
 from paragon_export.specs.network import InputSpec, Port, Task
 from paragon_export.specs.plans import ExportPlan
 from paragon_export.specs.types import ONNX_SUFFIXES, Precision, Size
-from paragon_export.system.environment import makers
+from paragon_export.system.environment import export_versions
 from paragon_export.system.limits import limited_memory
 from paragon_export.system.reading import read_bytes
 from paragon_export.system.text import brief, one_line, utf_8
@@ -211,7 +211,7 @@ def describe_in(
 
     What libraries left there goes: it tells how they were called, not what the model is.
     """
-    spec, checkpoint, made_with = network.spec, network.checkpoint, makers()
+    spec, checkpoint, made_with = network.spec, network.checkpoint, export_versions()
     metadata = ModelMetadata(
         family=spec.architecture,
         generation=spec.generation,

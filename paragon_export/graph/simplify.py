@@ -13,6 +13,7 @@ import onnx_ir as ir
 
 from paragon_export.errors import TraceError
 from paragon_export.graph.metadata import FLOAT32_MARK
+from paragon_export.system.optional import import_without_telemetry
 
 SKIPPED = ["fuse_qkv", "fuse_consecutive_reduce"]
 """Passes that do harm. Three products made one have to be split again, which copies; a mean of means
@@ -47,8 +48,7 @@ def simplify(model: ir.Model) -> ir.Model:
 
 
 def _simplified(proto: onnx.ModelProto, **options: bool) -> onnx.ModelProto:
-    import onnxsim
-
+    onnxsim = import_without_telemetry("onnxsim")  # it imports ONNX Runtime
     try:
         return onnxsim.simplify(proto, skipped_optimizers=SKIPPED, **options)[0]
     except Exception as error:  # raised by onnxsim's native part, of no common class

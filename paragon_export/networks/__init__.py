@@ -1,5 +1,6 @@
-"""Named tensors in, a description of the network and its PyTorch module out.
+"""Determine which network a checkpoint holds, and build it as a PyTorch module.
 
-One folder for each architecture, and the layers that they share. The registry lists them. It may
-import ``checkpoints`` and the packages before it.
+There is one folder for each architecture; the registry lists them. The other modules hold what
+architectures share: layers, options and checks of state dicts. It may import ``checkpoints`` and
+the packages before it.
 """

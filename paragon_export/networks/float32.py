@@ -1,8 +1,8 @@
-"""Where a network must be computed in float32 even when it is deployed in half precision.
+"""Mark the parts of a network that are computed in float32 even in half precision.
 
-A network says so itself, next to the arithmetic that needs it: what lies between ``widen``
-and ``narrow`` is a float32 island. PyTorch obeys when it runs the network in half precision,
-and the tracer marks the same nodes in the ONNX graph, so both come from one statement.
+Such a part is called a float32 island. It begins with ``widen`` and ends with ``narrow`` in the
+network's own code. PyTorch executes these calls, and the tracer marks the same nodes of the ONNX
+graph, so both compute the same.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from torch import Tensor
 
 
 def widen(x: Tensor) -> Tensor:
-    """Return ``x`` in float32, or unchanged where it is float32 or float64 already."""
+    """Return a float16 or bfloat16 tensor in float32, and any other unchanged."""
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
 def narrow(x: Tensor, like: Tensor) -> Tensor:
-    """Return ``x`` in the dtype of ``like``: the end of an island."""
+    """Return ``x`` in the dtype of ``like``, at the end of a float32 island."""
     return x.to(like.dtype)

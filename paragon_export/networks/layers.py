@@ -1,7 +1,7 @@
-"""Layers: the parts that generations of networks share and that rewrites know by name.
+"""Layers that several generations share, some of which rewrites match by class.
 
-Shapes are (N, C, H, W), floating point of any width. Attribute names are key names of
-checkpoints. Every convolution zero-pads.
+Shapes are (N, C, H, W) and dtypes any floating point type, unless noted. Attribute names are the
+names of tensors in checkpoints. All convolutions are zero-padded.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from paragon_export.networks.ops import sized_like
 
 
 class SeparableFilter(nn.Module):
-    """Depthwise filter along the width, then along the height, zero padded, frozen."""
+    """A frozen, separable depthwise filter: along the width, then along the height."""
 
     def __init__(self, channels: int, taps: int, names: tuple[str, str] = ("h", "v")) -> None:
         super().__init__()
@@ -35,7 +35,11 @@ class SeparableFilter(nn.Module):
 
 
 class BaseUpsampler(nn.Module):
-    """Magic upsampler: blend with a 7-tap filter, repeat pixels, smooth with 5 taps."""
+    """Fixed upsampler of an image: sharpen by ``alpha``, repeat pixels, blur.
+
+    ``blur(nearest(x + alpha * (sharp(x) - x)))`` with separable filters of 7 and 5 taps; (N, C, H,
+    W) to (N, C, H * scale, W * scale).
+    """
 
     def __init__(self, channels: int, scale: int, alpha: float) -> None:
         super().__init__()
@@ -48,8 +52,8 @@ class BaseUpsampler(nn.Module):
         return _upsample(x, self.scale, self.alpha, self.sharp, self.blur)
 
 
-class FormerBaseUpsampler(nn.Module):
-    """The same under the names that generations before v9 gave its filters."""
+class PreV9BaseUpsampler(nn.Module):
+    """:class:`BaseUpsampler` with the tensor names of generations before v9."""
 
     def __init__(self, channels: int, scale: int, alpha: float) -> None:
         super().__init__()
@@ -69,7 +73,7 @@ def _upsample(x: Tensor, scale: int, alpha: float, sharp: nn.Module, blur: nn.Mo
 
 
 class LayerScale(nn.Module):
-    """Multiply by a learned gain per channel."""
+    """Multiply by a learned gain for each channel, stored as (1, C, 1, 1)."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -82,7 +86,7 @@ class LayerScale(nn.Module):
 class RMSNorm(nn.Module):
     """``scale * x / sqrt(mean over channels of x^2 + 1e-6) + bias``.
 
-    The mean of squares is taken in float32 at least: it overflows in float16 from |x| = 256.
+    A float32 island: in float16, the squares overflow from ``|x| = 256`` on.
     """
 
     def __init__(self, channels: int) -> None:
@@ -97,10 +101,10 @@ class RMSNorm(nn.Module):
 
 
 class WindowAttention(nn.Module):
-    """Multi-head self-attention inside square windows, channels last.
+    """Multi-head self-attention within square windows.
 
-    The map is zero padded at the bottom and right to whole windows and, in odd blocks, rolled
-    by half a window without a mask; padded zeros take part in the softmax.
+    The map is zero-padded at the bottom and at the right to a multiple of ``window``. If ``shift``
+    is not 0, it is rolled by ``shift`` pixels, without a mask. Padded pixels are keys as well.
     """
 
     def __init__(self, channels: int, window: int, shift: int, heads: int) -> None:
@@ -112,12 +116,13 @@ class WindowAttention(nn.Module):
         self.qkv = nn.Linear(channels, 3 * channels)
         self.proj = nn.Linear(channels, channels)
 
-    def forward(self, given: Tensor) -> Tensor:
-        n, _, h, w = given.shape
+    def forward(self, features: Tensor) -> Tensor:
+        n, _, h, w = features.shape
         c, size, width = self.channels, self.window, self.channels // self.heads
         rows, columns = (h + size - 1) // size, (w + size - 1) // size
-        # Always pad and always crop: a Python branch on the size would be baked into a trace.
-        x = F.pad(given.permute(0, 2, 3, 1), (0, 0, 0, columns * size - w, 0, rows * size - h))
+        # Without a branch on the size, which a trace would fix to one of its cases.
+        padding = (0, 0, 0, columns * size - w, 0, rows * size - h)
+        x = F.pad(features.permute(0, 2, 3, 1), padding)
         if self.shift:
             x = torch.roll(x, (-self.shift, -self.shift), (1, 2))
         x = x.reshape(n, rows, size, columns, size, c).permute(0, 1, 3, 2, 4, 5)
@@ -130,11 +135,11 @@ class WindowAttention(nn.Module):
         x = x.reshape(n, rows * size, columns * size, c)
         if self.shift:
             x = torch.roll(x, (self.shift, self.shift), (1, 2))
-        return sized_like(x[:, :h, :w].permute(0, 3, 1, 2), given)
+        return sized_like(x[:, :h, :w].permute(0, 3, 1, 2), features)
 
 
 class ChannelAttention(nn.Module):
-    """Gate the channels by a two-layer perceptron on their means over the image."""
+    """Multiply channels by gains in (0, 1) that a two-layer perceptron computes from their means."""
 
     def __init__(self, channels: int, squeeze: int) -> None:
         super().__init__()
@@ -150,7 +155,7 @@ class ChannelAttention(nn.Module):
 
 
 class TokenAttention(nn.Module):
-    """Cross-attention from every pixel to a learned dictionary of tokens."""
+    """Cross-attention with one head: each pixel is a query, keys and values are learned tokens."""
 
     def __init__(self, channels: int, tokens: int, width: int) -> None:
         super().__init__()

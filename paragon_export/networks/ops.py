@@ -1,7 +1,7 @@
-"""Primitives: what rewritten networks compute and PyTorch has no single call for.
+"""Operations of networks that PyTorch has no single function for.
 
-Each is plain PyTorch here, which says what it means, and one row of the table in
-``operators``, which says how it is written in ONNX.
+Each function here defines an operation in PyTorch. A trace records it as one call, and
+``graph.lowerings`` converts that call to ONNX.
 """
 
 from __future__ import annotations
@@ -11,41 +11,41 @@ from torch import Tensor
 
 
 def numbers(first: int, count: int) -> Tensor:
-    """Return ``count`` whole numbers from ``first`` on as an int64 vector."""
+    """Return the integers ``first`` to ``first + count - 1`` as (count), int64."""
     return torch.arange(first, first + count)
 
 
 def positions(x: Tensor, dim: int) -> Tensor:
-    """Return the whole numbers from 0 to the extent of ``x`` along ``dim`` as an int64 vector.
+    """Return the indices of ``x`` along ``dim``, from 0, as a vector, int64.
 
-    Arithmetic on it, with whole numbers and extents, stays int64 in ONNX too.
+    Arithmetic on it with integers and extents stays int64 in ONNX too.
     """
     return torch.arange(x.shape[dim], device=x.device)
 
 
 def floating(x: Tensor, like: Tensor) -> Tensor:
-    """Return whole numbers in the floating dtype of ``like``."""
+    """Return an integer tensor in the floating point dtype of ``like``."""
     return x.to(like.dtype)
 
 
 def spectrum(x: Tensor) -> Tensor:
-    """Return the magnitude of the two-dimensional Fourier transform, orthonormal.
+    """Return the magnitude of the two-dimensional discrete Fourier transform, orthonormal.
 
     Args:
-        x: (N, 1, H, W), float32 or float64: widen half precision before.
+        x: (N, 1, H, W), float32 or float64.
 
     Returns:
-        (N, 1, H, W), not negative, frequency 0 first.
+        (N, 1, H, W), not negative, with frequency 0 at index 0.
     """
     return torch.fft.fft2(x, norm="ortho").abs()
 
 
 def set_edges(x: Tensor, edges: Tensor, dim: int) -> Tensor:
-    """Return ``x`` with ``edges`` for its first and last slice along ``dim``.
+    """Return ``x`` with its first and last slice along ``dim`` replaced by ``edges``.
 
     Args:
-        x: Any shape with 2 or more along ``dim``.
-        edges: The shape of ``x`` with 2 along ``dim``.
+        x: Any shape with an extent of at least 2 along ``dim``.
+        edges: The shape of ``x`` with an extent of 2 along ``dim``.
         dim: Not negative.
     """
     index = torch.tensor([0, x.shape[dim] - 1], device=x.device)
@@ -53,18 +53,19 @@ def set_edges(x: Tensor, edges: Tensor, dim: int) -> Tensor:
 
 
 def outermost(x: Tensor, dim: int, last: bool, count: int) -> tuple[Tensor, Tensor]:
-    """Return the ``count`` first or last slices of a map, however few it has.
+    """Return the ``count`` first or last slices of a map, also if it has fewer.
 
     Args:
         x: (N, C, H, W).
         dim: 2 or 3.
-        last: Whether to count from the end.
-        count: Of slices.
+        last: Whether to return the last slices instead of the first.
+        count: Number of slices.
 
     Returns:
-        The slices in order, any values where the map has none, and 1 or 0 for each slice that
-        the map has or has not, in a shape that broadcasts. The result's shape does not depend on
-        the map's extent along ``dim``: TensorRT plans memory for the largest that may be.
+        The slices in order, (N, C, count, W) or (N, C, H, count), with arbitrary values for slices
+        that the map does not have; and a mask, 1 for each slice that exists and else 0, of a shape
+        that broadcasts. Both shapes are independent of the extent of the map along ``dim``:
+        TensorRT allocates memory for the largest possible extent.
     """
     extent = x.shape[dim]
     index = torch.arange(count, device=x.device) + (extent - count if last else 0)
@@ -74,16 +75,17 @@ def outermost(x: Tensor, dim: int, last: bool, count: int) -> tuple[Tensor, Tens
 
 
 def multi_head_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, heads: int) -> Tensor:
-    """Return ``softmax(q k') v`` for every head, without a factor on the scores.
+    """Return ``softmax(q k') v`` of each head, with unscaled scores.
 
-    One operator of ONNX Runtime's own, which keeps the scores in cache; no other runtime has it.
+    It becomes the operator MultiHeadAttention of ONNX Runtime, which keeps the scores in the CPU's
+    cache. Other runtimes do not have it.
 
     Args:
-        q: (batch, tokens, C), as are the others.
-        k: Keys.
-        v: Values.
+        q: Queries (batch, tokens, C).
+        k: Keys (batch, tokens, C).
+        v: Values (batch, tokens, C).
         bias: (3 C), added to q, k and v.
-        heads: Number of heads, of C / heads neighbouring channels each.
+        heads: Number of heads. Each has C / heads consecutive channels.
 
     Returns:
         (batch, tokens, C).
@@ -98,12 +100,13 @@ def multi_head_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, heads: i
 
 
 def sized_like(y: Tensor, x: Tensor) -> Tensor:
-    """Return ``y`` (N, C, H, W), and say that it has the batch and size of ``x``.
+    """Return ``y`` (N, C, H, W), declaring that its batch, height and width are those of ``x``.
 
-    Exported graphs then work out once what depends on sizes alone, not in every layer.
+    With this declaration an exported graph computes values that depend on sizes once, and not in
+    every layer.
 
     Raises:
-        ValueError: If it has not.
+        ValueError: If batch, height or width differ.
     """
     if (y.shape[0], *y.shape[2:]) != (x.shape[0], *x.shape[2:]):
         raise ValueError(f"{tuple(y.shape)} is not the size of {tuple(x.shape)}")
@@ -111,15 +114,15 @@ def sized_like(y: Tensor, x: Tensor) -> Tensor:
 
 
 def single_head_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Return ``softmax(q k') v`` with one head, without a factor on the scores.
+    """Return ``softmax(q k') v`` with one head and unscaled scores.
 
-    ONNX Runtime's operator, as for :func:`multi_head_attention`: memory does not grow with the
-    square of the tokens.
+    It becomes an operator of ONNX Runtime, as :func:`multi_head_attention`. Its memory is linear in
+    the number of tokens.
 
     Args:
-        q: (batch, tokens, R), as is ``k``.
-        k: Keys.
-        v: (batch, tokens, C).
+        q: Queries (batch, tokens, R).
+        k: Keys (batch, tokens, R).
+        v: Values (batch, tokens, C).
 
     Returns:
         (batch, tokens, C).
@@ -128,15 +131,15 @@ def single_head_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 def padding_penalty(x: Tensor, window: int) -> Tensor:
-    """Return what keeps padding out of a softmax where a map fits into one window.
+    """Return a mask for scores that excludes padding from a softmax if a map fits in one window.
 
     Args:
         x: (N, C, H, W).
-        window: Side of the windows, to whole numbers of which the map is padded.
+        window: Side of the windows in pixels. The map is padded to a multiple of it.
 
     Returns:
-        (1, 1, H', W'), H' and W' being the padded extents: a large negative number beyond a map
-        of one window, 0 elsewhere.
+        (1, 1, H', W') with the padded extents H' and W'. ``PENALTY`` at padded pixels of a map of
+        one window, else 0.
     """
     h, w = x.shape[2], x.shape[3]
     rows, columns = -(-h // window), -(-w // window)
@@ -147,11 +150,11 @@ def padding_penalty(x: Tensor, window: int) -> Tensor:
 
 
 PENALTY = -3e4
-"""Far below any score, and within float16 together with one."""
+"""Added to a score, it makes its softmax 0. Its sum with a score does not overflow in float16."""
 
 
 PRIMITIVES = (
     numbers, positions, floating, spectrum, set_edges, outermost, multi_head_attention,
     padding_penalty, sized_like, single_head_attention,
 )  # fmt: skip
-"""All of them; each is seen as one call while a network is traced."""
+"""All operations of this module. A trace records each as one call."""

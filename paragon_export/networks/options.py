@@ -1,6 +1,6 @@
-"""Settle the switches that tensors cannot tell: flag, option file, metadata, default.
+"""Resolve options that the tensors do not determine.
 
-In that order, and every value remembers where it came from.
+The sources are, by precedence: flag, option file, metadata of the checkpoint, default.
 """
 
 from __future__ import annotations
@@ -16,46 +16,45 @@ from paragon_export.system.reading import parse_json
 from paragon_export.system.strict_yaml import parse_yaml, read_yaml
 from paragon_export.system.text import brief
 
-RARER = (
+SET_OPTIONS = (
     "generation", "use_norm", "dynamic_inference", "obey_tracked_flag",
     "activation", "normalize_embeddings", "stem_stride", "bn_eps",
 )  # fmt: skip
 """Options that are given as ``--set NAME=VALUE``."""
 
-
-FLAGS = ("attention_mode", "export_safe", "upsampler_alpha", "window_size", "scale", *RARER)
+FLAGS = ("attention_mode", "export_safe", "upsampler_alpha", "window_size", "scale", *SET_OPTIONS)
 """Options that can be given on the command line."""
 
-
 MAX_WINDOW_PX = 32
-"""Scores within a window grow with the fourth power of its side: 64 pixels take 9 GB."""
-
+"""Side of an attention window. The number of scores grows with the fourth power of the side:
+with 64 pixels they take 9 GB."""
 
 MAX_ALPHA = 1000.0
-"""Networks were trained with 0 to 1; far beyond, every picture is infinite."""
+"""Networks are trained with 0 to 1. Far larger values make every output infinite."""
 
-
-EPSILONS = (1e-12, 1.0)
-"""Least and largest: float32 holds them beside any variance."""
+MIN_EPSILON, MAX_EPSILON = 1e-12, 1.0
+"""Bounds of what is added to a variance: float32 can represent the sum."""
 
 
 def parse_option(text: str) -> tuple[str, Any]:
-    """Read ``NAME=VALUE``; the value is read as YAML reads it.
+    """Return name and value of ``NAME=VALUE``. The value is parsed as YAML.
 
     Raises:
-        PlanError: If it is anything else, or no switch has that name.
+        PlanError: If the text has another form, or no option has that name.
     """
     name, equals, value = text.partition("=")
-    if not equals or name not in RARER:
-        raise PlanError(f"--set {text}: expected NAME=VALUE with one of {', '.join(RARER)}")
+    if not equals or name not in SET_OPTIONS:
+        raise PlanError(f"--set {text}: expected NAME=VALUE with one of {', '.join(SET_OPTIONS)}")
     try:
         return name, parse_yaml(value)
     except ValueError as error:
-        raise PlanError(f"--set {text}: {value!r} is no value") from error
+        raise PlanError(
+            f"--set {text}: {value!r} is not a YAML value; give a number, true, false or a word"
+        ) from error
 
 
 class Resolver:
-    """Looks a switch up in every source, the strongest first."""
+    """Looks up the value of an option in all sources."""
 
     def __init__(
         self,
@@ -63,7 +62,16 @@ class Resolver:
         metadata: Mapping[str, str],
         tables: Sequence[str] = ("network_g",),
     ) -> None:
-        """Read the sources; ``tables`` are those of an option file, of which the first counts."""
+        """Read the sources.
+
+        Args:
+            options: Flags and the option file of the user.
+            metadata: That of the checkpoint.
+            tables: As for :func:`read_option_file`.
+
+        Raises:
+            PlanError: If the option file cannot be read.
+        """
         self.options = read_option_file(options.config, tables) if options.config else {}
         self._sources: list[tuple[Any, Mapping[str, Any]]] = [
             ("flag", options.flags),
@@ -71,17 +79,21 @@ class Resolver:
             ("metadata", _from_metadata(metadata)),
         ]
 
-    def given(self, name: str) -> Any:
-        """Return what the strongest source says of a switch, as it stands there; None if none."""
+    def unchecked(self, name: str) -> Any:
+        """Return the value of an option as written in the source; None if no source has it."""
         return next((values[name] for _, values in self._sources if name in values), None)
 
-    def settle(self, name: str, default: Any, check: Callable[[Any], Any]) -> ResolvedOption:
-        """Return the value of switch ``name`` and its source.
+    def resolve(self, name: str, default: Any, check: Callable[[Any], Any]) -> ResolvedOption:
+        """Return the value of an option and its source.
 
-        ``check`` returns the value as the network wants it, or raises ValueError or TypeError.
+        Args:
+            name: Name of the option.
+            default: The value if no source has the option.
+            check: Returns a valid value in the form that the network uses. It raises ValueError or
+                TypeError for an invalid one.
 
         Raises:
-            PlanError: If the strongest source that names the switch gives an impossible value.
+            PlanError: If the first source that has the option gives an invalid value.
         """
         for source, values in self._sources:
             if name in values:
@@ -95,9 +107,12 @@ class Resolver:
 
 
 def read_option_file(path: Path, tables: Sequence[str] = ("network_g",)) -> dict[str, Any]:
-    """Return the network of a traiNNer option file, with the file's ``scale`` if it has one.
+    """Return the network's table of a traiNNer option file, and ``scale`` if the file has it.
 
-    It is the first of ``tables`` that is there: ``network_g`` is the generator.
+    Args:
+        path: The option file.
+        tables: Names of tables; the first one that exists is returned. ``network_g`` describes the
+            generator, ``network_d`` the discriminator.
 
     Raises:
         PlanError: If the file cannot be read, is not YAML, or has no such table.
@@ -114,7 +129,10 @@ def read_option_file(path: Path, tables: Sequence[str] = ("network_g",)) -> dict
 
 
 def _from_metadata(metadata: Mapping[str, str]) -> dict[str, Any]:
-    """Read the header of a checkpoint: plain entries, and ``network_g`` as JSON if it is there."""
+    """Return the options in the metadata of a checkpoint: its entries, and those of ``network_g``.
+
+    Values are parsed as JSON if possible. An entry takes precedence over one of ``network_g``.
+    """
     values: dict[str, Any] = {}
     for name, text in metadata.items():
         try:
@@ -129,9 +147,9 @@ def _from_metadata(metadata: Mapping[str, str]) -> dict[str, Any]:
 
 
 def blend_factor(value: Any) -> float:
-    """Check a blend factor: a number from 0 to ``MAX_ALPHA``."""
+    """Return a blend factor, a number from 0 to ``MAX_ALPHA``, as a float."""
     if isinstance(value, str):
-        raise TypeError("it is text, not a number; YAML wants a point in 1e-1, as in 1.0e-1")
+        raise TypeError("it is text, not a number; YAML requires a point, as in 1.0e-1")
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError("it must be a number")
     if not 0 <= value <= MAX_ALPHA:
@@ -140,24 +158,24 @@ def blend_factor(value: Any) -> float:
 
 
 def epsilon(value: Any) -> float:
-    """Check what is added to a variance, written as a number or as text."""
+    """Return the epsilon of a normalization, written as a number or as text, as a float."""
     if isinstance(value, bool) or not isinstance(value, (int, float, str)):
         raise TypeError("it must be a number")
-    found, (low, high) = float(value) if isinstance(value, str) else value, EPSILONS
-    if not low <= found <= high:
-        raise ValueError(f"it must be positive, {low:g} to {high:g}")
-    return float(found)
+    number = float(value) if isinstance(value, str) else value
+    if not MIN_EPSILON <= number <= MAX_EPSILON:
+        raise ValueError(f"it must be positive, {MIN_EPSILON:g} to {MAX_EPSILON:g}")
+    return float(number)
 
 
 def activation(value: Any) -> str:
-    """Check the activation: ``gelu`` or ``relu``, in any case."""
+    """Return the name of an activation, ``gelu`` or ``relu``, in lower case."""
     if not isinstance(value, str) or value.lower() not in ("gelu", "relu"):
         raise ValueError("it must be gelu or relu")
     return value.lower()
 
 
 def whole_number(value: Any) -> int:
-    """Check an extent in pixels: 1 to 256."""
+    """Return an integer from 1 to 256."""
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError("it must be a whole number")
     if not 1 <= value <= 256:
@@ -166,15 +184,15 @@ def whole_number(value: Any) -> int:
 
 
 def window_side(value: Any) -> int:
-    """Check the side of attention windows in pixels: 1 to ``MAX_WINDOW_PX``."""
-    found = whole_number(value)
-    if found > MAX_WINDOW_PX:
+    """Return the side of an attention window in pixels, from 1 to ``MAX_WINDOW_PX``."""
+    side = whole_number(value)
+    if side > MAX_WINDOW_PX:
         raise ValueError(f"it must be 1 to {MAX_WINDOW_PX}")
-    return found
+    return side
 
 
-def factor(value: Any) -> int:
-    """Check a scale: a whole number from 1 to ``MAX_SCALE``."""
+def scale_factor(value: Any) -> int:
+    """Return an upscaling factor, an integer from 1 to ``MAX_SCALE``."""
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError("it must be a whole number")
     if not 1 <= value <= MAX_SCALE:
@@ -183,14 +201,14 @@ def factor(value: Any) -> int:
 
 
 def yes_or_no(value: Any) -> bool:
-    """Check a switch that is on or off."""
+    """Return a boolean."""
     if not isinstance(value, bool):
         raise TypeError("it must be true or false")
     return value
 
 
 def attention_mode(value: Any) -> str:
-    """Check the attention mode; a null in an option file means no attention."""
+    """Return an attention mode: ``sdpa``, ``flex`` or ``none``. None means ``none``."""
     if value is None:
         return "none"
     if value not in ("sdpa", "flex", "none"):
@@ -199,11 +217,11 @@ def attention_mode(value: Any) -> str:
 
 
 ATTENTION_MODES = ("sdpa", "flex", "none", "windows", "local", "global", "hierarchical")
-"""Of all networks together."""
+"""Attention modes of all networks."""
 
 
 def recorded_attention_mode(value: Any) -> str:
-    """Check an attention mode that a file records, of whatever network."""
+    """Return the attention mode of an exported file, of any network."""
     if value not in ATTENTION_MODES:
         raise ValueError(f"it must be one of {', '.join(ATTENTION_MODES)}")
     return str(value)
@@ -214,7 +232,7 @@ CHECKS: Mapping[str, Callable[[Any], Any]] = {
     "export_safe": yes_or_no,
     "upsampler_alpha": blend_factor,
     "window_size": window_side,
-    "scale": factor,
+    "scale": scale_factor,
     "use_norm": yes_or_no,
     "dynamic_inference": yes_or_no,
     "obey_tracked_flag": yes_or_no,
@@ -223,4 +241,4 @@ CHECKS: Mapping[str, Callable[[Any], Any]] = {
     "stem_stride": whole_number,
     "bn_eps": epsilon,
 }
-"""How the value of a switch is checked, whoever gives it."""
+"""The check of each option: it returns a valid value, or raises ValueError or TypeError."""

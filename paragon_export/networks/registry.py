@@ -1,4 +1,4 @@
-"""The network families, in the order in which they are asked whether a checkpoint is theirs."""
+"""The supported architectures, and the interface that each implements."""
 
 from __future__ import annotations
 
@@ -19,33 +19,36 @@ if TYPE_CHECKING:
 
 
 class Architecture(Protocol):
-    """What the flow needs to know of a family; importing one imports no PyTorch."""
+    """Interface of an architecture. Importing its module must not import PyTorch."""
 
     name: str
 
     def recognizes(self, checkpoint: Checkpoint) -> bool:
-        """Tell from tensor names whether the checkpoint is of this family."""
+        """Return whether a checkpoint is of this architecture, by the names of its tensors."""
 
     def describe(self, checkpoint: Checkpoint, options: NetworkOptions) -> NetworkSpec:
-        """Work out the variant and check every tensor's name, shape and dtype.
+        """Determine the network of a checkpoint; check the name, shape and dtype of every tensor.
 
         Raises:
-            CheckpointError: If tensors are missing, extra, or of a wrong shape.
-            UnsupportedNetworkError: If the generation is known and not served.
-            PlanError: If a switch is impossible or contradicts the tensors.
+            CheckpointError: If tensors are missing, unexpected, or of a wrong shape or dtype.
+            UnsupportedNetworkError: If the generation is known but not supported.
+            PlanError: If an option is invalid or contradicts the tensors.
         """
 
     def build(self, spec: NetworkSpec, checkpoint: Checkpoint, *, video: bool = False) -> nn.Module:
-        """Return the network in eval mode, float32, on the CPU, loaded strictly.
+        """Return the network with all tensors loaded: eval mode, float32, on the CPU.
 
-        Its ``forward`` takes the inputs and returns the outputs of :meth:`ports` in order.
+        Its ``forward`` takes the inputs and returns the outputs of :meth:`ports`, in order.
+
+        Raises:
+            CheckpointError: If a tensor has an unusable value.
         """
 
     def ports(self, spec: NetworkSpec, *, video: bool) -> tuple[tuple[Port, ...], tuple[Port, ...]]:
-        """Return the inputs and outputs of the exported graph.
+        """Return the inputs and the outputs of the exported graph.
 
         Raises:
-            PlanError: If ``video`` is asked of a family that has no temporal input.
+            PlanError: If ``video`` is set and the network has no temporal input.
         """
 
 
@@ -54,24 +57,25 @@ REGISTRY: tuple[Architecture, ...] = (
     MUNetArchitecture(),
     GlyphArchitecture(),
 )
+"""In order of detection."""
 
 
 def architecture_of(checkpoint: Checkpoint) -> Architecture:
-    """Return the family that a checkpoint belongs to.
+    """Return the architecture of a checkpoint: the first one that recognizes it.
 
     Raises:
-        UnsupportedNetworkError: If no family recognises it.
+        UnsupportedNetworkError: If none does.
     """
-    for family in REGISTRY:
-        if family.recognizes(checkpoint):
-            return family
-    keys = list(checkpoint.tensors)
+    for architecture in REGISTRY:
+        if architecture.recognizes(checkpoint):
+            return architecture
+    names = list(checkpoint.tensors)
     raise UnsupportedNetworkError(
-        f"{checkpoint.path}: no known network has these {len(keys)} tensors "
-        f"({listing(keys, 4)}); served are: {', '.join(f.name for f in REGISTRY)}"
+        f"{checkpoint.path}: no supported network has these {len(names)} tensors "
+        f"({listing(names, 4)}); supported are: {', '.join(a.name for a in REGISTRY)}"
     )
 
 
 def architecture_named(name: str) -> Architecture:
-    """Return the family of a variant."""
-    return next(family for family in REGISTRY if family.name == name)
+    """Return the architecture with a name, as in ``NetworkSpec.architecture``."""
+    return next(architecture for architecture in REGISTRY if architecture.name == name)

@@ -1,9 +1,10 @@
-"""Windows: attention in square windows that overlap and are blended, at every size at once.
+"""Attention in overlapping square windows whose results are blended, for maps of any size.
 
-A map of at most ``window`` pixels a side is one window. Along a longer axis the windows start
-at every multiple of ``window - overlap``, the last one ends where the map does, and neighbours
-fade into each other. Nothing loops over windows: pixels are gathered into windows, and each
-pixel of the result is gathered back from the two windows per axis that may hold it.
+A map whose height and width are at most ``window`` is one window. Along a longer axis, windows
+start at every multiple of ``window - overlap``, and the last one ends at the end of the axis.
+
+There is no loop over windows, so that one graph is valid for all sizes: pixels are gathered into
+windows, and each output pixel is gathered from the at most two windows per axis that contain it.
 """
 
 from __future__ import annotations
@@ -17,26 +18,26 @@ from torch import Tensor, nn
 from paragon_export.networks.float32 import narrow, widen
 from paragon_export.networks.ops import floating, positions
 
-FADE = 1e-8
+WEIGHT_EPSILON = 1e-8
 """Added to the sum of the windows' weights before the blend is divided by it."""
 
 
 class MaskedAttention(nn.Module):
-    """``softmax(q k') v`` with one head, some places being no keys."""
+    """``softmax(q k') v`` with one head and a mask of keys."""
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, inside: Tensor) -> Tensor:
-        """Attend.
+        """Return the attended values.
 
         Args:
             q: Queries (N, windows, tokens, R).
-            k: Keys, as ``q``.
+            k: Keys (N, windows, tokens, R).
             v: Values (N, windows, tokens, C).
-            inside: (1, windows, tokens, 1): 1, or 0 where a place is no key.
+            inside: Mask (1, windows, tokens, 1): 1 for a key, 0 for a token that is no key.
 
         Returns:
             (N, windows, tokens, C).
         """
-        # The logarithm of 1 or 0.
+        # log(1) = 0 keeps a score, log(0) = -inf excludes it.
         scores = q @ k.permute(0, 1, 3, 2) + torch.log(inside).permute(0, 1, 3, 2)
         return torch.softmax(scores, dim=-1) @ v
 
@@ -44,16 +45,17 @@ class MaskedAttention(nn.Module):
 class BlendedWindows(nn.Module):
     """``softmax(q k' / sqrt(tokens of the window)) v`` in overlapping windows, blended.
 
-    Along an axis of length L there are ``(L + overlap - 1) // (window - overlap)`` windows, or
-    one where L is at most ``window``. A window's weight rises from 0 to 1 over its first f
-    pixels unless it starts the axis, falls likewise over its last f unless it ends it, with
-    ``f = min(overlap, length // 4)``; the weights of both axes multiply, and the weighted sum is
-    divided by the sum of weights plus 1e-8.
+    Along an axis of length L there are ``(L + overlap - 1) // (window - overlap)`` windows, or one
+    if L is at most ``window``. The weight of a window rises linearly from 0 to 1 over its first f
+    pixels, unless it is at the start of the axis, and falls over its last f pixels, unless it is at
+    the end, with ``f = min(overlap, length // 4)``. The weights of both axes are multiplied. The
+    weighted sum is divided by the sum of the weights plus 1e-8.
 
-    Three traits of the trained function follow and are kept. The formula leaves the tail of
-    some lengths, such as 33 to 40, in no window, and the result is 0 there. An axis of less than 4
-    pixels has no window at all once the other is longer than ``window``. A map that is one
-    window is not divided by anything.
+    Networks were trained with three special cases of this formula, which are kept:
+
+    * For some lengths, such as 33 to 40, the last pixels are in no window. The result is 0 there.
+    * An axis of less than 4 pixels has no window if the other axis is longer than ``window``.
+    * A map that is one window is not divided.
     """
 
     def __init__(self, overlap: int) -> None:
@@ -62,16 +64,16 @@ class BlendedWindows(nn.Module):
         self.attend: nn.Module = MaskedAttention()
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
-        """Attend.
+        """Return the attended values.
 
         Args:
             q: Queries (N, R, H, W).
-            k: Keys, as ``q``.
+            k: Keys (N, R, H, W).
             v: Values (N, C, H, W).
-            window: Side of the windows in pixels; may follow from the map's size.
+            window: Side of the windows in pixels. It may depend on the size of the map.
 
         Returns:
-            (N, C, H, W): weighted means of values, 0 where no window is.
+            (N, C, H, W): weighted means of values; 0 at pixels that are in no window.
         """
         rows, columns = _along(q, 2, window, self.overlap), _along(q, 3, window, self.overlap)
         inside = rows.inside[:, None, :, None] * columns.inside[:, None]
@@ -81,20 +83,20 @@ class BlendedWindows(nn.Module):
         key, value = _cut(k, rows, columns), _cut(v, rows, columns)
         attended = self.attend(query, key, value, inside)
         blended = _blend(_join(attended, rows, columns), rows, columns)
-        # 1e-8 is no float16, and where no window is it is all there is to divide by.
+        # In float32: float16 rounds 1e-8 to 0, and outside of all windows the total is 0 as well.
         total = widen(rows.cover[:, None] * columns.cover)
-        divisor = total + FADE * widen(floating(_beyond(rows, columns), q))
+        divisor = total + WEIGHT_EPSILON * widen(floating(_beyond(rows, columns), q))
         return narrow(widen(blended) * _exists(rows, columns, q) / divisor, q)
 
 
 class OverlappingWindows(BlendedWindows):
-    """The same with windows of one size."""
+    """:class:`BlendedWindows` with windows of a fixed size."""
 
     def __init__(self, window: int = 32, overlap: int = 8) -> None:
-        """Take the extent of a window and of an overlap in pixels.
+        """Take the side of a window and the overlap of two windows in pixels.
 
         Raises:
-            ValueError: If a window that ends the axis could be too short for a ramp.
+            ValueError: If the last window of an axis could be too short to fade.
         """
         if not (2 <= overlap <= window // 4 and window - 2 * overlap >= 7):
             raise ValueError(f"windows of {window} cannot overlap by {overlap}")
@@ -102,61 +104,66 @@ class OverlappingWindows(BlendedWindows):
         self.window = window
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:  # type: ignore[override]
-        """Attend; see :class:`BlendedWindows`."""
+        """Return the attended values, (N, C, H, W); see :class:`BlendedWindows`."""
         return super().forward(q, k, v, self.window)
 
 
 class Coverage(nn.Module):
-    """How much of a map the windows of :class:`BlendedWindows` cover."""
+    """Where the windows of :class:`BlendedWindows` cover a map."""
 
     def __init__(self, overlap: int) -> None:
         super().__init__()
         self.overlap = overlap
 
     def forward(self, x: Tensor, window: int) -> tuple[Tensor, Tensor]:
-        """Look at the size of ``x`` (N, C, H, W) alone.
+        """Return the coverage for the size of ``x`` (N, C, H, W), whose values are not used.
 
         Returns:
-            (H, W): the sum of weights over itself plus 1e-8, so 1 in windows and 0 in gaps; 0
-            throughout where the map is one window. And (1): 1 where it is more than one, else 0.
+            The coverage (H, W): ``t / (t + 1e-8)`` with the sum t of the weights at a pixel, which
+            is 1 in windows and 0 elsewhere; all 0 if the map is one window. And (1): 1 if the map
+            is more than one window, else 0.
         """
         rows, columns = _along(x, 2, window, self.overlap), _along(x, 3, window, self.overlap)
         total = widen(rows.cover[:, None] * columns.cover)
         several = floating(_beyond(rows, columns), x)
-        covered = total / (total + FADE) * widen(several) * _exists(rows, columns, x)
+        covered = total / (total + WEIGHT_EPSILON) * widen(several) * _exists(rows, columns, x)
         return narrow(covered, x), several
 
 
 @dataclass(frozen=True)
 class _Axis:
-    """The windows along one axis; L is its length, ``count`` and ``width`` those of windows."""
+    """The windows along one axis of length L."""
 
     held: Tensor
-    """(count * width) int64: the pixel at each place of each window, one after the other."""
+    """(count * width) int64: the pixels of all windows, window by window."""
     inside: Tensor
-    """(count, width): 1, or 0 where the place is beyond the axis' end and holds a copy."""
+    """(count, width): 1; 0 for positions beyond the end of the axis, where ``held`` repeats the
+    last pixel."""
     lengths: Tensor
-    """(count) int64."""
+    """(count) int64: the number of pixels of each window."""
     holders: tuple[tuple[Tensor, Tensor], ...]
-    """For each of the two windows that may hold a pixel: the place among ``held`` (L, int64)
-    and the window's weight there (L), 0 where it does not hold the pixel."""
+    """For each of the two windows that may contain a pixel: the pixel's index in ``held`` (L),
+    int64, and the weight of the window there (L), 0 if it does not contain the pixel."""
     cover: Tensor
     """(L): sum of both weights."""
     is_long: Tensor
-    """(1) int64: 1 where the axis is longer than a window, else 0."""
+    """(1) int64: 1 if the axis is longer than a window, else 0."""
     is_tiny: Tensor
-    """(1) int64: 1 where the axis has less than 4 pixels, else 0."""
+    """(1) int64: 1 if the axis has less than 4 pixels, else 0."""
     count: Any
+    """Number of windows: an int, or a symbolic extent in a trace."""
     width: Any
+    """Pixels of a window along the axis: an int, or a symbolic extent in a trace."""
 
 
 def _along(x: Tensor, dim: int, window: int, overlap: int) -> _Axis:
+    """Return the windows along dimension ``dim`` of ``x`` (N, C, H, W)."""
     place = positions(x, dim)
     extent = x.shape[dim]
     stride = window - overlap
     offset = place[:window]
     width = offset.shape[0]
-    # 1 where the axis is one window, else (extent + overlap - 1) // stride, without a branch.
+    # 1 if the axis is one window, else (extent + overlap - 1) // stride, without a branch.
     count = 1 + (extent - width + 2 * overlap - 1) // stride
     start = place[:count] * stride
     held = start[:, None] + offset
@@ -188,9 +195,22 @@ def _holder(
     window: int,
     overlap: int,
 ) -> tuple[Tensor, Tensor]:
-    """Where window ``index`` (one for each pixel) holds the pixel, and with which weight.
+    """Return the positions of pixels in one window for each, and the windows' weights there.
 
-    Whole numbers throughout, 1 and 0 for yes and no: exact whatever the precision.
+    Conditions are int64 values 1 and 0, which are exact in every precision.
+
+    Args:
+        x: The map, for its dtype.
+        place: Pixels (L), int64.
+        index: For each pixel the index of a window (L), int64. It may be out of range.
+        extent: Length of the axis.
+        count: Number of windows.
+        width: Pixels of a window.
+        window: Largest number of pixels of a window.
+        overlap: Pixels that two windows share.
+
+    Returns:
+        As an element of ``_Axis.holders``.
     """
     start = index * (window - overlap)
     offset = place - start
@@ -200,7 +220,7 @@ def _holder(
     fall = overlap - 1
     is_first = (1 - index).clamp(0, 1)
     is_last = (start + (window + 1) - extent).clamp(0, 1)
-    # A window at an end of the axis does not fade there: its offset counts as beyond the ramp.
+    # A window at an end of the axis does not fade there: its offset is moved beyond the ramp.
     risen = (offset + is_first * window).clamp(max=rise)
     fallen = (window - 1 - offset + is_last * window).clamp(0, fall)
     weight = floating(exists * risen * fallen, x) / floating(rise * fall, x)
@@ -208,7 +228,7 @@ def _holder(
 
 
 def _cut(x: Tensor, rows: _Axis, columns: _Axis) -> Tensor:
-    """(N, C, H, W) to (N, windows, tokens, C)."""
+    """Return the windows of (N, C, H, W) as (N, windows, tokens, C)."""
     n, c, _, _ = x.shape
     x = torch.index_select(torch.index_select(x, 2, rows.held), 3, columns.held)
     x = x.reshape(n, c, rows.count, rows.width, columns.count, columns.width)
@@ -217,7 +237,10 @@ def _cut(x: Tensor, rows: _Axis, columns: _Axis) -> Tensor:
 
 
 def _join(x: Tensor, rows: _Axis, columns: _Axis) -> Tensor:
-    """Undo :func:`_cut`, with the windows side by side: rows and columns as in ``held``."""
+    """Return windows (N, windows, tokens, C) next to each other, with rows and columns as ``held``.
+
+    The result is (N, C, count * width of rows, count * width of columns).
+    """
     n, _, _, c = x.shape
     x = x.reshape(n, rows.count, columns.count, rows.width, columns.width, c)
     x = x.permute(0, 5, 1, 3, 2, 4)
@@ -225,7 +248,7 @@ def _join(x: Tensor, rows: _Axis, columns: _Axis) -> Tensor:
 
 
 def _blend(x: Tensor, rows: _Axis, columns: _Axis) -> Tensor:
-    """Weigh and add the windows that hold each pixel: one axis after the other."""
+    """Return the weighted sum of the windows that contain each pixel, (N, C, H, W)."""
     (row_a, weight_a), (row_b, weight_b) = rows.holders
     x = (
         torch.index_select(x, 2, row_a) * weight_a[:, None]
@@ -239,11 +262,11 @@ def _blend(x: Tensor, rows: _Axis, columns: _Axis) -> Tensor:
 
 
 def _beyond(rows: _Axis, columns: _Axis) -> Tensor:
-    """1 where the map is more than one window, else 0."""
+    """Return (1), int64: 1 if the map is more than one window, else 0."""
     return (rows.is_long + columns.is_long).clamp(max=1)
 
 
 def _exists(rows: _Axis, columns: _Axis, like: Tensor) -> Tensor:
-    """0 where an axis is too short to have a window beside one that is cut, else 1."""
+    """Return (1): 0 if one axis has less than 4 pixels and the other several windows, else 1."""
     without = rows.is_tiny * columns.is_long + columns.is_tiny * rows.is_long
     return widen(floating(1 - without, like))

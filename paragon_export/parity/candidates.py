@@ -15,7 +15,7 @@ from paragon_export.errors import PlanError
 from paragon_export.graph.onnx_io import OnnxFile, is_onnx, read_onnx_file
 from paragon_export.inputs.glyph_probes import GLYPHS
 from paragon_export.inputs.probes import default_sizes
-from paragon_export.networks.options import FLAGS, RARER
+from paragon_export.networks.options import FLAGS, SET_OPTIONS
 from paragon_export.precision.rounding import rounding_model
 from paragon_export.runtimes.base import Runner
 from paragon_export.runtimes.isolated import open_runner
@@ -87,7 +87,7 @@ class OpenedArtifact:
             negation = "no-" if option.value is True else ""
             flag = f"{negation}{name.replace('_', '-')}"
             value = brief(recorded.value)
-            flag = f"set {name}={value}" if name in RARER else flag
+            flag = f"set {name}={value}" if name in SET_OPTIONS else flag
             advice = f"; give --{flag} if the reference is wrong"
             notes.append(
                 f"{self.candidate.name} was made with {name} = {value}, the reference "

@@ -230,7 +230,7 @@ def _open(path: Path, options: NetworkOptions, backend: OnnxBackend) -> _Opened:
         PHASES[spec.task],
         open_runner(_exported(network), backend, is_own=True),
         spec.out_channels,
-        network.checkpoint.beside.get("label_map"),
+        network.checkpoint.extra.get("label_map"),
         spec.notes,
     )
 

@@ -22,6 +22,7 @@ import onnx_ir as ir
 
 from paragon_export.errors import RunError
 from paragon_export.system.atomic_write import scratch
+from paragon_export.system.optional import import_without_telemetry
 
 QUANTIZED = ("Conv", "Gemm", "MatMul")
 """The rest stays float: tables, norms, means and activations hold little and lose much."""
@@ -56,20 +57,20 @@ def quantize_model(model: ir.Model, feeds: Sequence[Mapping[str, np.ndarray]]) -
         RunError: If ONNX Runtime cannot quantise it.
     """
     import onnx
-    from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
 
+    quantization = import_without_telemetry("onnxruntime.quantization")
     with scratch() as folder, _without_advice():
         made = folder / "int8.onnx"
         try:
-            quantize_static(
+            quantization.quantize_static(
                 ir.to_proto(model),
                 made,
                 _Reader(feeds),
-                quant_format=QuantFormat.QDQ,
+                quant_format=quantization.QuantFormat.QDQ,
                 op_types_to_quantize=list(QUANTIZED),
                 per_channel=True,
-                activation_type=QuantType.QUInt8,
-                weight_type=QuantType.QInt8,
+                activation_type=quantization.QuantType.QUInt8,
+                weight_type=quantization.QuantType.QInt8,
                 extra_options={"TensorQuantOverrides": _weight_ranges(model)},
             )
         except Exception as error:  # ONNX Runtime raises a dozen unrelated classes

@@ -11,7 +11,7 @@ import numpy as np
 from paragon_export.errors import RunError
 from paragon_export.runtimes.base import Arrays, failure, guarded_ports_of, shapes_of, title_of
 from paragon_export.runtimes.validate import checked
-from paragon_export.system.optional import cuda_advice
+from paragon_export.system.optional import cuda_advice, import_without_telemetry
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -47,8 +47,7 @@ class OnnxRunner:
         Raises:
             RunError: If ONNX Runtime refuses it, or would run it on another provider.
         """
-        import onnxruntime as ort
-
+        ort = import_without_telemetry("onnxruntime")
         self.name = name
         options = ort.SessionOptions()
         options.log_severity_level = 4  # its errors are raised, and told in one line

@@ -1,5 +1,5 @@
-"""What a user asks for and what a network is, as frozen data that was checked.
+"""Frozen, validated data: what the user asks for, and what a network is.
 
-Plans, sizes, profiles, tolerances and the description of a network. It may import ``system`` and
-the packages before it.
+Plans, sizes, profiles, tolerances and network specifications. It may import ``system`` and the
+packages before it.
 """

@@ -1,4 +1,4 @@
-"""NetworkSpec: one concrete network, every hyperparameter known, and where each came from."""
+"""NetworkSpec: a complete description of one network, and its limits."""
 
 from __future__ import annotations
 
@@ -10,21 +10,22 @@ from typing import Any, Literal
 Source = Literal["tensors", "flag", "config", "metadata", "default"]
 
 MAX_SCALE = 16
+"""Upscaling factor."""
 
 MAX_CHANNELS = 8192
-"""Of a map inside a network: maps of more would take gigabytes at any size."""
+"""Channels of a feature map. Wider maps would take gigabytes at any image size."""
 
 MAX_IMAGE_CHANNELS = 256
-"""Of the picture that a network is fed."""
+"""Channels of the input image."""
 
 MAX_OUTPUT_VALUES = 2**12
-"""That a network gives for each pixel of its input: 16 channels at a scale of 16."""
+"""Output values for each input pixel: channels times the square of the scale."""
 
 MAX_FULL_SIZE_VALUES = 2**14
-"""That features brought to full size take for each pixel of the input."""
+"""Values of upscaled feature maps for each input pixel: features times the square of the scale."""
 
 MAX_KERNEL = 64
-"""Taps along a side."""
+"""Height and width of a convolution kernel."""
 
 
 class Task(StrEnum):
@@ -67,14 +68,16 @@ class InputSpec:
 
 @dataclass(frozen=True)
 class ResolvedOption:
-    """The value of a switch and who said so."""
+    """The value of an option, and the source that determined it."""
 
     value: Any
     source: Source
+    """``tensors``, ``flag`` (command line or API), ``config`` (option file), ``metadata`` (of the
+    checkpoint) or ``default`` (of the variant)."""
 
     @property
     def is_assumed(self) -> bool:
-        """Whether nobody said so: the value is the variant's default."""
+        """Whether no source gave a value, so that the default is used."""
         return self.source == "default"
 
 
@@ -84,12 +87,12 @@ class Port:
 
     name: str
     dims: tuple[int | str, ...]
-    """Extents; a string names one that is known only at run time."""
+    """Extents. A string is the name of a dynamic dimension."""
     dtype: str = "float32"
-    """A name of NumPy's."""
+    """NumPy's name of the dtype."""
     span: tuple[float, float] | None = None
-    """Smallest and largest value that may be fed. Where it is given, values, dtype and shape are
-    checked before any runtime sees them (see ``feeds``)."""
+    """Smallest and largest allowed value. If it is set, values, dtype and shape are checked before
+    the input is passed to a runtime (see ``runtimes.validate``)."""
 
     @property
     def is_logits(self) -> bool:
@@ -98,52 +101,53 @@ class Port:
 
     @property
     def is_static(self) -> bool:
+        """Whether all extents are fixed."""
         return all(isinstance(dim, int) for dim in self.dims)
 
     def at(self, extents: Mapping[str, int]) -> Port:
-        """Return the port with the named dimensions fixed to ``extents``."""
+        """Return the port with the dimensions named in ``extents`` fixed to these extents."""
         return replace(self, dims=tuple(extents.get(str(dim), dim) for dim in self.dims))
 
 
 PICTURES: Mapping[str, Any] = {"value_range": [0, 1], "colour_order": "RGB", "layout": "NCHW"}
-"""How pictures are fed to a network."""
+"""The contract of networks whose input is an image."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkSpec:
-    """One network of one family, ready to be built."""
+    """All that determines one network of an architecture, so that it can be built."""
 
     architecture: str
-    """ParagonSR2, MUNet or the glyph classifier."""
+    """Name of an architecture of the registry: ``ParagonSR2``, ``MUNet`` or ``Glyph``."""
     generation: str
-    """Generations that compute the same are named together, as in ``v9/v10``."""
+    """Generations that compute the same share a name, as in ``v9/v10``."""
     variant: str
-    """Of the architecture, as in ``realtime``."""
+    """Variant within the architecture, as in ``realtime``."""
     scale: int
-    """Large pixels per small one; 0 where nobody has told it yet (see ``needs``)."""
+    """Upscaling factor; 0 if unknown (see ``needs``)."""
     in_channels: int
     out_channels: int
     parameters: int
-    """Elements of the tensors that are built, frozen filters included."""
+    """Number of elements of the parameters, frozen filters included."""
     window: int
-    """Side of the attention windows in pixels; 1 where there are none."""
+    """Side of the attention windows in pixels; 1 without window attention."""
     options: Mapping[str, ResolvedOption]
     structure: Mapping[str, Any] = field(default_factory=dict)
-    """What the family needs besides to build it."""
+    """Further hyperparameters, in a form that depends on the architecture."""
     contract: Mapping[str, Any] = field(default_factory=lambda: PICTURES)
-    """What whoever runs the exported file must know of its ports; it is written into the file."""
+    """Value range, layout and the like of inputs and outputs. The exported file contains it."""
     dropped: tuple[str, ...] = ()
-    """Trained tensors that the switches leave out."""
+    """Trained tensors that the options leave out."""
     needs: tuple[str, ...] = ()
-    """What must be told before the network can be built, and how, as in ``scale (--scale or
-    --config)``."""
+    """Options that the user must give before the network can be built, and how, as in ``scale
+    (--scale or --config)``."""
     task: Task = Task.IMAGE
     smallest: int = 1
     """Least height and width in pixels at which the network is defined."""
     also_probed: tuple[tuple[int, int], ...] = ()
-    """Heights and widths beside the default ones without which a verdict would miss something."""
+    """Heights and widths of further probes, at which the network behaves differently."""
     notes: tuple[str, ...] = ()
-    """What the user should be told: values assumed, tensors dropped, switches without effect."""
+    """Messages for the user: assumed values, dropped tensors, options without effect."""
 
     @property
     def input_spec(self) -> InputSpec:

@@ -1,4 +1,4 @@
-"""Plans: what the user asks for, complete and checked before any work is done."""
+"""Plans: complete requests of a user, validated before any work is done."""
 
 from __future__ import annotations
 
@@ -22,26 +22,31 @@ from paragon_export.specs.types import (
 )
 
 MAX_STATIC_PIXELS = 2**23
-"""Of the size that a model may be fixed to: 2160x3840 has fewer."""
+"""Pixels of the size that a model may be fixed to. 2160x3840 is below it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkOptions:
-    """The user's word on what tensors cannot tell. A switch that is absent was not given."""
+    """Options of a network that its tensors do not determine, as far as the user gave them."""
 
     flags: Mapping[str, Any] = field(default_factory=dict)
+    """Values by option name, as in ``networks.options.FLAGS``."""
     config: Path | None = None
-    """A traiNNer option file."""
+    """A traiNNer option file. A flag takes precedence over it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExportPlan:
-    """One ONNX file."""
+    """A request for one ONNX file.
+
+    Raises:
+        PlanError: If options contradict each other or are out of range.
+    """
 
     checkpoint: Path
     output: Path
     is_named: bool = True
-    """Whether the user named the output. If not, only a file of this tool is replaced."""
+    """Whether the user chose the output's name. If not, only a file of this tool is replaced."""
     options: NetworkOptions = field(default_factory=NetworkOptions)
     precision: Precision = Precision.FP32
     io: Precision = Precision.FP32
@@ -52,17 +57,18 @@ class ExportPlan:
     rewrite: bool = True
     """Export an algebraically equal network that runs faster, not the network as trained."""
     runtime: Runtime = Runtime.ANY
-    """What the rewritten network is to run best on."""
+    """The runtime that rewrites are chosen for."""
     opset: int | None = None
-    """ONNX operator set; None takes the oldest that holds every operator wanted."""
+    """ONNX operator set; None for the oldest one that has all operators that are used."""
     error_shares: bool = False
-    """Of half models: also find the tensors that most of the error comes from. Takes time."""
+    """Whether to find, for a half-precision model, the tensors that cause most of the error.
+    This takes additional time."""
 
     @property
     def operator_set(self) -> int:
-        """20 has Gelu; 22 is the first in which convolutions may be bfloat16."""
-        oldest = 22 if self.precision is Precision.BF16 else 20
-        return oldest if self.opset is None else self.opset
+        """``opset`` or its default: 20 has Gelu, 22 is the first with bfloat16 convolutions."""
+        default = 22 if self.precision is Precision.BF16 else 20
+        return default if self.opset is None else self.opset
 
     def __post_init__(self) -> None:
         if self.io is not Precision.FP32 and self.io is not self.precision:
@@ -72,13 +78,13 @@ class ExportPlan:
             )
         if self.runtime is not Runtime.ANY and not self.rewrite:
             raise PlanError(
-                f"--for {self.runtime.value} chooses among rewrites and --no-rewrite forbids them; "
+                f"--for {self.runtime.value} selects rewrites, but --no-rewrite forbids them; "
                 "leave one of the two out"
             )
         if self.static and self.static.height * self.static.width > MAX_STATIC_PIXELS:
             raise PlanError(
                 f"--static {self.static} has more than {MAX_STATIC_PIXELS} pixels; give a smaller "
-                "size, or leave it out"
+                "size, or leave --static out"
             )
         check_suffix(self.output, ONNX_SUFFIXES)
         oldest = 22 if self.precision is Precision.BF16 else 18
@@ -103,7 +109,11 @@ class ParityPlan:
 
 @dataclass(frozen=True, kw_only=True)
 class EnginePlan:
-    """One engine, or one for each target."""
+    """A request for one engine, or for one engine per target.
+
+    Raises:
+        PlanError: If options contradict each other or are out of range.
+    """
 
     source: Path
     """A checkpoint or an ONNX file."""
@@ -111,21 +121,22 @@ class EnginePlan:
     is_named: bool = True
     """As for :class:`ExportPlan`."""
     checkpoint: Path | None = None
-    """Reference for an ONNX source; a checkpoint source is its own."""
+    """The reference of an ONNX source. A checkpoint source is its own reference."""
     options: NetworkOptions = field(default_factory=NetworkOptions)
     precision: Precision = Precision.FP32
     backend: Backend = Backend.RTX
     targets: tuple[str, ...] = ()
-    """Empty: Ampere and later in one engine (rtx), or the GPU at hand (tensorrt)."""
+    """Elements of ``TARGETS``. Empty: Ampere and later in one engine (rtx), or the GPU of this
+    machine (tensorrt)."""
     rewrite: bool = True
-    """As for :class:`ExportPlan`; of checkpoints alone, an ONNX file is compiled as it is."""
+    """As for :class:`ExportPlan`. An ONNX source is compiled as it is."""
     profile: Profile | BatchProfile | None = None
     """None: ``DEFAULT_PROFILE``, or the only size of a static model."""
     video: bool = False
 
     @property
     def compiled_onnx(self) -> Path:
-        """The ONNX file that is compiled, where it is not the source itself."""
+        """The ONNX file that is written next to the engine if the source is a checkpoint."""
         return compiled_onnx(self.output)
 
     def __post_init__(self) -> None:
@@ -135,15 +146,20 @@ class EnginePlan:
                 raise PlanError(f"unknown target {target!r}; choose from {', '.join(TARGETS)}")
         if self.targets and self.backend is Backend.TENSORRT:
             raise PlanError(
-                "--target is for --backend rtx; full TensorRT builds for the GPU it runs on"
+                "--target is for --backend rtx; full TensorRT builds for the GPU of this machine: "
+                "leave --target out"
             )
 
     def profile_for(self, static: Size | None, smallest: int = 1) -> Profile:
-        """Return the profile to build: the one asked for, or the only one a static model has.
+        """Return the profile of an image network: the requested one, or the default.
+
+        Args:
+            static: The size that the model is fixed to; None for a dynamic model.
+            smallest: Least height and width in pixels at which the network is defined.
 
         Raises:
-            PlanError: If one is asked for that a model fixed to size ``static`` cannot have, or
-                that goes below the ``smallest`` extent at which the network is defined.
+            PlanError: If the requested profile has other sizes than ``static``, has sizes below
+                ``smallest``, or is a range of batches.
         """
         if isinstance(self.profile, BatchProfile):
             raise PlanError(
@@ -151,12 +167,12 @@ class EnginePlan:
                 "batches is for glyph classifiers"
             )
         if static is None:
-            least = Size(smallest, smallest)
-            profile = self.profile or replace(DEFAULT_PROFILE, smallest=least)
+            min_size = Size(smallest, smallest)
+            profile = self.profile or replace(DEFAULT_PROFILE, smallest=min_size)
             if min(profile.smallest.height, profile.smallest.width) < smallest:
                 raise PlanError(
-                    f"impossible profile: the network is defined from {least} on, not at "
-                    f"{profile.smallest}; give --min {least}"
+                    f"impossible profile: the network is defined from {min_size} on, not at "
+                    f"{profile.smallest}; give --min {min_size}"
                 )
             return profile
         only = Profile(smallest=static, optimal=static, largest=static)
@@ -168,15 +184,15 @@ class EnginePlan:
         return only
 
     def batches(self) -> BatchProfile:
-        """Return the batches to build a glyph classifier for.
+        """Return the profile of a glyph classifier: the requested one, or the default.
 
         Raises:
-            PlanError: If sizes of pictures are asked for.
+            PlanError: If image sizes are requested.
         """
         if isinstance(self.profile, Profile):
             raise PlanError(
-                "a glyph classifier has one grid; give a range of batches instead of sizes, as "
-                "in --min 1 --opt 32 --max 256"
+                "a glyph classifier has one grid size; give a range of batches instead of sizes, "
+                "as in --min 1 --opt 32 --max 256"
             )
         return self.profile or BatchProfile()
 

@@ -1,4 +1,4 @@
-"""Plans: what the user asks for, complete and checked before any work is done."""
+"""Basic types of a request: precision, runtime, backend, image size and engine target."""
 
 from __future__ import annotations
 
@@ -12,16 +12,14 @@ from paragon_export.system.text import brief
 
 ONNX_SUFFIXES = (".onnx",)
 
-
 ENGINE_SUFFIXES = (".engine", ".plan", ".trt")
 
-
 MAX_EXTENT_PX = 16384
-"""Pixels per side that a profile may ask for."""
+"""Largest height or width of a size in pixels, and largest batch of a profile."""
 
 
 class Precision(StrEnum):
-    """The arithmetic of an artifact."""
+    """Floating point type of the arithmetic of an artifact."""
 
     FP32 = "fp32"
     FP16 = "fp16"
@@ -29,17 +27,18 @@ class Precision(StrEnum):
 
     @property
     def is_half(self) -> bool:
+        """Whether it has 16 bits."""
         return self is not Precision.FP32
 
 
 class Quantization(StrEnum):
-    """Arithmetic in whole numbers: of phase 2 of the glyph classifier alone (see ``int8``)."""
+    """Integer type of the convolutions and matrix products of a quantized artifact."""
 
     INT8 = "int8"
 
 
 class Runtime(StrEnum):
-    """What an ONNX file is meant to be run by; any of them can run any file."""
+    """The runtime that an ONNX file is optimized for. The others can run the file as well."""
 
     ANY = "any"
     ONNXRUNTIME = "onnxruntime"
@@ -48,7 +47,7 @@ class Runtime(StrEnum):
 
 
 class OnnxBackend(StrEnum):
-    """What runs an ONNX file here."""
+    """A runtime that this tool runs ONNX files with."""
 
     ONNXRUNTIME = "onnxruntime"
     OPENVINO = "openvino"
@@ -56,17 +55,17 @@ class OnnxBackend(StrEnum):
 
 @dataclass(frozen=True, order=True)
 class Size:
-    """Height and width in pixels, in that order everywhere."""
+    """Height and width in pixels, always in this order."""
 
     height: int
     width: int
 
     @classmethod
     def parse(cls, text: str) -> Size:
-        """Read ``HxW``.
+        """Return the size that a text such as ``720x1280`` (height x width) names.
 
         Raises:
-            PlanError: If it is anything else, or an extent is 0 or over ``MAX_EXTENT_PX``.
+            PlanError: If the text has another form, or an extent is not in 1 to ``MAX_EXTENT_PX``.
         """
         match = re.fullmatch(r"\s*(\d{1,6})\s*[xX]\s*(\d{1,6})\s*", text)
         if not match:
@@ -81,21 +80,21 @@ class Size:
 
 
 class Backend(StrEnum):
-    """Which TensorRT builds the engine."""
+    """The kind of TensorRT that builds an engine: TensorRT-RTX or full TensorRT."""
 
     RTX = "rtx"
     TENSORRT = "tensorrt"
 
 
 TARGETS = ("sm75", "sm80", "sm86", "sm89", "sm120", "sm121")
-"""Compute capabilities that TensorRT-RTX compiles for ahead of time."""
+"""Compute capabilities that TensorRT-RTX can compile for ahead of time."""
 
 
 def check_suffix(path: Path, suffixes: tuple[str, ...]) -> None:
-    """Refuse a file name by which the file would not be known again.
+    """Check the suffix of an output. Commands recognize their input files by suffix.
 
     Raises:
-        PlanError: If the name ends in none of ``suffixes``.
+        PlanError: If the file name ends in none of ``suffixes``.
     """
     if path.suffix.lower() not in suffixes:
         raise PlanError(f"output {path} must end in {' or '.join(suffixes)}")

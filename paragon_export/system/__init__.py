@@ -1,4 +1,4 @@
-"""The host: files, text, limits, signals and optional libraries.
+"""Access to the operating system: files, text, limits, signals and optional dependencies.
 
-Nothing here knows a network or an ONNX file. It may import ``errors`` and ``assets``.
+Nothing in this package depends on networks or ONNX files. It may import ``errors`` and ``assets``.
 """

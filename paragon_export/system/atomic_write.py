@@ -1,19 +1,18 @@
-"""Write files: each appears complete or not at all, and nothing of the user's is touched.
+"""Write files atomically: each file appears complete or not at all.
 
-The files of one artifact are written to a temporary folder in the folder of the output, synced to
-disk, and renamed one by one, the manifest last::
+The files of one artifact are written to a temporary folder next to the output, synced to disk, and
+renamed one by one, the manifest last::
 
-    .paragon-XXXXXXXX/      made by ``mkdtemp``: a new name, mode 0700, never a link
-        lock                held while the run lives; names the folder and the files it will hold
-        net.engine ...      renamed to their places once all of them are complete
+    .paragon-XXXXXXXX/      created by ``mkdtemp``: a new name, mode 0700, never a link
+        lock                locked while the run lives; names the folder and its files
+        net.engine ...      renamed to their final names once all files are complete
 
-A run that is killed between two renames leaves a manifest that does not match the other files.
-Every reader checks the digests in the manifest, so the next run builds again.
+If a run is killed between two renames, the manifest does not match the other files. Every reader
+checks the digests in the manifest, so the next run builds again.
 
-Nothing on disk is believed because of its name. A private folder of an earlier run is removed only
-if its lock file holds the identity (device and inode) of this very folder, belongs to this user,
-and is not locked by a run that lives; and only if the folder holds nothing but the files named
-there.
+A file name alone is no proof of who wrote a file. The temporary folder of an earlier run is removed
+only if its lock file holds the identity (device and inode) of that folder, belongs to this user and
+is not locked by a running process, and if the folder holds only the files that the lock file names.
 """
 
 from __future__ import annotations
@@ -32,27 +31,31 @@ from pathlib import Path
 from typing import Any
 
 from paragon_export.errors import PlanError
-from paragon_export.system.signals import before_end
+from paragon_export.system import signals
 from paragon_export.system.text import finite
 
-PREFIX, LOCK = ".paragon-", "lock"
+PREFIX = ".paragon-"
+"""First characters of the name of a temporary folder."""
+
+LOCK = "lock"
+"""Name of the lock file in a temporary folder."""
 
 MAX_LOCK_BYTES = 2**16
 
 IsOurs = Callable[[Path], bool]
-"""Tells whether a file was written by this tool."""
+"""Returns whether this tool wrote the file."""
 
 
 @dataclass(frozen=True)
 class _PrivateFolder:
-    """A temporary folder of this run, in the folder of its outputs."""
+    """A temporary folder of this run, next to its outputs."""
 
     path: Path
     names: tuple[str, ...]
-    """The files that it may hold, besides the lock."""
+    """Names of the files that it may hold in addition to the lock file."""
 
     def remove(self) -> None:
-        """Remove the files that this run put there, and the folder if it is empty then."""
+        """Remove these files, and the folder if it is empty then. Errors are ignored."""
         for name in (*self.names, LOCK):
             with suppress(OSError):
                 self.path.joinpath(name).unlink()
@@ -66,14 +69,16 @@ _scratch_folders: set[str] = set()
 
 
 def write_files(files: Mapping[Path, bytes]) -> None:
-    """Write files of one folder. The last one is renamed last: put the manifest there.
+    """Write files of one folder, replacing files of the same names.
 
-    Files that cannot be written, because the disk is full for example, change nothing that was
-    there.
+    If one file cannot be written, for example because the disk is full, none is replaced.
+
+    Args:
+        files: Contents by path. They are renamed into place in this order: put the manifest last.
 
     Raises:
-        PlanError: If the folder cannot be written to, the disk is full, or something other than
-            an ordinary file is in the way.
+        PlanError: If the folder is not writable, the disk is full, or something other than a
+            regular file has the name of an output.
     """
     first, parent = next(iter(files)), next(iter(files)).parent
     assert all(path.parent == parent for path in files)
@@ -83,7 +88,7 @@ def write_files(files: Mapping[Path, bytes]) -> None:
         with _private_folder(parent, [path.name for path in files]) as folder:
             for path, data in files.items():
                 _write_new(folder.path / path.name, data)
-            for path in files:  # as late as possible: another run may have changed the place
+            for path in files:  # as late as possible: another process may have changed the path
                 _check_replaceable(path)
             for path in files:
                 os.replace(folder.path / path.name, path)
@@ -94,47 +99,40 @@ def write_files(files: Mapping[Path, bytes]) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file.
-
-    Raises:
-        PlanError: As for ``write_files``.
-    """
+    """Write a text file in UTF-8. Errors are those of :func:`write_files`."""
     write_texts({path: text})
 
 
 def write_texts(texts: Mapping[Path, str]) -> None:
-    """Write text files of one folder, in UTF-8.
-
-    Raises:
-        PlanError: As for ``write_files``.
-    """
+    """Write text files of one folder in UTF-8. Errors are those of :func:`write_files`."""
     write_files({path: encoded(text) for path, text in texts.items()})
 
 
 def encoded(text: str) -> bytes:
-    """Return text in UTF-8. Bytes of a file name that are no UTF-8 are escaped."""
+    """Return text as UTF-8. Surrogates, which stand for undecodable bytes, are escaped."""
     return text.encode("utf-8", errors="backslashreplace")
 
 
 def check_writable(
     path: Path, *sources: Path | None, named: bool = True, is_ours: IsOurs | None = None
 ) -> None:
-    """Refuse an output before work is done for it, and remove what killed runs left behind.
+    """Check before any work that an output can be written. Remove leftovers of killed runs.
 
     Args:
         path: The file to be written.
         sources: The files that it is made from.
-        named: Whether the user named this very file. If not, only a file of ours is replaced.
-        is_ours: Tells whether the file there was written by this tool.
+        named: Whether the user chose this path. If not, only a file of this tool is replaced.
+        is_ours: Returns whether this tool wrote the existing file.
 
     Raises:
-        PlanError: If ``path`` is a folder, lies in one that is missing or not writable, is one of
-            the ``sources``, or is a file that the user did not name and that is not ours.
+        PlanError: If ``path`` is a folder, lies in a folder that is missing or not writable, is
+            one of the ``sources``, or is a file that the user did not name and that this tool did
+            not write.
     """
     try:
         for source in sources:
             if source is not None and path.exists() and source.exists() and path.samefile(source):
-                raise PlanError(f"output {path} is the file it would be made from; choose another")
+                raise PlanError(f"output {path} is also the source; choose another output")
         if path.is_dir():
             raise PlanError(f"output {path} is a folder; give a file name")
         if not path.parent.is_dir():
@@ -142,8 +140,8 @@ def check_writable(
         _check_replaceable(path)
         if not named and os.path.lexists(path) and not (is_ours and is_ours(path)):
             raise PlanError(
-                f"{path} is in the way and was not written by this tool; move it, or name another "
-                "output with -o"
+                f"{path} exists and was not written by this tool; move it, or name another output "
+                "with -o"
             )
         _remove_leftovers(path.parent)
         with _private_folder(path.parent, [path.name]):
@@ -153,36 +151,43 @@ def check_writable(
 
 
 def _check_replaceable(path: Path) -> None:
-    """Refuse to replace anything but an ordinary file that may be written to, or a link to one."""
+    """Check that a path is free, or a writable regular file, or a link to one.
+
+    Raises:
+        OSError: If it is anything else.
+    """
     try:
         mode = os.stat(path).st_mode
     except FileNotFoundError:
-        return  # nothing is there, or a link that leads nowhere
+        return  # the path is free, or a dangling link
     if stat.S_ISDIR(mode):
-        raise IsADirectoryError(errno.EISDIR, "a folder of that name is in the way", str(path))
+        raise IsADirectoryError(errno.EISDIR, "a folder of that name exists", str(path))
     if not stat.S_ISREG(mode):
-        raise OSError(errno.EEXIST, "a pipe, socket or device of that name is in the way")
+        raise OSError(errno.EEXIST, "a pipe, socket or device of that name exists")
     if not os.access(path, os.W_OK):
         raise PermissionError(
-            errno.EACCES, "the file there is write-protected; remove it first", str(path)
+            errno.EACCES, "the existing file is write-protected; remove it first", str(path)
         )
 
 
 def _cannot_write(path: Path, error: OSError | None, advice: str = "") -> PlanError:
-    """Say why; without an error the folder has gone while the file was made."""
+    """Return the error for a file that cannot be written.
+
+    ``error`` is None if its folder was removed during the run.
+    """
     if error is None:
-        return PlanError(f"cannot write {path}: its folder was removed or renamed meanwhile")
+        return PlanError(f"cannot write {path}: its folder was removed or renamed during the run")
     return PlanError(f"cannot write {path}: {error.strerror or error}{advice}")
 
 
-# --- private folders -----------------------------------------------------------------------
+# --- temporary folders ---------------------------------------------------------------------
 
 
 @contextmanager
 def _private_folder(parent: Path, names: Sequence[str]) -> Iterator[_PrivateFolder]:
-    """Make a private folder for files of these names, and remove it in the end."""
-    made = Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent))
-    folder = _PrivateFolder(made.absolute(), tuple(names))
+    """Create a temporary folder for files of these names, and remove it at the end."""
+    path = Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent))
+    folder = _PrivateFolder(path.absolute(), tuple(names))
     _open_folders.add(folder)
     lock = None
     try:
@@ -196,20 +201,20 @@ def _private_folder(parent: Path, names: Sequence[str]) -> Iterator[_PrivateFold
 
 
 def _make_lock(folder: _PrivateFolder) -> int:
-    """Write and lock the lock file; return its handle, which holds the lock until it is closed."""
+    """Create and lock the lock file. Return its handle; closing it releases the lock."""
     handle = os.open(folder.path / LOCK, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600)
-    with suppress(OSError):  # some network file systems have no locks: nothing is removed there
-        _lock(handle, wait=True)  # another run may look at the file just now
+    with suppress(OSError):  # on network file systems without locks, leftovers are never removed
+        _lock(handle, wait=True)  # another run may hold it while it looks for leftovers
     names = [os.fsencode(name).hex() for name in folder.names]
     os.write(handle, json.dumps({"folder": _identity(folder.path), "files": names}).encode())
     return handle
 
 
 def _lock(handle: int, *, wait: bool = False) -> bool:
-    """Lock a file; return False where the system has no such locks (Windows).
+    """Lock a file. Return False on systems without ``flock`` (Windows).
 
     Raises:
-        OSError: If another process holds the lock, unless this one is to ``wait`` for it.
+        OSError: If another process holds the lock and ``wait`` is False.
     """
     try:
         import fcntl
@@ -220,12 +225,13 @@ def _lock(handle: int, *, wait: bool = False) -> bool:
 
 
 def _identity(folder: Path) -> list[int]:
-    found = folder.lstat()
-    return [found.st_dev, found.st_ino]
+    """Return the device and the inode of a folder."""
+    status = folder.lstat()
+    return [status.st_dev, status.st_ino]
 
 
 def _write_new(path: Path, data: bytes) -> None:
-    """Write a file that is not there yet, with the permissions of any new file, to the disk."""
+    """Create a file with default permissions, and sync it to disk."""
     with open(path, "xb") as file:
         file.write(data)
         file.flush()
@@ -233,7 +239,7 @@ def _write_new(path: Path, data: bytes) -> None:
 
 
 def _sync(folder: Path) -> None:
-    """Write a folder's names to the disk, where the system can do that."""
+    """Sync the entries of a folder to disk, on systems that support it."""
     with suppress(OSError):
         handle = os.open(folder, os.O_RDONLY)
         try:
@@ -243,7 +249,7 @@ def _sync(folder: Path) -> None:
 
 
 def _remove_leftovers(parent: Path) -> None:
-    """Remove the private folders of runs that were killed here."""
+    """Remove the temporary folders that killed runs left in a folder."""
     with suppress(OSError):
         for entry in os.scandir(parent):
             if entry.name.startswith(PREFIX) and entry.is_dir(follow_symlinks=False):
@@ -252,13 +258,16 @@ def _remove_leftovers(parent: Path) -> None:
 
 
 def _remove_leftover(folder: Path) -> None:
-    """Remove a folder if it was made by a run of this user that is dead; else do nothing.
+    """Remove a temporary folder if it belongs to a run of this user that has ended.
+
+    Otherwise do nothing.
 
     Raises:
-        OSError, ValueError, TypeError, KeyError: If it was not.
+        OSError, ValueError, TypeError, KeyError: If its lock file is missing, is locked or is not
+            one that this tool writes.
     """
-    found = folder.lstat()
-    if not _is_mine(found) or stat.S_IMODE(found.st_mode) != 0o700:
+    status = folder.lstat()
+    if not _is_mine(status) or stat.S_IMODE(status.st_mode) != 0o700:
         return
     flags = os.O_RDWR | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
     handle = os.open(folder / LOCK, flags)
@@ -267,62 +276,71 @@ def _remove_leftover(folder: Path) -> None:
             return
         record = json.loads(os.read(handle, MAX_LOCK_BYTES))
         names = tuple(os.fsdecode(bytes.fromhex(name)) for name in record["files"])
-        inside = set(os.listdir(folder))
-        if record["folder"] != [found.st_dev, found.st_ino] or inside - {*names, LOCK}:
+        entries = set(os.listdir(folder))
+        if record["folder"] != [status.st_dev, status.st_ino] or entries - {*names, LOCK}:
             return
         if any(os.path.basename(name) != name for name in names):
             return
-        if all(_is_my_file(os.lstat(folder / name)) for name in inside):
+        if all(_is_my_file(os.lstat(folder / name)) for name in entries):
             _PrivateFolder(folder, names).remove()
     finally:
         os.close(handle)
 
 
-def _is_mine(found: os.stat_result) -> bool:
-    return not hasattr(os, "getuid") or found.st_uid == os.getuid()
+def _is_mine(status: os.stat_result) -> bool:
+    """Return whether this user owns it; True on systems without users."""
+    return not hasattr(os, "getuid") or status.st_uid == os.getuid()
 
 
-def _is_my_file(found: os.stat_result) -> bool:
-    return stat.S_ISREG(found.st_mode) and found.st_nlink == 1 and _is_mine(found)
+def _is_my_file(status: os.stat_result) -> bool:
+    """Return whether it is a regular file of this user with one name."""
+    return stat.S_ISREG(status.st_mode) and status.st_nlink == 1 and _is_mine(status)
 
 
 @contextmanager
 def scratch() -> Iterator[Path]:
-    """Give a temporary folder, which is removed also if a signal ends the process.
+    """Yield a temporary folder and remove it at the end, also if a signal ends the process.
 
-    Libraries that ask for a temporary file get it there too.
+    In the command line, temporary files of libraries are created in this folder too: there a signal
+    ends the process without unwinding, and libraries could not remove their files. In any other
+    process ``tempfile.tempdir`` stays as it is.
     """
-    usual = tempfile.tempdir
+    previous = tempfile.tempdir
     with tempfile.TemporaryDirectory(prefix="paragon-export-") as name:
         _scratch_folders.add(name)
-        tempfile.tempdir = name
+        if signals.is_listening():
+            tempfile.tempdir = name
         try:
             yield Path(name)
         finally:
-            tempfile.tempdir = usual
+            tempfile.tempdir = previous
             _scratch_folders.discard(name)
 
 
-def _abandon() -> None:
-    """Remove what this process was writing."""
+def _remove_unfinished() -> None:
+    """Remove the temporary folders of this process."""
     for folder in tuple(_open_folders):
         folder.remove()
     for name in tuple(_scratch_folders):
         shutil.rmtree(name, ignore_errors=True)
 
 
-before_end(_abandon)
+signals.before_end(_remove_unfinished)
 
 
 # --- contents ------------------------------------------------------------------------------
 
 
 def sha256_of(path: Path) -> str:
-    """Return the SHA-256 of a file's bytes."""
+    """Return the SHA-256 of a file's bytes, in hexadecimal.
+
+    Raises:
+        OSError: If the file cannot be read.
+    """
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def to_json(document: Any) -> str:
-    """Return strict JSON, readable by people: null for NaN and infinity."""
+    """Return a document as indented strict JSON, with null for NaN and infinity."""
     return json.dumps(finite(document), indent=2, allow_nan=False, sort_keys=False) + "\n"

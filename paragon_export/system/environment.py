@@ -1,4 +1,4 @@
-"""Environment: the machine and the versions that a figure was measured with."""
+"""Describe the machine and the package versions that a measurement was made with."""
 
 from __future__ import annotations
 
@@ -15,35 +15,41 @@ PACKAGES = (
     "torch", "onnx", "onnx-ir", "onnxruntime", "onnxruntime-gpu", "numpy", "openvino",
     "polygraphy", "tensorrt-rtx-cu13", "tensorrt",
 )  # fmt: skip
+"""Packages whose versions are reported with measurements."""
+
+EXPORT_PACKAGES = ("torch", "onnx", "onnx-ir", "onnxsim", "numpy", "onnxruntime", "onnxruntime-gpu")
+"""Packages whose versions may change the bytes of an exported ONNX file. Python's version does
+not: no number in the file is computed by Python itself."""
 
 
-MAKERS = ("torch", "onnx", "onnx-ir", "onnxsim", "numpy", "onnxruntime", "onnxruntime-gpu")
-"""What decides an ONNX file's bytes. Python does not: it adds up nothing that ends up in there."""
-
-
-def makers() -> dict[str, str]:
-    """Return the versions that an ONNX file depends on; the same wherever they are the same."""
-    return {"paragon-export": paragon_export.__version__, **_installed(MAKERS)}
+def export_versions() -> dict[str, str]:
+    """Return the versions, by package, that the bytes of an exported ONNX file depend on."""
+    return {"paragon-export": paragon_export.__version__, **_installed_versions(EXPORT_PACKAGES)}
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of this tool and of what it stands on, as far as installed."""
+    """Return the versions of this tool, of Python and of the installed ``PACKAGES``."""
     python = {"paragon-export": paragon_export.__version__, "python": platform.python_version()}
-    return {**python, **_installed(PACKAGES)}
+    return {**python, **_installed_versions(PACKAGES)}
 
 
-def _installed(packages: Sequence[str]) -> dict[str, str]:
-    found = {}
+def _installed_versions(packages: Sequence[str]) -> dict[str, str]:
+    installed = {}
     for package in packages:
         try:
-            found[package] = importlib.metadata.version(package)
+            installed[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             continue
-    return found
+    return installed
 
 
 def environment() -> dict[str, Any]:
-    """Return where and with what a measurement was taken."""
+    """Return the time, the machine and the versions, for the record of a measurement.
+
+    Returns:
+        ``time`` (UTC, ISO 8601), ``platform``, ``processor``, ``cores``, ``gpu`` (None if there is
+        none) and ``versions``.
+    """
     return {
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "platform": platform.platform(),
@@ -64,9 +70,9 @@ def _processor() -> str:
 
 
 def cuda_gpu() -> str | None:
-    """Return the name of the first GPU that the CUDA driver knows; None without driver or GPU.
+    """Return the name of the first GPU of the CUDA driver; None without a driver or a GPU.
 
-    Asks the driver itself, so that it works beside a PyTorch built without CUDA.
+    The driver is called directly, because PyTorch may be built without CUDA.
     """
     import ctypes
 

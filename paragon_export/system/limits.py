@@ -1,4 +1,4 @@
-"""Limits: memory and time that somebody else's model may take, where the system can set them."""
+"""Limit the memory and the time that an untrusted model may use, where the system supports it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """What a model of somebody else may take to load, and for each value of an input more."""
+    """Limits for an untrusted model: an allowance for loading, and more for each input value."""
 
     base_bytes: int = 3 * 2**30
     bytes_per_value: int = 2**14
@@ -18,53 +18,73 @@ class Limits:
     seconds_per_value: float = 0.001
 
     def bytes_for(self, values: int) -> int:
+        """Return the bytes that a run on inputs with ``values`` elements may allocate."""
         return self.base_bytes + self.bytes_per_value * values
 
     def seconds_for(self, values: int) -> float:
+        """Return the seconds that a run on inputs with ``values`` elements may take."""
         return self.base_seconds + self.seconds_per_value * values
 
 
-def memory_taken() -> int | None:
-    """Return the bytes of memory that the process may write to; None where that is not known."""
+def process_memory_bytes(field: str) -> int | None:
+    """Return a memory figure of this process, in bytes, from ``/proc/self/status``.
+
+    Args:
+        field: ``VmData`` (writable private memory), ``VmRSS`` (resident memory) or ``VmHWM`` (peak
+            of the resident memory); see proc_pid_status(5).
+
+    Returns:
+        None on systems without this file or this field.
+    """
     with suppress(OSError), open("/proc/self/status", encoding="ascii") as file:
-        lines = [line for line in file if line.startswith("VmData:")]
-        return int(lines[0].split()[1]) * 1024 if lines else None
+        for line in file:
+            if line.startswith(f"{field}:"):
+                return int(line.split()[1]) * 1024
     return None
 
 
-def limit_memory(taken: int | None, more: int) -> None:
-    """Let the process take at most ``more`` bytes above ``taken``.
+def memory_taken() -> int | None:
+    """Return the bytes that count against RLIMIT_DATA; None on systems other than Linux."""
+    return process_memory_bytes("VmData")
 
-    What asks for more gets a MemoryError, or what a library makes of it. Linux alone counts
-    memory so that this can be set without counting what is merely reserved; elsewhere nothing
-    is limited.
+
+def limit_memory(used_bytes: int | None, extra_bytes: int) -> None:
+    """Limit the memory of this process to ``used_bytes + extra_bytes``.
+
+    A larger allocation fails: with MemoryError in Python, with an error of their own in libraries.
+    Only Linux is supported, whose RLIMIT_DATA leaves out memory that is reserved but not writable.
+    If ``used_bytes`` is None, nothing is limited.
     """
-    if taken is None:
+    if used_bytes is None:
         return
     import resource
 
     _, hard = resource.getrlimit(resource.RLIMIT_DATA)
-    wanted = taken + more if hard == resource.RLIM_INFINITY else min(hard, taken + more)
-    resource.setrlimit(resource.RLIMIT_DATA, (wanted, hard))
+    allowed = used_bytes + extra_bytes
+    soft = allowed if hard == resource.RLIM_INFINITY else min(hard, allowed)
+    resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
 
 
 @contextmanager
-def limited_memory(more: int) -> Iterator[None]:
-    """Let the process take at most so many bytes more than it has now (see ``limit_memory``)."""
-    taken = memory_taken()
-    if taken is None:
+def limited_memory(extra_bytes: int) -> Iterator[None]:
+    """Let the process allocate at most ``extra_bytes`` in the body (see ``limit_memory``).
+
+    A lower limit that is set already stays in force.
+    """
+    used_bytes = memory_taken()
+    if used_bytes is None:
         yield
         return
     import resource
 
     with _lock:
-        usual = resource.getrlimit(resource.RLIMIT_DATA)
-        if usual[0] == resource.RLIM_INFINITY or taken + more < usual[0]:
-            limit_memory(taken, more)
+        previous = resource.getrlimit(resource.RLIMIT_DATA)
+        if previous[0] == resource.RLIM_INFINITY or used_bytes + extra_bytes < previous[0]:
+            limit_memory(used_bytes, extra_bytes)
         try:
             yield
         finally:
-            resource.setrlimit(resource.RLIMIT_DATA, usual)
+            resource.setrlimit(resource.RLIMIT_DATA, previous)
 
 
 _lock = threading.RLock()
@@ -72,7 +92,7 @@ _lock = threading.RLock()
 
 @contextmanager
 def limited_time(seconds: float, stop: Callable[[], object]) -> Iterator[None]:
-    """Call ``stop`` if the body takes longer."""
+    """Call ``stop`` from another thread if the body takes longer than ``seconds``."""
     timer = threading.Timer(seconds, stop)
     timer.daemon = True
     timer.start()

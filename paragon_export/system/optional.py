@@ -1,44 +1,80 @@
-"""Optional dependencies: imported where they are used, named when they are missing."""
+"""Import optional dependencies, and libraries that have telemetry to turn off."""
 
 from __future__ import annotations
 
 import importlib
 import importlib.metadata
+import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import ModuleType
 
 from paragon_export.errors import MissingDependencyError
 
-UNWANTED = ("openvino_telemetry",)
-"""Packages that tell their makers who imports them; those that would import them do without."""
+TELEMETRY_PACKAGES = ("openvino_telemetry",)
+"""Packages that report usage to their vendor. Their importers work without them."""
+
+ORT_TELEMETRY_VARIABLE = "ORT_DISABLE_TELEMETRY"
+"""From version 1.31 on, ONNX Runtime for Linux records events in the user's cache folder and sends
+them to its vendor, unless this variable is set before it is imported."""
+
+
+def import_without_telemetry(module: str) -> ModuleType:
+    """Import a module with the telemetry of ONNX Runtime and OpenVINO turned off.
+
+    Every import of ``onnxruntime`` and of a package that imports it goes through this function. A
+    value of ``ORT_DISABLE_TELEMETRY`` that the user has set stays as it is.
+
+    Raises:
+        ImportError: If the module is missing or cannot be loaded.
+    """
+    os.environ.setdefault(ORT_TELEMETRY_VARIABLE, "1")
+    with _blocked(TELEMETRY_PACKAGES):
+        return importlib.import_module(module)
+
+
+@contextmanager
+def _blocked(packages: tuple[str, ...]) -> Iterator[None]:
+    """Make the import of these packages fail in the body, unless they are imported already."""
+    blocked = [name for name in packages if name not in sys.modules]
+    for name in blocked:
+        sys.modules[name] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        for name in blocked:
+            sys.modules.pop(name, None)
 
 
 def require(module: str, extra: str) -> ModuleType:
-    """Import ``module``, and keep it from importing what is ``UNWANTED``.
+    """Import an optional dependency, as with :func:`import_without_telemetry`.
 
     Raises:
-        MissingDependencyError: Naming the extra of this package that installs it, or saying why
-            it cannot be loaded.
+        MissingDependencyError: If it is not installed, naming the ``extra`` of this package that
+            installs it, or if it cannot be loaded.
     """
-    for name in UNWANTED:
-        sys.modules.setdefault(name, None)  # type: ignore[arg-type]  # importing it then fails
     try:
-        return importlib.import_module(module)
+        return import_without_telemetry(module)
     except ModuleNotFoundError as error:
         raise MissingDependencyError(
             f"{module} is not installed ({error}); run: pip install 'paragon-export[{extra}]'"
         ) from error
     except ImportError as error:
         raise MissingDependencyError(
-            f"{module} is installed and cannot be loaded: {error}"
+            f"{module} is installed but cannot be loaded: {error}"
         ) from error
 
 
 def cuda_advice() -> str:
-    """Return what to do where ONNX Runtime does not run on CUDA, for what is installed here."""
-    found = sorted(set(importlib.metadata.packages_distributions().get("onnxruntime", ())))
+    """Return what a user can do so that ONNX Runtime runs on CUDA, as the end of a message.
+
+    It depends on the installed distributions that contain ``onnxruntime``.
+    """
+    installed = sorted(set(importlib.metadata.packages_distributions().get("onnxruntime", ())))
     install = "pip install 'onnxruntime-gpu[cuda,cudnn]'"
-    if found == ["onnxruntime-gpu"]:
+    if installed == ["onnxruntime-gpu"]:
         return f"check the NVIDIA driver, and run: {install}"
-    clash = f"{' and '.join(found)} overwrite each other; " if len(found) > 1 else ""
-    return f"{clash}run: pip uninstall -y {' '.join(found or ['onnxruntime'])}; then: {install}"
+    conflict = f"{' and '.join(installed)} overwrite each other; " if len(installed) > 1 else ""
+    remove = " ".join(installed or ["onnxruntime"])
+    return f"{conflict}run: pip uninstall -y {remove}; then: {install}"

@@ -1,7 +1,7 @@
-"""Read: the bytes of an ordinary file of bounded size, and JSON that means one thing.
+"""Read regular files of limited size, and parse JSON strictly.
 
-Whatever a user names may have been written by somebody else. Nothing here waits for a pipe,
-drains a device or reads more than it was told to.
+Input files are untrusted. The functions of this module never wait for a pipe, never read from a
+device, and never read more bytes than allowed.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from typing import Any
 
 from paragon_export.errors import ParagonExportError
 
-MAX_DEPTH = 100
-"""Tables and lists in one another, of JSON."""
+MAX_JSON_DEPTH = 100
+"""Levels of nested objects and arrays."""
 
 _KINDS = {
     stat.S_IFDIR: "a directory",
@@ -26,58 +26,60 @@ _KINDS = {
 }
 
 
-def read_bytes(path: Path, most: int, what: str, error: type[ParagonExportError]) -> bytes:
-    """Return the bytes of an ordinary file.
+def read_bytes(path: Path, max_bytes: int, what: str, error: type[ParagonExportError]) -> bytes:
+    """Return the bytes of a regular file.
 
     Args:
         path: The file; symbolic links are followed.
-        most: Bytes that it may have.
-        what: What it is called in an error, as in "option file".
-        error: What is raised.
+        max_bytes: Largest size of the file.
+        what: What the file is, for error messages, as in "option file".
+        error: The class of the error to raise.
 
     Raises:
-        ParagonExportError: Of the type ``error``, if it is no file, is larger, cannot be read, or
-            is not as long as the system says, as in /proc.
+        ParagonExportError: Of the class ``error``, if it is no regular file, is too large, cannot
+            be read, or has not the size that the system reports, as files in /proc.
     """
     name = f"{what} {path}" if what else str(path)
     try:
-        _check(path.stat(), name, most, error)  # opening a device may do something already
-        with open(path, "rb", opener=_without_waiting) as file:
-            size = _check(os.fstat(file.fileno()), name, most, error)
+        _checked_size(path.stat(), name, max_bytes, error)  # before opening: devices may react
+        with open(path, "rb", opener=_open_nonblocking) as file:
+            size = _checked_size(os.fstat(file.fileno()), name, max_bytes, error)
             data = file.read(size + 1)
-    except (OSError, ValueError) as reason:  # ValueError: a NUL in the name
-        told = getattr(reason, "strerror", None) or reason
-        raise error(f"cannot read {name}: {told}") from reason
+    except (OSError, ValueError) as cause:  # ValueError: a NUL in the name
+        reason = getattr(cause, "strerror", None) or cause
+        raise error(f"cannot read {name}: {reason}") from cause
     if len(data) != size:
         raise error(f"cannot read {name}: it does not hold the {size} bytes that it should")
     return data
 
 
-def _without_waiting(path: str, flags: int) -> int:
+def _open_nonblocking(path: str, flags: int) -> int:
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
-def _check(found: os.stat_result, name: str, most: int, error: type[ParagonExportError]) -> int:
-    """Return the size of an ordinary file that is not too large."""
-    if not stat.S_ISREG(found.st_mode):
-        kind = _KINDS.get(stat.S_IFMT(found.st_mode), "something else")
+def _checked_size(
+    status: os.stat_result, name: str, max_bytes: int, error: type[ParagonExportError]
+) -> int:
+    """Return the size in bytes of a regular file; raise ``error`` for any other or a larger one."""
+    if not stat.S_ISREG(status.st_mode):
+        kind = _KINDS.get(stat.S_IFMT(status.st_mode), "something else")
         raise error(f"cannot read {name}: expected a file, found {kind}")
-    if found.st_size > most:
+    if status.st_size > max_bytes:
         raise error(
-            f"cannot read {name}: it is {found.st_size} bytes long, at most {most} are read"
+            f"cannot read {name}: it has {status.st_size} bytes; at most {max_bytes} are supported"
         )
-    return found.st_size
+    return status.st_size
 
 
 def parse_json(text: str | bytes) -> Any:
-    """Return what a JSON text says.
+    """Return the document of a JSON text.
 
     Raises:
-        ValueError: If it is no JSON, names an entry of a table twice, holds a number that is none
-            or is nested too deeply.
+        ValueError: If it is not JSON, has a duplicate key in an object, holds NaN or infinity, or
+            is nested more than ``MAX_JSON_DEPTH`` levels deep.
     """
     try:
-        document = json.loads(text, object_pairs_hook=_table, parse_constant=_no_number)
+        document = json.loads(text, object_pairs_hook=_object, parse_constant=_reject_constant)
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
     _check_depth(document)
@@ -85,25 +87,26 @@ def parse_json(text: str | bytes) -> Any:
 
 
 def _check_depth(document: Any) -> None:
-    """Refuse what is so deep that other functions than the parser would give up."""
+    """Raise ValueError for a document so deep that recursive functions would fail on it."""
     level = [document]
-    for _ in range(MAX_DEPTH):
-        tables = (v.values() if isinstance(v, dict) else v for v in level
-                  if isinstance(v, (dict, list)))  # fmt: skip
-        level = [value for table in tables for value in table]
+    for _ in range(MAX_JSON_DEPTH):
+        containers = (v.values() if isinstance(v, dict) else v for v in level
+                      if isinstance(v, (dict, list)))  # fmt: skip
+        level = [value for container in containers for value in container]
         if not level:
             return
     raise ValueError("it is nested too deeply")
 
 
-def _table(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    table = dict(pairs)
-    if len(table) != len(pairs):
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return the key-value pairs of a JSON object as a dict; raise ValueError for duplicates."""
+    document = dict(pairs)
+    if len(document) != len(pairs):
         names = [name for name, _ in pairs]
-        twice = next(name for name in table if names.count(name) > 1)
-        raise ValueError(f"entry {twice[:100]!r} is there twice")
-    return table
+        duplicate = next(name for name in document if names.count(name) > 1)
+        raise ValueError(f"key {duplicate[:100]!r} appears twice")
+    return document
 
 
-def _no_number(text: str) -> float:
-    raise ValueError(f"{text} is no number")
+def _reject_constant(text: str) -> float:
+    raise ValueError(f"{text} is not a JSON number")

@@ -1,9 +1,9 @@
-"""Signals: a command that is stopped ends at once and quietly, and takes its leftovers along.
+"""End the process at once when a signal stops a command, without output or temporary files left.
 
-Python runs a signal's handler in the main thread, between two of its instructions: a long call into
-TensorRT would hold it up. So a second thread is woken by the signal as well, and whichever of the
-two comes first ends the process. No ``KeyboardInterrupt`` is raised: libraries swallow it or print
-it with a traceback, depending on where it strikes.
+Python runs signal handlers in the main thread between two bytecode instructions, so a long call
+into TensorRT would delay them. Therefore the signal also wakes a second thread, and the faster of
+the two ends the process. ``KeyboardInterrupt`` is not used: some libraries suppress it, others
+print it with a traceback.
 """
 
 from __future__ import annotations
@@ -19,25 +19,29 @@ from contextlib import suppress
 STOPPING = tuple(
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
 )
-"""Ctrl-C, a polite kill, and a terminal that was closed; Windows has no SIGHUP."""
+"""Signals that end the process: Ctrl-C, kill, and a closed terminal. Windows has no SIGHUP."""
 
-_clean_up: list[Callable[[], None]] = []
+_clean_ups: list[Callable[[], None]] = []
 
 _ending = threading.Lock()
 
-_ended_by: list[int] = []
+_ending_threads: list[int] = []
+
+_listening = threading.Event()
 
 
 def before_end(clean_up: Callable[[], None]) -> None:
-    """Have a function called when a signal ends the process. It must not raise."""
-    _clean_up.append(clean_up)
+    """Register a function to call when a signal ends the process. It must not raise."""
+    _clean_ups.append(clean_up)
 
 
 def listen() -> None:
-    """From now on end with exit code 128 + signal, 130 for Ctrl-C, and not a word.
+    """Install the signal handlers of this process. The command line calls this once.
 
-    A signal that is ignored, as Ctrl-C is in what a shell runs in the background, stays so.
+    A signal then ends the process without output and with exit code 128 + its number, 130 for
+    Ctrl-C. Signals that are ignored stay ignored, such as Ctrl-C in background jobs of a shell.
     """
+    _listening.set()
     woken, wake = socket.socketpair()
     wake.setblocking(False)
     for number in STOPPING:
@@ -47,28 +51,39 @@ def listen() -> None:
     threading.Thread(target=_wait, args=(woken,), name="signals", daemon=True).start()
 
 
+def is_listening() -> bool:
+    """Return whether a signal ends this process without unwinding: whether `listen` was called."""
+    return _listening.is_set()
+
+
 def end_with_parent(parent: int) -> None:
-    """Have the system kill this process when its parent dies, where it can do that (Linux)."""
+    """Ask Linux to kill this process when its parent dies. Other systems are not supported.
+
+    Args:
+        parent: Process id of the parent.
+    """
     import ctypes
 
     with suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
     if hasattr(os, "getppid") and os.getppid() != parent:
-        os._exit(128 + signal.SIGTERM)  # it has died already
+        os._exit(128 + signal.SIGTERM)  # the parent has died already
 
 
 def _wait(woken: socket.socket) -> None:
+    """End the process at the first signal whose number arrives at the socket."""
     while number := woken.recv(1):
         if number[0] in STOPPING:
             _end(number[0])
 
 
 def _end(number: int) -> None:
+    """Run the clean-up functions and end the process. The first thread to arrive does it."""
     if not _ending.acquire(blocking=False):
-        if threading.get_ident() not in _ended_by:
+        if threading.get_ident() not in _ending_threads:
             time.sleep(60)  # the other thread cleans up and ends the process
         return
-    _ended_by.append(threading.get_ident())
-    for clean_up in _clean_up:
+    _ending_threads.append(threading.get_ident())
+    for clean_up in _clean_ups:
         clean_up()
-    os._exit(128 + number)  # no module is torn down: that, too, could be interrupted with words
+    os._exit(128 + number)  # a normal exit could print errors of interrupted libraries

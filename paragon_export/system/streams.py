@@ -1,4 +1,4 @@
-"""Streams: what is printed reaches its reader, or the command says in one line that it did not."""
+"""Protect standard output and standard error against closed pipes, full disks and bad encodings."""
 
 from __future__ import annotations
 
@@ -11,63 +11,66 @@ from typing import Any, TextIO
 
 from paragon_export.errors import COULD_NOT_RUN
 
-READER_GONE = 128 + getattr(signal, "SIGPIPE", 13)
-"""As ``head`` leaves any program that writes to it."""
+BROKEN_PIPE = 128 + getattr(signal, "SIGPIPE", 13)
+"""Exit code of a program whose reader has closed the pipe, as in ``program | head``."""
 
 
-class _Guarded:
-    """A stream with another end to its errors; everything else is the stream's own."""
+class _GuardedStream:
+    """A text stream that calls ``on_error`` instead of raising OSError."""
 
-    def __init__(self, stream: TextIO, lost: Callable[[OSError], None]) -> None:
-        self._stream, self._lost = stream, lost
+    def __init__(self, stream: TextIO, on_error: Callable[[OSError], None]) -> None:
+        self._stream, self._on_error = stream, on_error
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
 
     def write(self, text: str) -> int:
-        with self._watched():
+        with self._handled_errors():
             try:
                 self._stream.write(text)
-            except UnicodeEncodeError:  # a file's name need not be UTF-8
+            except UnicodeEncodeError:  # file names may hold bytes that are not UTF-8
                 self._stream.write(text.encode("ascii", "backslashreplace").decode())
         return len(text)
 
     def flush(self) -> None:
-        with self._watched():
+        with self._handled_errors():
             self._stream.flush()
 
     @contextmanager
-    def _watched(self) -> Iterator[None]:
+    def _handled_errors(self) -> Iterator[None]:
         try:
             yield
         except OSError as error:
-            _to_nowhere(self._stream)
-            self._lost(error)
+            _redirect_to_null(self._stream)
+            self._on_error(error)
 
 
-def _end(error: OSError) -> None:
+def _exit(error: OSError) -> None:
     if isinstance(error, BrokenPipeError):
-        raise SystemExit(READER_GONE)
+        raise SystemExit(BROKEN_PIPE)
     reason = error.strerror or error
     print(f"paragon-export: cannot write to standard output: {reason}", file=sys.stderr)
     raise SystemExit(COULD_NOT_RUN)
 
 
-def _go_on(error: OSError) -> None:
-    """Of an error about errors nobody can be told."""
+def _ignore(error: OSError) -> None:
+    """Ignore a failed write to stderr: there is nowhere left to report it."""
 
 
 @contextmanager
 def guarded() -> Iterator[None]:
-    """Guard stdout and stderr: the reader may be gone, the disk full, the stream closed.
+    """Replace ``sys.stdout`` and ``sys.stderr`` in the body by streams that handle write errors.
+
+    Failed writes to stderr are ignored.
 
     Raises:
-        SystemExit: 141 where the reader of stdout has gone, 3 where stdout cannot be written to.
+        SystemExit: With code 141 if the reader of stdout has closed the pipe, with code 3 if
+            writing to stdout fails for another reason.
     """
-    usual = sys.stdout, sys.stderr
-    nowhere = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - open until the process ends
-    sys.stderr = _Guarded(sys.stderr or nowhere, _go_on)
-    sys.stdout = _Guarded(sys.stdout or nowhere, _end)
+    previous = sys.stdout, sys.stderr
+    null = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - open until the process ends
+    sys.stderr = _GuardedStream(sys.stderr or null, _ignore)
+    sys.stdout = _GuardedStream(sys.stdout or null, _exit)
     try:
         try:
             yield
@@ -75,22 +78,22 @@ def guarded() -> Iterator[None]:
             sys.stdout.flush()
             sys.stderr.flush()
     finally:
-        sys.stdout, sys.stderr = usual
+        sys.stdout, sys.stderr = previous
 
 
 def fill_gaps() -> None:
-    """Open stdin, stdout and stderr to nowhere where they are closed.
+    """Open the null device for each of file descriptors 0, 1 and 2 that is closed.
 
-    The next file to be opened would take the number, and what is printed would land in it.
+    Otherwise the next file that is opened gets that descriptor, and printed text ends up in it.
     """
     while (handle := os.open(os.devnull, os.O_RDWR)) <= 2:
         pass
     os.close(handle)
 
 
-def _to_nowhere(stream: TextIO) -> None:
-    """Let what is still buffered go nowhere, or Python complains about it as it ends."""
+def _redirect_to_null(stream: TextIO) -> None:
+    """Discard what is still buffered. Python would report it as an error when it exits."""
     with suppress(OSError, ValueError):
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, stream.fileno())
-        os.close(nowhere)
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, stream.fileno())
+        os.close(null)

@@ -1,7 +1,4 @@
-"""Settle the switches that tensors cannot tell: flag, option file, metadata, default.
-
-In that order, and every value remembers where it came from.
-"""
+"""Parse YAML option files strictly and within limits of size, depth and time."""
 
 from __future__ import annotations
 
@@ -14,20 +11,18 @@ from paragon_export.system.text import brief
 
 MAX_OPTION_FILE_BYTES = 2**17
 
-
 MAX_VALUES = 20_000
-"""Values in an option file once its anchors are unfolded."""
-
+"""Values in an option file after its aliases are expanded."""
 
 MAX_NUMBER_CHARACTERS = 100
-"""Characters; YAML's numbers to the base 60 take quadratic time."""
-
+"""Length of a number: YAML's sexagesimal numbers are parsed in quadratic time."""
 
 MAX_DEPTH = 50
+"""Levels of nested lists and mappings."""
 
 
 def read_yaml(path: Path) -> Any:
-    """Return what an option file holds, whatever it is.
+    """Return the document of an option file, of any structure.
 
     Raises:
         PlanError: If the file cannot be read or is not YAML.
@@ -42,11 +37,12 @@ def read_yaml(path: Path) -> Any:
 
 
 def parse_yaml(text: str) -> Any:
-    """Return what a YAML text says; anchors may not unfold to more than ``MAX_VALUES`` values.
+    """Return the document of a YAML text; None if it is empty.
 
     Raises:
-        ValueError: If it is no YAML, names an entry twice, or is deeper or larger than any option
-            file.
+        ValueError: If it is not YAML, has a duplicate key, is nested more than ``MAX_DEPTH`` levels
+            deep, expands to more than ``MAX_VALUES`` values or holds a number of more than
+            ``MAX_NUMBER_CHARACTERS`` characters.
     """
     import yaml
 
@@ -55,34 +51,43 @@ def parse_yaml(text: str) -> Any:
         node = loader.get_single_node()
         if node is None:
             return None
-        _unfolded(node, {}, MAX_DEPTH)
+        _count_values(node, {}, MAX_DEPTH)
         return loader.construct_document(node)
     except (yaml.YAMLError, TypeError, KeyError, AttributeError, OverflowError,
             RecursionError) as error:  # fmt: skip
-        # PyYAML lets what its constructors raise through.
+        # PyYAML does not wrap the errors of its constructors.
         raise ValueError(str(error)) from error
 
 
-def _unfolded(node: Any, seen: dict[int, int], deepest: int) -> int:
-    """Count the values under a node, those under an anchor as often as it is named."""
-    if id(node) not in seen:
-        if not deepest:
-            raise ValueError("it is nested too deeply")
-        inner = _inner(node)
-        count = 1 + sum(_unfolded(n, seen, deepest - 1) for n in inner)
-        if count > MAX_VALUES:
-            raise ValueError(f"it unfolds to more than {MAX_VALUES} values")
-        if node.tag.endswith((":int", ":float")) and len(node.value) > MAX_NUMBER_CHARACTERS:
-            raise ValueError(f"a number of {len(node.value)} characters")
-        seen[id(node)] = count
-    return seen[id(node)]
+def _count_values(node: Any, counts: dict[int, int], levels: int) -> int:
+    """Return how many values a node expands to. A value counts once for each alias of it.
 
-
-def _inner(node: Any) -> list[Any]:
-    """Return the nodes of a list, or the keys and values of a table.
+    Args:
+        node: A node of PyYAML's tree.
+        counts: The counts of nodes that were visited before, by id; extended here.
+        levels: How many levels of nesting are allowed from here on.
 
     Raises:
-        ValueError: If a key is there twice.
+        ValueError: If a limit is exceeded or a key is duplicate.
+    """
+    if id(node) not in counts:
+        if not levels:
+            raise ValueError("it is nested too deeply")
+        children = _children(node)
+        count = 1 + sum(_count_values(child, counts, levels - 1) for child in children)
+        if count > MAX_VALUES:
+            raise ValueError(f"it expands to more than {MAX_VALUES} values")
+        if node.tag.endswith((":int", ":float")) and len(node.value) > MAX_NUMBER_CHARACTERS:
+            raise ValueError(f"it has a number of {len(node.value)} characters")
+        counts[id(node)] = count
+    return counts[id(node)]
+
+
+def _children(node: Any) -> list[Any]:
+    """Return the nodes of a list, or the keys and values of a mapping.
+
+    Raises:
+        ValueError: If a key is duplicate.
     """
     import yaml
 
@@ -92,6 +97,6 @@ def _inner(node: Any) -> list[Any]:
         return []
     keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
     if len(set(keys)) != len(keys):
-        twice = next(key for key in keys if keys.count(key) > 1)
-        raise ValueError(f"{brief(twice)} is there twice")
-    return [inner for pair in node.value for inner in pair]
+        duplicate = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f"key {brief(duplicate)} appears twice")
+    return [child for pair in node.value for child in pair]

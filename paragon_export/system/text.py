@@ -1,4 +1,4 @@
-"""Foreign values in words: one short printable line, whatever a file holds."""
+"""Turn untrusted values into short printable text, and documents into finite JSON values."""
 
 from __future__ import annotations
 
@@ -7,26 +7,32 @@ import reprlib
 from typing import Any
 
 MAX_LINE_CHARACTERS = 4000
-"""Characters of an error; a tensor's name may be megabytes long."""
+"""Length of an error message: names of tensors may be megabytes long."""
 
 _short = reprlib.Repr()
 _short.maxlevel, _short.maxlist, _short.maxdict, _short.maxstring = 2, 3, 3, 60
 
 
 def brief(value: Any) -> str:
-    """Return a value for an error message; nested anchors unfold to gigabytes otherwise."""
+    """Return a shortened ``repr`` of a value, for error messages.
+
+    The full ``repr`` of YAML aliases can expand to gigabytes.
+    """
     return _short.repr(value)
 
 
 def printable(text: str) -> str:
-    """Return text with what is not printable escaped: a terminal obeys control characters."""
+    """Return text with all characters escaped that are neither printable nor a line break.
+
+    Control characters could change the state of the user's terminal.
+    """
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text)
 
 
 def utf_8(name: str) -> str:
-    """Return a file's name as UTF-8 can hold it; bytes that are none are escaped."""
+    """Return a file name with its undecodable bytes escaped, so that UTF-8 can encode it."""
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
@@ -37,7 +43,7 @@ def one_line(text: str) -> str:
 
 
 def all_printable(document: Any) -> Any:
-    """Return a document of dicts, lists and values with every text in it printable."""
+    """Return a JSON document with every string and key in it printable."""
     if isinstance(document, str):
         return printable(document)
     if isinstance(document, dict):
@@ -48,10 +54,7 @@ def all_printable(document: Any) -> Any:
 
 
 def finite(document: Any) -> Any:
-    """Return a document of dicts, lists and values with None for every NaN and infinity.
-
-    JSON has no number for them.
-    """
+    """Return a JSON document with None for every NaN and infinity, which JSON cannot represent."""
     if isinstance(document, float):
         return document if math.isfinite(document) else None
     if isinstance(document, dict):

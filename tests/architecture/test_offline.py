@@ -38,7 +38,7 @@ def watch(event, args):
         with open({log!r}, "a") as file:
             print(event, repr(args), file=file)
         raise OSError("this machine has no network")
-    if event == "import" and args[0] == "onnxruntime" and "-c" in sys.argv:
+    if event == "import" and args[0].startswith("onnxruntime.") and "-c" in sys.argv:
         with open({log!r} + ".started", "a") as file:
             print("onnxruntime", file=file)
 
@@ -114,3 +114,50 @@ def test_no_command_reaches_for_the_network(
 )
 def test_the_watch_sees_an_attempt(attempt: str, tmp_path: Path) -> None:
     assert watched(attempt + "print(json.dumps(seen), file=sys.stderr)\n", cwd=tmp_path)
+
+
+IMPORT = """
+import os, sys
+before = dict(os.environ)
+import paragon_export
+import paragon_export.system.atomic_write
+import paragon_export.system.optional
+assert dict(os.environ) == before
+assert sys.modules.get("openvino_telemetry", "absent") == "absent"
+from paragon_export.system.optional import import_without_telemetry
+import_without_telemetry("onnxruntime")
+print(os.environ["ORT_DISABLE_TELEMETRY"])
+assert "openvino_telemetry" not in sys.modules
+"""
+
+
+def test_telemetry_is_turned_off_with_the_library_that_has_it(tmp_path: Path) -> None:
+    """Importing the package changes nothing; importing ONNX Runtime sets its variable."""
+    done = subprocess.run(
+        [sys.executable, "-c", IMPORT],
+        cwd=tmp_path,
+        env=shell_environment(),
+        capture_output=True,
+        encoding="utf-8",
+        timeout=LONGEST_RUN_S,
+        check=False,
+    )
+
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "1\n"
+
+
+def test_a_choice_of_the_user_is_kept(tmp_path: Path) -> None:
+    """A user who sets the variable of ONNX Runtime to another value gets that value."""
+    done = subprocess.run(
+        [sys.executable, "-c", IMPORT],
+        cwd=tmp_path,
+        env=shell_environment(ORT_DISABLE_TELEMETRY="0"),
+        capture_output=True,
+        encoding="utf-8",
+        timeout=LONGEST_RUN_S,
+        check=False,
+    )
+
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "0\n"

@@ -61,12 +61,12 @@ BAD_CHECKPOINTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "folder": (lambda path: path.mkdir(), "directory"),
     "empty": (_bytes(b""), "empty"),
     "not a checkpoint": (_bytes(b"GIF89a" + bytes(100)), "not a checkpoint"),
-    "truncated": (_truncated, "whole"),
-    "truncated pickle": (_truncated_pickle, "whole"),
+    "truncated": (_truncated, "complete safetensors file"),
+    "truncated pickle": (_truncated_pickle, "complete PyTorch checkpoint"),
     "generation not served": (lambda path: save(other("v11atd"), path), "v11atd"),
     "another network": (
         lambda path: save({"conv_first.weight": np.ones(3, np.float32)}, path),
-        "no known network",
+        "no supported network",
     ),
     "wrong shape": (
         _changed(lambda t: t.update({"conv_out.bias": np.ones(4, np.float32)})),

@@ -26,7 +26,7 @@ def test_junit_never_overwrites_the_reference(
     with pytest.raises(SystemExit) as ended:
         main()
     assert ended.value.code == 3
-    assert "is the file it would be made from" in capsys.readouterr().err
+    assert "is also the source; choose another output" in capsys.readouterr().err
     assert reference.read_bytes() == CHECKPOINT.read_bytes()
 
 

@@ -363,7 +363,7 @@ def test_older_generations_are_named_and_refused(version: str) -> None:
 
     message = str(caught.value)
     assert f"{OTHERS[version]['generation']} network" in message
-    assert "not served" in message
+    assert "not supported" in message
     assert len(message.splitlines()) == 1
 
 
@@ -379,7 +379,7 @@ def test_older_generations_are_named_and_refused(version: str) -> None:
 )
 def test_unknown_networks_are_refused(tensors: Tensors) -> None:
     """Tensors of a network that no family knows are refused with what is served."""
-    with pytest.raises(UnsupportedNetworkError, match="served are: ParagonSR2"):
+    with pytest.raises(UnsupportedNetworkError, match="supported are: ParagonSR2"):
         describe(tensors)
 
 

@@ -299,7 +299,7 @@ def test_a_config_for_another_network_is_refused(text: str, said: str, tmp_path:
 
 def test_switches_of_pictures_are_refused(tmp_path: Path) -> None:
     path = small_checkpoint(tmp_path / "n.pt")
-    with pytest.raises(PlanError, match="upsampler_alpha is no switch of a Glyph"):
+    with pytest.raises(PlanError, match="upsampler_alpha is no option of a Glyph"):
         read_network(path, NetworkOptions(flags={"upsampler_alpha": 0.5}))
 
 
@@ -319,9 +319,9 @@ def test_containers_and_prefixes(container: str, prefix: str, tmp_path: Path) ->
     link.symlink_to(path)
     checkpoint = load_checkpoint(link)
 
-    assert checkpoint.beside["label_map"] == labels
-    assert checkpoint.beside["config"] == config_of(SMALL)
-    assert checkpoint.beside["epoch"] == 3
+    assert checkpoint.extra["label_map"] == labels
+    assert checkpoint.extra["config"] == config_of(SMALL)
+    assert checkpoint.extra["epoch"] == 3
     assert set(checkpoint.tensors) == set(small_weights())
     assert checkpoint.tensors["stem.bn.num_batches_tracked"].dtype == np.int64
     reference_of(link)

@@ -385,7 +385,7 @@ def test_an_option_file_may_tell_the_generation(table: str, tmp_path: Path) -> N
     ("table", "words"),
     [
         ("{type: unet}", "for 'unet'"),
-        ("{type: munet, slope: 0.1}", "slope = 0.1 is not served"),
+        ("{type: munet, slope: 0.1}", "slope = 0.1 in the option file is not supported"),
         ("{generation: munet2}", "the tensors are those of munet3, munet4 or munet5"),
         ("{generation: 5}", "must be one of munet1"),
     ],
@@ -457,10 +457,10 @@ def uneven(weights: Tensors) -> None:
     [
         (lose, "1 missing: down_blocks.0.0.parametrizations.weight.0._u"),
         (add, "1 unexpected: up_blocks.9.extra"),
-        (misshape, r"self_attn.key.parametrizations.weight.0._v is float32 \[3\]"),
+        (misshape, r"self_attn.key.parametrizations.weight.0._v is \[3\], expected \[16\]"),
         (skip_a_level, "down_blocks.3.0.parametrizations.weight.original is missing"),
-        (other_channels, "takes 1 channels; the branches of munet3 want RGB"),
-        (uneven, "not whole multiples of the 8 features"),
+        (other_channels, "takes 1 channels; munet3 needs 3, which are RGB"),
+        (uneven, "expected multiples of the 8 features"),
     ],
 )
 def test_a_damaged_checkpoint_is_refused(
@@ -639,7 +639,7 @@ def test_the_command_line_asks_for_the_generation(tmp_path: Path, run_here: RunH
         (("onnx", "c.safetensors", "--static", "7x9"), "7x9 is too small"),
         (("parity", "c.safetensors", "o.onnx", "--sizes", "16x16,8x7"), "8x7 is too small"),
         (("trt", "c.safetensors", "--min", "1x1", "--opt", "8x8", "--max", "9x9"), "--min 8x8"),
-        (("onnx", "c.safetensors", "--video"), "carries nothing from frame to frame"),
+        (("onnx", "c.safetensors", "--video"), "has no temporal input; leave --video out"),
         (("inspect", "c.safetensors", "--probe"), "makes none"),
     ],
 )

@@ -227,7 +227,7 @@ def test_a_lost_flag_is_mended_and_said(tmp_path: Path) -> None:
         (lambda w: {k: a for k, a in w.items() if not k.endswith("tracked_kernel")},
          "tracked_kernel is missing, so the kernels of this generation cannot be baked"),
         (lambda w: {k: a * 0 if k.endswith("tracked_kernel") else a for k, a in w.items()},
-         "is set and tracked_kernel is all zero"),
+         "is set but tracked_kernel is all zero"),
     ],
     ids=["missing", "zero"],
 )  # fmt: skip
@@ -331,7 +331,7 @@ def test_v55_took_its_default_whatever_it_was_asked(tmp_path: Path) -> None:
     )
     variant = architecture_of(checkpoint).describe(checkpoint, NetworkOptions(config=config))
     assert variant.options["upsampler_alpha"].value == 0.35
-    assert any("default 0.35 whatever it said" in note for note in variant.notes)
+    assert any("uses its default 0.35" in note for note in variant.notes)
 
 
 def test_video_is_refused(run_here: RunHere, tmp_path: Path) -> None:

@@ -315,7 +315,7 @@ from paragon_export.networks.options import Resolver
 from paragon_export.networks.options import blend_factor
 resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30))
 try:
-    Resolver(NetworkOptions(config=Path(sys.argv[1])), {}).settle("upsampler_alpha", 0.0, blend_factor)
+    Resolver(NetworkOptions(config=Path(sys.argv[1])), {}).resolve("upsampler_alpha", 0.0, blend_factor)
 except PlanError as error:
     print("refused", len(str(error)) < 5000)
 """
@@ -344,7 +344,7 @@ def test_the_resolver_reads_its_sources_once(tmp_path: Path) -> None:
     resolver = Resolver(NetworkOptions(config=path), {"export_safe": "true"})
     path.unlink()
 
-    assert resolver.settle("upsampler_alpha", 0.0, blend_factor) == ResolvedOption(0.2, "config")
-    assert resolver.settle("window_size", 16, whole_number) == ResolvedOption(8, "config")
-    assert resolver.settle("export_safe", False, yes_or_no) == ResolvedOption(True, "metadata")
-    assert resolver.settle("detail", np.pi, blend_factor) == ResolvedOption(np.pi, "default")
+    assert resolver.resolve("upsampler_alpha", 0.0, blend_factor) == ResolvedOption(0.2, "config")
+    assert resolver.resolve("window_size", 16, whole_number) == ResolvedOption(8, "config")
+    assert resolver.resolve("export_safe", False, yes_or_no) == ResolvedOption(True, "metadata")
+    assert resolver.resolve("detail", np.pi, blend_factor) == ResolvedOption(np.pi, "default")

@@ -93,7 +93,7 @@ def test_an_archive_with_two_ends_is_refused() -> None:
     at = data.index(b"PK\6\7")
     for other in (0, 1, len(data), 2**63):
         moved = data[: at + 8] + struct.pack("<Q", other) + data[at + 16 :]
-        with pytest.raises(ValueError, match="two ends"):
+        with pytest.raises(ValueError, match="two end records"):
             check_directory(moved)
     check_directory(data)
 
@@ -113,7 +113,7 @@ def test_archives_as_they_are_written_are_read(tmp_path: Path) -> None:
     check_directory(many(MAX_RECORDS - 1))
     check_directory(wide(MAX_RECORDS))
     for nothing in (b"", b"PK", b"PK\5\6", bytes(100)):
-        with pytest.raises(ValueError, match="without an end"):
+        with pytest.raises(ValueError, match="without an end record"):
             check_directory(nothing)
 
 

@@ -12,6 +12,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -23,7 +24,13 @@ import pytest
 from paragon_export.engines.manifest import manifest_bytes, read, read_engine, sealed
 from paragon_export.engines.reuse import read_existing, why_rebuild
 from paragon_export.errors import PlanError
-from paragon_export.system.atomic_write import PREFIX, check_writable, write_files, write_text
+from paragon_export.system.atomic_write import (
+    PREFIX,
+    check_writable,
+    scratch,
+    write_files,
+    write_text,
+)
 from tests.conftest import LONGEST_RUN_S, RunCli, RunHere, shell_environment
 
 NAMES = ("net.engine.onnx", "net.engine", "net.engine.json")
@@ -235,6 +242,15 @@ def test_a_stopped_run_leaves_no_temporary_files(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_scratch_of_a_library_leaves_tempfile_alone() -> None:
+    """Only a process that a signal ends at once redirects the temporary files of libraries."""
+    before = tempfile.tempdir
+    with scratch() as folder:
+        assert tempfile.tempdir == before
+        assert folder.is_dir()
+    assert not folder.exists()
+
+
 # --- two at once ---------------------------------------------------------------------------
 
 
@@ -314,9 +330,9 @@ def _is_renamed(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("happens", "words"),
     [
-        (_becomes_a_folder, "a folder of that name is in the way"),
-        (_is_removed, "its folder was removed or renamed meanwhile"),
-        (_is_renamed, "its folder was removed or renamed meanwhile"),
+        (_becomes_a_folder, "a folder of that name exists"),
+        (_is_removed, "its folder was removed or renamed during the run"),
+        (_is_renamed, "its folder was removed or renamed during the run"),
     ],
 )
 def test_what_happens_midway_is_one_line(

@@ -23,7 +23,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from paragon_export.checkpoints import pickle_scan as pickles
-from paragon_export.checkpoints.load import MAX_TENSORS, load_checkpoint
+from paragon_export.checkpoints.formats import MAX_TENSORS
+from paragon_export.checkpoints.load import load_checkpoint
 from paragon_export.checkpoints.pickle_scan import scan
 from paragon_export.errors import CheckpointError, ParagonExportError
 from paragon_export.networks.describe import read_network
@@ -537,5 +538,5 @@ def test_the_error_is_one_line_of_bounded_length(tmp_path: Path, run_here: RunHe
 
     done = run_here("inspect", "c")
 
-    assert_one_helpful_line(done, "no known network")
+    assert_one_helpful_line(done, "no supported network")
     assert len(done.stderr) < 4100

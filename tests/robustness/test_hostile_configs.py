@@ -75,9 +75,9 @@ def _laughs(levels: int, form: str) -> str:
 
 
 YAML_BOMBS = {
-    "a billion laughs": (_laughs(12, "[{}]"), "unfolds"),
-    "laughs in tables": (_laughs(12, "{{k: [{}]}}"), "unfolds"),
-    "merges": (_laughs(12, "{{<<: [{}]}}"), "unfolds"),
+    "a billion laughs": (_laughs(12, "[{}]"), "expands"),
+    "laughs in tables": (_laughs(12, "{{k: [{}]}}"), "expands"),
+    "merges": (_laughs(12, "{{<<: [{}]}}"), "expands"),
     "itself": ("network_g: &x {a: *x}\n", "deep"),
     "itself in a list": ("network_g: &x [*x]\n", "deep"),
     "base sixty": ("network_g: {x: " + "1:" * 50_000 + "1}\n", "number of"),
@@ -86,7 +86,7 @@ YAML_BOMBS = {
     "deep lists": ("x: " + "[" * 5_000 + "\n", "not YAML"),
     "deep tables": ("x: " + "{a: " * 3_000 + "\n", "not YAML"),
     "deep enough": ("x: " + "[" * 60 + "]" * 60 + "\n", "deep"),
-    "many values": ("x: [" + "1," * 21_000 + "]\n", "unfolds"),
+    "many values": ("x: [" + "1," * 21_000 + "]\n", "expands"),
     "large": ("#" * (MAX_OPTION_FILE_BYTES + 1), "at most"),
     "runs a program": ("x: !!python/object/apply:os.system ['touch canary']\n", "not YAML"),
     "makes an object": ("x: !!python/object/new:subprocess.Popen [[touch, canary]]\n", "not YAML"),

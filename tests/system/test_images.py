@@ -179,14 +179,14 @@ REFUSED: dict[str, tuple[bytes, str]] = {
     "float of 255": (saved(Image.fromarray(FLOATS * 255), "TIFF"), "floats reach from 0 to 255"),
     "float NaN": (saved(Image.fromarray(np.where(FLOATS > 0.9, np.nan, FLOATS)), "TIFF"), "expected 0 to 1"),
     "float infinite": (saved(Image.fromarray(np.where(FLOATS > 0.9, np.inf, FLOATS)), "TIFF"), "expected 0 to 1"),
-    "float, white is 0": (tiff(FLOATS, 32, signed_or_float=3, photometric=0), "white is 0"),
+    "float, white is 0": (tiff(FLOATS, 32, signed_or_float=3, photometric=0), "white as 0"),
     "32 bits": (saved(Image.fromarray(WIDE.astype(np.int32) * 2), "TIFF"), "integers reach from 0 to 131070"),
     "32 bits, negative": (saved(Image.fromarray(WIDE.astype(np.int32) - 1), "TIFF"), "integers reach from -1"),
     "8 bits in 32": (saved(Image.fromarray(GREY.astype(np.int32)), "TIFF"), "integers reach from 0 to 255"),
     "unsigned 32 bits": (tiff(np.array([[0, 2**32 - 1]] * 2, np.uint32), 32), "32-bit integers"),
     "signed 16 bits": (tiff(WIDE.astype(np.int16), 16, signed_or_float=2), "signed 16-bit"),
     "signed 8 bits": (tiff(GREY.astype(np.int8), 8, signed_or_float=2), "signed 8-bit"),
-    "16 bits, white is 0": (tiff(WIDE, 16, photometric=0), "white is 0"),
+    "16 bits, white is 0": (tiff(WIDE, 16, photometric=0), "white as 0"),
     "LAB": (saved(Image.new("LAB", (2, 2)), "TIFF"), "mode is LAB"),
     "RGBA, transparent": (saved(Image.fromarray(with_alpha(254)), "PNG"), TRANSPARENT),
     "RGBA WebP": (saved(Image.fromarray(with_alpha(100)), "WEBP", lossless=True), TRANSPARENT),
@@ -201,8 +201,8 @@ REFUSED: dict[str, tuple[bytes, str]] = {
     "animated PNG": (frames("PNG"), "several pictures"),
     "animated WebP": (frames("WEBP"), "several pictures"),
     "pages": (frames("TIFF"), "several pictures"),
-    "64-bit floats": (tiff(FLOATS.astype(np.float64), 64, signed_or_float=3), "does not know"),
-    "float RGB": (tiff(np.zeros((2, 2, 3), np.float32), 32, signed_or_float=3, photometric=2, channels=3), "does not know"),
+    "64-bit floats": (tiff(FLOATS.astype(np.float64), 64, signed_or_float=3), "does not support"),
+    "float RGB": (tiff(np.zeros((2, 2, 3), np.float32), 32, signed_or_float=3, photometric=2, channels=3), "does not support"),
 }  # fmt: skip
 """Each kind whose colours the file does not tell, and what is said of it."""
 

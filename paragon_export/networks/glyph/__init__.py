@@ -1,4 +1,4 @@
-"""Glyph: describe the checkpoints of both phases of the glyph classifier and build them."""
+"""The glyph classifier: determine the network of a checkpoint of either phase and build it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from paragon_export.checkpoints.load import Checkpoint, listing
+from paragon_export.checkpoints.load import Checkpoint
 from paragon_export.errors import CheckpointError, PlanError, UnsupportedNetworkError
 from paragon_export.networks.glyph.config import Check, check, entries_of
 from paragon_export.networks.glyph.layout import (
@@ -15,7 +15,6 @@ from paragon_export.networks.glyph.layout import (
     GRID,
     CellHyperparameters,
     Hyperparameters,
-    Shapes,
     expected_cell_shapes,
     expected_shapes,
     infer,
@@ -23,9 +22,10 @@ from paragon_export.networks.glyph.layout import (
     is_phase_1,
     is_phase_2,
     is_trained,
-    sibling,
+    unsupported_phase_2,
 )
 from paragon_export.networks.options import CHECKS
+from paragon_export.networks.state_dict import Shapes, check_tensors, shapes_of, with_path
 from paragon_export.specs.network import NetworkSpec, Port, ResolvedOption, Source, Task
 from paragon_export.specs.plans import NetworkOptions
 from paragon_export.system.strict_yaml import read_yaml
@@ -34,53 +34,53 @@ from paragon_export.system.text import brief
 if TYPE_CHECKING:
     from torch import nn
 
-OPEN: Mapping[str, Check] = {
+OPTIONS: Mapping[str, Check] = {
     name: CHECKS[name] for name in ("activation", "normalize_embeddings", "stem_stride", "bn_eps")
 }
-"""What tensors do not tell, and how a value is checked."""
+"""Options that the tensors do not determine, and the check of each."""
 
 
 class GlyphArchitecture:
-    """Both phases of the classifier; its sequence-aware and transformer relatives are refused."""
+    """Both phases of the glyph classifier, phase 2 with the cnn architecture."""
 
     name = "Glyph"
 
     def recognizes(self, checkpoint: Checkpoint) -> bool:
-        shapes = _shapes(checkpoint)
-        return bool(sibling(shapes)) or is_phase_2(shapes) or is_phase_1(shapes)
+        shapes = shapes_of(checkpoint)
+        return bool(unsupported_phase_2(shapes)) or is_phase_2(shapes) or is_phase_1(shapes)
 
     def describe(self, checkpoint: Checkpoint, options: NetworkOptions) -> NetworkSpec:
-        shapes = _shapes(checkpoint)
-        if relative := sibling(shapes):
+        shapes = shapes_of(checkpoint)
+        if architecture := unsupported_phase_2(shapes):
             raise UnsupportedNetworkError(
-                f"{checkpoint.path} is the {relative} relative of the {self.name} classifier, "
-                "which is not served; served are its phase 1 and its phase 2 with the cnn "
-                "architecture"
+                f"{checkpoint.path} is a {self.name} classifier with the {architecture} "
+                "architecture, which is not supported; supported are phase 1, and phase 2 with the "
+                "cnn architecture"
             )
-        foreign = [name for name in options.flags if name not in OPEN]
-        if foreign:
-            raise PlanError(f"{foreign[0]} is no switch of a {self.name} network; leave it out")
+        unknown = [name for name in options.flags if name not in OPTIONS]
+        if unknown:
+            raise PlanError(f"{unknown[0]} is no option of a {self.name} network; leave it out")
         phase = self._phase_2 if is_phase_2(shapes) else self._phase_1
         try:
             return phase(checkpoint, shapes, options)
         except CheckpointError as error:
-            raise CheckpointError(f"{checkpoint.path}: {error}") from error
+            raise with_path(error, checkpoint.path) from error
 
     def _phase_2(
         self, checkpoint: Checkpoint, shapes: Shapes, options: NetworkOptions
     ) -> NetworkSpec:
-        found = infer(shapes)
-        _check_layout(checkpoint, shapes, expected_shapes(found))
-        settings, entries = _settle(checkpoint, options)
-        check(entries, found)
-        h = replace(found, **{name: setting.value for name, setting in settings.items()})
-        assumed = {name: s.value for name, s in settings.items() if s.is_assumed}
+        inferred = infer(shapes)
+        check_tensors(checkpoint, shapes, expected_shapes(inferred), _kind_of)
+        resolved, entries = _resolve(checkpoint, options)
+        check(entries, inferred)
+        h = replace(inferred, **{name: option.value for name, option in resolved.items()})
+        assumed = {name: o.value for name, o in resolved.items() if o.is_assumed}
         notes = []
         if assumed:
-            told = ", ".join(f"{name} = {value}" for name, value in assumed.items())
+            values = ", ".join(f"{name} = {value}" for name, value in assumed.items())
             notes.append(
-                f"{told}: assumed, the defaults of {self.name}: the weights cannot tell; give "
-                f"--config or --set {next(iter(assumed))}=VALUE"
+                f"{values}: assumed, the defaults of {self.name}: the tensors do not determine "
+                f"them; give --config or --set {next(iter(assumed))}=VALUE"
             )
         return NetworkSpec(
             architecture=self.name,
@@ -90,9 +90,9 @@ class GlyphArchitecture:
             scale=1,
             in_channels=1,
             out_channels=h.classes,
-            parameters=_trained(shapes),
+            parameters=_parameters(shapes),
             window=1,
-            options=settings,
+            options=resolved,
             structure={"hyperparameters": h},
             contract={
                 "value_range": [0, h.vocabulary - 1],
@@ -107,9 +107,9 @@ class GlyphArchitecture:
         self, checkpoint: Checkpoint, shapes: Shapes, options: NetworkOptions
     ) -> NetworkSpec:
         h = infer_cells(shapes)
-        _check_layout(checkpoint, shapes, expected_cell_shapes(h))
-        given = [*options.flags, *(["--config"] if options.config else [])]
-        notes = (f"{given[0]} has no effect: phase 1 leaves nothing open",) if given else ()
+        check_tensors(checkpoint, shapes, expected_cell_shapes(h), _kind_of)
+        unused = [*options.flags, *(["--config"] if options.config else [])]
+        notes = (f"{unused[0]} has no effect: phase 1 has no options",) if unused else ()
         return NetworkSpec(
             architecture=self.name,
             task=Task.CELLS,
@@ -118,7 +118,7 @@ class GlyphArchitecture:
             scale=1,
             in_channels=1,
             out_channels=h.classes,
-            parameters=_trained(shapes),
+            parameters=_parameters(shapes),
             window=1,
             options={},
             structure={"hyperparameters": h},
@@ -141,7 +141,9 @@ class GlyphArchitecture:
 
     def ports(self, spec: NetworkSpec, *, video: bool) -> tuple[tuple[Port, ...], tuple[Port, ...]]:
         if video:
-            raise PlanError(f"--video is for pictures; a {self.name} network has no frames")
+            raise PlanError(
+                f"--video: a {self.name} network takes no video frames; leave --video out"
+            )
         h = spec.structure["hyperparameters"]
         output = Port("output", ("batch", h.classes))
         if isinstance(h, CellHyperparameters):
@@ -150,21 +152,25 @@ class GlyphArchitecture:
         return (ids,), (output,)
 
 
-def _shapes(checkpoint: Checkpoint) -> Shapes:
-    return {name: array.shape for name, array in checkpoint.tensors.items()}
-
-
-def _trained(shapes: Shapes) -> int:
+def _parameters(shapes: Shapes) -> int:
+    """Return the number of elements of all trained tensors."""
     return sum(math.prod(shape) for name, shape in shapes.items() if is_trained(name))
 
 
-def _settle(
+def _kind_of(name: str) -> str:
+    """Return the kind of a tensor's dtype: counters of batch norms are integers."""
+    return "i" if name.endswith("num_batches_tracked") else "f"
+
+
+def _resolve(
     checkpoint: Checkpoint, options: NetworkOptions
 ) -> tuple[dict[str, ResolvedOption], dict[str, Any]]:
-    """Settle what tensors do not tell: flag, ``--config``, the checkpoint's own config, default.
+    """Resolve the ``OPTIONS``.
+
+    The sources are, by precedence: flag, ``--config``, the config in the checkpoint, default.
 
     Returns:
-        The settings, and all that configs say of the network: of two, the stronger one.
+        The options, and all entries of both configs. Those of ``--config`` take precedence.
     """
     sources: list[tuple[Source, Mapping[str, Any]]] = [("flag", options.flags)]
     if options.config:
@@ -173,49 +179,27 @@ def _settle(
             sources.append(("config", entries_of(document)))
         except PlanError as error:
             raise PlanError(f"{options.config}: {error}") from error
-    embedded = checkpoint.beside.get("config")
+    embedded = checkpoint.extra.get("config")
     if isinstance(embedded, Mapping) and ("input" in embedded or "model" in embedded):
         sources.append(("metadata", entries_of(embedded)))
     entries: dict[str, Any] = {}
     for _, values in reversed(sources[1:]):
         entries |= values
-    return {name: _setting(name, sources) for name in OPEN}, entries
+    return {name: _resolve_one(name, sources) for name in OPTIONS}, entries
 
 
-def _setting(name: str, sources: list[tuple[Source, Mapping[str, Any]]]) -> ResolvedOption:
+def _resolve_one(name: str, sources: list[tuple[Source, Mapping[str, Any]]]) -> ResolvedOption:
+    """Return an option from the first source that has it, or its default.
+
+    Raises:
+        PlanError: If that source gives an invalid value.
+    """
     for source, values in sources:
         if name in values:
             try:
-                return ResolvedOption(OPEN[name](values[name]), source)
+                return ResolvedOption(OPTIONS[name](values[name]), source)
             except (ValueError, TypeError) as error:
                 raise PlanError(
                     f"{name} = {brief(values[name])} (from the {source}) is impossible: {error}"
                 ) from error
     return ResolvedOption(getattr(Hyperparameters, name), "default")
-
-
-def _check_layout(checkpoint: Checkpoint, found: Shapes, expected: Shapes) -> None:
-    """Refuse a checkpoint whose tensors are not exactly those of the network.
-
-    Raises:
-        CheckpointError: Listing missing, extra and wrongly shaped or typed tensors.
-    """
-    both = [name for name in expected if name in found]
-    kinds = {n: "i" if n.endswith("num_batches_tracked") else "f" for n in both}
-    faults = {
-        "missing": sorted(set(expected) - set(found)),
-        "unexpected": sorted(set(found) - set(expected)),
-        "wrong": [
-            f"{name} is {list(found[name])}, expected {list(expected[name])}"
-            for name in both
-            if found[name] != expected[name]
-        ]
-        + [
-            f"{name} holds {checkpoint.tensors[name].dtype}"
-            for name in both
-            if checkpoint.tensors[name].dtype.kind != kinds[name]
-        ],
-    }
-    told = [f"{len(names)} {kind}: {listing(names)}" for kind, names in faults.items() if names]
-    if told:
-        raise CheckpointError(f"not the tensors of its network; {'; '.join(told)}")

@@ -1,4 +1,4 @@
-"""The training config of a glyph classifier: what it says, and whether it fits the tensors."""
+"""Read the training config of a glyph classifier and compare it with the tensors."""
 
 from __future__ import annotations
 
@@ -11,41 +11,46 @@ from paragon_export.networks.glyph.layout import Hyperparameters
 from paragon_export.system.text import brief
 
 INPUT = ("primitive_vocab_size", "embedding_dim", "normalize_embeddings")
+"""Entries of the table ``input``."""
 
 CNN = (
     "stages", "width_base", "width_factor", "num_stages", "blocks_per_stage", "kernel_size",
     "stem_kernel_size", "stem_stride", "downsample", "activation", "bn_eps",
     "classifier_hidden_dim",
 )  # fmt: skip
+"""Entries of the table ``model.cnn``."""
 
 PATHS = {
     **{name: f"input.{name}" for name in INPUT},
     **{name: f"model.cnn.{name}" for name in CNN},
     "architecture": "model.architecture",
 }
-"""Every entry that matters, by its last word, and where it stands in the config."""
+"""The entries of the config that are used: the path of each by its name, its last component."""
 
 WIDTHS: Mapping[str, Any] = {"width_base": 64, "width_factor": 2.0, "num_stages": 3}
-"""What stage widths are made from where ``stages`` is absent or empty, and the defaults."""
+"""Entries that determine the stage widths if ``stages`` is absent or empty, and their defaults."""
 
-MAX_DEPTH = 64
-"""Stages that a config may ask for."""
+MAX_STAGES = 64
+"""Largest ``num_stages``."""
 
 Entries = Mapping[str, Any]
+"""Values of a config by entry name."""
 
 
 def entries_of(document: Any) -> dict[str, Any]:
-    """Return the entries that matter, by their last word.
+    """Return the values of the entries in ``PATHS``, as far as the config has them.
 
     Args:
-        document: The nested mapping as YAML or a checkpoint holds it.
+        document: The nested mapping of a YAML file or a checkpoint.
 
     Raises:
-        PlanError: If a table is something else, or there is neither ``input`` nor ``model``.
+        PlanError: If a table is no mapping, or there is neither ``input`` nor ``model``.
     """
     root = _table(document, "config")
     if "input" not in root and "model" not in root:
-        raise PlanError("the config has neither an input nor a model table; give the training one")
+        raise PlanError(
+            "the config has neither an input nor a model table; give the config it was trained with"
+        )
     entries: dict[str, Any] = {}
     for name, path in PATHS.items():
         *tables, _ = path.split(".")
@@ -58,21 +63,23 @@ def entries_of(document: Any) -> dict[str, Any]:
 
 
 def check(entries: Entries, found: Hyperparameters) -> None:
-    """Refuse a config that was written for another network than the tensors make up.
+    """Check that a config fits the tensors. Entries that the config does not have are ignored.
 
-    What the config does not name is not compared.
+    Args:
+        entries: As from :func:`entries_of`.
+        found: Hyperparameters inferred from the tensors.
 
     Raises:
-        PlanError: Naming the entry, what it says, and what the tensors say.
+        PlanError: Naming an entry that does not fit, its value, and that of the tensors.
     """
     architecture = entries.get("architecture", "cnn")
     if architecture != "cnn":
-        raise PlanError(_clash("architecture", architecture, "cnn"))
+        raise PlanError(_mismatch("architecture", architecture, "cnn"))
     downsample = entries.get("downsample", found.downsample or "conv")
     if downsample not in ("conv", "none"):
         raise PlanError(f"{PATHS['downsample']} is {brief(downsample)}; expected conv or none")
     if found.downsample not in (None, downsample):
-        raise PlanError(_clash("downsample", downsample, found.downsample))
+        raise PlanError(_mismatch("downsample", downsample, found.downsample))
     numbers: dict[str, int | None] = {
         "primitive_vocab_size": found.vocabulary,
         "embedding_dim": found.embedding,
@@ -80,76 +87,92 @@ def check(entries: Entries, found: Hyperparameters) -> None:
         "stem_kernel_size": found.stem_kernel,
         "classifier_hidden_dim": found.hidden,
     }
-    for name, told in numbers.items():
-        value = entries.get(name, told)
+    for name, number_found in numbers.items():
+        value = entries.get(name, number_found)
         if name == "classifier_hidden_dim" and value is None:
             value = 0
-        if told is not None and whole(value, name) != told:
-            raise PlanError(_clash(name, value, told))
+        if number_found is not None and whole(value, name) != number_found:
+            raise PlanError(_mismatch(name, value, number_found))
     _check_stages(entries, replace(found, downsample=downsample))
 
 
 def _check_stages(entries: Entries, found: Hyperparameters) -> None:
+    """Check the widths of the stages and their numbers of blocks, as :func:`check`."""
     stages, source = _stages(entries)
-    told = stages or found.stages
-    merge = _merged if found.downsample == "none" else _plain
-    widths, counts = merge(told, [0] * len(told))
+    expected = stages or found.stages
+    merge = _merged if found.downsample == "none" else _separate
+    widths, counts = merge(expected, [0] * len(expected))
     if stages and widths != found.stages:
-        raise PlanError(_clash(source, list(told), list(found.stages)))
+        raise PlanError(_mismatch(source, list(expected), list(found.stages)))
     if entries.get("blocks_per_stage") in (None, [], ()):
         return
-    blocks = _blocks(entries["blocks_per_stage"], len(told))
-    _, counts = merge(told, blocks)
+    blocks = _blocks(entries["blocks_per_stage"], len(expected))
+    _, counts = merge(expected, blocks)
     if counts != found.blocks:
-        raise PlanError(_clash("blocks_per_stage", entries["blocks_per_stage"], list(found.blocks)))
+        raise PlanError(
+            _mismatch("blocks_per_stage", entries["blocks_per_stage"], list(found.blocks))
+        )
 
 
 def _stages(entries: Entries) -> tuple[tuple[int, ...], str]:
-    """Return the widths that a config names and by which entry; none where it names none."""
-    given = entries.get("stages")
-    if given:
-        return tuple(whole(width, "stages") for width in _list(given, "stages")), "stages"
+    """Return the widths of the stages, and the entry that determines them; both may be empty."""
+    stages = entries.get("stages")
+    if stages:
+        return tuple(whole(width, "stages") for width in _list(stages, "stages")), "stages"
     if not any(name in entries for name in WIDTHS):
         return (), ""
     base, factor, count = (entries.get(name, default) for name, default in WIDTHS.items())
     count = whole(count, "num_stages")
-    if not 1 <= count <= MAX_DEPTH:
-        raise PlanError(f"{PATHS['num_stages']} is {count}; expected 1 to {MAX_DEPTH}")
+    if not 1 <= count <= MAX_STAGES:
+        raise PlanError(f"{PATHS['num_stages']} is {count}; expected 1 to {MAX_STAGES}")
     base, factor = number(base, "width_base"), number(factor, "width_factor")
     try:
         widths = tuple(round(base * factor**index) for index in range(count))
     except (OverflowError, ValueError) as error:
-        raise PlanError(f"{PATHS['width_factor']} {factor} makes impossible widths") from error
+        raise PlanError(
+            f"{PATHS['width_factor']} is {factor}, which gives widths that are not finite; give "
+            "the config it was trained with"
+        ) from error
     return widths, "width_base"
 
 
 def _blocks(value: Any, stages: int) -> list[int]:
-    """Too short a list is filled with its last value, the rest of too long a one is ignored."""
+    """Return the number of blocks of each stage.
+
+    A list that is too short is extended by its last value; one that is too long is truncated.
+    """
     counts = [whole(count, "blocks_per_stage") for count in _list(value, "blocks_per_stage")]
     return (counts + [counts[-1]] * stages)[:stages]
 
 
-def _plain(widths: Sequence[int], blocks: Sequence[int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+def _separate(
+    widths: Sequence[int], blocks: Sequence[int]
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return the widths and blocks of the stages unchanged."""
     return tuple(widths), tuple(blocks)
 
 
 def _merged(
     widths: Sequence[int], blocks: Sequence[int]
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Join neighbouring stages of one width: without a transition they compute as one."""
-    wide: list[int] = []
+    """Return widths and blocks with consecutive stages of equal width merged.
+
+    Such stages have no transition between them, so that the tensors do not separate them.
+    """
+    merged: list[int] = []
     counts: list[int] = []
     for width, count in zip(widths, blocks, strict=True):
-        if wide and wide[-1] == width:
+        if merged and merged[-1] == width:
             counts[-1] += count
         else:
-            wide.append(width)
+            merged.append(width)
             counts.append(count)
-    return tuple(wide), tuple(counts)
+    return tuple(merged), tuple(counts)
 
 
 def _table(value: Any, path: str) -> Mapping[str, Any]:
-    if value is None:  # a heading in YAML with nothing under it
+    """Return a mapping of the config; an empty one for None, which is a YAML key without value."""
+    if value is None:
         return {}
     if not isinstance(value, Mapping):
         raise PlanError(f"the config's {path} is {type(value).__name__}, expected a table")
@@ -163,10 +186,10 @@ def _list(value: Any, name: str) -> list[Any]:
 
 
 def whole(value: Any, name: str) -> int:
-    """Return a whole number that is not negative.
+    """Return an integer that is not negative.
 
     Raises:
-        PlanError: If it is anything else.
+        PlanError: If the value of the entry ``name`` is anything else.
     """
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
         raise PlanError(f"{PATHS[name]} is {brief(value)}; expected a whole number")
@@ -174,10 +197,10 @@ def whole(value: Any, name: str) -> int:
 
 
 def number(value: Any, name: str) -> float:
-    """Return a number; YAML gives ``1e-5`` as text, which is one too.
+    """Return a finite positive number, written as a number or, as YAML parses ``1e-5``, as text.
 
     Raises:
-        PlanError: If it is anything else, or not finite and positive.
+        PlanError: If the value of the entry ``name`` is anything else.
     """
     try:
         return positive(value)
@@ -186,21 +209,28 @@ def number(value: Any, name: str) -> float:
 
 
 def positive(value: Any) -> float:
-    """Check a number that is finite and positive, written as a number or as text."""
+    """Return a finite positive number, written as a number or as text, as a float.
+
+    Raises:
+        TypeError: If it is no number.
+        ValueError: If it is not finite and positive.
+    """
     if isinstance(value, bool) or not isinstance(value, (int, float, str)):
         raise TypeError("it must be a number")
-    found = float(value)
-    if not 0 < found < float("inf"):
+    result = float(value)
+    if not 0 < result < float("inf"):
         raise ValueError("it must be finite and positive")
-    return found
+    return result
 
 
-def _clash(name: str, said: Any, found: Any) -> str:
-    told = said if isinstance(said, str) and len(said) < 60 else brief(said)
+def _mismatch(name: str, value: Any, found: Any) -> str:
+    """Return the message for an entry whose value is not that of the tensors."""
+    text = value if isinstance(value, str) and len(value) < 60 else brief(value)
     return (
-        f"the config says {PATHS[name]} {told}, the checkpoint's tensors say {found}; "
+        f"the config says {PATHS[name]} {text}, the checkpoint's tensors say {found}; "
         "give the config it was trained with"
     )
 
 
 Check = Callable[[Any], Any]
+"""Returns a valid value, or raises ValueError or TypeError."""

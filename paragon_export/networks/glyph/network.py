@@ -1,7 +1,7 @@
-"""The networks of the glyph classifier in PyTorch. Attribute names are key names of checkpoints.
+"""The networks of the glyph classifier. Attribute names are the names of tensors in checkpoints.
 
-Dropout computes nothing once a network is trained and is not built; where it stood, a number of
-``classifier`` is left out.
+Dropout has no effect in eval mode: an identity takes its place, so that the indices of the layers
+stay the same.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ from paragon_export.networks.float32 import narrow, widen
 from paragon_export.networks.glyph.layout import CELL, CellHyperparameters, Hyperparameters
 
 ACTIVATIONS = {"gelu": nn.GELU, "relu": nn.ReLU}
-"""GELU is the exact one, ``x Phi(x)`` by the error function."""
+"""GELU is ``x Phi(x)`` with the exact normal distribution function Phi."""
 
 
 class ConvUnit(nn.Module):
-    """Convolution without bias, zero padded by half its kernel; batch norm; activation."""
+    """Convolution without bias, zero-padded by half the kernel size; batch norm; activation."""
 
     def __init__(
-        self, h: Hyperparameters, narrow_: int, wide: int, kernel: int, stride: int = 1
+        self, h: Hyperparameters, into: int, out: int, kernel: int, stride: int = 1
     ) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(narrow_, wide, kernel, stride, kernel // 2, bias=False)
-        self.bn = nn.BatchNorm2d(wide, eps=h.bn_eps)
+        self.conv = nn.Conv2d(into, out, kernel, stride, kernel // 2, bias=False)
+        self.bn = nn.BatchNorm2d(out, eps=h.bn_eps)
         self.act = ACTIVATIONS[h.activation]()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -44,7 +44,7 @@ class ResidualBlock(nn.Module):
 
 
 class GlyphClassifier(nn.Module):
-    """Phase 2: a grid of primitive IDs in, a logit for each class out."""
+    """Phase 2: classify grids of primitive IDs."""
 
     def __init__(self, h: Hyperparameters) -> None:
         super().__init__()
@@ -54,10 +54,10 @@ class GlyphClassifier(nn.Module):
         stride = 2 if h.downsample == "conv" else 1
         self.features = nn.Sequential(
             *(
-                ResidualBlock(h, wide, kernel)
+                ResidualBlock(h, out, kernel)
                 if kind == "block"
-                else ConvUnit(h, narrow_, wide, kernel, stride)
-                for kind, narrow_, wide, kernel in h.trunk
+                else ConvUnit(h, into, out, kernel, stride)
+                for kind, into, out, kernel in h.trunk
             )
         )
         width = h.stages[-1]
@@ -68,16 +68,13 @@ class GlyphClassifier(nn.Module):
         self.classifier = nn.Sequential(*head)
 
     def forward(self, ids: Tensor) -> Tensor:
-        """Classify glyphs.
+        """Return logits (N, classes) in the dtype of the weights.
 
         Args:
-            ids: (N, 16, 16) int64, rows then columns, from 0 to below the vocabulary.
-
-        Returns:
-            (N, classes) logits, in the dtype of the weights.
+            ids: Primitive IDs (N, 16, 16), int64, from 0 to ``vocabulary - 1``, rows first.
         """
         table = self.embedding.weight
-        if self.normalize:  # each row by max(its L2 norm, 1e-12), which half cannot hold
+        if self.normalize:  # a float32 island: F.normalize's epsilon 1e-12 is 0 in float16
             table = narrow(F.normalize(widen(table), dim=-1), table)
         x = F.embedding(ids, table).permute(0, 3, 1, 2)
         x = self.features(self.stem(x))
@@ -85,7 +82,7 @@ class GlyphClassifier(nn.Module):
 
 
 class CellClassifier(nn.Module):
-    """Phase 1: a cell of pixels in, a logit for each primitive out."""
+    """Phase 1: classify cells of pixels as primitives."""
 
     def __init__(self, h: CellHyperparameters) -> None:
         super().__init__()
@@ -109,5 +106,5 @@ class CellClassifier(nn.Module):
         )
 
     def forward(self, cells: Tensor) -> Tensor:
-        """Classify cells: (N, 1, 8, 8) in [0, 1] to (N, classes) logits."""
+        """Return logits (N, classes) for cells (N, 1, 8, 8), floating point in [0, 1]."""
         return self.classifier(self.features(cells))

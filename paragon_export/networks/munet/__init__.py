@@ -1,16 +1,22 @@
-"""MUNet: describe a checkpoint of the discriminator and build its network."""
+"""MUNet, a discriminator: determine the version of a checkpoint and build the network."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from paragon_export.checkpoints.load import Checkpoint, listing
+from paragon_export.checkpoints.load import Checkpoint
 from paragon_export.errors import CheckpointError, PlanError
 from paragon_export.networks.munet.layout import Hyperparameters, folded, infer, stored_shapes
 from paragon_export.networks.munet.versions import SLOPE, VERSIONS, one_of, versions_of
 from paragon_export.networks.options import FLAGS, Resolver
+from paragon_export.networks.state_dict import (
+    Shapes,
+    check_tensors,
+    shapes_built_by,
+    shapes_of,
+    with_path,
+)
 from paragon_export.specs.network import NetworkSpec, Port, ResolvedOption, Task
 from paragon_export.specs.plans import NetworkOptions
 from paragon_export.system.text import brief
@@ -18,12 +24,12 @@ from paragon_export.system.text import brief
 if TYPE_CHECKING:
     from torch import nn
 
-CUT = (41, 5)
-"""Rows and columns of a bottleneck that is cut into two windows, the second of them short."""
+TWO_WINDOW_BOTTLENECK = (41, 5)
+"""Rows and columns of a bottleneck that has two attention windows, the second one shorter."""
 
 
 class MUNetArchitecture:
-    """The discriminator trained beside ParagonSR2, from munet1 to munet6."""
+    """MUNet, the discriminator in the training of ParagonSR2, from munet1 to munet6."""
 
     name = "MUNet"
 
@@ -35,17 +41,18 @@ class MUNetArchitecture:
         possible = versions_of(checkpoint.tensors)
         resolver = Resolver(options, checkpoint.metadata, ("network_d", "network_g"))
         _check_options(resolver)
-        generation = _settle(resolver, possible)
-        shapes = {name: array.shape for name, array in checkpoint.tensors.items()}
+        generation = _resolve_generation(resolver, possible)
+        shapes = shapes_of(checkpoint)
         try:
             hyperparameters = infer(shapes, generation.value if generation else possible[0])
+            _check_tensors(checkpoint, hyperparameters)
         except CheckpointError as error:
-            raise CheckpointError(f"{checkpoint.path}: {error}") from error
-        _check_layout(checkpoint, hyperparameters)
+            raise with_path(error, checkpoint.path) from error
         smallest = hyperparameters.smallest
         attention = VERSIONS[generation.value].attention if generation else ""
-        # Below one window munet4 and munet5 are equal, so neither is judged there alone.
-        cut = attention in ("tokens", "windows")
+        # munet4 and munet5 are equal on maps of one window: a larger probe tells them apart.
+        needs_large_probe = attention in ("tokens", "windows")
+        rows, columns = (extent * smallest for extent in TWO_WINDOW_BOTTLENECK)
         named = one_of(possible)
         return NetworkSpec(
             architecture=self.name,
@@ -59,10 +66,10 @@ class MUNetArchitecture:
             options={"generation": generation} if generation else {},
             structure={"hyperparameters": hyperparameters},
             needs=() if generation else (f"generation (--set generation={named})",),
-            notes=_without_effect(options),
+            notes=_notes_on_unused_flags(options),
             task=Task.MAP,
             smallest=smallest,
-            also_probed=((CUT[0] * smallest, CUT[1] * smallest),) if cut else (),
+            also_probed=((rows, columns),) if needs_large_probe else (),
         )
 
     def build(self, spec: NetworkSpec, checkpoint: Checkpoint, *, video: bool = False) -> nn.Module:
@@ -74,23 +81,28 @@ class MUNetArchitecture:
         try:
             folded_tensors = dict(folded(checkpoint.tensors, list(network.state_dict())))
         except CheckpointError as error:
-            raise CheckpointError(f"{checkpoint.path}: {error}") from error
+            raise with_path(error, checkpoint.path) from error
         tensors = {name: torch.tensor(array) for name, array in folded_tensors.items()}
         network.load_state_dict(tensors, strict=True)
         return network.requires_grad_(False).eval()
 
     def ports(self, spec: NetworkSpec, *, video: bool) -> tuple[tuple[Port, ...], tuple[Port, ...]]:
         if video:
-            raise PlanError(f"--video: a {self.name} carries nothing from frame to frame")
+            raise PlanError(f"--video: a {self.name} has no temporal input; leave --video out")
         image = Port("input", ("batch", spec.in_channels, "height", "width"))
         return (image,), (Port("output", ("batch", 1, "height", "width")),)
 
 
-def _settle(resolver: Resolver, possible: tuple[str, ...]) -> ResolvedOption | None:
-    """Return the generation and who said so; None where tensors leave it open and nobody did.
+def _resolve_generation(resolver: Resolver, possible: tuple[str, ...]) -> ResolvedOption | None:
+    """Return the generation and its source; None if neither tensors nor options determine it.
+
+    Args:
+        resolver: Source of the option ``generation``.
+        possible: Generations that the tensors allow.
 
     Raises:
-        PlanError: If the one that is told does not exist or is not one that the tensors allow.
+        PlanError: If the option names a generation that does not exist or that the tensors
+            exclude.
     """
 
     def check(value: Any) -> str:
@@ -100,70 +112,53 @@ def _settle(resolver: Resolver, possible: tuple[str, ...]) -> ResolvedOption | N
             raise ValueError(f"the tensors are those of {one_of(possible)}")
         return str(value)
 
-    told = resolver.settle("generation", None, check)
+    option = resolver.resolve("generation", None, check)
     if len(possible) == 1:
         return ResolvedOption(possible[0], "tensors")
-    return None if told.is_assumed else told
+    return None if option.is_assumed else option
 
 
 def _check_options(resolver: Resolver) -> None:
-    """Refuse an option file that was written for another network.
+    """Check that an option file was written for a MUNet.
 
     Raises:
-        PlanError: If its type is another or it asks for a slope that is not served.
+        PlanError: If its type or its slope is another.
     """
-    told = resolver.options.get("type", "munet")
-    if not isinstance(told, str) or told.lower() != "munet":
+    kind = resolver.options.get("type", "munet")
+    if not isinstance(kind, str) or kind.lower() != "munet":
         raise PlanError(
-            f"the option file is for {brief(told)}, the checkpoint is a munet; "
+            f"the option file is for {brief(kind)}, the checkpoint is a munet; "
             "give the option file it was trained with"
         )
     slope = resolver.options.get("slope", SLOPE)
     if slope != SLOPE:
-        raise PlanError(f"slope = {brief(slope)} is not served; only {SLOPE} is")
-
-
-def _check_layout(checkpoint: Checkpoint, hyperparameters: Hyperparameters) -> None:
-    """Refuse a checkpoint whose tensors are not exactly those of the network.
-
-    Raises:
-        CheckpointError: Listing missing, extra and wrongly shaped tensors.
-    """
-    import torch
-
-    from paragon_export.networks.munet.network import MUNet
-
-    with torch.device("meta"):
-        built = MUNet(hyperparameters).state_dict()
-    expected = stored_shapes(
-        {name: tuple(tensor.shape) for name, tensor in built.items()}, hyperparameters.version
-    )
-    found = checkpoint.tensors
-    wrong = [
-        f"{name} is {found[name].dtype} {list(found[name].shape)}, expected floats {list(shape)}"
-        for name, shape in expected.items()
-        if name in found and (found[name].shape != shape or found[name].dtype.kind != "f")
-    ]
-    faults: Mapping[str, list[str]] = {
-        "missing": sorted(set(expected) - set(found)),
-        "unexpected": sorted(set(found) - set(expected)),
-        "wrong": wrong,
-    }
-    told = [f"{len(names)} {kind}: {listing(names)}" for kind, names in faults.items() if names]
-    if told:
-        raise CheckpointError(
-            f"{checkpoint.path} does not hold the tensors of its network; {'; '.join(told)}"
+        raise PlanError(
+            f"slope = {brief(slope)} in the option file is not supported; only {SLOPE} is"
         )
 
 
-def _parameters(shapes: Mapping[str, tuple[int, ...]]) -> int:
-    """Count elements, without the vectors of spectral norms."""
+def _check_tensors(checkpoint: Checkpoint, hyperparameters: Hyperparameters) -> None:
+    """Check that a checkpoint holds exactly the tensors of its network.
+
+    Raises:
+        CheckpointError: If it does not.
+    """
+    from paragon_export.networks.munet.network import MUNet
+
+    built, _ = shapes_built_by(lambda: MUNet(hyperparameters))
+    expected = stored_shapes(built, hyperparameters.version)
+    check_tensors(checkpoint, shapes_of(checkpoint), expected)
+
+
+def _parameters(shapes: Shapes) -> int:
+    """Return the number of elements of all tensors except the vectors of spectral norms."""
     return sum(math.prod(s) for name, s in shapes.items() if not name.endswith(("._u", "._v")))
 
 
-def _without_effect(options: NetworkOptions) -> tuple[str, ...]:
+def _notes_on_unused_flags(options: NetworkOptions) -> tuple[str, ...]:
+    """Return a note for each flag that a MUNet does not have. ``--scale 1`` is right."""
     return tuple(
-        f"{name} has no effect: a MUNet has no such switch"
+        f"{name} has no effect: a MUNet has no such option"
         for name in FLAGS
         if name in options.flags
         and name != "generation"

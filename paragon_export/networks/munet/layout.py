@@ -1,4 +1,4 @@
-"""What the tensors of a MUNet say about it, and how they are stored. Builds nothing."""
+"""Hyperparameters of a MUNet, and how its tensors are stored. Imports no PyTorch."""
 
 from __future__ import annotations
 
@@ -10,59 +10,59 @@ import numpy as np
 
 from paragon_export.errors import CheckpointError
 from paragon_export.networks.munet.versions import VERSIONS
-
-Shapes = Mapping[str, tuple[int, ...]]
+from paragon_export.networks.state_dict import Shapes, shape_of
 
 NORM = ".parametrizations.weight."
-"""Stands between the name of a convolution with spectral norm and ``original``, ``0._u`` and
-``0._v``, which are stored in place of its weight."""
+"""A convolution with spectral norm is stored as three tensors ``NAME{NORM}original``,
+``NAME{NORM}0._u`` and ``NAME{NORM}0._v`` instead of ``NAME.weight``."""
 
 FROZEN = re.compile(r"\.magic_upsample\.|^freq_luma\.")
-"""Filters that are never trained. The trainer fills them with random values before it freezes
-them, so they are taken from the checkpoint like any other tensor."""
+"""Names of filters that are not trained. The trainer initializes them randomly, so that the
+checkpoint is the only source of their values."""
 
 MAX_LEVELS = 6
-"""Halvings; networks were trained with 4 at most."""
+"""Number of times that height and width are halved. Published networks have at most 4."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Hyperparameters:
-    """Everything needed to build one network."""
+    """All that is needed to build one MUNet."""
 
     version: str
+    """A key of ``VERSIONS``."""
     in_channels: int
     features: int
     """Channels at full size."""
     widths: tuple[int, ...]
-    """Channels after each halving."""
+    """Channels after each halving of height and width."""
 
     @property
     def smallest(self) -> int:
-        """Least extent in pixels that can be halved so many times by 4x4 convolutions."""
+        """Least height and width in pixels, so that the 4x4 convolutions can halve them."""
         return 2 ** len(self.widths)
 
 
 def infer(shapes: Shapes, version: str) -> Hyperparameters:
-    """Read the hyperparameters off the tensors.
+    """Determine the hyperparameters from the shapes of the tensors.
 
     Raises:
-        CheckpointError: If a tensor that tells one is missing or has an impossible shape.
+        CheckpointError: If a tensor is missing or has an invalid shape.
     """
     features, in_channels = _kernel(shapes, "in_conv", spectral=VERSIONS[version].spectral_input)
     levels = {n.split(".")[1] for n in shapes if n.startswith("down_blocks.")}
     if len(levels) > MAX_LEVELS:
-        raise CheckpointError(f"{len(levels)} down_blocks; served are {MAX_LEVELS} at most")
+        raise CheckpointError(f"{len(levels)} down_blocks; at most {MAX_LEVELS} are supported")
     widths = tuple(_kernel(shapes, f"down_blocks.{i}.0")[0] for i in range(len(levels)))
     if any(width % features for width in widths):
         raise CheckpointError(
-            f"down_blocks have {', '.join(map(str, widths))} channels: not whole multiples of the "
+            f"down_blocks have {', '.join(map(str, widths))} channels; expected multiples of the "
             f"{features} features"
         )
     if VERSIONS[version].frequency and features < 2:
-        raise CheckpointError(f"{features} features cannot be halved, as the branches do")
+        raise CheckpointError(f"in_conv has {features} features; expected at least 2")
     if VERSIONS[version].frequency and in_channels != 3:
         raise CheckpointError(
-            f"in_conv takes {in_channels} channels; the branches of {version} want RGB"
+            f"in_conv takes {in_channels} channels; {version} needs 3, which are RGB"
         )
     return Hyperparameters(
         version=version, in_channels=in_channels, features=features, widths=widths
@@ -70,16 +70,13 @@ def infer(shapes: Shapes, version: str) -> Hyperparameters:
 
 
 def _kernel(shapes: Shapes, conv: str, *, spectral: bool = True) -> tuple[int, ...]:
+    """Return the output and the input channels of a convolution."""
     name = f"{conv}{NORM}original" if spectral else f"{conv}.weight"
-    shape = shapes.get(name)
-    if shape is None or len(shape) != 4 or 0 in shape:
-        found = "missing" if shape is None else f"of shape {list(shape)}"
-        raise CheckpointError(f"{name} is {found}; expected 4 dimensions")
-    return shape[:2]
+    return shape_of(shapes, name, 4)[:2]
 
 
 def stored_shapes(built: Shapes, version: str) -> dict[str, tuple[int, ...]]:
-    """Return the names and shapes under which a built network's tensors are stored."""
+    """Return the shapes of the tensors in a checkpoint, given those of the built network."""
     stored: dict[str, tuple[int, ...]] = {}
     for name, shape in built.items():
         conv = name.removesuffix(".weight")
@@ -94,26 +91,31 @@ def stored_shapes(built: Shapes, version: str) -> dict[str, tuple[int, ...]]:
 
 
 def _is_spectral(name: str, version: str) -> bool:
-    """All convolutions have a spectral norm but frozen filters and munet1's first one."""
+    """Return whether a weight has a spectral norm: not frozen filters and not munet1's first."""
     if name.startswith("in_conv.") and not VERSIONS[version].spectral_input:
         return False
     return not FROZEN.search(name)
 
 
 def stored_name(name: str) -> str:
-    """Return the name under which a tensor without spectral norm is stored."""
+    """Return the checkpoint's name of a tensor of the network that has no spectral norm."""
     return re.sub(r"(\.magic_upsample\.\w+\.)([hv])\.", r"\1conv_\2.", name)
 
 
 def folded(tensors: Mapping[str, np.ndarray], names: list[str]) -> Iterator[tuple[str, np.ndarray]]:
-    """Yield the tensors of the built network by name, float32, spectral norms divided out.
+    """Yield the names and float32 values of the network's tensors, divided by spectral norms.
 
-    ``W / (u . (W v))`` with u and v as they are stored, in float64: neither is normalised and no
-    step of power iteration is taken, since trained ones have only nearly converged and the
-    network was trained with them as they are.
+    The value is ``W / (u . (W v))`` with the stored vectors u and v, computed in float64. As in
+    ``torch.nn.utils.parametrizations.spectral_norm`` in eval mode, no power iteration is done and
+    the vectors are not normalized: the network was trained with these vectors, whose iteration has
+    only nearly converged.
+
+    Args:
+        tensors: Those of the checkpoint.
+        names: Names of the tensors of the built network.
 
     Raises:
-        CheckpointError: If a norm is 0 or the quotient is not finite.
+        CheckpointError: If a norm is 0 or a quotient is not finite.
     """
     for name in names:
         conv = name.removesuffix(".weight")
@@ -128,5 +130,8 @@ def folded(tensors: Mapping[str, np.ndarray], names: list[str]) -> Iterator[tupl
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
             quotient = (weight / norm).astype(np.float32)
         if not np.isfinite(quotient).all():
-            raise CheckpointError(f"the stored spectral norm of {conv} is {norm:g}")
+            raise CheckpointError(
+                f"the stored spectral norm of {conv} is {norm:g}, by which its weights cannot be "
+                "divided; save the network again"
+            )
         yield name, quotient

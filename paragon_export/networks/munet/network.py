@@ -1,8 +1,8 @@
-"""MUNet: a U-Net that says of every pixel how real it looks, in all its versions.
+"""The network MUNet, all versions: a U-Net that rates for each pixel how real the image looks.
 
-Input (N, C, H, W), floating point of any width, RGB in [0, 1]; output (N, 1, H, W), a logit
-without bounds. Every convolution zero-pads. Convolutions are plain here: their spectral norms
-are divided out when a checkpoint is loaded. Attribute names are key names of checkpoints.
+Input (N, C, H, W), any floating point dtype, RGB in [0, 1]; output (N, 1, H, W), unbounded logits.
+All convolutions are zero-padded. They have no spectral norm here: weights are divided by it when a
+checkpoint is loaded. Attribute names are the names of tensors in checkpoints.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from paragon_export.networks.munet.versions import SLOPE, VERSIONS, Traits
 from paragon_export.networks.ops import floating, positions, spectrum
 from paragon_export.networks.windowed_attention import OverlappingWindows
 
-MIN_MAGNITUDE = 1e-8
-"""Added to a spectrum before its logarithm is taken."""
+MAGNITUDE_EPSILON = 1e-8
+"""Added to a spectrum before its logarithm is computed."""
 
 
 class MUNet(nn.Module):
-    """U-Net, and from munet2 on branches at full size that are fused with what it decodes."""
+    """A U-Net. From munet2 on, branches at full size are fused with the decoder's output."""
 
     def __init__(self, hp: Hyperparameters) -> None:
         super().__init__()
@@ -74,7 +74,13 @@ class MUNet(nn.Module):
         return self.out_conv(self.fuse(x, z, d) if self.branches else d)
 
     def fuse(self, x: Tensor, z: Tensor, d: Tensor) -> Tensor:
-        """Join what was decoded (N, features, H, W) with the branches."""
+        """Return the fused decoder output and branches, (N, features, H, W).
+
+        Args:
+            x: Image (N, C, H, W).
+            z: Bottleneck.
+            d: Decoder output (N, features, H, W).
+        """
         frequency, patch = self.frequency(x), self.patch(x, z)
         if not self.gradient:
             return self.fusion_conv(torch.cat((d, frequency, patch), dim=1))
@@ -82,25 +88,25 @@ class MUNet(nn.Module):
         return self.attention_fusion(d, self.grad_conv(edges), frequency, patch)
 
     def frequency(self, x: Tensor) -> Tensor:
-        """Return features of the logarithm of the spectrum of luma.
+        """Return the frequency branch (N, features, H, W): features of the log spectrum of luma.
 
-        In float32 at least: a magnitude may be as small as 1e-8.
+        A float32 island: magnitudes may be as small as 1e-8.
         """
         magnitude = spectrum(self.freq_luma(x))
         if self.centred:
             n, _, h, w = x.shape
-            # The batch too: trained with the default of fftshift, which shifts every dimension.
+            # The batch is rolled too: training used fftshift with its default, all dimensions.
             magnitude = torch.roll(magnitude, (n // 2, h // 2, w // 2), (0, 2, 3))
-        return self.freq_proc(narrow(torch.log(magnitude + MIN_MAGNITUDE), x))
+        return self.freq_proc(narrow(torch.log(magnitude + MAGNITUDE_EPSILON), x))
 
     def patch(self, x: Tensor, z: Tensor) -> Tensor:
-        """Return the bottleneck at full size."""
+        """Return the patch branch (N, features, H, W): the bottleneck, enlarged to full size."""
         size = (x.shape[2], x.shape[3])
         return self.patch_upsample(F.interpolate(self.patch_reduce(z), size=size, mode="nearest"))
 
 
 class UpBlock(nn.Module):
-    """Enlarge to the size of the skip with frozen filters, then join with it."""
+    """Enlarge a map to the size of the skip connection with frozen filters, and fuse both."""
 
     def __init__(self, channels: int, skip_channels: int) -> None:
         super().__init__()
@@ -118,7 +124,10 @@ class UpBlock(nn.Module):
 
 
 class SelfAttention(nn.Module):
-    """``z + gamma * softmax(f q k') v`` with one head; ``scaling`` names f."""
+    """``z + gamma * softmax(f q k') v`` with one head; ``scaling`` names the factor f.
+
+    See ``Traits.attention`` for its values.
+    """
 
     def __init__(self, channels: int, scaling: str) -> None:
         super().__init__()
@@ -139,10 +148,13 @@ class SelfAttention(nn.Module):
 
 
 class WholeMap(nn.Module):
-    """``softmax(f q k') v`` over all pixels of a map, of (N, R, H, W), twice, and (N, C, H, W)."""
+    """``softmax(f q k') v`` over all pixels of a map.
+
+    Queries and keys are (N, R, H, W), values and result (N, C, H, W).
+    """
 
     def __init__(self, factor: float = 1.0, *, by_tokens: bool = False) -> None:
-        """Take f; ``by_tokens`` divides it by the root of the number of pixels."""
+        """Take f. With ``by_tokens`` it is divided by the square root of the number of pixels."""
         super().__init__()
         self.factor = factor
         self.by_tokens = by_tokens
@@ -161,7 +173,7 @@ class WholeMap(nn.Module):
 
 
 class AttentionFusion(nn.Module):
-    """Mean of four maps of equal size, weighted anew at every pixel."""
+    """Fuse four maps (N, features, H, W) by a weighted mean with softmax weights for each pixel."""
 
     def __init__(self, features: int) -> None:
         super().__init__()
@@ -179,7 +191,7 @@ class AttentionFusion(nn.Module):
 
 
 class StoredLuma(nn.Module):
-    """A frozen 1x1 filter: (N, 3, H, W) to (N, 1, H, W), in float32 at least."""
+    """A frozen 1x1 filter, a float32 island: (N, 3, H, W) to (N, 1, H, W)."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -190,7 +202,7 @@ class StoredLuma(nn.Module):
 
 
 class Luma(nn.Module):
-    """Luma after BT.601: (N, 3, H, W) to (N, 1, H, W), in float32 at least."""
+    """Luma as defined in ITU-R BT.601, a float32 island: (N, 3, H, W) to (N, 1, H, W)."""
 
     def forward(self, x: Tensor) -> Tensor:
         x = widen(x)
@@ -198,12 +210,12 @@ class Luma(nn.Module):
 
 
 def differences(x: Tensor, after_last: str) -> Tensor:
-    """Return differences to the next pixel, along the width and along the height.
+    """Return the differences to the next pixel along the width and along the height.
 
     Args:
-        x: (N, 1, H, W), 2 or more a side.
-        after_last: What stands where there is no next pixel: ``zero``, or ``repeat`` for the
-            difference before.
+        x: (N, 1, H, W), with H and W at least 2.
+        after_last: Value for the last pixel of an axis: ``zero``, or ``repeat`` for the difference
+            before it.
 
     Returns:
         (N, 2, H, W).
@@ -221,7 +233,7 @@ def _conv(into: int, out: int, kernel: int = 3, *, bias: bool = False) -> nn.Con
 
 
 def _stack(*widths: int, kernel: int = 3, bias: bool = False) -> nn.Sequential:
-    """Convolutions from width to width, each followed by a leaky ReLU."""
+    """Return convolutions with these numbers of channels, each followed by a leaky ReLU."""
     layers: list[nn.Module] = []
     for into, out in pairwise(widths):
         layers += [_conv(into, out, kernel, bias=bias), nn.LeakyReLU(SLOPE)]

@@ -1,4 +1,4 @@
-"""The versions of MUNet as a table: what differs, and how tensors tell it."""
+"""The versions of MUNet: a table of their differences, and how tensors determine the version."""
 
 from __future__ import annotations
 
@@ -6,29 +6,32 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 SLOPE = 0.2
-"""Of every leaky ReLU: no network was trained with another."""
+"""Negative slope of all leaky ReLUs. No network was trained with another one."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Traits:
-    """What one version does. The defaults are those of the first."""
+    """Properties of one version. The defaults are those of munet1."""
 
     spectral_input: bool = False
-    """Whether the first convolution, too, has a spectral norm."""
+    """Whether the first convolution has a spectral norm."""
     frequency: bool = False
-    """Whether there are the branches of frequency and patch."""
+    """Whether the network has a frequency branch and a patch branch."""
     stored_luma: bool = True
-    """Whether the luma of the frequency branch is a stored 1x1 filter, or that of BT.601."""
+    """Whether the luma of the frequency branch is a 1x1 filter in the checkpoint. Otherwise it is
+    the luma of BT.601."""
     centred: bool = False
-    """Whether the spectrum is shifted by half of every extent, the batch's included."""
+    """Whether the spectrum is rolled by half of each extent, including the batch."""
     patch_convolutions: int = 2
-    """After the patch branch is brought to full size."""
+    """Convolutions of the patch branch at full size."""
     patch_bias: bool = False
+    """Whether the convolutions of the patch branch have a bias."""
     gradient: str = ""
-    """What stands after the last difference: ``zero`` or ``repeat``; empty without the branch."""
+    """Value after the last difference of the gradient branch: ``zero`` or ``repeat``; empty
+    without this branch."""
     attention: str = ""
-    """What the scores of self-attention are divided by: ``one``, or the root of ``tokens`` or
-    ``width``; ``windows`` is by tokens in overlapping windows. Empty without attention."""
+    """Divisor of the scores of self-attention: ``one``, or the square root of ``tokens`` or of
+    ``width``. ``windows`` is as ``tokens``, in overlapping windows. Empty without attention."""
 
 
 _SECOND = Traits(spectral_input=True, frequency=True)
@@ -50,11 +53,11 @@ VERSIONS = {
         attention="width",
     ),
 }
-"""In the order of training. munet0 and munet3b cannot run as published and are not served."""
+"""In order of publication. munet0 and munet3b are not supported: their published code fails."""
 
 
 def versions_of(names: Collection[str]) -> tuple[str, ...]:
-    """Return the versions whose tensors have these names: more than one where weights cannot tell."""
+    """Return the versions whose tensors have these names. There may be more than one."""
     if not any(name.startswith("freq_proc.") for name in names):
         return ("munet1",)
     if not any(name.startswith("grad_conv.") for name in names):
@@ -63,6 +66,6 @@ def versions_of(names: Collection[str]) -> tuple[str, ...]:
 
 
 def one_of(versions: Sequence[str]) -> str:
-    """Return versions as people list them."""
+    """Return the versions as a list in words: ``munet3, munet4 or munet5``."""
     *first, last = versions
     return f"{', '.join(first)} or {last}" if first else last

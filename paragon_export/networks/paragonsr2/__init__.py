@@ -1,4 +1,8 @@
-"""ParagonSR2: describe a checkpoint and build its network, in any generation that is served."""
+"""ParagonSR2 and its predecessor ParagonSR: determine the network of a checkpoint and build it.
+
+There is one folder for each range of generations; each has the functions ``describe`` and
+``build``. ``generations`` lists the generations and the folder of each.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from paragon_export.checkpoints.load import Checkpoint
 from paragon_export.errors import CheckpointError, PlanError, UnsupportedNetworkError
 from paragon_export.networks.paragonsr2.generations import Generation, generation_of
+from paragon_export.networks.state_dict import shapes_of, with_path
 from paragon_export.specs.network import NetworkSpec, Port
 from paragon_export.specs.plans import NetworkOptions
 
@@ -16,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class ParagonSR2Architecture:
-    """The generations from ParagonSR to v11; what ``GENERATIONS`` gives no line is refused."""
+    """All generations from ParagonSR to v11, except those without a folder in ``GENERATIONS``."""
 
     name = "ParagonSR2"
 
@@ -24,27 +29,26 @@ class ParagonSR2Architecture:
         return _generation_of(checkpoint) is not None
 
     def describe(self, checkpoint: Checkpoint, options: NetworkOptions) -> NetworkSpec:
-        found = _generation_of(checkpoint)
-        if found is None or not found.line:
-            told = f"{found.name} {found.variant}".strip() if found else "unknown"
+        generation = _generation_of(checkpoint)
+        if generation is None or not generation.folder:
+            name = f"{generation.name} {generation.variant}".strip() if generation else "unknown"
             raise UnsupportedNetworkError(
-                f"{checkpoint.path} is a {self.name} {told} network, which is not served; renaming "
-                "its tensors to another generation would load and compute another picture"
+                f"{checkpoint.path} is a {self.name} {name} network, which is not supported; do not "
+                "rename its tensors to those of another generation, which computes another picture"
             )
-        asked = options.flags.get("generation")
-        if asked is not None and asked not in found.name.split("/"):
+        requested = options.flags.get("generation")
+        if requested is not None and requested not in generation.name.split("/"):
             raise PlanError(
-                f"--set generation={asked}, but the tensors of {checkpoint.path} are those of "
-                f"{found.name}; leave it out"
+                f"--set generation={requested}, but the tensors of {checkpoint.path} are those of "
+                f"{generation.name}; leave it out"
             )
         try:
-            return _line(found.line).describe(checkpoint, found, options)
+            return _module(generation.folder).describe(checkpoint, generation, options)
         except CheckpointError as error:
-            path = str(checkpoint.path)
-            raise error if path in str(error) else CheckpointError(f"{path}: {error}") from error
+            raise with_path(error, checkpoint.path) from error
 
     def build(self, spec: NetworkSpec, checkpoint: Checkpoint, *, video: bool = False) -> nn.Module:
-        network = _line(spec.structure["line"]).build(spec, checkpoint, video=video)
+        network = _module(spec.structure["folder"]).build(spec, checkpoint, video=video)
         return network.requires_grad_(False).eval()
 
     def ports(self, spec: NetworkSpec, *, video: bool) -> tuple[tuple[Port, ...], tuple[Port, ...]]:
@@ -54,9 +58,10 @@ class ParagonSR2Architecture:
         output = Port("output", ("batch", spec.out_channels, f"{s}*height", f"{s}*width"))
         if not video:
             return (image,), (output,)
-        if spec.structure["line"] != "v9_v11":
+        if spec.structure["folder"] != "v9_v11":
             raise PlanError(
-                f"--video is for v10 and later; {spec.generation} has no temporal input"
+                f"--video is for v10 and later; {spec.generation} has no temporal input: leave "
+                "--video out"
             )
         map_dims = ("batch", features, "height", "width")
         return (
@@ -66,9 +71,9 @@ class ParagonSR2Architecture:
 
 
 def _generation_of(checkpoint: Checkpoint) -> Generation | None:
-    return generation_of({name: array.shape for name, array in checkpoint.tensors.items()})
+    return generation_of(shapes_of(checkpoint))
 
 
-def _line(name: str) -> Any:
-    """Return the folder of a line of generations: a module with ``describe`` and ``build``."""
-    return import_module(f"paragon_export.networks.paragonsr2.{name}")
+def _module(folder: str) -> Any:
+    """Return the module of a range of generations, which has ``describe`` and ``build``."""
+    return import_module(f"paragon_export.networks.paragonsr2.{folder}")

@@ -1,6 +1,7 @@
-"""Blocks that the generations before v9 share. Attribute names are key names of checkpoints.
+"""Blocks that the generations before v9 share.
 
-Shapes are (N, C, H, W), floating point of any width. Every convolution zero-pads.
+Shapes are (N, C, H, W) and dtypes any floating point type. All convolutions are zero-padded.
+Attribute names are the names of tensors in checkpoints.
 """
 
 from __future__ import annotations
@@ -12,21 +13,23 @@ from torch.nn import functional as F
 from paragon_export.networks.float32 import narrow, widen
 
 SLOPE = 0.1
-"""Of every leaky ReLU."""
+"""Negative slope of all leaky ReLUs."""
 
 
 def depthwise(channels: int, kernel: int | tuple[int, int]) -> nn.Conv2d:
+    """Return a depthwise convolution that keeps height and width."""
     sides = (kernel, kernel) if isinstance(kernel, int) else kernel
     padding = (sides[0] // 2, sides[1] // 2)
     return nn.Conv2d(channels, channels, sides, padding=padding, groups=channels)
 
 
 def convolution(into: int, out: int, side: int = 3) -> nn.Conv2d:
+    """Return a convolution with a square kernel that keeps height and width."""
     return nn.Conv2d(into, out, side, padding=side // 2)
 
 
 def squeeze_gate(channels: int, inner: int) -> nn.Sequential:
-    """Turn the means of channels into gains of 0 to 1; indices 1 and 3 hold the weights."""
+    """Return layers that map the means of channels, (N, C, 1, 1), to gains in (0, 1)."""
     return nn.Sequential(
         nn.Identity(),
         nn.Conv2d(channels, inner, 1),
@@ -37,11 +40,12 @@ def squeeze_gate(channels: int, inner: int) -> nn.Sequential:
 
 
 def means(x: Tensor) -> Tensor:
+    """Return the means of the channels, (N, C, 1, 1)."""
     return x.mean(dim=(2, 3), keepdim=True)
 
 
 class FlatLayerScale(nn.Module):
-    """Multiply by a learned gain per channel that is stored flat, (C)."""
+    """Multiply by a learned gain for each channel, stored as (C)."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -52,7 +56,10 @@ class FlatLayerScale(nn.Module):
 
 
 class InceptionContext(nn.Module):
-    """Three slices of the channels see 3x3, 1xk and kx1 pixels; the first ones pass unchanged."""
+    """Depthwise 3x3, 1xk and kx1 convolutions, each on ``part`` channels, with k = ``band``.
+
+    They are applied to the last ``3 * part`` channels. The others are not changed.
+    """
 
     def __init__(self, channels: int, part: int, band: int) -> None:
         super().__init__()
@@ -63,16 +70,16 @@ class InceptionContext(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         a, p = self.untouched, self.part
-        seen = (
+        convolved = (
             self.dwconv_hw(x[:, a : a + p]),
             self.dwconv_w(x[:, a + p : a + 2 * p]),
             self.dwconv_h(x[:, a + 2 * p : a + 3 * p]),
         )
-        return torch.cat((x[:, :a], *seen), dim=1)
+        return torch.cat((x[:, :a], *convolved), dim=1)
 
 
-class FormerRMSNorm(nn.Module):
-    """``scale * x / (rms + 1e-6) + offset``, rms over channels; in float32 at least."""
+class PreV9RMSNorm(nn.Module):
+    """``scale * x / (rms + 1e-6) + offset`` with the RMS over channels; a float32 island."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -86,7 +93,7 @@ class FormerRMSNorm(nn.Module):
 
 
 class GroupNorm(nn.Module):
-    """Group norm with one group: mean and variance over a whole picture; in float32 at least."""
+    """Group norm with one group, mean and variance over C, H and W; a float32 island."""
 
     def __init__(self, channels: int, *, affine: bool) -> None:
         super().__init__()
@@ -106,16 +113,19 @@ class GroupNorm(nn.Module):
 
 
 def _mean(x: Tensor) -> Tensor:
-    """Return the mean of each picture, (N, 1, 1, 1).
+    """Return the mean over C, H and W, (N, 1, 1, 1).
 
-    A mean of means: ONNX Runtime sums one after the other, and the rounding error of a sum over
-    a whole picture grows with the picture.
+    It is a mean of means: ONNX Runtime adds values sequentially, so the rounding error of one sum
+    over all values would grow with the image.
     """
     return x.mean(3, keepdim=True).mean(2, keepdim=True).mean(1, keepdim=True)
 
 
 class Shuffle(nn.Module):
-    """Convolve into ``factor^2`` times the channels and shuffle up."""
+    """Convolution to ``factor^2 * channels`` channels and pixel shuffle.
+
+    (N, C, H, W) to (N, C, H * factor, W * factor).
+    """
 
     def __init__(self, channels: int, factor: int) -> None:
         super().__init__()
@@ -127,4 +137,5 @@ class Shuffle(nn.Module):
 
 
 def leaky(x: Tensor) -> Tensor:
+    """Return the leaky ReLU of ``x``."""
     return F.leaky_relu(x, SLOPE)

@@ -1,4 +1,4 @@
-"""ParagonSR and the generations v0 to v5: nano to xl."""
+"""ParagonSR and the generations v0 to v5, with sizes from nano to xl."""
 
 from __future__ import annotations
 
@@ -7,25 +7,31 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from paragon_export.checkpoints.load import Checkpoint, listing
-from paragon_export.errors import CheckpointError, PlanError
-from paragon_export.networks.options import Resolver, blend_factor, factor, yes_or_no
-from paragon_export.networks.paragonsr2.describing import (
-    assume,
-    check_option_file,
-    check_tensors,
-    load_strictly,
-    no_effect,
-)
+from paragon_export.checkpoints.load import Checkpoint
+from paragon_export.networks.options import Resolver, blend_factor, scale_factor, yes_or_no
 from paragon_export.networks.paragonsr2.generations import Generation
-from paragon_export.networks.paragonsr2.layout import check_scale, shapes_in
+from paragon_export.networks.paragonsr2.option_checks import (
+    check_option_file,
+    check_scale,
+    notes_on_defaults,
+    notes_on_unused_flags,
+)
 from paragon_export.networks.paragonsr2.v0_v5.layout import (
     FACTORIES,
-    TRAITS,
+    Choices,
+    Factory,
     Hyperparameters,
     factory_of,
     infer,
-    told_scale,
+    scale_of,
+)
+from paragon_export.networks.paragonsr2.v0_v5.tracked_kernels import check_tracked_kernels
+from paragon_export.networks.state_dict import (
+    Shapes,
+    check_tensors,
+    load_strictly,
+    shapes_built_by,
+    shapes_of,
 )
 from paragon_export.specs.network import NetworkSpec, ResolvedOption
 from paragon_export.specs.plans import NetworkOptions
@@ -36,51 +42,27 @@ if TYPE_CHECKING:
 ATTENTION_MODES = ("local", "global", "hierarchical")
 
 OPTIONAL = ("identity_kernel", "tracked_initialized")
-"""Tensors that a checkpoint may lack: kernels are baked without them."""
+"""Tensors that a checkpoint may lack, by the last component of their name."""
 
 
 def describe(checkpoint: Checkpoint, found: Generation, options: NetworkOptions) -> NetworkSpec:
-    """Work out the variant; see :class:`families.Architecture`."""
-    shapes = shapes_in(checkpoint, OPTIONAL)
+    """Return the network of a checkpoint; see :class:`networks.registry.Architecture`."""
+    shapes = shapes_of(checkpoint, OPTIONAL)
     resolver = Resolver(options, checkpoint.metadata)
-    traits = TRAITS[found.name]
-    # A first look without what tensors do not tell, by which the published size is known.
-    bare = infer(
-        shapes, found.name, scale=0, upsampler_alpha=0.0, use_norm=False, attention="local"
-    )
-    name = factory_of(bare, found.name)
-    known = FACTORIES[found.name].get(name)
-    settings, notes = _settle(resolver, bare, known)
-    scale = resolver.settle("scale", 0, factor)
-    hp = infer(
-        shapes,
-        found.name,
-        scale=scale.value,
-        upsampler_alpha=settings["upsampler_alpha"].value if "upsampler_alpha" in settings else 0.0,
-        use_norm=_value(settings, "use_norm"),
-        attention=settings["attention_mode"].value if bare.queries else "",
-        obeys_flag=_value(settings, "obey_tracked_flag"),
-        dynamic_inference=_value(settings, "dynamic_inference"),
-    )
+    # The sizes determine the published factory, whose defaults the options need.
+    sizes = infer(shapes, found.name, Choices())
+    name = factory_of(sizes, found.name)
+    resolved = _resolve(resolver, sizes, FACTORIES[found.name].get(name))
+    hp = infer(shapes, found.name, _choices(resolver, resolved))
+    notes = _notes(checkpoint, hp)
+    _check_scale(options, resolver, shapes, hp, resolved)
+    # If the scale is unknown, no tensor depends on it.
+    buildable = hp if hp.scale else replace(hp, scale=2)
+    expected, parameters = shapes_built_by(partial(_network, buildable), OPTIONAL)
+    check_tensors(checkpoint, shapes, expected)
     network = f"{found.name} {name}".strip()
-    if traits.mixer == "tracked":
-        notes += _tracked(checkpoint, hp)
-    told = told_scale(shapes, hp.features)
-    if told:
-        check_scale(options, told)
-        check_option_file(resolver.options, told)
-    else:
-        check_option_file(resolver.options, resolver.options.get("scale", 0))
-        settings["scale"] = scale
-    if hp.attention == "hierarchical":
-        notes.append(
-            "hierarchical attention of pictures thinner than 32 pixels and of more than 16384 in "
-            "all is not that of the original, whose regions overlap by less there"
-        )
-    needs = () if hp.scale else ("scale (give --scale or --config)",)
-    built = hp if hp.scale else replace(hp, scale=2)  # no tensor depends on it
-    parameters = check_tensors(checkpoint, shapes, partial(_network, built), OPTIONAL)
-    names = ("upsampler_alpha", "use_norm", "attention_mode")
+    notes += notes_on_defaults(resolved, network, ("upsampler_alpha", "use_norm", "attention_mode"))
+    notes += notes_on_unused_flags(options, network, resolved)
     return NetworkSpec(
         architecture="ParagonSR2",
         generation=found.name,
@@ -90,112 +72,109 @@ def describe(checkpoint: Checkpoint, found: Generation, options: NetworkOptions)
         out_channels=hp.in_channels,
         parameters=parameters,
         window=32 if hp.attention == "local" else 1,
-        options=settings,
-        structure={"hyperparameters": hp, "line": found.line},
-        needs=needs,
-        notes=(*notes, *assume(settings, network, names), *no_effect(options, network, settings)),
+        options=resolved,
+        structure={"hyperparameters": hp, "folder": found.folder},
+        needs=() if hp.scale else ("scale (give --scale or --config)",),
+        notes=tuple(notes),
     )
 
 
-def _value(settings: Mapping[str, ResolvedOption], name: str) -> bool:
-    return name in settings and bool(settings[name].value)
+def _choices(resolver: Resolver, resolved: Mapping[str, ResolvedOption]) -> Choices:
+    """Return the values of the options from which hyperparameters are determined."""
+    values = {name: option.value for name, option in resolved.items()}
+    return Choices(
+        scale=resolver.resolve("scale", 0, scale_factor).value,
+        upsampler_alpha=values.get("upsampler_alpha", 0.0),
+        use_norm=bool(values.get("use_norm")),
+        attention=values.get("attention_mode", ""),
+        obeys_flag=bool(values.get("obey_tracked_flag")),
+        dynamic_inference=bool(values.get("dynamic_inference")),
+    )
 
 
-def _settle(
-    resolver: Resolver, hp: Hyperparameters, known: Any
-) -> tuple[dict[str, ResolvedOption], list[str]]:
-    """Settle what tensors cannot tell of this generation."""
+def _notes(checkpoint: Checkpoint, hp: Hyperparameters) -> list[str]:
+    """Return notes on kernels and attention.
+
+    Raises:
+        CheckpointError: If kernels that the network needs are missing.
+        PlanError: If an option requires tensors that are missing.
+    """
+    notes = check_tracked_kernels(checkpoint, hp) if hp.traits.mixer == "tracked" else []
+    if hp.attention == "hierarchical":
+        notes.append(
+            "hierarchical attention differs from the original on pictures with a side below 32 "
+            "pixels and more than 16384 pixels: the regions of the original overlap less there"
+        )
+    return notes
+
+
+def _check_scale(
+    options: NetworkOptions,
+    resolver: Resolver,
+    shapes: Shapes,
+    hp: Hyperparameters,
+    resolved: dict[str, ResolvedOption],
+) -> None:
+    """Check that the scale of flag and option file is that of the tensors.
+
+    If the tensors do not determine it, it is added to ``resolved``.
+
+    Raises:
+        PlanError: If the flag or the option file is for another network.
+    """
+    scale = scale_of(shapes, hp.features)
+    if scale:
+        check_scale(options, scale)
+        check_option_file(resolver.options, scale)
+    else:
+        check_option_file(resolver.options, resolver.options.get("scale", 0))
+        resolved["scale"] = resolver.resolve("scale", 0, scale_factor)
+
+
+def _resolve(
+    resolver: Resolver, hp: Hyperparameters, factory: Factory | None
+) -> dict[str, ResolvedOption]:
+    """Return the options of the network.
+
+    Args:
+        resolver: Sources of options that the tensors do not determine.
+        hp: Sizes of the network.
+        factory: The published size with its defaults; None if the network is of another size.
+
+    Raises:
+        PlanError: If a source gives an invalid value.
+    """
     traits = hp.traits
-    settings: dict[str, ResolvedOption] = {}
-    notes: list[str] = []
+    resolved: dict[str, ResolvedOption] = {}
     if traits.blend_is_fixed:
-        settings["upsampler_alpha"] = ResolvedOption(traits.alpha, "tensors")
+        resolved["upsampler_alpha"] = ResolvedOption(traits.alpha, "tensors")
     elif traits.tail in ("magic", "head", "image"):
-        default = traits.alpha if known is None or known.alpha is None else known.alpha
-        settings["upsampler_alpha"] = resolver.settle("upsampler_alpha", default, blend_factor)
+        default = traits.alpha if factory is None or factory.alpha is None else factory.alpha
+        resolved["upsampler_alpha"] = resolver.resolve("upsampler_alpha", default, blend_factor)
     if traits.norm_is_free:
-        default_norm = bool(known and known.norm)
-        settings["use_norm"] = resolver.settle("use_norm", default_norm, yes_or_no)
+        default_norm = bool(factory and factory.norm)
+        resolved["use_norm"] = resolver.resolve("use_norm", default_norm, yes_or_no)
     if traits.mixer == "tracked":
-        for switch in ("dynamic_inference", "obey_tracked_flag"):
-            settings[switch] = resolver.settle(switch, False, yes_or_no)
+        for name in ("dynamic_inference", "obey_tracked_flag"):
+            resolved[name] = resolver.resolve(name, False, yes_or_no)
     if hp.queries:
-        settings["attention_mode"] = resolver.settle("attention_mode", "local", _attention_mode)
+        resolved["attention_mode"] = resolver.resolve("attention_mode", "local", _attention_mode)
     elif traits.tail == "image":
-        settings["attention_mode"] = ResolvedOption("none", "tensors")
+        resolved["attention_mode"] = ResolvedOption("none", "tensors")
     if traits.tail == "image":
-        settings["use_content_aware"] = ResolvedOption(hp.content is not None, "tensors")
+        resolved["use_content_aware"] = ResolvedOption(hp.content is not None, "tensors")
     if traits.mixer == "static":
-        settings["use_channel_mod"] = ResolvedOption(hp.squeeze > 0, "tensors")
+        resolved["use_channel_mod"] = ResolvedOption(hp.squeeze > 0, "tensors")
     if traits.tail == "head":
-        settings["hr_blocks"] = ResolvedOption(hp.head_blocks, "tensors")
-    return settings, notes
+        resolved["hr_blocks"] = ResolvedOption(hp.head_blocks, "tensors")
+    return resolved
 
 
 def _attention_mode(value: Any) -> str:
+    """Return an attention mode of v5; raise ValueError for any other value."""
     if value not in ATTENTION_MODES:
         raise ValueError(f"it must be {', '.join(ATTENTION_MODES[:-1])} or {ATTENTION_MODES[-1]}")
     return str(value)
-
-
-def _tracked(checkpoint: Checkpoint, hp: Hyperparameters) -> list[str]:
-    """Say what kernels will be baked, and refuse a checkpoint that lacks them.
-
-    Averaging weights copies the kernels and loses the flag that says they are there; a kernel
-    that is not zero was tracked, whatever the flag.
-
-    Raises:
-        CheckpointError: If a block has a flag that is set and no kernel, or neither.
-        PlanError: If kernels are to be predicted and nothing predicts them.
-    """
-    if hp.dynamic_inference:
-        # v1, whose gains are not flat, may have been trained with a gate or nothing instead.
-        if hp.flat_gains and not hp.has_generator:
-            raise PlanError(
-                f"dynamic_inference is asked for, and {checkpoint.path} cannot predict kernels: "
-                "its kernel_generator is missing; leave --set dynamic_inference=true out"
-            )
-        return []
-    mended, untracked = [], []
-    for group in range(hp.groups):
-        for block in range(hp.blocks):
-            prefix = f"body.{group}.blocks.{block}.transformer."
-            kernel = checkpoint.tensors.get(prefix + "tracked_kernel")
-            flag = checkpoint.tensors.get(prefix + "tracked_initialized")
-            if kernel is None:
-                raise CheckpointError(
-                    f"{checkpoint.path}: {prefix}tracked_kernel is missing, so the kernels of this "
-                    "generation cannot be baked; save the whole state dict of the network"
-                )
-            is_set, is_there = flag is not None and bool(flag.any()), bool(kernel.any())
-            if flag is None and hp.obeys_flag:
-                raise CheckpointError(
-                    f"{checkpoint.path}: {prefix}tracked_initialized is missing, so it cannot be "
-                    "obeyed; leave --set obey_tracked_flag=true out"
-                )
-            is_there = is_there and (is_set or not hp.obeys_flag)
-            if is_set and not is_there:
-                raise CheckpointError(
-                    f"{checkpoint.path}: {prefix}tracked_initialized is set and tracked_kernel is "
-                    "all zero, so nothing was tracked; save the network again"
-                )
-            if is_there and not is_set:
-                mended.append(prefix.rstrip("."))
-            if not is_there:
-                untracked.append(prefix.rstrip("."))
-    notes = []
-    if mended:
-        notes.append(
-            f"tracked_initialized is not set in {len(mended)} blocks that hold tracked kernels "
-            f"({listing(mended, 2)}), as in averaged checkpoints; the kernels are used "
-            "(--set obey_tracked_flag=true leaves them out)"
-        )
-    if untracked:
-        notes.append(
-            f"no kernels were tracked in {len(untracked)} blocks ({listing(untracked, 2)}); they "
-            "pass features unchanged there, as the original does"
-        )
-    return notes
 
 
 def _network(hp: Hyperparameters) -> nn.Module:

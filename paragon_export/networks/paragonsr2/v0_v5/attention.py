@@ -1,4 +1,4 @@
-"""The attentions of v5: one head, over windows that overlap, or over the whole map."""
+"""The attention modes of v5: one head, within overlapping windows or over the whole map."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from paragon_export.networks.windowed_attention import BlendedWindows, Coverage,
 
 
 class _Attention(nn.Module):
-    """Queries, keys and values of a map (N, C, H, W), and how much of the result joins it."""
+    """``x + gamma * attend(q, k, v)`` with queries, keys and values of x, (N, C, H, W)."""
 
     def __init__(self, channels: int, queries: int) -> None:
         super().__init__()
@@ -24,12 +24,12 @@ class _Attention(nn.Module):
         return x + self.gamma * sized_like(attended, x)
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """Return (N, C, H, W)."""
+        """Return the attended values, (N, C, H, W)."""
         raise NotImplementedError
 
 
 class LocalAttention(_Attention):
-    """Inside windows of 32 that overlap by 8: v5."""
+    """Attention within windows of 32x32 pixels that overlap by 8 pixels (v5)."""
 
     def __init__(self, channels: int, queries: int) -> None:
         super().__init__(channels, queries)
@@ -40,42 +40,46 @@ class LocalAttention(_Attention):
 
 
 class GlobalAttention(_Attention):
-    """Over the whole map at once, ``softmax(q k' / sqrt(H W)) v``: v5h."""
+    """Attention over the whole map, ``softmax(q k' / sqrt(H W)) v`` (v5h)."""
 
     def __init__(self, channels: int, queries: int) -> None:
         super().__init__(channels, queries)
-        self.windows = OverlappingWindows(UNBOUNDED, OVERLAP)
+        self.windows = OverlappingWindows(WHOLE_MAP_PX, OVERLAP_PX)
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         return self.windows(q, k, v)
 
 
-UNBOUNDED = 2**20
-"""A window of so many pixels a side holds every map."""
+WHOLE_MAP_PX = 2**20
+"""Side of a window that contains any map."""
 
-WHOLE = 16384
-"""Pixels up to which the hierarchical attention takes a map as a whole."""
+MAX_WHOLE_MAP_PIXELS = 16384
+"""Pixels up to which the hierarchical attention attends the whole map at once."""
 
-REGION, OVERLAP = 64, 8
+REGION_PX, OVERLAP_PX = 64, 8
+"""Side and overlap of the regions of the hierarchical attention."""
 
 
 class HierarchicalAttention(_Attention):
-    """Over the whole map up to 16384 pixels; beyond, inside regions of 64 that overlap by 8.
+    """Attention over the whole map up to 16384 pixels, else within overlapping regions.
 
-    A region's result is its features plus ``gamma`` times what was attended, and what is blended
-    of that joins the features by ``gamma`` once more. Maps with less than 32 pixels along one axis
-    and more than 16384 in all would overlap by less and are not served.
+    Regions are 64x64 pixels and overlap by 8 pixels. The result of a region is its features plus
+    ``gamma`` times the attended values. The blend of these results is multiplied by ``gamma`` and
+    added to the features.
+
+    On maps of more than 16384 pixels with a side below 32 pixels, this differs from the published
+    code, whose regions overlap less there.
     """
 
     def __init__(self, channels: int, queries: int) -> None:
         super().__init__(channels, queries)
-        self.regions, self.coverage = BlendedWindows(OVERLAP), Coverage(OVERLAP)
+        self.regions, self.coverage = BlendedWindows(OVERLAP_PX), Coverage(OVERLAP_PX)
 
     def forward(self, x: Tensor) -> Tensor:
         h, w = x.shape[2], x.shape[3]
-        parts = (h * w + WHOLE - 1) // WHOLE
-        is_large = (2 * parts - 2) // parts  # 0 for one part, else 1: no branch on a size
-        region = REGION + (1 - is_large) * WHOLE
+        parts = (h * w + MAX_WHOLE_MAP_PIXELS - 1) // MAX_WHOLE_MAP_PIXELS
+        is_large = (2 * parts - 2) // parts  # 0 for one part, else 1, without a branch on a size
+        region = REGION_PX + (1 - is_large) * MAX_WHOLE_MAP_PIXELS
         q, k, v = self.query(x), self.key(x), self.value(x)
         attended = sized_like(self.regions(q, k, v, region), x)
         covered, several = self.coverage(q, region)
@@ -88,3 +92,4 @@ ATTENTIONS: dict[str, type[_Attention]] = {
     "global": GlobalAttention,
     "hierarchical": HierarchicalAttention,
 }
+"""Classes by attention mode."""

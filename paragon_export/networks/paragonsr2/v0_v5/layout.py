@@ -1,4 +1,4 @@
-"""What the tensors of ParagonSR and of v0 to v5 tell, and what their factories assumed."""
+"""Hyperparameters of ParagonSR and of v0 to v5, and the defaults of their published code."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from paragon_export.networks.paragonsr2.layout import Shapes, counted, dims, square_root
+from paragon_export.networks.state_dict import Shapes, count_blocks, shape_of, shuffle_scale
 
 Mixer = Literal["gated", "dynamic", "tracked", "static"]
 
@@ -18,21 +18,21 @@ Norm = Literal["none", "group", "rms"]
 
 @dataclass(frozen=True, kw_only=True)
 class Traits:
-    """What a generation does that others do not."""
+    """Properties of one generation."""
 
     mixer: Mixer
-    """The convolution inside a block's transformer."""
+    """The kind of convolution in the transformer of a block."""
     tail: Tail
-    """How features become a large picture."""
+    """How features are enlarged to the output image."""
     norms_before: bool = False
-    """Learned group norms stand before context and transformer."""
+    """Whether there are learned group norms before context and transformer."""
     activation: Literal["mish", "leaky"] = "leaky"
     alpha: float = 0.5
-    """Default of ``upsampler_alpha``, where a factory does not name its own."""
+    """Default of ``upsampler_alpha`` for sizes that have no default of their own."""
     blend_is_fixed: bool = False
-    """``upsampler_alpha`` cannot be chosen."""
+    """Whether ``upsampler_alpha`` is a constant and no option."""
     norm_is_free: bool = False
-    """Norms have no tensors, so that ``use_norm`` has to be told."""
+    """Whether norms have no tensors, so that ``use_norm`` is an option."""
 
 
 TRAITS = {
@@ -53,25 +53,34 @@ TRAITS = {
     "v45d": Traits(mixer="static", tail="image", norm_is_free=True),
     "v5": Traits(mixer="static", tail="image"),
 }  # fmt: skip
+"""Properties by name of the generation."""
 
 
 @dataclass(frozen=True)
 class Factory:
-    """A published size. Groups and blocks are those that are built."""
+    """A published size of a network, and its default options."""
 
     features: int
     groups: int
     blocks: int
+    """Blocks of each group."""
     hidden: int
     band: int
     alpha: float | None = None
+    """Default of ``upsampler_alpha``; None for that of the generation."""
     norm: bool = False
+    """Default of ``use_norm``."""
 
 
 def _sizes(
     rows: Mapping[str, tuple[int, int, int, float, int]], **more: Mapping[str, object]
 ) -> dict[str, Factory]:
-    """Make factories of (features, groups, blocks, expansion, band)."""
+    """Return factories by name.
+
+    Args:
+        rows: Features, groups, blocks, hidden channels per feature, and band of each.
+        more: Further fields of a factory, by its name.
+    """
     return {
         name: Factory(c, g, b, int(c * expansion), band, **more.get(name, {}))  # type: ignore[arg-type]
         for name, (c, g, b, expansion, band) in rows.items()
@@ -122,153 +131,182 @@ FACTORIES: Mapping[str, Mapping[str, Factory]] = {
     "v45d": _HYBRID,
     "v5": _HYBRID,
 }  # fmt: skip
+"""Published sizes by generation and name."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Hyperparameters:
-    """Everything needed to build one network."""
+    """All that is needed to build one network."""
 
     traits: Traits
     scale: int
-    """0 where tensors do not tell it and nobody has said it."""
+    """0 if neither tensors nor options determine it."""
     in_channels: int
     features: int
+    """Channels of the trunk."""
     groups: int
     blocks: int
-    """Per group."""
+    """Blocks of each group."""
     hidden: int
+    """Channels inside the transformer of a block."""
     part: int
-    """Channels in each slice of the inception context."""
+    """Channels of each convolution of the inception context."""
     band: int
+    """Length of its 1xk and kx1 kernels."""
     upsampler_alpha: float
+    """Weight of the sharpening filter of the upsampler."""
     norm: Norm
-    """After each block."""
+    """The norm after each block."""
     flat_gains: bool
-    """Whether LayerScale is stored as (C)."""
+    """Whether the gains of LayerScale are stored as (C)."""
     is_fused: bool
-    """Whether the three branches of a convolution were added up by the author's release tool."""
+    """Whether a convolution is stored as one kernel, and not as three branches."""
     has_generator: bool
-    """Whether the tensors of the kernel generator are there."""
+    """Whether there are tensors of a kernel generator."""
     cheap: int
-    """Inner width of the gate of ``dynamic_training_mode`` cheap; 0 without."""
+    """Hidden width of the channel gate that v1 has in the training mode "cheap"; 0 without it."""
     head_blocks: int
+    """Blocks of the high-resolution head."""
     head_norm: bool
+    """Whether these blocks have norms."""
     dense: bool
+    """Whether the blocks of a group are densely connected."""
     squeeze: int
-    """Inner width of the channel gate; 0 without."""
+    """Hidden width of the channel gate; 0 without it."""
     queries: int
     """Channels of queries and keys; 0 without attention."""
     attention: str
-    """local, global or hierarchical; empty without."""
+    """local, global or hierarchical; empty without attention."""
     content: tuple[int, int, int] | None
-    """Widths of the content analyzer."""
+    """Channels of the content analyzer; None without it."""
     obeys_flag: bool
-    """Whether kernels that are not flagged as tracked are left out, as the original does."""
+    """Whether a tracked kernel is used only if its flag is set, as in the published code."""
     dynamic_inference: bool
-    """Whether kernels are predicted for every picture instead of those tracked in training."""
+    """Whether kernels are predicted for each image instead of using tracked ones."""
 
 
 BLOCK = "body.0.blocks.0."
+"""Prefix of the tensors of the first block."""
 
 BLOCK_NAME = re.compile(r"body\.(?P<group>\d+)\.blocks\.(?P<block>\d+)\.")
+"""Names of the tensors of blocks, as for ``count_blocks``."""
 
 HEAD_BLOCK = re.compile(r"(?P<group>hr_head)\.(?P<block>\d+)\.")
+"""Names of the tensors of the high-resolution head, as for ``count_blocks``."""
 
 _HIDDEN = ("project_in.weight", "project_in_g.weight")
+"""Tensors of a transformer whose output channels are ``hidden``."""
 
 _FUSED = ("spatial_mixer.weight", "dynamic_conv.weight")
+"""Tensors of a transformer whose convolution is stored as one kernel."""
 
 
-def infer(
-    shapes: Shapes,
-    generation: str,
-    *,
-    scale: int,
-    upsampler_alpha: float,
-    use_norm: bool,
-    attention: str,
-    obeys_flag: bool = False,
-    dynamic_inference: bool = False,
-) -> Hyperparameters:
-    """Read the hyperparameters off the tensors; the arguments are what they may not tell.
+@dataclass(frozen=True, kw_only=True)
+class Choices:
+    """Values of options that the tensors do not determine; see :class:`Hyperparameters`."""
+
+    scale: int = 0
+    """Used if the tensors do not determine it."""
+    upsampler_alpha: float = 0.0
+    use_norm: bool = False
+    """Used if norms have no tensors."""
+    attention: str = "local"
+    """Used if there are tensors of attention."""
+    obeys_flag: bool = False
+    dynamic_inference: bool = False
+
+
+def infer(shapes: Shapes, generation: str, choices: Choices) -> Hyperparameters:
+    """Determine the hyperparameters from the shapes of the tensors and from options.
 
     Raises:
-        CheckpointError: If a tensor that tells one is missing or has an impossible shape.
+        CheckpointError: If a tensor is missing or has an invalid shape.
     """
     traits = TRAITS[generation]
-    features, in_channels = dims(shapes, "conv_in.weight", 4)[:2]
-    groups, blocks = counted(shapes, BLOCK_NAME)
+    features, in_channels = shape_of(shapes, "conv_in.weight", 4)[:2]
+    groups, blocks = count_blocks(shapes, BLOCK_NAME)
     inner = BLOCK + "transformer."
     entry = next((inner + name for name in _HIDDEN if inner + name in shapes), inner + _HIDDEN[0])
-    band = dims(shapes, BLOCK + "context.dwconv_w.weight", 4)
+    band = shape_of(shapes, BLOCK + "context.dwconv_w.weight", 4)
     query = inner + "attention.query.weight"
-    has_norm_tensors = BLOCK + "norm.scale" in shapes
-    norm_after: Norm = "rms" if has_norm_tensors else "none"
-    if use_norm and traits.norm_is_free and traits.mixer == "static":
-        norm_after = "group"
-    told = told_scale(shapes, features)
     return Hyperparameters(
         traits=traits,
-        scale=told or scale,
+        scale=scale_of(shapes, features) or choices.scale,
         in_channels=in_channels,
         features=features,
         groups=groups,
         blocks=blocks,
-        hidden=dims(shapes, entry, 4)[0],
+        hidden=shape_of(shapes, entry, 4)[0],
         part=band[0],
         band=band[3],
-        upsampler_alpha=upsampler_alpha,
-        norm=norm_after,
+        upsampler_alpha=choices.upsampler_alpha,
+        norm=_norm(shapes, traits, use_norm=choices.use_norm),
         flat_gains=len(shapes.get(BLOCK + "ls1.gamma", ())) == 1,
         is_fused=any(inner + name in shapes for name in _FUSED),
         has_generator=inner + "kernel_generator.predictor.1.weight" in shapes,
         cheap=_rows(shapes, inner + "cheap_dynamic.net.1.weight"),
-        head_blocks=counted(shapes, HEAD_BLOCK)[1],
-        head_norm=use_norm and traits.tail == "head" and traits.norm_is_free,
+        head_blocks=count_blocks(shapes, HEAD_BLOCK)[1],
+        head_norm=choices.use_norm and traits.tail == "head" and traits.norm_is_free,
         dense="body.0.dense_proj.weight" in shapes,
         squeeze=_rows(shapes, inner + "channel_mod.net.1.weight"),
         queries=_rows(shapes, query),
-        attention=attention if query in shapes else "",
+        attention=choices.attention if query in shapes else "",
         content=_content(shapes),
-        obeys_flag=obeys_flag,
-        dynamic_inference=dynamic_inference,
+        obeys_flag=choices.obeys_flag,
+        dynamic_inference=choices.dynamic_inference,
     )
 
 
-def told_scale(shapes: Shapes, features: int) -> int:
-    """Return the scale that the tail's rows tell; 0 where it has no convolution before a shuffle."""
+def _norm(shapes: Shapes, traits: Traits, *, use_norm: bool) -> Norm:
+    """Return the norm after each block."""
+    if use_norm and traits.norm_is_free and traits.mixer == "static":
+        return "group"
+    return "rms" if BLOCK + "norm.scale" in shapes else "none"
+
+
+def scale_of(shapes: Shapes, features: int) -> int:
+    """Return the upscaling factor that the tensors determine; 0 for a tail without pixel shuffle.
+
+    Raises:
+        CheckpointError: If it is invalid.
+    """
     names = ["upsampler_net.up_conv.weight"]
     if not any(name.startswith("magic_upsampler.") for name in shapes):
         names.append("upsampler.0.weight")
-    return next((square_root(shapes, name, features) for name in names if name in shapes), 0)
+    return next((shuffle_scale(shapes, name, features) for name in names if name in shapes), 0)
 
 
 def _rows(shapes: Shapes, name: str) -> int:
-    return dims(shapes, name, 4)[0] if name in shapes else 0
+    """Return the output channels of a convolution; 0 if there is none."""
+    return shape_of(shapes, name, 4)[0] if name in shapes else 0
 
 
 def _content(shapes: Shapes) -> tuple[int, int, int] | None:
+    """Return the channels of the content analyzer; None if there is none."""
     prefix = "content_processor.content_analyzer."
     if prefix + "0.weight" not in shapes:
         return None
-    first, second, third = (dims(shapes, f"{prefix}{i}.weight", 4)[0] for i in (0, 2, 4))
+    first, second, third = (shape_of(shapes, f"{prefix}{i}.weight", 4)[0] for i in (0, 2, 4))
     return first, second, third
 
 
 def factory_of(hp: Hyperparameters, generation: str) -> str:
-    """Return the name of the published size that these hyperparameters are; empty if none."""
-    for name, size in FACTORIES[generation].items():
-        told = (size.features, size.hidden, size.band)
-        if told == (hp.features, hp.hidden, hp.band) and _is_built(hp, size):
+    """Return the name of the published size with these hyperparameters; empty if there is none."""
+    for name, factory in FACTORIES[generation].items():
+        sizes = (factory.features, factory.hidden, factory.band)
+        if sizes == (hp.features, hp.hidden, hp.band) and _has_blocks_of(hp, factory):
             return name
     return ""
 
 
-def _is_built(hp: Hyperparameters, size: Factory) -> bool:
-    """Whether groups and blocks are a factory's own, or twice or half that (fast_body_mode)."""
-    own = size.groups, size.blocks
+def _has_blocks_of(hp: Hyperparameters, factory: Factory) -> bool:
+    """Return whether groups and blocks are those of a factory, or twice or half as many.
+
+    The option ``fast_body_mode`` of the published code halves them.
+    """
+    expected = factory.groups, factory.blocks
     found = hp.groups, hp.blocks
-    return found == own or _halved(found) == own or found == _halved(own)
+    return found == expected or _halved(found) == expected or found == _halved(expected)
 
 
 def _halved(counts: tuple[int, int]) -> tuple[int, int]:

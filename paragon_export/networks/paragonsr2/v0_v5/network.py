@@ -1,209 +1,37 @@
-"""The networks of ParagonSR and of ParagonSR2 v0 to v5.
+"""The networks ParagonSR and ParagonSR2 v0 to v5.
 
-A trunk of blocks, each an inception context and a small transformer made of convolutions, and one
-of five tails. What differs between generations is in the table ``TRAITS``.
+A trunk of blocks, each with an inception context and a transformer of convolutions, and one of five
+tails. The table ``TRAITS`` lists the differences between generations.
 
-Shapes are (N, C, H, W), floating point of any width, RGB in [0, 1], outputs not clamped.
+Shapes are (N, C, H, W) and dtypes any floating point type. Images are RGB in [0, 1]; the output is
+not clamped. Attribute names are the names of tensors in checkpoints.
 """
 
 from __future__ import annotations
-
-import operator
-from collections.abc import Callable
-from functools import reduce
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from paragon_export.networks.layers import FormerBaseUpsampler, LayerScale
+from paragon_export.networks.layers import LayerScale, PreV9BaseUpsampler
 from paragon_export.networks.paragonsr2.blocks import (
     SLOPE,
     FlatLayerScale,
-    FormerRMSNorm,
     GroupNorm,
     InceptionContext,
+    PreV9RMSNorm,
     Shuffle,
     convolution,
-    depthwise,
     leaky,
     means,
-    squeeze_gate,
 )
-from paragon_export.networks.paragonsr2.v0_v5.attention import ATTENTIONS
 from paragon_export.networks.paragonsr2.v0_v5.layout import Hyperparameters
-
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"mish": F.mish, "leaky": leaky}
-
-
-class Branches(nn.Module):
-    """A depthwise 3x3 convolution stored as the three branches it was trained with."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.conv3x3 = depthwise(channels, 3)
-        self.conv1x1 = depthwise(channels, 1)
-        self.dw_conv3x3 = depthwise(channels, 3)
-
-    def bake(self) -> None:
-        """Add up the branches: the 1x1 stands in the middle of the 3x3."""
-        with torch.no_grad():
-            total = depthwise(self.conv3x3.out_channels, 3)
-            middle = F.pad(self.conv1x1.weight, (1, 1, 1, 1))
-            total.weight.copy_(self.conv3x3.weight + middle + self.dw_conv3x3.weight)
-            parts = (self.conv3x3.bias, self.conv1x1.bias, self.dw_conv3x3.bias)
-            bias = torch.stack([part for part in parts if part is not None]).sum(dim=0)
-            total.load_state_dict({"weight": total.weight, "bias": bias})
-        self.total = total
-        del self.conv3x3, self.conv1x1, self.dw_conv3x3
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.total(x)
-
-
-def mixing_convolution(hp: Hyperparameters) -> nn.Module:
-    return depthwise(hp.hidden, 3) if hp.is_fused else Branches(hp.hidden)
-
-
-class GatedMixer(nn.Module):
-    def __init__(self, hp: Hyperparameters) -> None:
-        super().__init__()
-        self.activation = ACTIVATIONS[hp.traits.activation]
-        self.project_in_g = convolution(hp.features, hp.hidden, 1)
-        self.project_in_i = convolution(hp.features, hp.hidden, 1)
-        self.spatial_mixer = mixing_convolution(hp)
-        self.project_out = convolution(hp.hidden, hp.features, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        gate = self.activation(self.spatial_mixer(self.project_in_g(x)))
-        return self.project_out(gate * self.project_in_i(x))
-
-
-class KernelGenerator(nn.Module):
-    """Predict a depthwise 3x3 kernel for every channel from the channels' means."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.predictor = nn.Sequential(
-            nn.Identity(),
-            convolution(channels, channels, 1),
-            nn.ReLU(),
-            convolution(channels, 9 * channels, 1),
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return kernels (N, C, 9), taps in reading order."""
-        return self.predictor(means(x)).reshape(x.shape[0], -1, 9)
-
-
-class DynamicMixer(nn.Module):
-    """Used its kernel generator in training only; what runs is a plain depthwise convolution."""
-
-    def __init__(self, hp: Hyperparameters) -> None:
-        super().__init__()
-        self.activation = ACTIVATIONS[hp.traits.activation]
-        self.project_in = convolution(hp.features, hp.hidden, 1)
-        if hp.has_generator:
-            self.kernel_generator = KernelGenerator(hp.hidden)
-        self.dynamic_conv = mixing_convolution(hp)
-        self.project_out = convolution(hp.hidden, hp.features, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.project_out(self.activation(self.dynamic_conv(self.project_in(x))))
-
-
-class TrackedMixer(nn.Module):
-    """A depthwise convolution with the mean of the kernels that training predicted.
-
-    A kernel that was tracked counts even without its flag, unless the flag is to be obeyed.
-
-    With ``dynamic_inference`` kernels are predicted for every picture instead, or the channels
-    are gated where training was cheap.
-    """
-
-    tracked_kernel: Tensor
-
-    def __init__(self, hp: Hyperparameters) -> None:
-        super().__init__()
-        self.hidden, self.is_dynamic = hp.hidden, hp.dynamic_inference
-        self.obeys_flag = hp.obeys_flag
-        self.project_in = convolution(hp.features, hp.hidden, 1)
-        for name in ("identity_kernel", "tracked_kernel"):
-            self.register_buffer(name, torch.zeros(hp.hidden, 1, 3, 3))
-        self.register_buffer("tracked_initialized", torch.tensor(False))
-        if hp.has_generator:
-            self.kernel_generator = KernelGenerator(hp.hidden)
-        if hp.cheap:
-            self.cheap_dynamic = ChannelGate(hp.hidden, hp.cheap)
-        self.mixes = "nothing"
-        self.project_out = convolution(hp.hidden, hp.features, 1)
-
-    def bake(self) -> None:
-        """Choose the kernels for good."""
-        if self.is_dynamic:
-            kinds = {"kernel_generator": "predicted", "cheap_dynamic": "gated"}
-            self.mixes = next((k for n, k in kinds.items() if hasattr(self, n)), "nothing")
-        elif bool(self.tracked_initialized if self.obeys_flag else self.tracked_kernel.any()):
-            self.mixes = "tracked"
-            h = self.hidden
-            self.tracked = nn.Conv2d(h, h, 3, padding=1, groups=h, bias=False)
-            with torch.no_grad():
-                self.tracked.weight.copy_(self.tracked_kernel)
-        del self.identity_kernel, self.tracked_kernel, self.tracked_initialized
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.project_in(x)
-        if self.mixes == "tracked":
-            y = self.tracked(y)
-        elif self.mixes == "gated":
-            y = self.cheap_dynamic(y)
-        elif self.mixes == "predicted":
-            y = self._predicted(y)
-        return self.project_out(leaky(y))
-
-    def _predicted(self, y: Tensor) -> Tensor:
-        """Convolve every picture with its own kernels: nine shifted products."""
-        kernels, h, w = self.kernel_generator(y), y.shape[2], y.shape[3]
-        padded = F.pad(y, (1, 1, 1, 1))
-        shifted = (
-            padded[:, :, tap // 3 : tap // 3 + h, tap % 3 : tap % 3 + w]
-            * kernels[:, :, tap : tap + 1][:, :, :, None]
-            for tap in range(9)
-        )
-        return reduce(operator.add, shifted)
-
-
-class ChannelGate(nn.Module):
-    def __init__(self, channels: int, inner: int) -> None:
-        super().__init__()
-        self.net = squeeze_gate(channels, inner)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x * self.net(means(x))
-
-
-class StaticMixer(nn.Module):
-    def __init__(self, hp: Hyperparameters) -> None:
-        super().__init__()
-        h = hp.hidden
-        self.project_in = convolution(hp.features, h, 1)
-        self.dw_mixer = nn.Sequential(depthwise(h, 3), nn.LeakyReLU(SLOPE), convolution(h, h, 1))
-        self.channel_mod = ChannelGate(h, hp.squeeze) if hp.squeeze else nn.Identity()
-        attends = ATTENTIONS[hp.attention] if hp.attention else None
-        self.attention = attends(h, hp.queries) if attends else nn.Identity()
-        self.project_out = convolution(h, hp.features, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.attention(self.dw_mixer(self.project_in(x)))
-        return self.project_out(self.channel_mod(y))
-
-
-MIXERS = {
-    "gated": GatedMixer, "dynamic": DynamicMixer, "tracked": TrackedMixer, "static": StaticMixer,
-}  # fmt: skip
+from paragon_export.networks.paragonsr2.v0_v5.mixers import MIXERS
 
 
 class Block(nn.Module):
+    """Inception context and transformer, each with norm, gain and residual connection."""
+
     def __init__(self, hp: Hyperparameters) -> None:
         super().__init__()
         c, gains = hp.features, FlatLayerScale if hp.flat_gains else LayerScale
@@ -212,20 +40,23 @@ class Block(nn.Module):
         self.norm2 = GroupNorm(c, affine=True) if before else nn.Identity()
         self.context, self.ls1 = InceptionContext(c, hp.part, hp.band), gains(c)
         self.transformer, self.ls2 = MIXERS[hp.traits.mixer](hp), gains(c)
-        self.norm = after_block(hp)
+        self.norm = norm_after_block(hp)
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.ls1(self.context(self.norm1(x)))
         return self.norm(x + self.ls2(self.transformer(self.norm2(x))))
 
 
-def after_block(hp: Hyperparameters) -> nn.Module:
+def norm_after_block(hp: Hyperparameters) -> nn.Module:
+    """Return the norm that ``hp.norm`` names."""
     if hp.norm == "none":
         return nn.Identity()
-    return FormerRMSNorm(hp.features) if hp.norm == "rms" else GroupNorm(hp.features, affine=False)
+    return PreV9RMSNorm(hp.features) if hp.norm == "rms" else GroupNorm(hp.features, affine=False)
 
 
 class Group(nn.Module):
+    """The blocks of one group with a residual connection, optionally densely connected."""
+
     def __init__(self, hp: Hyperparameters) -> None:
         super().__init__()
         self.blocks = nn.Sequential(*(Block(hp) for _ in range(hp.blocks)))
@@ -236,14 +67,17 @@ class Group(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if not self.is_dense:
             return x + self.blocks(x)
-        seen = [x]
+        maps = [x]
         for block in self.blocks:
-            seen.append(block(seen[-1]))
-        return x + self.dense_proj(torch.cat(seen, dim=1))
+            maps.append(block(maps[-1]))
+        return x + self.dense_proj(torch.cat(maps, dim=1))
 
 
 class Trunk(nn.Module):
-    """What all tails stand on. Subclasses are tails: (N, C, H, W) to (N, C, H * s, W * s)."""
+    """The layers that all networks share. Subclasses add a tail.
+
+    Images (N, C, H, W) are upscaled to (N, C, H * scale, W * scale).
+    """
 
     def __init__(self, hp: Hyperparameters) -> None:
         super().__init__()
@@ -258,11 +92,13 @@ class Trunk(nn.Module):
         return self.conv_out(self.enlarge(self.conv_fuse(self.body(f)) + f))
 
     def enlarge(self, f: Tensor) -> Tensor:
-        """Return features of the large picture."""
+        """Return features of the output's size, (N, features, H * scale, W * scale)."""
         raise NotImplementedError
 
 
 class ShuffleTail(Trunk):
+    """Features are enlarged by a convolution and a pixel shuffle."""
+
     def __init__(self, hp: Hyperparameters) -> None:
         super().__init__(hp)
         c, s = hp.features, hp.scale
@@ -273,6 +109,8 @@ class ShuffleTail(Trunk):
 
 
 class NearestTail(Trunk):
+    """Features are enlarged by nearest-neighbor interpolation and convolved."""
+
     def __init__(self, hp: Hyperparameters) -> None:
         super().__init__(hp)
         self.scale = hp.scale
@@ -283,10 +121,12 @@ class NearestTail(Trunk):
 
 
 class MagicTail(Trunk):
+    """Features are enlarged by the fixed base upsampler and convolved."""
+
     def __init__(self, hp: Hyperparameters) -> None:
         super().__init__(hp)
         conv = convolution(hp.features, hp.features)
-        self.magic_upsampler = FormerBaseUpsampler(hp.features, hp.scale, hp.upsampler_alpha)
+        self.magic_upsampler = PreV9BaseUpsampler(hp.features, hp.scale, hp.upsampler_alpha)
         self.upsampler = nn.Sequential(conv) if hp.traits.mixer == "gated" else conv
 
     def enlarge(self, f: Tensor) -> Tensor:
@@ -294,6 +134,8 @@ class MagicTail(Trunk):
 
 
 class HeadBlock(nn.Module):
+    """Two convolutions with a residual connection, at the output's size."""
+
     def __init__(self, hp: Hyperparameters) -> None:
         super().__init__()
         c = hp.features
@@ -305,9 +147,11 @@ class HeadBlock(nn.Module):
 
 
 class HeadTail(Trunk):
+    """Features are enlarged by the fixed base upsampler and processed by a head of blocks."""
+
     def __init__(self, hp: Hyperparameters) -> None:
         super().__init__(hp)
-        self.magic_upsampler = FormerBaseUpsampler(hp.features, hp.scale, hp.upsampler_alpha)
+        self.magic_upsampler = PreV9BaseUpsampler(hp.features, hp.scale, hp.upsampler_alpha)
         self.hr_conv_in = convolution(hp.features, hp.features)
         self.hr_head = nn.Sequential(*(HeadBlock(hp) for _ in range(hp.head_blocks)))
 
@@ -316,7 +160,7 @@ class HeadTail(Trunk):
 
 
 class ContentProcessor(nn.Module):
-    """How much detail a picture is to get: one number of 0.05 to 0.2 for each."""
+    """Compute the weight of the detail of each image, in [0.05, 0.2], as (N, 1, 1, 1)."""
 
     def __init__(self, channels: int, widths: tuple[int, int, int]) -> None:
         super().__init__()
@@ -332,16 +176,18 @@ class ContentProcessor(nn.Module):
 
 
 class Means(nn.Module):
+    """The means of the channels, (N, C, 1, 1)."""
+
     def forward(self, x: Tensor) -> Tensor:
         return means(x)
 
 
 class ImageTail(Trunk):
-    """``output = base(x) + detail(x)``, the detail weighed by content."""
+    """``output = base(x) + detail(x)``, the detail optionally weighted by content."""
 
     def __init__(self, hp: Hyperparameters) -> None:
         super().__init__(hp)
-        self.magic_upsampler = FormerBaseUpsampler(hp.in_channels, hp.scale, hp.upsampler_alpha)
+        self.magic_upsampler = PreV9BaseUpsampler(hp.in_channels, hp.scale, hp.upsampler_alpha)
         self.upsampler_net = Shuffle(hp.features, hp.scale)
         self.has_content = hp.content is not None
         if hp.content is not None:
@@ -359,3 +205,4 @@ TAILS = {
     "shuffle": ShuffleTail, "nearest": NearestTail, "magic": MagicTail, "head": HeadTail,
     "image": ImageTail,
 }  # fmt: skip
+"""Networks by ``Traits.tail``."""

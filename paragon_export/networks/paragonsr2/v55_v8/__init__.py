@@ -1,4 +1,4 @@
-"""The generations v55, v6, v7 and v8, the way to the release."""
+"""The generations v55, v6, v7 and v8, with the variants realtime, stream, photo and pro."""
 
 from __future__ import annotations
 
@@ -7,23 +7,29 @@ from typing import TYPE_CHECKING
 
 from paragon_export.checkpoints.load import Checkpoint
 from paragon_export.networks.options import Resolver, blend_factor, window_side
-from paragon_export.networks.paragonsr2.describing import (
-    assume,
-    check_option_file,
-    check_tensors,
-    load_strictly,
-    no_effect,
-)
 from paragon_export.networks.paragonsr2.generations import Generation
-from paragon_export.networks.paragonsr2.layout import check_scale, shapes_in
+from paragon_export.networks.paragonsr2.option_checks import (
+    check_option_file,
+    check_scale,
+    notes_on_defaults,
+    notes_on_unused_flags,
+)
 from paragon_export.networks.paragonsr2.v55_v8.layout import (
     ALPHAS,
     BLOCK,
     HEADS,
     TRAITS,
-    WINDOW,
+    WINDOW_SIZE,
+    Hyperparameters,
     infer,
     variant_of,
+)
+from paragon_export.networks.state_dict import (
+    Shapes,
+    check_tensors,
+    load_strictly,
+    shapes_built_by,
+    shapes_of,
 )
 from paragon_export.specs.network import NetworkSpec, ResolvedOption
 from paragon_export.specs.plans import NetworkOptions
@@ -32,58 +38,74 @@ if TYPE_CHECKING:
     from torch import nn
 
 IGNORED = ("source_kernel", "relative_position_index")
-"""Buffers that are made anew or never read, by the last part of their name."""
+"""Buffers that are computed or not used, by the last component of their name."""
 
 
 def describe(checkpoint: Checkpoint, found: Generation, options: NetworkOptions) -> NetworkSpec:
-    """Work out the variant; see :class:`families.Architecture`."""
-    shapes = shapes_in(checkpoint, IGNORED)
+    """Return the network of a checkpoint; see :class:`networks.registry.Architecture`."""
+    shapes = shapes_of(checkpoint, IGNORED)
     resolver = Resolver(options, checkpoint.metadata)
-    name = variant_of(shapes)
-    alpha = resolver.settle("upsampler_alpha", ALPHAS[name], blend_factor)
-    notes: list[str] = []
-    if found.name == "v55" and alpha.source in ("config", "metadata"):
-        # Its code took the default whatever it was asked for.
-        notes.append(
-            f"the {alpha.source} says upsampler_alpha {alpha.value}; v55 was trained with its "
-            f"default {ALPHAS[name]} whatever it said (--upsampler-alpha overrides)"
-        )
-        alpha = ResolvedOption(ALPHAS[name], "default")
-    window = resolver.settle("window_size", WINDOW, window_side)
+    variant = variant_of(shapes)
+    alpha, notes = _resolve_alpha(resolver, found.name, ALPHAS[variant])
+    window = resolver.resolve("window_size", WINDOW_SIZE, window_side)
     traits = TRAITS[found.name]
     hp = infer(shapes, traits, window=window.value, upsampler_alpha=alpha.value)
-    settings = {"upsampler_alpha": alpha}
-    if hp.attention:
-        told = BLOCK + "attn.relative_position_bias_table" in shapes
-        settings["window_size"] = ResolvedOption(hp.window, "tensors") if told else window
-        settings["heads"] = ResolvedOption(HEADS, "default")
-    settings["use_content_aware"] = ResolvedOption(hp.content > 0, "tensors")
-    settings["attention_mode"] = ResolvedOption("windows" if hp.attention else "none", "tensors")
-    notes += assume(settings, f"{found.name} {name}", ("upsampler_alpha", "window_size"))
-    notes += no_effect(options, f"{found.name} {name}", settings)
-    build_empty = partial(_network, hp)
-    parameters = check_tensors(checkpoint, shapes, build_empty, IGNORED)
+    resolved = {"upsampler_alpha": alpha, **_structure_options(shapes, hp, window)}
+    network = f"{found.name} {variant}"
+    notes += notes_on_defaults(resolved, network, ("upsampler_alpha", "window_size"))
+    notes += notes_on_unused_flags(options, network, resolved)
+    expected, parameters = shapes_built_by(partial(_network, hp), IGNORED)
+    check_tensors(checkpoint, shapes, expected)
     check_option_file(resolver.options, hp.scale)
     check_scale(options, hp.scale)
     return NetworkSpec(
         architecture="ParagonSR2",
         generation=found.name,
-        variant=name,
+        variant=variant,
         scale=hp.scale,
         in_channels=hp.in_channels,
         out_channels=hp.in_channels,
         parameters=parameters,
         window=hp.window,
-        options=settings,
-        structure={"hyperparameters": hp, "line": found.line},
+        options=resolved,
+        structure={"hyperparameters": hp, "folder": found.folder},
         notes=tuple(notes),
     )
 
 
-def _network(hp: object) -> nn.Module:
-    from paragon_export.networks.paragonsr2.v55_v8.network import Preview
+def _resolve_alpha(
+    resolver: Resolver, generation: str, default: float
+) -> tuple[ResolvedOption, list[str]]:
+    """Return ``upsampler_alpha``, and notes for the user."""
+    alpha = resolver.resolve("upsampler_alpha", default, blend_factor)
+    if generation != "v55" or alpha.source not in ("config", "metadata"):
+        return alpha, []
+    # The published code of v55 ignores the option and always uses the default.
+    note = (
+        f"the {alpha.source} says upsampler_alpha {alpha.value}, but v55 ignores it in training and "
+        f"uses its default {default}, which is used here too (--upsampler-alpha overrides it)"
+    )
+    return ResolvedOption(default, "default"), [note]
 
-    return Preview(hp)  # type: ignore[arg-type]
+
+def _structure_options(
+    shapes: Shapes, hp: Hyperparameters, window: ResolvedOption
+) -> dict[str, ResolvedOption]:
+    """Return the options that follow from the tensors, with the window size."""
+    resolved: dict[str, ResolvedOption] = {}
+    if hp.attention:
+        has_table = BLOCK + "attn.relative_position_bias_table" in shapes
+        resolved["window_size"] = ResolvedOption(hp.window, "tensors") if has_table else window
+        resolved["heads"] = ResolvedOption(HEADS, "default")
+    resolved["use_content_aware"] = ResolvedOption(hp.content > 0, "tensors")
+    resolved["attention_mode"] = ResolvedOption("windows" if hp.attention else "none", "tensors")
+    return resolved
+
+
+def _network(hp: Hyperparameters) -> nn.Module:
+    from paragon_export.networks.paragonsr2.v55_v8.network import ParagonSR2V55
+
+    return ParagonSR2V55(hp)
 
 
 def build(spec: NetworkSpec, checkpoint: Checkpoint, *, video: bool) -> nn.Module:

@@ -1,9 +1,11 @@
-"""The networks v55, v6, v7 and v8: the first realtime, stream, photo and pro.
+"""The networks ParagonSR2 v55, v6, v7 and v8.
 
-``output = base(x) + gain * detail(x)`` with skips around groups and body, and a map that gates
-the detail by content. What differs between them is in the table ``TRAITS``.
+``output = base(x) + gain * detail(x)``, with residual connections around groups and body, and an
+optional content map by which the detail is multiplied. The table ``TRAITS`` lists the differences
+between generations.
 
-Shapes are (N, C, H, W), floating point of any width, RGB in [0, 1], outputs not clamped.
+Shapes are (N, C, H, W) and dtypes any floating point type. Images are RGB in [0, 1]; the output is
+not clamped.
 """
 
 from __future__ import annotations
@@ -14,12 +16,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from paragon_export.networks.layers import FormerBaseUpsampler, LayerScale
+from paragon_export.networks.layers import LayerScale, PreV9BaseUpsampler
 from paragon_export.networks.ops import padding_penalty, sized_like
 from paragon_export.networks.paragonsr2.blocks import (
     SLOPE,
-    FormerRMSNorm,
     InceptionContext,
+    PreV9RMSNorm,
     Shuffle,
     convolution,
     depthwise,
@@ -29,7 +31,9 @@ from paragon_export.networks.paragonsr2.blocks import (
 from paragon_export.networks.paragonsr2.v55_v8.layout import HEADS, Hyperparameters
 
 
-class NanoBlock(nn.Module):
+class RealtimeBlock(nn.Module):
+    """Three convolutions with a residual connection."""
+
     def __init__(self, hp: Hyperparameters, index: int) -> None:
         super().__init__()
         c, hidden = hp.features, hp.hidden
@@ -40,7 +44,9 @@ class NanoBlock(nn.Module):
         return x + self.net(x)
 
 
-class GateBlock(nn.Module):
+class StreamBlock(nn.Module):
+    """A product of two projections of the context, with a residual connection."""
+
     def __init__(self, hp: Hyperparameters, index: int) -> None:
         super().__init__()
         c = hp.features
@@ -54,12 +60,14 @@ class GateBlock(nn.Module):
         return x + self.proj_out(a * b)
 
 
-class ParagonBlock(nn.Module):
+class PhotoBlock(nn.Module):
+    """Inception context, then convolutions with window attention and a channel gate."""
+
     def __init__(self, hp: Hyperparameters, index: int) -> None:
         super().__init__()
         c, hidden = hp.features, hp.hidden
         self.context, self.ls1 = InceptionContext(c, hp.part, hp.band), LayerScale(c)
-        self.norm = FormerRMSNorm(c)
+        self.norm = PreV9RMSNorm(c)
         self.project_in = convolution(c, hidden, 1)
         self.dw_mixer = nn.Sequential(
             depthwise(hidden, 3), nn.GELU(), convolution(hidden, hidden, 1)
@@ -75,12 +83,12 @@ class ParagonBlock(nn.Module):
 
 
 class WindowAttention(nn.Module):
-    """Attention inside windows of a map that is padded with zeros and rolled in odd blocks.
+    """Attention within windows of a map that is zero-padded and, in odd blocks, rolled.
 
-    Before v7 a picture that fits into one window is attended as a whole, without padding: its
-    padded places are kept out by a penalty, and rolling a single window changes nothing. From v7
-    on keys and values come from a depthwise convolution, and a learned bias for every offset of
-    two places joins the scores; small pictures are padded like all others.
+    In v55 and v6, a map that fits in one window is attended as a whole: a penalty on the scores
+    excludes padding, and rolling a single window does not change the result. From v7 on, keys and
+    values are computed from a depthwise convolution of the map, a learned bias for each offset
+    between two pixels is added to the scores, and padding is attended for maps of any size.
     """
 
     def __init__(self, hp: Hyperparameters, index: int) -> None:
@@ -93,17 +101,17 @@ class WindowAttention(nn.Module):
             self.rattention_context = depthwise(hp.hidden, 3)
             offsets, tokens = (2 * hp.window - 1) ** 2, hp.window**2
             self.relative_position_bias_table = nn.Parameter(torch.zeros(offsets, HEADS))
-            index_shape = torch.zeros((tokens, tokens), dtype=torch.int64)
-            self.register_buffer("relative_position_index", index_shape)
+            offset_index = torch.zeros((tokens, tokens), dtype=torch.int64)
+            self.register_buffer("relative_position_index", offset_index)
 
     def bake(self) -> None:
-        """Split ``qkv`` in two where q and the others see different maps; number the offsets."""
+        """From v7 on, split ``qkv``, whose parts have different inputs, and compute the offsets."""
         if not self.has_bias:
             return
-        h, whole = self.hidden, self.qkv
+        h, qkv = self.hidden, self.qkv
         self.q, self.kv = convolution(h, h, 1), convolution(h, 2 * h, 1)
         with torch.no_grad():
-            for name, tensor in whole.state_dict().items():
+            for name, tensor in qkv.state_dict().items():
                 self.q.state_dict()[name].copy_(tensor[:h])
                 self.kv.state_dict()[name].copy_(tensor[h:])
         del self.qkv
@@ -129,12 +137,13 @@ class WindowAttention(nn.Module):
         return sized_like(y[:, :, :h, :w], x)
 
     def _project(self, x: Tensor) -> Tensor:
+        """Return queries, keys and values, (N, 3 * hidden, H, W)."""
         if not self.has_bias:
             return self.qkv(x)
         return torch.cat((self.q(x), self.kv(self.rattention_context(x))), dim=1)
 
     def _bias(self, x: Tensor, rows: int, columns: int) -> Tensor:
-        """Return what is added to scores, broadcasting to (N, windows, heads, tokens, tokens)."""
+        """Return what is added to the scores (N, windows, heads, tokens, tokens)."""
         size = self.window
         if self.has_bias:
             flat = self.relative_position_index.reshape(-1)
@@ -149,18 +158,23 @@ class WindowAttention(nn.Module):
 
 @cache
 def _offsets(window: int) -> Tensor:
-    """Number the offsets between any two places of a window, row differences first."""
+    """Return the index of the offset between each two pixels of a window, (tokens, tokens).
+
+    The index is ``(row difference + w - 1) * (2 w - 1) + column difference + w - 1`` with the side
+    w of the window, as int64.
+    """
     place = torch.arange(window**2)
     row, column = place // window, place % window
     down = row[:, None] - row[None, :] + window - 1
     return down * (2 * window - 1) + column[:, None] - column[None, :] + window - 1
 
 
-BLOCKS = {"realtime": NanoBlock, "stream": GateBlock, "photo": ParagonBlock, "pro": ParagonBlock}
+BLOCKS = {"realtime": RealtimeBlock, "stream": StreamBlock, "photo": PhotoBlock, "pro": PhotoBlock}
+"""Classes by variant."""
 
 
 class MultiScaleFusion(nn.Module):
-    """Three reaches side by side, gated by what they show together, and projected."""
+    """Multiply a map by a gate that is computed from 1x1, 3x3 and 5x5 convolutions of it."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -172,11 +186,13 @@ class MultiScaleFusion(nn.Module):
         self.proj = convolution(c, c, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        reaches = torch.cat((self.p1(x), self.p3(x), self.p5(x)), dim=1)
-        return self.proj(x * self.attn(reaches))
+        scales = torch.cat((self.p1(x), self.p3(x), self.p5(x)), dim=1)
+        return self.proj(x * self.attn(scales))
 
 
 class Group(nn.Module):
+    """The blocks of one group with a residual connection."""
+
     def __init__(self, hp: Hyperparameters, group: int) -> None:
         super().__init__()
         block = BLOCKS[hp.variant]
@@ -192,7 +208,7 @@ class Group(nn.Module):
 
 
 class Content(nn.Module):
-    """A map of one channel, 0 to 2, that tells where detail is wanted."""
+    """Compute the content map (N, 1, H, W), in (0, 2), by which the detail is multiplied."""
 
     def __init__(self, channels: int, width: int) -> None:
         super().__init__()
@@ -206,7 +222,7 @@ class Content(nn.Module):
 
 
 class Stages(nn.Module):
-    """Shuffle up by two again and again, with a convolution in between."""
+    """Enlarge by several pixel shuffles of factor 2, with convolutions between them."""
 
     def __init__(self, channels: int, scale: int) -> None:
         super().__init__()
@@ -219,14 +235,14 @@ class Stages(nn.Module):
         return self.stages(x)
 
 
-class Preview(nn.Module):
-    """Upscale pictures: (N, C, H, W) to (N, C, H * scale, W * scale)."""
+class ParagonSR2V55(nn.Module):
+    """v55 to v8: upscale images (N, C, H, W) to (N, C, H * scale, W * scale)."""
 
     def __init__(self, hp: Hyperparameters) -> None:
         super().__init__()
         c, i, s = hp.features, hp.in_channels, hp.scale
         self.scale, self.gates_picture = s, hp.traits.gates_picture
-        self.base_upsampler = FormerBaseUpsampler(i, s, hp.upsampler_alpha)
+        self.base_upsampler = PreV9BaseUpsampler(i, s, hp.upsampler_alpha)
         self.conv_in = convolution(i, c)
         self.body = nn.Sequential(*(Group(hp, g) for g in range(hp.groups)))
         self.conv_fuse = convolution(c, c)

@@ -1,13 +1,13 @@
-"""The release generations v9, v10 and v11: realtime, stream, photo and pro."""
+"""The generations v9, v10 and v11, with the variants realtime, stream, photo and pro."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from paragon_export.checkpoints.load import Checkpoint, listing
-from paragon_export.errors import CheckpointError, PlanError
+from paragon_export.errors import PlanError
 from paragon_export.networks.options import (
     Resolver,
     attention_mode,
@@ -16,70 +16,92 @@ from paragon_export.networks.options import (
     yes_or_no,
 )
 from paragon_export.networks.paragonsr2.generations import Generation
-from paragon_export.networks.paragonsr2.layout import check_layout, check_scale
+from paragon_export.networks.paragonsr2.option_checks import (
+    check_option_file,
+    check_scale,
+    notes_on_defaults,
+)
 from paragon_export.networks.paragonsr2.v9_v11.layout import (
     HEADS,
     IGNORED,
     VARIANTS,
     WINDOW_SIZE,
+    Hyperparameters,
     attention_tensors,
     expected_shapes,
     has_attention,
     infer,
 )
+from paragon_export.networks.state_dict import Shapes, check_tensors
 from paragon_export.specs.network import NetworkSpec, ResolvedOption
 from paragon_export.specs.plans import NetworkOptions
-from paragon_export.system.text import brief
 
 if TYPE_CHECKING:
     from torch import nn
 
 
 def describe(checkpoint: Checkpoint, found: Generation, options: NetworkOptions) -> NetworkSpec:
-    """Work out the variant; see :class:`families.Architecture`."""
-    name = found.variant
+    """Return the network of a checkpoint; see :class:`networks.registry.Architecture`."""
+    variant = found.variant
     shapes = {n: a.shape for n, a in checkpoint.tensors.items() if n not in IGNORED}
     resolver = Resolver(options, checkpoint.metadata)
-    settings, notes = _settle(resolver, name, has_attention(shapes, name))
-    attends = has_attention(shapes, name) and not (
-        settings["export_safe"].value or settings["attention_mode"].value == "none"
+    has_attention_tensors = has_attention(shapes, variant)
+    resolved, notes = _resolve(resolver, variant, has_attention_tensors)
+    attention = has_attention_tensors and not (
+        resolved["export_safe"].value or resolved["attention_mode"].value == "none"
     )
-    dropped = () if attends else tuple(attention_tensors(shapes, name))
+    dropped = () if attention else tuple(attention_tensors(shapes, variant))
     if dropped:
-        culprit = "export_safe" if settings["export_safe"].value else "attention_mode"
+        cause = "export_safe" if resolved["export_safe"].value else "attention_mode"
         notes.append(
-            f"{culprit} drops {len(dropped)} trained attention tensors: {listing(list(dropped), 3)}"
+            f"{cause} drops {len(dropped)} trained attention tensors: {listing(list(dropped), 3)}"
         )
     kept = {n: shape for n, shape in shapes.items() if n not in set(dropped)}
-    try:
-        hyperparameters = infer(
-            kept,
-            attention=attends,
-            window_size=settings["window_size"].value if "window_size" in settings else 1,
-            upsampler_alpha=settings["upsampler_alpha"].value,
-        )
-    except CheckpointError as error:
-        raise CheckpointError(f"{checkpoint.path}: {error}") from error
-    check_layout(checkpoint, kept, expected_shapes(hyperparameters))
-    _check_options(resolver.options, name, hyperparameters.scale)
+    hyperparameters = _checked(checkpoint, kept, resolved, attention=attention)
+    check_option_file(resolver.options, hyperparameters.scale, variant)
     check_scale(options, hyperparameters.scale)
-    if attends:
-        settings["heads"] = ResolvedOption(HEADS, "default")
-    settings["detail_gain"] = ResolvedOption(_scalar(checkpoint, "detail_gain"), "tensors")
+    if attention:
+        resolved["heads"] = ResolvedOption(HEADS, "default")
+    gain = float(checkpoint.tensors["detail_gain"].item())
+    resolved["detail_gain"] = ResolvedOption(gain, "tensors")
     return NetworkSpec(
         architecture="ParagonSR2",
         generation=found.name,
-        variant=name,
+        variant=variant,
         scale=hyperparameters.scale,
         in_channels=hyperparameters.in_channels,
         out_channels=hyperparameters.in_channels,
         parameters=sum(math.prod(shape) for shape in kept.values()),
-        window=hyperparameters.window_size if attends else 1,
-        options=settings,
-        structure={"hyperparameters": hyperparameters, "line": found.line},
+        window=hyperparameters.window_size if attention else 1,
+        options=resolved,
+        structure={"hyperparameters": hyperparameters, "folder": found.folder},
         dropped=dropped,
         notes=tuple(notes),
     )
+
+
+def _checked(
+    checkpoint: Checkpoint, kept: Shapes, resolved: Mapping[str, ResolvedOption], *, attention: bool
+) -> Hyperparameters:
+    """Return the hyperparameters of a network whose tensors are complete.
+
+    Args:
+        checkpoint: The checkpoint.
+        kept: Shapes of the tensors that are not dropped.
+        resolved: Options of the network.
+        attention: Whether the network has window attention.
+
+    Raises:
+        CheckpointError: If tensors are missing, unexpected or of a wrong shape or dtype.
+    """
+    hyperparameters = infer(
+        kept,
+        attention=attention,
+        window_size=resolved["window_size"].value if "window_size" in resolved else 1,
+        upsampler_alpha=resolved["upsampler_alpha"].value,
+    )
+    check_tensors(checkpoint, kept, expected_shapes(hyperparameters))
+    return hyperparameters
 
 
 def build(spec: NetworkSpec, checkpoint: Checkpoint, *, video: bool) -> nn.Module:
@@ -95,74 +117,57 @@ def build(spec: NetworkSpec, checkpoint: Checkpoint, *, video: bool) -> nn.Modul
     return network
 
 
-def _settle(
-    resolver: Resolver, variant: str, attends: bool
+def _resolve(
+    resolver: Resolver, variant: str, has_attention_tensors: bool
 ) -> tuple[dict[str, ResolvedOption], list[str]]:
-    """Settle the switches that tensors cannot tell and say which were assumed."""
+    """Return the options that the tensors do not determine, and notes for the user."""
     defaults = VARIANTS[variant]
-    settings = {
-        "upsampler_alpha": resolver.settle(
+    resolved = {
+        "upsampler_alpha": resolver.resolve(
             "upsampler_alpha", defaults.upsampler_alpha, blend_factor
         ),
-        "export_safe": resolver.settle("export_safe", False, yes_or_no),
+        "export_safe": resolver.resolve("export_safe", False, yes_or_no),
     }
     notes: list[str] = []
-    if settings["export_safe"].source == "flag" and settings["export_safe"].value and not attends:
+    export_safe = resolved["export_safe"]
+    if export_safe.source == "flag" and export_safe.value and not has_attention_tensors:
         notes.append("export_safe has no effect: the checkpoint holds no attention")
-    mode = resolver.settle("attention_mode", "sdpa", attention_mode)
-    window = resolver.settle("window_size", WINDOW_SIZE, window_side)
+    mode = resolver.resolve("attention_mode", "sdpa", attention_mode)
+    window = resolver.resolve("window_size", WINDOW_SIZE, window_side)
     if defaults.attention:
-        settings["attention_mode"] = _settle_attention(resolver, mode, attends, notes)
-        settings["window_size"] = window
+        resolved["attention_mode"] = _resolve_attention(
+            resolver, mode, has_attention_tensors, notes
+        )
+        resolved["window_size"] = window
     else:
-        settings["attention_mode"] = ResolvedOption("none", "tensors")
-        for name, setting in (("attention_mode", mode), ("window_size", window)):
-            if setting.source == "flag":
+        resolved["attention_mode"] = ResolvedOption("none", "tensors")
+        for name, option in (("attention_mode", mode), ("window_size", window)):
+            if option.source == "flag":
                 notes.append(f"{name} has no effect: {variant} has no attention")
-    relevant = ["upsampler_alpha", *(["window_size"] if attends else [])]
-    for name in relevant:
-        if settings[name].is_assumed:
-            notes.append(
-                f"{name} = {settings[name].value} is assumed, the default of {variant}: the "
-                f"weights cannot tell; give --{name.replace('_', '-')} or --config"
-            )
-    return settings, notes
+    relevant = ["upsampler_alpha", *(["window_size"] if has_attention_tensors else [])]
+    return resolved, notes + notes_on_defaults(resolved, variant, relevant)
 
 
-def _settle_attention(
-    resolver: Resolver, mode: ResolvedOption, attends: bool, notes: list[str]
+def _resolve_attention(
+    resolver: Resolver, mode: ResolvedOption, has_attention_tensors: bool, notes: list[str]
 ) -> ResolvedOption:
-    if not attends:
+    """Return the attention mode of a variant that has attention; notes may be added.
+
+    Raises:
+        PlanError: If a flag requires attention and the checkpoint has none.
+    """
+    if not has_attention_tensors:
         if mode.source == "flag" and mode.value != "none":
             raise PlanError(
                 f"--attention-mode {mode.value}, but the checkpoint holds no attention tensors; "
                 "leave the flag out"
             )
         return ResolvedOption("none", "tensors")
-    if mode.source in ("config", "metadata") and resolver.given("attention_mode") == "none":
-        # The trainer takes this string for an attention mode like any other and trains attention.
+    if mode.source in ("config", "metadata") and resolver.unchecked("attention_mode") == "none":
+        # The trainer trains attention with the text "none"; only null means no attention.
         notes.append(
             f"the {mode.source} says attention_mode: none, but the checkpoint holds trained "
             "attention; it is kept (--attention-mode none drops it)"
         )
         return ResolvedOption("sdpa", "tensors")
     return mode
-
-
-def _check_options(options: Mapping[str, Any], variant: str, scale: int) -> None:
-    """Refuse an option file that was written for another network."""
-    told = options.get("type", "paragonsr2")
-    if not isinstance(told, str) or told.lower() not in ("paragonsr2", f"paragonsr2_{variant}"):
-        raise PlanError(
-            f"the option file is for {brief(told)}, the checkpoint is paragonsr2_{variant}; "
-            "give the option file it was trained with"
-        )
-    if "scale" in options and options["scale"] != scale:
-        raise PlanError(
-            f"the option file says scale {brief(options['scale'])}, the checkpoint's tensors say {scale}; "
-            "give the option file it was trained with"
-        )
-
-
-def _scalar(checkpoint: Checkpoint, name: str) -> float:
-    return float(checkpoint.tensors[name].item())

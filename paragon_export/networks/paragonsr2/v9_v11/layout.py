@@ -1,6 +1,6 @@
-"""What tensors a ParagonSR2 network of v9, v10 or v11 has, and what they say about it.
+"""Hyperparameters of ParagonSR2 v9, v10 and v11, and the tensors that such a network has.
 
-Pure: reads names and shapes, builds nothing.
+Imports no PyTorch.
 """
 
 from __future__ import annotations
@@ -10,57 +10,63 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from paragon_export.errors import CheckpointError
-from paragon_export.networks.paragonsr2.layout import Shapes, counted, dims, square_root
+from paragon_export.networks.state_dict import Shapes, count_blocks, shape_of, shuffle_scale
 
 IGNORED = ("base.sharp.kernel", "base.blur.kernel")
-"""Buffers that published files carry and no forward pass reads."""
+"""Buffers in published files that the network does not use."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Hyperparameters:
-    """Everything needed to build one network."""
+    """All that is needed to build one network."""
 
     variant: str
+    """A key of ``VARIANTS``."""
     scale: int
     in_channels: int
     features: int
     """Channels of the trunk."""
     groups: int
     blocks: int
-    """Per group."""
+    """Blocks of each group."""
     attention: bool
+    """Whether blocks have window attention."""
     layer_scale: bool
-    """Whether realtime and stream blocks carry LayerScale (v11) or not (v9, v10)."""
+    """Whether the blocks of realtime and stream have a LayerScale (v11) or not (v9, v10)."""
     window_size: int
-    """Pixels per side; read by photo and pro with attention only."""
+    """Side of the attention windows in pixels; used by photo and pro with attention only."""
     upsampler_alpha: float
-    """How far the base blends towards its 7-tap filter; 0 leaves it out."""
+    """Weight of the sharpening filter of the base upsampler; 0 omits it."""
     tokens: int = 0
-    """Entries of pro's token dictionary; 0 elsewhere, as are the two below."""
+    """Tokens of the dictionary of pro; 0 for other variants."""
     token_width: int = 0
+    """Channels of queries and keys of pro's token attention; 0 for other variants."""
     squeeze: int = 0
+    """Hidden width of pro's channel attention; 0 for other variants."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class VariantDefaults:
-    """What the factory of a variant assumes where weights cannot tell."""
+    """Properties of a variant, and its default options."""
 
     marker: str
-    """A tensor of block 0 that only this variant has; realtime is what remains."""
+    """A tensor of the first block by which the variant is detected; empty for realtime, which has
+    no such tensor."""
     upsampler_alpha: float
     attention: str
-    """Submodule that holds the window attention; empty where the variant has none."""
+    """Name of the submodule with the window attention; empty for a variant without attention."""
     attention_parts: tuple[str, ...] = ()
-    """Submodules that are absent without attention."""
+    """Names of the submodules that exist with attention only."""
 
 
 WINDOW_SIZE = 16
+"""Default side of the attention windows in pixels."""
 
 MAX_TOKENS = 4096
-"""Every pixel attends to all of them."""
+"""Tokens of a dictionary. Each pixel attends to all tokens."""
 
 HEADS = 4
-"""Heads of every window attention; fixed in every published generation."""
+"""Heads of the window attention. All published generations have this number."""
 
 VARIANTS = {
     "pro": VariantDefaults(
@@ -78,25 +84,28 @@ VARIANTS = {
     ),
     "realtime": VariantDefaults(marker="", upsampler_alpha=0.3, attention=""),
 }
-"""In order of detection."""
+"""Properties by name of the variant, in order of detection."""
 
 FIRST_BLOCK = "body.0.blocks.0."
+"""Prefix of the tensors of the first block."""
 
 BLOCK_NAME = re.compile(r"body\.(?P<group>\d+)\.blocks\.(?P<block>\d+)\.(?P<part>\w+)\.")
+"""Names of the tensors of blocks, as for ``count_blocks``; ``part`` is the submodule."""
 
 
 def variant_of(shapes: Shapes) -> str:
-    """Name the variant from the tensors of the first block."""
+    """Return the name of the variant, determined from the tensors of the first block."""
     return next(n for n, v in VARIANTS.items() if not v.marker or FIRST_BLOCK + v.marker in shapes)
 
 
 def has_attention(shapes: Shapes, variant: str) -> bool:
+    """Return whether the state dict has tensors of a window attention."""
     module = VARIANTS[variant].attention
     return bool(module) and f"{FIRST_BLOCK}{module}.qkv.weight" in shapes
 
 
 def attention_tensors(shapes: Shapes, variant: str) -> list[str]:
-    """Names of the tensors that exist only with attention."""
+    """Return the names of the tensors that exist only with attention, sorted."""
     parts = VARIANTS[variant].attention_parts
     found = ((name, BLOCK_NAME.match(name)) for name in sorted(shapes))
     return [name for name, match in found if match and match["part"] in parts]
@@ -105,22 +114,24 @@ def attention_tensors(shapes: Shapes, variant: str) -> list[str]:
 def infer(
     shapes: Shapes, *, attention: bool, window_size: int, upsampler_alpha: float
 ) -> Hyperparameters:
-    """Read the hyperparameters off the tensors.
+    """Determine the hyperparameters from the shapes of the tensors, and from options.
 
     Raises:
-        CheckpointError: If a tensor that tells one is missing or has an impossible shape.
+        CheckpointError: If a tensor is missing or has an invalid shape.
     """
     variant = variant_of(shapes)
-    features, in_channels = dims(shapes, "conv_in.weight", 4)[:2]
-    groups, blocks = counted(shapes, BLOCK_NAME)
-    scale = square_root(shapes, "up.0.weight", features)
+    features, in_channels = shape_of(shapes, "conv_in.weight", 4)[:2]
+    groups, blocks = count_blocks(shapes, BLOCK_NAME)
+    scale = shuffle_scale(shapes, "up.0.weight", features)
     if attention and features % HEADS:
-        raise CheckpointError(f"{features} features cannot be shared by {HEADS} attention heads")
+        raise CheckpointError(f"{features} features cannot be divided by {HEADS} attention heads")
     block = FIRST_BLOCK
     pro = variant == "pro"
-    tokens = dims(shapes, f"{block}token_ca.token_dict", 3)[1] if pro else 0
+    tokens = shape_of(shapes, f"{block}token_ca.token_dict", 3)[1] if pro else 0
     if tokens > MAX_TOKENS:
-        raise CheckpointError(f"a dictionary of {tokens} tokens; served are {MAX_TOKENS} at most")
+        raise CheckpointError(
+            f"a dictionary of {tokens} tokens; at most {MAX_TOKENS} are supported"
+        )
     return Hyperparameters(
         variant=variant,
         scale=scale,
@@ -133,13 +144,13 @@ def infer(
         window_size=window_size,
         upsampler_alpha=upsampler_alpha,
         tokens=tokens,
-        token_width=dims(shapes, f"{block}token_ca.q_proj.weight", 2)[0] if pro else 0,
-        squeeze=dims(shapes, f"{block}channel_attn.fc.0.weight", 2)[0] if pro else 0,
+        token_width=shape_of(shapes, f"{block}token_ca.q_proj.weight", 2)[0] if pro else 0,
+        squeeze=shape_of(shapes, f"{block}channel_attn.fc.0.weight", 2)[0] if pro else 0,
     )
 
 
 def expected_shapes(hp: Hyperparameters) -> dict[str, tuple[int, ...]]:
-    """Name and shape of every tensor of the network, the ignored buffers left out."""
+    """Return the shapes of all tensors of the network by name, without the ``IGNORED`` buffers."""
     c, i = hp.features, hp.in_channels
     shapes = dict(_filters("base.sharp", i, 7)) | dict(_filters("base.blur", i, 5))
     shapes |= _conv("conv_in", c, i, 3) | _conv("conv_mid", c, c, 3)

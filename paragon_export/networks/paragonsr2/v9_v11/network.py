@@ -1,12 +1,13 @@
-"""The ParagonSR2 network of the release generations v9, v10 and v11.
+"""The network ParagonSR2 of the generations v9, v10 and v11.
 
-``output = base(x) + detail_gain * detail(x)``: a fixed linear upsampler plus a learned
-residual computed at low resolution and shuffled up. Attribute names are the checkpoint's
-key names, so that a state dict loads strictly and without translation.
+``output = base(x) + detail_gain * detail(x)``: a fixed linear upsampler, and a learned residual that
+is computed at low resolution and enlarged by a pixel shuffle. Attribute names are the names of
+tensors in checkpoints.
 
-Shapes are (N, C, H, W), floating point of any width, RGB in [0, 1], outputs not clamped.
-Borders are part of the function: every convolution zero-pads, the window attention rolls
-without a mask and attends to the zeros it padded, and the base darkens the outermost rows.
+Shapes are (N, C, H, W) and dtypes any floating point type. Images are RGB in [0, 1]; the output is
+not clamped. Near borders the result depends on three properties of the trained network: all
+convolutions are zero-padded, which makes the outermost rows of the base darker; the window
+attention rolls the map without a mask; and it attends to the padded zeros.
 """
 
 from __future__ import annotations
@@ -26,12 +27,12 @@ from paragon_export.networks.layers import (
 )
 from paragon_export.networks.paragonsr2.v9_v11.layout import HEADS, Hyperparameters
 
-HALF_MAX = 65504.0
-"""Largest finite float16; the stream block clamps its product to it."""
+MAX_FLOAT16 = 65504.0
+"""Largest finite float16 value. The stream block clamps its product to it."""
 
 
 class ConvBlock(nn.Module):
-    """``conv2(gelu(dw(conv1(x))))``, the convolutional part that all variants but stream share."""
+    """``conv2(gelu(dw(conv1(x))))``, the convolutions of all variants except stream."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -40,10 +41,13 @@ class ConvBlock(nn.Module):
         self.conv2 = nn.Conv2d(2 * channels, channels, 1)
 
     def mix(self, x: Tensor) -> Tensor:
+        """Return the result of the convolutions, (N, C, H, W)."""
         return self.conv2(F.gelu(self.dw(self.conv1(x))))
 
 
 class RealtimeBlock(ConvBlock):
+    """Convolutions with a residual connection."""
+
     def __init__(self, hp: Hyperparameters, index: int) -> None:
         super().__init__(hp.features)
         self.scale = LayerScale(hp.features) if hp.layer_scale else nn.Identity()
@@ -53,7 +57,10 @@ class RealtimeBlock(ConvBlock):
 
 
 class StreamBlock(nn.Module):
-    """Two depthwise contexts (dilation 1 and 3), fused, gated, projected back."""
+    """Depthwise convolutions of dilation 1 and 3, fused; then a product of two projections.
+
+    The product is a float32 island.
+    """
 
     def __init__(self, hp: Hyperparameters, index: int) -> None:
         super().__init__()
@@ -69,38 +76,38 @@ class StreamBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         context = self.fuse(torch.cat((self.dw1(x), self.dw3(x)), dim=1))
         a, b = self.gate(self.proj(context)).chunk(2, dim=1)
-        product = (widen(a) * widen(b)).clamp(-HALF_MAX, HALF_MAX)
+        product = (widen(a) * widen(b)).clamp(-MAX_FLOAT16, MAX_FLOAT16)
         return x + self.scale(self.out(narrow(product, x)))
 
 
 class PhotoBlock(ConvBlock):
-    """Convolution and window attention, each normalised, under one shared LayerScale."""
+    """Convolutions and window attention, each after a norm, with one shared LayerScale."""
 
     def __init__(self, hp: Hyperparameters, index: int) -> None:
         super().__init__(hp.features)
         self.norm = RMSNorm(hp.features)
         self.scale = LayerScale(hp.features)
-        self.attends = hp.attention
+        self.has_attention = hp.attention
         if hp.attention:
             self.attn_norm = RMSNorm(hp.features)
             self.attn = WindowAttention(hp.features, hp.window_size, shift_of(hp, index), HEADS)
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.scale(self.mix(self.norm(x)))
-        if self.attends:
+        if self.has_attention:
             x = x + self.scale(self.attn(self.attn_norm(x)))
         return x
 
 
 class ProBlock(ConvBlock):
-    """Convolution, channel attention, window attention and token attention in turn."""
+    """Convolutions, channel attention, window attention and token attention in sequence."""
 
     def __init__(self, hp: Hyperparameters, index: int) -> None:
         super().__init__(hp.features)
         c = hp.features
         self.norm1, self.scale1 = RMSNorm(c), LayerScale(c)
         self.channel_attn, self.scale2 = ChannelAttention(c, hp.squeeze), LayerScale(c)
-        self.attends = hp.attention
+        self.has_attention = hp.attention
         if hp.attention:
             self.norm3, self.scale3 = RMSNorm(c), LayerScale(c)
             self.window_attn = WindowAttention(c, hp.window_size, shift_of(hp, index), HEADS)
@@ -110,20 +117,28 @@ class ProBlock(ConvBlock):
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.scale1(self.mix(self.norm1(x)))
         x = x + self.scale2(self.channel_attn(x))
-        if self.attends:
+        if self.has_attention:
             x = x + self.scale3(self.window_attn(self.norm3(x)))
         return x + self.scale4(self.token_ca(self.norm4(x)))
 
 
 def shift_of(hp: Hyperparameters, index: int) -> int:
-    """Roll of the windows in block ``index``, counted over all groups, in pixels."""
+    """Return by how many pixels the windows of a block are rolled.
+
+    Args:
+        hp: Hyperparameters of the network.
+        index: Index of the block, counted over all groups.
+    """
     return hp.window_size // 2 if index % 2 else 0
 
 
 BLOCKS = {"realtime": RealtimeBlock, "stream": StreamBlock, "photo": PhotoBlock, "pro": ProBlock}
+"""Classes by variant."""
 
 
 class Group(nn.Module):
+    """The blocks of one group, in sequence."""
+
     def __init__(self, hp: Hyperparameters, group: int) -> None:
         super().__init__()
         block = BLOCKS[hp.variant]
@@ -134,7 +149,7 @@ class Group(nn.Module):
 
 
 class ParagonSR2(nn.Module):
-    """Upscale pictures: (N, C, H, W) to (N, C, H * scale, W * scale)."""
+    """Upscale images (N, C, H, W) to (N, C, H * scale, W * scale)."""
 
     def __init__(self, hp: Hyperparameters) -> None:
         super().__init__()
@@ -151,28 +166,34 @@ class ParagonSR2(nn.Module):
         return self.upscale(x, self.conv_in(x))
 
     def upscale(self, x: Tensor, features: Tensor) -> Tensor:
+        """Return the upscaled image.
+
+        Args:
+            x: Image (N, C, H, W).
+            features: Input of the trunk (N, features, H, W).
+        """
         detail = self.conv_out(self.up(self.conv_mid(self.body(features))))
         return self.base(x) + self.detail_gain * detail
 
 
 class VideoParagonSR2(ParagonSR2):
-    """The same network for frames of a video, blended with the features of the frame before.
+    """Upscale a frame of a video, with features blended with those of the previous frame.
 
-    ``features = (1 - alpha) * conv_in(x) + alpha * prev_feat``. At ``alpha`` 0 the network starts
-    afresh: ``prev_feat`` is not looked at, and may be NaN or infinite.
+    ``features = (1 - alpha) * conv_in(x) + alpha * prev_feat``. If ``alpha`` is 0, ``prev_feat`` is
+    not used, and may be NaN or infinite.
     """
 
     def forward(  # type: ignore[override]
         self, x: Tensor, prev_feat: Tensor, alpha: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Return the picture and the blended features (N, features, H, W) for the next frame.
+        """Return the upscaled frame and the blended features (N, features, H, W).
 
         Args:
-            x: (N, C, H, W), in [0, 1].
-            prev_feat: Features of the frame before, (N, features, H, W).
-            alpha: A scalar in [0, 1]: how much of them enters.
+            x: Frame (N, C, H, W), in [0, 1].
+            prev_feat: Blended features of the previous frame, (N, features, H, W).
+            alpha: Scalar in [0, 1], the weight of ``prev_feat``.
         """
-        # Selected, because 0 times NaN or infinity is NaN.
-        before = torch.where(alpha == 0, 0.0, prev_feat)
-        features = (1 - alpha) * self.conv_in(x) + alpha * before
+        # With where instead of a product, because 0 times NaN or infinity is NaN.
+        previous = torch.where(alpha == 0, 0.0, prev_feat)
+        features = (1 - alpha) * self.conv_in(x) + alpha * previous
         return self.upscale(x, features), features
