@@ -29,6 +29,7 @@ from paragon_export.networks.describe import read_network
 from paragon_export.parity.metrics import difference
 from paragon_export.parity.reference import build_reference
 from paragon_export.pipeline.quantize_images import Pair, photographs, quantize_images
+from paragon_export.precision.int8 import quantize_model
 from paragon_export.runtimes.ort_runner import OnnxRunner
 from paragon_export.specs.plans import ExportPlan, NetworkOptions
 from paragon_export.specs.types import Size
