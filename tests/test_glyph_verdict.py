@@ -256,7 +256,7 @@ def test_probes_are_those_wanted() -> None:
 BAD = {
     "negative": (np.full((1, 16, 16), -1), "IDs from -1 to -1; expected IDs from 0 to 39"),
     "too large": (np.full((1, 16, 16), 40), "to 40; expected IDs from 0 to 39"),
-    "float": (np.zeros((1, 16, 16)), "holds float64; expected whole numbers"),
+    "float": (np.zeros((1, 16, 16)), "holds float64; expected integers"),
     "bool": (np.zeros((1, 16, 16), bool), "holds bool"),
     "unbatched": (np.zeros((16, 16), np.int64), "expected batch x 16 x 16"),
     "another grid": (np.zeros((1, 8, 8), np.int64), "expected batch x 16 x 16"),
