@@ -301,7 +301,7 @@ def test_an_engine_builds_from_islands(loud: Path, tmp_path: Path) -> None:
     result = build(plan)
     assert result.passed
     assert plan.output.stat().st_size > 1000
-    assert result.manifest["onnx_metadata"]["islands"]
+    assert result.manifest.onnx_metadata.islands
     assert any("computed in float32 instead" in note for note in result.notes)
 
 
@@ -319,7 +319,7 @@ def test_an_onnx_file_is_mended_on_its_way_to_an_engine(loud: Path, tmp_path: Pa
     )
     result = build(plan)
     assert result.passed
-    assert result.manifest["onnx_metadata"]["islands"]
+    assert result.manifest.onnx_metadata.islands
     assert any("computed in float32 instead" in note for note in result.notes)
 
 

@@ -97,11 +97,7 @@ def build_engine(
         MissingDependencyError: If the backend is not installed.
         PlanError: If full TensorRT finds no GPU.
     """
-    if backend is Backend.TENSORRT and cuda_gpu() is None:
-        raise PlanError(
-            "--backend tensorrt times kernels on a GPU and found none; "
-            "use --backend rtx, which compiles ahead of time"
-        )
+    _check_gpu(backend)
     trt = polygraphy_trt(backend.value)
     from polygraphy.exception import PolygraphyException
 
@@ -121,6 +117,14 @@ def build_engine(
         warnings=tuple(log.warnings),
         memory_doubt=doubt,
     )
+
+
+def _check_gpu(backend: Backend) -> None:
+    if backend is Backend.TENSORRT and cuda_gpu() is None:
+        raise PlanError(
+            "--backend tensorrt times kernels on a GPU and found none; "
+            "use --backend rtx, which compiles ahead of time"
+        )
 
 
 def _memory_doubt(model: ir.Model, profile: AnyProfile) -> str:

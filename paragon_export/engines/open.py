@@ -16,9 +16,9 @@ from paragon_export.system.environment import cuda_gpu
 
 def classifier_ports(manifest: Manifest | None) -> tuple[Port, ...]:
     """Return the inputs of an engine of a glyph classifier, with their span; else nothing."""
-    if manifest is None or manifest.model.classes is None:
+    if manifest is None or manifest.onnx_metadata.classes is None:
         return ()
-    vocabulary = manifest.model.vocabulary
+    vocabulary = manifest.onnx_metadata.vocabulary
     if vocabulary is None:
         return (Port("input", ("batch", 1, CELL, CELL), span=(0, 1)),)
     return (Port("input", ("batch", GRID, GRID), "int64", span=(0, vocabulary - 1)),)
@@ -51,7 +51,6 @@ def open_engine(engine: Path | EngineFile) -> tuple[EngineRunner, Precision, Any
             "build it again with trt"
         )
     if cuda_gpu() is None:
-        onnx = manifest.document.get("onnx")
-        raise PlanError(f"{path} needs a GPU and none was found; judge {onnx}")
+        raise PlanError(f"{path} needs a GPU and none was found; judge {manifest.onnx}")
     runner = EngineRunner(file.data, path.name, backend.value, classifier_ports(manifest))
     return runner, precision, profile

@@ -1,4 +1,4 @@
-"""Manifest: the JSON beside an engine that says what it is, and whether it may be reused."""
+"""Reuse: decide whether an existing engine can be reused."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import paragon_export
-from paragon_export.engines.manifest import _profile_entry, read, read_engine
+from paragon_export.engines.manifest import Verdict, profile_entry, read_engine, read_manifest
 from paragon_export.errors import PlanError
 from paragon_export.graph.inspection import is_classifier, metadata_of, precision_of, static_size
 from paragon_export.graph.onnx_io import OnnxFile, is_onnx, read_onnx_file
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def read_source(plan: EnginePlan) -> OnnxFile | Described:
-    """Read what an engine is made from, once: an ONNX file, or a checkpoint and its network.
+    """Read what an engine is compiled from, once: an ONNX file, or a checkpoint and its network.
 
     Raises:
         ParagonExportError: If it cannot be read.
@@ -37,10 +37,10 @@ def read_source(plan: EnginePlan) -> OnnxFile | Described:
 
 
 def identify(plan: EnginePlan, source: OnnxFile | Described) -> dict[str, Any]:
-    """Return everything that decides an engine's bytes: it is reused only if all of it matches.
+    """Return the entries of a manifest that decide an engine's bytes. It is reused only if all match.
 
     Raises:
-        ParagonExportError: If the profile is impossible or the TensorRT flavour is missing.
+        ParagonExportError: If the profile is invalid, or TensorRT is not installed.
     """
     precision, video, static = plan.precision, plan.video, None
     smallest = 1
@@ -70,7 +70,7 @@ def identify(plan: EnginePlan, source: OnnxFile | Described) -> dict[str, Any]:
         "precision": precision.value,
         "video": video,
         "rewrite": rewritten,
-        "profile": _profile_entry(profile),
+        "profile": profile_entry(profile),
         "target": target_name(plan),
         "backend": plan.backend.value,
         "tensorrt": str(tensorrt(plan.backend.value).__version__),
@@ -79,14 +79,17 @@ def identify(plan: EnginePlan, source: OnnxFile | Described) -> dict[str, Any]:
 
 
 def target_name(plan: EnginePlan) -> str:
-    """Return the compute capabilities of an engine as one word."""
+    """Return the compute capabilities of an engine as text."""
     if plan.targets:
         return ",".join(plan.targets)
     return "sm80 and later" if plan.backend.value == "rtx" else "this GPU"
 
 
 def why_rebuild(engine: Path, wanted: Mapping[str, Any]) -> str:
-    """Say in words why the engine there cannot be used; empty if it can."""
+    """Return why an existing engine cannot be reused; empty if it can.
+
+    ``wanted`` is the identity of the engine that would be built.
+    """
     if not engine.is_file():
         return "no engine was there"
     try:
@@ -97,26 +100,29 @@ def why_rebuild(engine: Path, wanted: Mapping[str, Any]) -> str:
         return "the engine there has no readable manifest"
     if there.mismatch:
         return there.mismatch
-    manifest = there.manifest.document
+    document = there.manifest.to_document()
     for name, value in wanted.items():
-        if manifest.get(name) != value:
+        if document.get(name) != value:
             words = name.replace("_", " ")
-            return f"{words} changed from {_brief(manifest.get(name))} to {_brief(value)}"
-    onnx = engine.parent / str(manifest.get("onnx"))
-    with suppress(OSError, ValueError):  # it cannot be read, or its name is none
-        if onnx.is_file() and manifest.get("onnx_sha256") == sha256_of(onnx):
+            return f"{words} changed from {_brief(document.get(name))} to {_brief(value)}"
+    onnx = engine.parent / str(there.manifest.onnx)
+    with suppress(OSError, ValueError):  # it cannot be read, or its name is invalid
+        if onnx.is_file() and there.manifest.onnx_sha256 == sha256_of(onnx):
             return ""
     return f"the ONNX file it was compiled from ({onnx.name}) is gone or changed"
 
 
 def why_judge_again(plan: EnginePlan) -> str:
-    """Say in words what verdict the engine there lacks that can be given now; empty if none."""
-    parity = (read(plan.output) or {}).get("parity") or {}
-    if parity.get("passed") is None and plan.checkpoint is not None:
+    """Return which verdict an existing engine lacks that can be reached now; empty if none."""
+    parity = Verdict()
+    with suppress(PlanError):
+        manifest = read_manifest(plan.output)
+        parity = manifest.parity if manifest else parity
+    if parity.passed is None and plan.checkpoint is not None:
         return "it was never judged, and now there is a checkpoint to judge it against"
-    if parity.get("passed") is False:
+    if parity.passed is False:
         return "its manifest says that the verdict failed"
-    if not parity.get("seen_on_gpu") and cuda_gpu() is not None:
+    if not parity.seen_on_gpu and cuda_gpu() is not None:
         return "it has not run on a GPU yet, and there is one here"
     return ""
 

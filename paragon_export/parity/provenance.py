@@ -78,7 +78,7 @@ def facts_of(file: Artifact) -> ModelMetadata:
     """Return what a file says of itself; of an engine what its manifest says of its ONNX file."""
     if isinstance(file, OnnxFile):
         return metadata_of(file.model)
-    return file.manifest.model if file.manifest else ModelMetadata()
+    return file.metadata
 
 
 def another_checkpoint(file: Artifact, checkpoint: Checkpoint) -> str:

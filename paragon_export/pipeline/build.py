@@ -28,14 +28,7 @@ def build(plan: EnginePlan, prove: Prover | None = None) -> BuildResult:
         ParagonExportError: If a stage could not run; no engine is written then.
     """
     from paragon_export.engines.build import build_engine
-    from paragon_export.engines.manifest import (
-        EngineFile,
-        check_manifest,
-        manifest_bytes,
-        manifest_path,
-        read,
-        sealed,
-    )
+    from paragon_export.engines.manifest import EngineFile, manifest_path, read_manifest
     from paragon_export.engines.reuse import identify, read_source, why_judge_again, why_rebuild
     from paragon_export.graph.inspection import is_classifier, metadata_of, static_size
     from paragon_export.pipeline.engine_manifest import add_proof, describe_engine
@@ -47,14 +40,14 @@ def build(plan: EnginePlan, prove: Prover | None = None) -> BuildResult:
     identity = identify(plan, given)
     reason = why_rebuild(plan.output, identity) or why_judge_again(plan)
     if not reason:
-        manifest = read(plan.output) or {}
+        manifest = read_manifest(plan.output)
         matches = "everything in the manifest matches"
         return BuildResult(engine=plan.output, manifest=manifest, cached=True, reason=matches)
     polygraphy_trt(plan.backend.value)  # refuse now what is not installed
     source = _model_to_compile(plan, given)
     result = BuildResult(
         engine=plan.output,
-        manifest={},
+        manifest=None,
         cached=False,
         reason=reason,
         parity=source.parity,
@@ -66,14 +59,14 @@ def build(plan: EnginePlan, prove: Prover | None = None) -> BuildResult:
     batches = plan.batches() if is_classifier(model) else None
     profile = batches or plan.profile_for(static_size(model), metadata_of(model).smallest)
     built = build_engine(source.file, plan.backend, plan.targets, profile)
-    manifest = sealed(describe_engine(plan, identity, source, built), built.data)
-    engine = EngineFile(plan.output, built.data, check_manifest(manifest))
+    manifest = describe_engine(plan, identity, source, built).seal(built.data)
+    engine = EngineFile(plan.output, built.data, manifest)
     proof = (prove or prove_on_gpu)(engine, source.judged_against, profile)
-    manifest = sealed(add_proof(manifest, proof), built.data)
+    manifest = add_proof(manifest, proof).seal(built.data)
     result = replace(result, manifest=manifest, proof=proof, notes=(*result.notes, *proof.notes))
     if result.passed is not False:
         compiled = {plan.compiled_onnx: source.file.data} if source.is_ours else {}
-        last = {manifest_path(plan.output): manifest_bytes(manifest)}
+        last = {manifest_path(plan.output): manifest.to_bytes()}
         write_files({**compiled, plan.output: built.data, **last})
     return result
 

@@ -116,8 +116,7 @@ def audit(
         shares: Whether to find the tensors with the largest shares of the error (dozens of runs).
 
     Returns:
-        A copy of the model with marked islands, or the model itself if it needs none; and the
-        audit.
+        A copy of the model with marked islands, or the model if it needs none; and the audit.
 
     Raises:
         PlanError: If the model cannot be converted.
@@ -133,10 +132,7 @@ def audit(
     marked = with_islands(graph, [island.node for island in islands]) if islands else graph
     rows = _rows(typed_copy(marked) if islands else graph, precision, io, found, converges, peaks)
     if shares and not fault:
-        half = to_precision(marked, precision, io)
-        rows = _with_shares(rows, error_shares(
-            half, marked, subject.inputs, selected.probes[0], is_own=subject.is_own
-        ))  # fmt: skip
+        rows = _with_shares(rows, to_precision(marked, precision, io), marked, selected)
     labels = _labels(found.probes)
     result = RangeAudit(
         precision=precision,
@@ -339,5 +335,9 @@ def _underflow(weight: np.ndarray, min_normal: float) -> float:
     return float(np.mean((weight != 0) & (np.abs(weight) < min_normal))) if weight.size else 0
 
 
-def _with_shares(rows: list[TensorRange], shares: Mapping[str, float]) -> list[TensorRange]:
+def _with_shares(
+    rows: list[TensorRange], half: ir.Model, exact: ir.Model, subject: Subject
+) -> list[TensorRange]:
+    """Return the rows with the largest shares of the error, measured on the first probe."""
+    shares = error_shares(half, exact, subject.inputs, subject.probes[0], is_own=subject.is_own)
     return [replace(row, error_share=shares.get(row.name)) for row in rows]

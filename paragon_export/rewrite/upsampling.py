@@ -31,8 +31,7 @@ def fuse_tail(network: Network) -> int:
 
         ``sum over d, k of V[d] U[k][(i + d) mod s] x[y + floor((i + d) / s) + k]``
 
-    which is one convolution of ``x``. The map between the two convolutions, at full size, is
-    not computed.
+    which is one convolution of ``x``, without the full-size map between the two.
 
     For ``d`` and ``k`` from -1 to 1 the kernel covers two small pixels before ``y`` for the first
     ``i`` and two after it for the last: five in all, of which each ``i`` needs at most four. On
@@ -40,8 +39,7 @@ def fuse_tail(network: Network) -> int:
     kernel is 4x4.
 
     The outermost ring of large pixels differs: the second convolution takes large pixels outside
-    the image as zero, the composed one computes them. :class:`TailAtEdges` computes that ring as
-    the network does.
+    the image as zero, the composed one computes them (see :class:`TailAtEdges`).
 
     Applied to zero-padded 3x3 convolutions around a shuffle by 2 or more, and only if that takes
     fewer multiplications.
@@ -54,9 +52,8 @@ def fuse_tail(network: Network) -> int:
             continue
         s, first_node = shuffle.upscale_factor, shuffled.args[0]
         first = network.layer(first_node, nn.Conv2d)
-        if not feeds_only(first_node, shuffled) or not feeds_only(shuffled, node):
-            continue
-        if first is None or not _can_compose(first, second, s):
+        is_chain = feeds_only(first_node, shuffled) and feeds_only(shuffled, node)
+        if first is None or not is_chain or not _can_compose(first, second, s):
             continue
         small = first_node.args[0]
         result = network.call(node, compose(first, second, s), small)

@@ -88,19 +88,7 @@ class IsolatedRunner:
         """
         self.name = "OpenVINO" if backend is OnnxBackend.OPENVINO else "ONNX Runtime"
         self._limits = limits
-        root = str(Path(paragon_export.__file__).parents[1])
-        try:
-            self._process = subprocess.Popen(
-                [sys.executable, "-P", "-c", CHILD_PROGRAM.format(root=root), str(os.getpid())],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-            )
-        except OSError as error:
-            raise RunError(
-                f"cannot start a child process for {title}: {error.strerror}; end other processes or "
-                "raise the limit on processes"
-            ) from error
+        self._process = _start(title)
         _running.add(self._process)
         weakref.finalize(self, _stop, self._process)
         request = {"backend": backend.value, "title": title, "in_order": in_order,
@@ -216,6 +204,27 @@ def receive(stream: IO[bytes]) -> bytes:
     if len(head) != 8 or len(message) != length:
         raise EOFError
     return message
+
+
+def _start(title: str) -> subprocess.Popen[bytes]:
+    """Start a child process.
+
+    Raises:
+        RunError: If the system starts none; ``title`` names the model.
+    """
+    root = str(Path(paragon_export.__file__).parents[1])
+    try:
+        return subprocess.Popen(
+            [sys.executable, "-P", "-c", CHILD_PROGRAM.format(root=root), str(os.getpid())],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+        )
+    except OSError as error:
+        raise RunError(
+            f"cannot start a child process for {title}: {error.strerror}; end other processes or "
+            "raise the limit on processes"
+        ) from error
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
