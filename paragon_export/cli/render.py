@@ -316,7 +316,7 @@ def _audit_lines(audit: Mapping[str, Any]) -> list[str]:
 
 
 def built(result: BuildResult) -> Document:
-    manifest = result.manifest
+    manifest = result.manifest.to_document() if result.manifest else {}
     doubt = manifest.get("planned_memory_doubt") or ""
     return {
         "engine": str(result.engine),

@@ -1,4 +1,4 @@
-"""An ONNX file and a profile in, a TensorRT engine and its manifest out; opening engines.
+"""Engines: an ONNX file and a profile in, a TensorRT engine and its manifest out; opening engines.
 
 It may import ``inputs`` and the packages before it.
 """

@@ -1,7 +1,6 @@
-"""Build: an ONNX file and a profile in, a TensorRT engine and its manifest out.
+"""Build: an ONNX file and a profile in, a serialized TensorRT engine out.
 
-TensorRT-RTX compiles ahead of time and needs no GPU. Full TensorRT times kernels on the GPU
-it finds; that path shares all it can with the other and is untested here.
+TensorRT-RTX compiles ahead of time and needs no GPU. Full TensorRT times kernels on a GPU.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from paragon_export.engines.planned_memory import largest_bytes
 from paragon_export.errors import EngineBuildError, PlanError
 from paragon_export.graph.onnx_io import OnnxFile
-from paragon_export.runtimes.polygraphy import polygraphy_trt, tensorrt
+from paragon_export.runtimes.polygraphy import polygraphy_trt, python_logging, tensorrt
 from paragon_export.specs.profiles import BatchProfile, Profile
 from paragon_export.specs.types import Backend
 from paragon_export.system.environment import cuda_gpu
@@ -25,39 +24,43 @@ if TYPE_CHECKING:
 
 
 AnyProfile = Profile | BatchProfile
+"""Sizes of images, or batches of a classifier."""
 
 
 MEMORY_LINE = re.compile(r"Total (Activation|Weights) Memory: (\d+) bytes")
-"""TensorRT's own plan of device memory for the largest shape of the profile."""
+"""Line of TensorRT's log: planned device memory for the largest shape of the profile."""
 
 
-UNPLANNED_BYTES = 8000 * 2**20
-"""TensorRT-RTX 1.7 leaves a tensor of so many bytes out of its plan, without a warning. Measured on
-networks of one and of many layers, in float32 and float16, for every target: one row of pixels less
-and the tensor counts. The engine is built all the same."""
+MIN_UNPLANNED_BYTES = 8000 * 2**20
+"""TensorRT-RTX 1.7 leaves tensors of this size and larger out of its plan, without a warning. It was
+measured on networks of one and of many layers, in float32 and float16, for every target: a tensor
+with one row of pixels less is in the plan. The engine is built in both cases."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class BuiltEngine:
-    """A serialized engine and what TensorRT said while it built it."""
+    """A serialized engine, and what TensorRT reported during the build."""
 
     data: bytes
     activation_bytes: int | None
+    """Planned device memory for activations at the largest shape; None if unknown."""
     weights_bytes: int | None
+    """Planned device memory for weights; None if unknown."""
     warnings: tuple[str, ...]
+    """Warnings of TensorRT, one line each."""
     memory_doubt: str = ""
-    """Why ``activation_bytes`` is not given although TensorRT named a figure; empty where it is."""
+    """Why TensorRT's figure for ``activation_bytes`` is not used; empty if it is."""
 
     @property
     def planned_bytes(self) -> int | None:
-        """Device memory for activations and weights; None if TensorRT gave no right figure."""
+        """Device memory in bytes for activations and weights; None if either is unknown."""
         if self.activation_bytes is None or self.weights_bytes is None:
             return None
         return self.activation_bytes + self.weights_bytes
 
 
 class _Log(logging.Handler):
-    """Listens to TensorRT through Polygraphy."""
+    """Collects the planned memory, warnings and errors from TensorRT's log."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -81,35 +84,31 @@ def compile_engine(
     """Compile an ONNX file.
 
     Args:
-        file: What is compiled.
-        backend: Which TensorRT.
-        targets: Compute capabilities such as ``sm86``, in one engine; RTX only.
+        file: The ONNX file.
+        backend: TensorRT-RTX or full TensorRT.
+        targets: Compute capabilities such as ``sm86``, all in one engine; TensorRT-RTX only.
         profile: Sizes that the engine must accept, or batches of a glyph classifier.
 
+    Returns:
+        The serialized engine. Nothing is written.
+
     Raises:
-        EngineBuildError: With TensorRT's own first error.
-        MissingDependencyError: If the flavour is not installed.
-        PlanError: If the profile cannot hold for the model, or full TensorRT finds no GPU.
+        EngineBuildError: If TensorRT cannot build it, with its first error.
+        MissingDependencyError: If the backend is not installed.
+        PlanError: If full TensorRT finds no GPU.
     """
-    if backend is Backend.TENSORRT and cuda_gpu() is None:
-        raise PlanError(
-            "--backend tensorrt times kernels on a GPU and found none; "
-            "use --backend rtx, which compiles ahead of time"
-        )
+    _check_gpu(backend)
     trt = polygraphy_trt(backend.value)
     from polygraphy.exception import PolygraphyException
 
     log = _Log()
-    logger = logging.getLogger("Polygraphy")
-    logger.addHandler(log)
     try:
-        config = _config(trt, backend, targets, _shapes(trt, file.model, profile))
-        data = bytes(trt.engine_bytes_from_network(_network(trt, file, backend), config=config))
+        with python_logging(backend.value, log):
+            config = _config(trt, backend, targets, _shapes(trt, file.model, profile))
+            data = bytes(trt.engine_bytes_from_network(_network(trt, file, backend), config=config))
     except PolygraphyException as error:
         reason = log.errors[0] if log.errors else " ".join(str(error).split())
         raise EngineBuildError(f"TensorRT cannot build {file.path}: {reason}") from error
-    finally:
-        logger.removeHandler(log)
     doubt = _memory_doubt(file.model, profile)
     return BuiltEngine(
         data=data,
@@ -120,8 +119,16 @@ def compile_engine(
     )
 
 
+def _check_gpu(backend: Backend) -> None:
+    if backend is Backend.TENSORRT and cuda_gpu() is None:
+        raise PlanError(
+            "--backend tensorrt times kernels on a GPU and found none; "
+            "use --backend rtx, which compiles ahead of time"
+        )
+
+
 def _memory_doubt(model: ir.Model, profile: AnyProfile) -> str:
-    """Say why TensorRT's plan of memory for a profile cannot be right; empty where it can."""
+    """Return why TensorRT's planned memory for a profile may be wrong; empty if it is right."""
     inputs = {str(value.name): _extents(value, profile)[-1] for value in model.graph.inputs}
     largest = largest_bytes(model, inputs)
     if largest is None:
@@ -129,19 +136,19 @@ def _memory_doubt(model: ir.Model, profile: AnyProfile) -> str:
             "planned memory is not known: sizes inside the network follow from more than the "
             "profile, and TensorRT's figure may leave tensors out"
         )
-    if largest < UNPLANNED_BYTES:
+    if largest < MIN_UNPLANNED_BYTES:
         return ""
     return (
         f"planned memory is not known: at the largest shape a tensor has {largest / 1e9:.1f} GB, and "
-        f"TensorRT's figure leaves out those of {UNPLANNED_BYTES / 1e9:.1f} GB and more; lower --max"
+        f"TensorRT's figure leaves out those of {MIN_UNPLANNED_BYTES / 1e9:.1f} GB and more; lower --max"
     )
 
 
 def _network(trt: Any, file: OnnxFile, backend: Backend) -> Any:
-    # RTX knows strongly typed networks only; full TensorRT 10 has to be told.
-    typed = {} if backend is Backend.RTX else {"strongly_typed": True}
-    # Not by its name, which may be no UTF-8.
-    return trt.network_from_onnx_bytes(file.data, **typed)
+    # RTX has strongly typed networks only; full TensorRT 10 needs the flag.
+    flags = {} if backend is Backend.RTX else {"strongly_typed": True}
+    # From bytes: the file name may not be UTF-8.
+    return trt.network_from_onnx_bytes(file.data, **flags)
 
 
 def _config(trt: Any, backend: Backend, targets: tuple[str, ...], profiles: list[Any]) -> Any:
@@ -154,14 +161,14 @@ def _config(trt: Any, backend: Backend, targets: tuple[str, ...], profiles: list
         config = trt.CreateConfig(profiles=profiles)
 
     def without_tf32(builder: Any, network: Any, config: Any) -> None:
-        # TensorFloat-32 keeps 10 bits of the mantissa; float32 in the graph means float32.
+        # TensorFloat-32 keeps 10 bits of the mantissa; float32 in the graph must stay float32.
         config.clear_flag(tensorrt(backend.value).BuilderFlag.TF32)
 
     return trt.PostprocessConfig(config, without_tf32)
 
 
 def _shapes(trt: Any, model: ir.Model, profile: AnyProfile) -> list[Any]:
-    """Spell the profile out for every dynamic input; a static model needs none."""
+    """Return one TensorRT profile with the shapes of every dynamic input; none for a static model."""
     shapes = trt.Profile()
     for value in model.graph.inputs:
         if not all(isinstance(dim, int) for dim in value.shape or ()):
@@ -173,15 +180,15 @@ def _extents(value: ir.Value, profile: AnyProfile) -> list[tuple[int, ...]]:
     """Return the smallest, the optimal and the largest shape of an input."""
     dims = tuple(value.shape or ())
     if all(isinstance(dim, int) for dim in dims):
-        return [_whole(dims)] * 3
+        return [_as_ints(dims)] * 3
     if isinstance(profile, BatchProfile):
         batches = (profile.smallest, profile.optimal, profile.largest)
-        return [(batch, *_whole(dims[1:])) for batch in batches]
+        return [(batch, *_as_ints(dims[1:])) for batch in batches]
     return [
-        (batch, *_whole(dims[1:2]), size.height, size.width)
+        (batch, *_as_ints(dims[1:2]), size.height, size.width)
         for batch, size in zip((1, 1, profile.batch), profile.sizes, strict=True)
     ]
 
 
-def _whole(dims: Sequence[Any]) -> tuple[int, ...]:
+def _as_ints(dims: Sequence[Any]) -> tuple[int, ...]:
     return tuple(int(dim) for dim in dims)

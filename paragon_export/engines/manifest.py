@@ -1,4 +1,8 @@
-"""Manifest: the JSON beside an engine that says what it is, and whether it may be reused."""
+"""Manifest: the JSON file next to an engine that records what the engine is.
+
+It is written as ``<engine>.json``. One class holds the entries, the reader and the writer. A file may
+come from anywhere, so every entry is checked when it is read.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,7 @@ import json
 import os
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -21,6 +25,7 @@ from paragon_export.system.reading import parse_json, read_bytes
 from paragon_export.system.text import brief, finite
 
 DIGEST = "manifest_sha256"
+"""Entry with the digest of all other entries."""
 
 
 MAX_MANIFEST_BYTES = 2**24
@@ -30,66 +35,166 @@ MAX_ENGINE_BYTES = 2**33
 
 
 def manifest_path(engine: Path) -> Path:
+    """Return the path of the manifest of an engine."""
     return engine.with_name(engine.name + ".json")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Manifest:
-    """What a manifest says, checked. None stands where it says nothing."""
+class Verdict:
+    """The entry ``parity``: whether the engine computes the same as the reference."""
 
-    document: Mapping[str, Any]
-    """All of it."""
-    backend: Backend | None = None
-    precision: Precision | None = None
-    profile: Profile | BatchProfile | None = None
     passed: bool | None = None
-    """The verdict."""
-    model: ModelMetadata = field(default_factory=ModelMetadata)
-    """What the ONNX file that was compiled says of itself."""
+    """None if there was no reference."""
+    judged: str | None = None
+    """Which files the verdict is on, in words."""
+    seen_on_gpu: bool | None = None
+    """Whether the engine itself has run."""
+    worst: Mapping[str, Any] | None = None
+    """The row of the parity report with the largest error, relative to its limit."""
+
+    @classmethod
+    def from_document(cls, document: Mapping[str, Any]) -> Verdict:
+        """Read the entry from JSON values.
+
+        Raises:
+            ValueError: Naming the first invalid value.
+        """
+        unknown = sorted(set(document) - {entry.name for entry in fields(cls)})
+        if unknown:
+            raise ValueError(f"parity has unknown entries {brief(unknown)}")
+        kinds = {"passed": bool, "judged": str, "seen_on_gpu": bool, "worst": dict}
+        for name, kind in kinds.items():
+            if document.get(name) is not None:
+                _require(document[name], kind, f"{name} of parity")
+        return cls(**document)
 
 
-def check_manifest(document: Any) -> Manifest:
-    """Check a manifest that was read; entries that are not this tool's are left alone.
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """Everything that is recorded of an engine, in the order in which it is written.
 
-    Raises:
-        ValueError: Naming the first entry that is impossible.
+    The fields are named like the entries. A field is None, or has its default, if a file lacks the
+    entry.
     """
-    _require(document, dict, "the manifest")
-    for name, kind in _KINDS.items():
-        if document.get(name) is not None:
-            _require(document[name], kind, name)
-    for warning in document.get("tensorrt_warnings") or []:
-        _require(warning, str, "a warning")
-    parity = document.get("parity") or {}
-    return Manifest(
-        document=document,
-        backend=Backend(document["backend"]) if document.get("backend") else None,
-        precision=Precision(document["precision"]) if document.get("precision") else None,
-        profile=_profile(document["profile"]) if document.get("profile") else None,
-        passed=_verdict(parity),
-        model=ModelMetadata.from_document(document.get("onnx_metadata") or {}),
-    )
+
+    source: str | None = None
+    """Name of the checkpoint or ONNX file that the engine was requested from."""
+    source_sha256: str | None = None
+    checkpoint_sha256: str | None = None
+    """None for an ONNX file that does not name its checkpoint."""
+    switches: Mapping[str, Any] = field(default_factory=dict)
+    """Options of the network: name to ``{"value": ..., "source": ...}``."""
+    precision: Precision | None = None
+    video: bool | None = None
+    rewrite: bool | None = None
+    """Whether rewrites were applied; None for an engine of an ONNX file."""
+    profile: Profile | BatchProfile | None = None
+    target: str | None = None
+    """Compute capabilities, in words."""
+    backend: Backend | None = None
+    tensorrt: str | None = None
+    """Version of TensorRT."""
+    paragon_export: str | None = None
+    """Version of this tool."""
+    engine: str | None = None
+    """File name of the engine."""
+    engine_bytes: int | None = None
+    onnx: str | None = None
+    """Path of the compiled ONNX file, relative to the folder of the engine."""
+    onnx_sha256: str | None = None
+    onnx_metadata: ModelMetadata = field(default_factory=ModelMetadata)
+    """Metadata of the compiled ONNX file."""
+    planned_device_memory_bytes: int | None = None
+    """Sum of the next two; None if either is unknown."""
+    planned_activation_bytes: int | None = None
+    planned_weights_bytes: int | None = None
+    planned_memory_doubt: str = ""
+    """Why the planned memory is unknown although TensorRT reported a figure."""
+    tensorrt_warnings: tuple[str, ...] = ()
+    parity: Verdict = field(default_factory=Verdict)
+    environment: Mapping[str, Any] = field(default_factory=dict)
+    """Versions, processor and GPU of the build."""
+    engine_sha256: str | None = None
+    manifest_sha256: str | None = None
+    gpu_bench: Mapping[str, Any] | None = None
+    """Times on the GPU; written only if the engine has run."""
+
+    is_intact: bool = False
+    """Not an entry: whether ``manifest_sha256`` is the digest of all other entries, known or not."""
+
+    @classmethod
+    def from_document(cls, document: Any) -> Manifest:
+        """Read a manifest from JSON values. Unknown entries are ignored.
+
+        Raises:
+            ValueError: Naming the first invalid entry.
+        """
+        _require(document, dict, "the manifest")
+        for name, kind in _KINDS.items():
+            if document.get(name) is not None:
+                _require(document[name], kind, name)
+        for warning in document.get("tensorrt_warnings") or []:
+            _require(warning, str, "a warning")
+        entries = {name: document[name] for name in _KINDS if document.get(name) is not None}
+        parsed = {name: parse(entries[name]) for name, parse in _PARSERS.items() if name in entries}
+        is_intact = document.get(DIGEST) is not None and document[DIGEST] == digest_of(document)
+        return cls(**{**entries, **parsed}, is_intact=is_intact)
+
+    def to_document(self) -> dict[str, Any]:
+        """Return the entries as JSON values, in order; null in place of NaN and infinity.
+
+        Digests are left out before the manifest is sealed, and ``gpu_bench`` unless the engine ran.
+        """
+        document = {name: getattr(self, name) for name in _KINDS}
+        document["precision"] = self.precision.value if self.precision else None
+        document["backend"] = self.backend.value if self.backend else None
+        document["profile"] = profile_entry(self.profile) if self.profile else None
+        document["onnx_metadata"] = self.onnx_metadata.to_document()
+        document["tensorrt_warnings"] = list(self.tensorrt_warnings)
+        document["parity"] = asdict(self.parity)
+        for name in ("engine_sha256", DIGEST):
+            if document[name] is None:
+                del document[name]
+        if not self.parity.seen_on_gpu:
+            del document["gpu_bench"]
+        return finite(document)
+
+    def seal(self, engine: bytes) -> Manifest:
+        """Return a copy with the digests of the bytes of its engine and of itself."""
+        document = sealed(self.to_document(), engine)
+        digests = {name: document[name] for name in ("engine_sha256", DIGEST)}
+        return replace(self, **digests, is_intact=True)
+
+    def to_bytes(self) -> bytes:
+        """Return the content of the manifest file."""
+        return manifest_bytes(self.to_document())
 
 
 _KINDS: Mapping[str, type] = {
-    **dict.fromkeys(
-        ("source", "source_sha256", "checkpoint_sha256", "precision", "target", "backend",
-         "tensorrt", "paragon_export", "engine", "engine_sha256", "onnx", "onnx_sha256"),
-        str,
-    ),
-    **dict.fromkeys(("switches", "profile", "onnx_metadata", "parity", "environment"), dict),
-    **dict.fromkeys(("video", "rewrite"), bool),
-    **dict.fromkeys(
-        ("engine_bytes", "planned_device_memory_bytes", "planned_activation_bytes",
-         "planned_weights_bytes"),
-        int,
-    ),
+    **dict.fromkeys(("source", "source_sha256", "checkpoint_sha256"), str),
+    "switches": dict,
+    "precision": str,
+    "video": bool,
+    "rewrite": bool,
+    "profile": dict,
+    **dict.fromkeys(("target", "backend", "tensorrt", "paragon_export", "engine"), str),
+    "engine_bytes": int,
+    **dict.fromkeys(("onnx", "onnx_sha256"), str),
+    "onnx_metadata": dict,
+    "planned_device_memory_bytes": int,
+    "planned_activation_bytes": int,
+    "planned_weights_bytes": int,
+    "planned_memory_doubt": str,
     "tensorrt_warnings": list,
-}  # fmt: skip
-"""Entries of a manifest and what they hold."""
+    "parity": dict,
+    "environment": dict,
+    **dict.fromkeys(("engine_sha256", DIGEST), str),
+    "gpu_bench": dict,
+}
+"""Entries of a manifest, in order, and the types of their JSON values."""
 
 
-_WORDS = {
+_TYPE_NAMES = {
     str: "text",
     dict: "a table",
     bool: "true or false",
@@ -99,35 +204,82 @@ _WORDS = {
 
 
 def _require(value: Any, kind: type, name: str) -> None:
-    """Refuse a value of another type; true and false are no numbers."""
-    is_one = type(value) is kind
-    if not is_one:
-        raise ValueError(f"{name} is {brief(value)}; it must be {_WORDS[kind]}")
+    """Refuse a value of another type. True and false are no numbers."""
+    if type(value) is not kind:
+        raise ValueError(f"{name} is {brief(value)}; it must be {_TYPE_NAMES[kind]}")
 
 
-def _verdict(parity: Mapping[str, Any]) -> bool | None:
-    """Return whether the verdict was passed; None where there was none."""
-    unknown = sorted(set(parity) - {"passed", "judged", "seen_on_gpu", "worst"})
-    if unknown:
-        raise ValueError(f"parity has unknown entries {brief(unknown)}")
-    for name in ("passed", "seen_on_gpu"):
-        if parity.get(name) is not None:
-            _require(parity[name], bool, f"{name} of parity")
-    return parity.get("passed")
+def profile_entry(profile: Profile | BatchProfile) -> dict[str, Any]:
+    """Return a profile as JSON values: batches are integers, sizes are texts plus a batch."""
+    if isinstance(profile, BatchProfile):
+        return {"min": profile.smallest, "opt": profile.optimal, "max": profile.largest}
+    smallest, optimal, largest = map(str, profile.sizes)
+    return {"min": smallest, "opt": optimal, "max": largest, "batch": profile.batch}
 
 
-def checked_manifest(engine: Path) -> Manifest | None:
-    """Return an engine's manifest; None if there is none.
+def _profile(entry: Mapping[str, Any]) -> Profile | BatchProfile | None:
+    """Return the profile of an entry, the reverse of :func:`profile_entry`; None if it is empty.
 
     Raises:
-        PlanError: If it cannot be read, or says what cannot be.
+        ValueError: If the entry is invalid.
+    """
+    if not entry:
+        return None
+    names = ["min", "opt", "max", *(["batch"] if "batch" in entry else [])]
+    if set(entry) != set(names):
+        raise ValueError(f"profile has {brief(sorted(entry))}; it must have {', '.join(names)}")
+    numbers = names[3:] or names
+    for name in numbers:
+        _require(entry[name], int, f"{name} of the profile")
+    try:
+        if "batch" not in entry:
+            return BatchProfile(smallest=entry["min"], optimal=entry["opt"], largest=entry["max"])
+        smallest, optimal, largest = (Size.parse(str(entry[key])) for key in names[:3])
+        return Profile(smallest=smallest, optimal=optimal, largest=largest, batch=entry["batch"])
+    except PlanError as error:
+        raise ValueError(f"profile: {error}") from error
+
+
+_PARSERS: Mapping[str, Any] = {
+    "precision": lambda text: Precision(text) if text else None,
+    "backend": lambda text: Backend(text) if text else None,
+    "profile": _profile,
+    "onnx_metadata": ModelMetadata.from_document,
+    "tensorrt_warnings": tuple,
+    "parity": Verdict.from_document,
+}
+"""Entries whose field is no JSON value, and how it is parsed."""
+
+
+def digest_of(document: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of all entries of a manifest except this digest itself."""
+    entries = {name: value for name, value in document.items() if name != DIGEST}
+    return hashlib.sha256(json.dumps(entries, sort_keys=True).encode()).hexdigest()
+
+
+def sealed(document: Mapping[str, Any], engine: bytes) -> dict[str, Any]:
+    """Return the entries of a manifest with the digests of its engine and of themselves."""
+    complete = finite({**document, "engine_sha256": hashlib.sha256(engine).hexdigest()})
+    return {**complete, DIGEST: digest_of(complete)}
+
+
+def manifest_bytes(document: Mapping[str, Any]) -> bytes:
+    """Return the content of a manifest file."""
+    return encoded(to_json(document))
+
+
+def read_manifest(engine: Path) -> Manifest | None:
+    """Return the manifest of an engine; None if there is none.
+
+    Raises:
+        PlanError: If it cannot be read, or an entry is invalid.
     """
     path = manifest_path(engine)
     if not os.path.lexists(path):
         return None
     try:
         data = read_bytes(path, MAX_MANIFEST_BYTES, "manifest", PlanError)
-        return check_manifest(parse_json(data))
+        return Manifest.from_document(parse_json(data))
     except (PlanError, ValueError) as error:
         raise PlanError(
             f"{engine} has no manifest that matches its bytes; build it again with trt "
@@ -136,16 +288,16 @@ def checked_manifest(engine: Path) -> Manifest | None:
 
 
 def read(engine: Path) -> dict[str, Any] | None:
-    """Return all that an engine's manifest says; None if there is none that can be believed."""
+    """Return the entries of an engine's manifest; None if there is no valid manifest."""
     with suppress(PlanError):
-        manifest = checked_manifest(engine)
-        return dict(manifest.document) if manifest else None
+        manifest = read_manifest(engine)
+        return manifest.to_document() if manifest else None
     return None
 
 
 @dataclass(frozen=True)
 class EngineFile:
-    """An engine and its manifest, read once: these bytes are checked and loaded."""
+    """An engine and its manifest, read once. The same bytes are checked and loaded."""
 
     path: Path
     data: bytes
@@ -154,89 +306,44 @@ class EngineFile:
 
     @cached_property
     def sha256(self) -> str:
+        """SHA-256 of the engine."""
         return hashlib.sha256(self.data).hexdigest()
 
     @property
     def metadata(self) -> ModelMetadata:
-        """What the ONNX file that was compiled says of itself."""
-        return self.manifest.model if self.manifest else ModelMetadata()
+        """Metadata of the compiled ONNX file."""
+        return self.manifest.onnx_metadata if self.manifest else ModelMetadata()
 
     @property
     def mismatch(self) -> str:
-        """Why the manifest does not hold for these bytes; empty if it does.
+        """Why the manifest does not describe these bytes; empty if it does.
 
-        Its digest finds slips and edits, not a forger, who would make a new one.
+        The digest detects accidents and edits. It is no protection against forgery, because anyone
+        can compute it.
         """
         if self.manifest is None:
             return "there is none"
-        document = self.manifest.document
-        if document.get(DIGEST) != digest_of(document):
+        if not self.manifest.is_intact:
             return "the manifest there was changed after it was written, or is of an older version"
-        if document.get("engine_sha256") != self.sha256:
+        if self.manifest.engine_sha256 != self.sha256:
             return "the engine's bytes are not those of its manifest"
         return ""
 
 
 def read_engine(path: Path) -> EngineFile:
-    """Read an engine and its manifest. Whether they belong together is said by ``mismatch``.
+    """Read an engine and its manifest. ``mismatch`` says whether they belong together.
 
     Raises:
         PlanError: If the engine or its manifest cannot be read.
     """
     data = read_bytes(path, MAX_ENGINE_BYTES, "engine", PlanError)
-    return EngineFile(path, data, checked_manifest(path))
+    return EngineFile(path, data, read_manifest(path))
 
 
 def is_manifest(path: Path) -> bool:
-    """Tell whether a file is a manifest that this tool wrote, by the digest in it."""
+    """Return whether a file is a manifest of this tool: it holds a digest entry."""
     try:
-        manifest = parse_json(read_bytes(path, MAX_MANIFEST_BYTES, "manifest", PlanError))
+        document = parse_json(read_bytes(path, MAX_MANIFEST_BYTES, "manifest", PlanError))
     except (PlanError, ValueError):
         return False
-    return isinstance(manifest, dict) and DIGEST in manifest
-
-
-def digest_of(manifest: Mapping[str, Any]) -> str:
-    """Return the SHA-256 of everything that a manifest says, except of this digest itself."""
-    said = {name: value for name, value in manifest.items() if name != DIGEST}
-    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
-
-
-def _profile_entry(profile: Profile | BatchProfile) -> dict[str, Any]:
-    """Batches are whole numbers, sizes are text with a batch beside them."""
-    if isinstance(profile, BatchProfile):
-        return {"min": profile.smallest, "opt": profile.optimal, "max": profile.largest}
-    smallest, optimal, largest = map(str, profile.sizes)
-    return {"min": smallest, "opt": optimal, "max": largest, "batch": profile.batch}
-
-
-def _profile(told: Mapping[str, Any]) -> Profile | BatchProfile:
-    """Return the profile that a manifest records, the reverse of ``_profile_entry``.
-
-    Raises:
-        ValueError: If it records none that is possible.
-    """
-    names = ["min", "opt", "max", *(["batch"] if "batch" in told else [])]
-    if set(told) != set(names):
-        raise ValueError(f"profile has {brief(sorted(told))}; it must have {', '.join(names)}")
-    numbers = names[3:] or names
-    for name in numbers:
-        _require(told[name], int, f"{name} of the profile")
-    try:
-        if "batch" not in told:
-            return BatchProfile(smallest=told["min"], optimal=told["opt"], largest=told["max"])
-        smallest, optimal, largest = (Size.parse(str(told[key])) for key in names[:3])
-        return Profile(smallest=smallest, optimal=optimal, largest=largest, batch=told["batch"])
-    except PlanError as error:
-        raise ValueError(f"profile: {error}") from error
-
-
-def sealed(manifest: Mapping[str, Any], engine: bytes) -> dict[str, Any]:
-    """Return a manifest with the digests of its engine and of itself."""
-    complete = finite({**manifest, "engine_sha256": hashlib.sha256(engine).hexdigest()})
-    return {**complete, DIGEST: digest_of(complete)}
-
-
-def manifest_bytes(manifest: Mapping[str, Any]) -> bytes:
-    """Return a manifest as its file."""
-    return encoded(to_json(manifest))
+    return isinstance(document, dict) and DIGEST in document

@@ -1,8 +1,4 @@
-"""Build: an ONNX file and a profile in, a TensorRT engine and its manifest out.
-
-TensorRT-RTX compiles ahead of time and needs no GPU. Full TensorRT times kernels on the GPU
-it finds; that path shares all it can with the other and is untested here.
-"""
+"""Open: load an engine that matches its manifest onto a GPU."""
 
 from __future__ import annotations
 
@@ -19,23 +15,27 @@ from paragon_export.system.environment import cuda_gpu
 
 
 def classifier_ports(manifest: Manifest | None) -> tuple[Port, ...]:
-    """Return what may be fed to an engine of a glyph classifier; empty for any other engine."""
-    if manifest is None or manifest.model.classes is None:
+    """Return the inputs of an engine of a glyph classifier, with their span; else nothing."""
+    if manifest is None or manifest.onnx_metadata.classes is None:
         return ()
-    vocabulary = manifest.model.vocabulary
+    vocabulary = manifest.onnx_metadata.vocabulary
     if vocabulary is None:
         return (Port("input", ("batch", 1, CELL, CELL), span=(0, 1)),)
     return (Port("input", ("batch", GRID, GRID), "int64", span=(0, vocabulary - 1)),)
 
 
 def open_engine(engine: Path | EngineFile) -> tuple[EngineRunner, Precision, AnyProfile]:
-    """Load an engine onto the GPU. Untested here: needs a GPU.
+    """Load an engine onto a GPU.
 
-    A TensorRT engine is code: only one whose bytes match its manifest is loaded. The bytes that
-    were checked are those that are loaded.
+    A TensorRT engine is code, so it is loaded only if its bytes match its manifest. The bytes that
+    are checked are the bytes that are loaded.
+
+    Returns:
+        The runner, the precision of the engine, and the profile that it accepts.
 
     Raises:
-        PlanError: If there is no GPU, no manifest, or the bytes are not those of the manifest.
+        PlanError: If there is no GPU, or no manifest that matches the bytes.
+        RunError: If TensorRT refuses the engine.
     """
     file = engine if isinstance(engine, EngineFile) else read_engine(engine)
     path, manifest = file.path, file.manifest
@@ -47,10 +47,10 @@ def open_engine(engine: Path | EngineFile) -> tuple[EngineRunner, Precision, Any
     backend, precision, profile = manifest.backend, manifest.precision, manifest.profile
     if backend is None or precision is None or profile is None:
         raise PlanError(
-            f"the manifest of {path} is damaged: it lacks backend, precision or profile; build it again with trt"
+            f"the manifest of {path} is damaged: it lacks backend, precision or profile; "
+            "build it again with trt"
         )
     if cuda_gpu() is None:
-        found = manifest.document.get("onnx")
-        raise PlanError(f"{path} needs a GPU and none was found; judge {found}")
+        raise PlanError(f"{path} needs a GPU and none was found; judge {manifest.onnx}")
     runner = EngineRunner(file.data, path.name, backend.value, classifier_ports(manifest))
     return runner, precision, profile

@@ -1,7 +1,7 @@
-"""Volumes: how large the tensors of a graph are for given shapes of its inputs.
+"""Planned memory: the size of the largest tensor of a graph, from the shapes of its inputs.
 
-ONNX's shape inference does not work out all that a graph computes about its own sizes. What it
-leaves open is evaluated here, node by node: a few integers each. No tensor of the network's is made.
+ONNX's shape inference does not resolve every size that a graph computes. The nodes that it leaves
+open are evaluated here, if their results are small: a few integers each. No map is computed.
 """
 
 from __future__ import annotations
@@ -15,35 +15,36 @@ import onnx
 import onnx_ir as ir
 from onnx import helper, numpy_helper, shape_inference
 
-SMALL = 4096
-"""Elements up to which a tensor may be sizes or positions, and is evaluated."""
+MAX_EVALUATED_ELEMENTS = 4096
+"""Elements of the largest tensor that is evaluated. Sizes and positions are smaller."""
 
 Dims = tuple[int, ...]
+"""Extents of a tensor."""
 
 
 def largest_bytes(model: ir.Model, inputs: Mapping[str, Dims]) -> int | None:
-    """Return the size of the largest tensor of a graph that is no weight.
+    """Return the size in bytes of the largest tensor of a graph, weights left out.
 
     Args:
-        model: Without subgraphs; not changed.
-        inputs: Shape of every input.
+        model: A model without subgraphs; it is not changed.
+        inputs: Name to shape of every input.
 
     Returns:
-        Bytes; None where the shape of a tensor follows from more than the inputs' shapes.
+        Bytes; None if a shape does not follow from the shapes of the inputs alone.
     """
     graph = _prepared(model, inputs)
     while True:
         tensors = _inferred(graph)
         if not _fold(graph.graph, {name: tensor.dims for name, tensor in tensors.items()}):
             break
-    made = [name for node in graph.graph.node for name in node.output if name]
-    if any(name not in tensors for name in made):
+    computed = [name for node in graph.graph.node for name in node.output if name]
+    if any(name not in tensors for name in computed):
         return None
-    return max(tensors[name].bytes for name in [*made, *inputs])
+    return max(tensors[name].bytes for name in [*computed, *inputs])
 
 
 def _prepared(model: ir.Model, inputs: Mapping[str, Dims]) -> onnx.ModelProto:
-    """Return a copy with fixed inputs and without large weights, whose shapes are enough."""
+    """Return a copy with fixed input shapes, and with inputs in place of large weights."""
     proto = ir.to_proto(model)
     del proto.graph.value_info[:]
     for port in proto.graph.input:
@@ -54,7 +55,7 @@ def _prepared(model: ir.Model, inputs: Mapping[str, Dims]) -> onnx.ModelProto:
     weights = list(proto.graph.initializer)
     del proto.graph.initializer[:]
     for weight in weights:
-        if math.prod(weight.dims) <= SMALL:
+        if math.prod(weight.dims) <= MAX_EVALUATED_ELEMENTS:
             proto.graph.initializer.append(weight)
         else:
             port = helper.make_tensor_value_info(weight.name, weight.data_type, weight.dims)
@@ -64,8 +65,11 @@ def _prepared(model: ir.Model, inputs: Mapping[str, Dims]) -> onnx.ModelProto:
 
 @dataclass(frozen=True)
 class _Tensor:
+    """Shape and dtype of a tensor."""
+
     dims: Dims
     dtype: int
+    """Number of an ONNX data type."""
 
     @property
     def bytes(self) -> int:
@@ -73,30 +77,33 @@ class _Tensor:
 
 
 def _inferred(model: onnx.ModelProto) -> dict[str, _Tensor]:
-    """Return the tensors whose shapes are known in full."""
+    """Return the tensors whose shapes ONNX infers completely."""
     graph = shape_inference.infer_shapes(model, data_prop=True).graph
-    known = {w.name: _Tensor(tuple(w.dims), w.data_type) for w in graph.initializer}
+    inferred = {w.name: _Tensor(tuple(w.dims), w.data_type) for w in graph.initializer}
     for value in (*graph.input, *graph.value_info, *graph.output):
         kind = value.type.tensor_type
         dims = kind.shape.dim
         if kind.HasField("shape") and all(dim.HasField("dim_value") for dim in dims):
             sizes = tuple(dim.dim_value for dim in dims)
-            known[value.name] = _Tensor(sizes, kind.elem_type)
-    return known
+            inferred[value.name] = _Tensor(sizes, kind.elem_type)
+    return inferred
 
 
 def _fold(graph: onnx.GraphProto, shapes: Mapping[str, Dims]) -> bool:
-    """Put constants in the place of nodes whose results are known and small; tell if any was."""
-    known = {weight.name: numpy_helper.to_array(weight) for weight in graph.initializer}
+    """Replace nodes by constants where the results are small and can be computed.
+
+    Return whether any node was replaced.
+    """
+    constants = {weight.name: numpy_helper.to_array(weight) for weight in graph.initializer}
     nodes = list(graph.node)
     kept = []
     for node in nodes:
-        results = _results(node, shapes, known)
+        results = _results(node, shapes, constants)
         if len(results) != len(node.output):
             kept.append(node)
             continue
         for name, array in zip(node.output, results, strict=True):
-            known[name] = array
+            constants[name] = array
             graph.initializer.append(numpy_helper.from_array(array, name))
     del graph.node[:]
     graph.node.extend(kept)
@@ -104,23 +111,24 @@ def _fold(graph: onnx.GraphProto, shapes: Mapping[str, Dims]) -> bool:
 
 
 def _results(
-    node: onnx.NodeProto, shapes: Mapping[str, Dims], known: Mapping[str, np.ndarray]
+    node: onnx.NodeProto, shapes: Mapping[str, Dims], constants: Mapping[str, np.ndarray]
 ) -> Sequence[np.ndarray]:
-    """Return what a node gives; nothing where that is not known, or large."""
+    """Return the results of a node; nothing if they are large or cannot be computed."""
     if node.op_type == "Shape" and node.input[0] in shapes:
         dims = np.array(shapes[node.input[0]], np.int64)
         ends = {attribute.name: attribute.i for attribute in node.attribute}
         return [dims[ends.get("start", 0) : ends.get("end", len(dims))]]
-    if not all(name in known for name in node.input if name):
+    if not all(name in constants for name in node.input if name):
         return []
-    if any(math.prod(shapes.get(name, (SMALL + 1,))) > SMALL for name in node.output):
-        return []
+    for name in node.output:
+        if name not in shapes or math.prod(shapes[name]) > MAX_EVALUATED_ELEMENTS:
+            return []
     from onnx.reference import ReferenceEvaluator
 
-    feeds = {name: known[name] for name in node.input if name}
+    feeds = {name: constants[name] for name in node.input if name}
     try:
         with np.errstate(all="ignore"):
             results = ReferenceEvaluator(node).run(None, feeds)
     except (ArithmeticError, LookupError, TypeError, ValueError, RuntimeError):
-        return []  # an operator that the evaluator lacks, or operands that do not fit
+        return []  # the evaluator lacks the operator, or the operands do not fit
     return [np.asarray(result) for result in results]

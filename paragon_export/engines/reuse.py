@@ -9,7 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import paragon_export
-from paragon_export.engines.manifest import EngineFile, _profile_entry, read_engine
+from paragon_export.engines.manifest import (
+    EngineFile,
+    Manifest,
+    Verdict,
+    profile_entry,
+    read_engine,
+)
 from paragon_export.errors import PlanError, RunError
 from paragon_export.graph.onnx_io import OnnxFile, is_onnx, read_onnx_file
 from paragon_export.networks.describe import LoadedNetwork, read_network
@@ -24,7 +30,7 @@ Source = OnnxFile | LoadedNetwork
 
 
 def read_source(plan: EnginePlan) -> Source:
-    """Read what an engine is made from: an ONNX file, or a checkpoint.
+    """Read what an engine is compiled from, once: an ONNX file, or a checkpoint and its network.
 
     Raises:
         ParagonExportError: If it cannot be read.
@@ -35,10 +41,10 @@ def read_source(plan: EnginePlan) -> Source:
 
 
 def identify(plan: EnginePlan, source: Source) -> dict[str, Any]:
-    """Return everything that decides an engine's bytes: it is reused only if all of it matches.
+    """Return the entries of a manifest that decide an engine's bytes. It is reused only if all match.
 
     Raises:
-        ParagonExportError: If the profile is impossible or TensorRT is not installed.
+        ParagonExportError: If the profile is invalid, or TensorRT is not installed.
     """
     precision, video, static = plan.precision, plan.video, None
     rewritten: bool | None = plan.rewrite
@@ -62,7 +68,7 @@ def identify(plan: EnginePlan, source: Source) -> dict[str, Any]:
         "precision": precision.value,
         "video": video,
         "rewrite": rewritten,
-        "profile": _profile_entry(profile),
+        "profile": profile_entry(profile),
         "target": target_name(plan),
         "backend": plan.backend.value,
         "tensorrt": str(tensorrt(plan.backend.value).__version__),
@@ -71,7 +77,7 @@ def identify(plan: EnginePlan, source: Source) -> dict[str, Any]:
 
 
 def target_name(plan: EnginePlan) -> str:
-    """Return the compute capabilities of an engine as one word."""
+    """Return the compute capabilities of an engine as text."""
     if plan.targets:
         return ",".join(plan.targets)
     return "sm80 and later" if plan.backend.value == "rtx" else "this GPU"
@@ -88,10 +94,9 @@ class ExistingEngine:
     """The ONNX file that was compiled, where this tool keeps one next to the engine."""
 
     @property
-    def document(self) -> Mapping[str, Any]:
-        """What the manifest says; empty if there is none."""
-        manifest = self.engine.manifest if self.engine else None
-        return manifest.document if manifest else {}
+    def manifest(self) -> Manifest | None:
+        """The manifest; None if there is none, or it cannot be read."""
+        return self.engine.manifest if self.engine else None
 
 
 def read_existing(output: Path) -> ExistingEngine:
@@ -118,13 +123,14 @@ def why_rebuild(
         return "the engine there has no readable manifest"
     if existing.engine.mismatch:
         return existing.engine.mismatch
-    document = existing.document
+    manifest = existing.engine.manifest
+    document = manifest.to_document()
     for name, value in identity.items():
         if document.get(name) != value:
             words = name.replace("_", " ")
             return f"{words} changed from {_brief(document.get(name))} to {_brief(value)}"
-    name = str(document.get("onnx"))
-    if document.get("onnx_sha256") == _onnx_digest(existing, name, source):
+    name = str(manifest.onnx)
+    if manifest.onnx_sha256 == _onnx_digest(existing, name, source):
         return ""
     return f"the ONNX file it was compiled from ({Path(name).name}) is gone or changed"
 
@@ -141,12 +147,12 @@ def _onnx_digest(existing: ExistingEngine, name: str, source: Source | None) -> 
 
 def why_judge_again(existing: ExistingEngine, plan: EnginePlan) -> str:
     """Return which verdict an existing engine lacks that can be given now; empty if none."""
-    parity = existing.document.get("parity") or {}
-    if parity.get("passed") is None and plan.checkpoint is not None:
+    parity = existing.manifest.parity if existing.manifest else Verdict()
+    if parity.passed is None and plan.checkpoint is not None:
         return "it was never judged, and now there is a checkpoint to judge it against"
-    if parity.get("passed") is False:
+    if parity.passed is False:
         return "its manifest says that the verdict failed"
-    if not parity.get("seen_on_gpu") and cuda_gpu() is not None:
+    if not parity.seen_on_gpu and cuda_gpu() is not None:
         return "it has not run on a GPU yet, and there is one here"
     return ""
 

@@ -1,7 +1,7 @@
-"""Extents: which earlier tensor of a graph has the same extent along an axis, by construction.
+"""Extents: find the earliest tensor of a graph that certainly has the same extent along an axis.
 
-Sizes are read from the earliest such tensor, so that all layers that work on maps of one size
-share what follows from it: window indices, padding, counts.
+Sizes are read from that tensor, so that all layers on maps of one size share the nodes that
+follow from it: window indices, padding, counts.
 """
 
 from __future__ import annotations
@@ -17,33 +17,39 @@ POINTWISE = frozenset(
 """Operators whose result has the shape of their first operand."""
 
 BROADCASTING = frozenset({"Add", "Div", "Mul", "Pow", "Sub"})
+"""Operators whose result has the broadcast shape of their operands."""
 
-RANK_OF_MAPS = 4
+MAP_RANK = 4
+"""Dimensions of a map: batch, channels, height, width."""
 
-GIVES_MAPS = frozenset({"Conv", "ConvTranspose", "DepthToSpace", "Resize"})
+MAP_OPERATORS = frozenset({"Conv", "ConvTranspose", "DepthToSpace", "Resize"})
+"""Operators whose result is a map."""
 
 
 class Extents:
-    """The extents of one graph's tensors. Found out once each: a graph grows and never changes."""
+    """The extents of one graph's tensors.
+
+    Each is resolved once: nodes are added to the graph and never changed.
+    """
 
     def __init__(self) -> None:
-        self._known: dict[tuple[ir.Value, int], tuple[ir.Value, int]] = {}
+        self._resolved: dict[tuple[ir.Value, int], tuple[ir.Value, int]] = {}
 
     def source(self, value: ir.Value, axis: int) -> tuple[ir.Value, int]:
-        """Return the earliest tensor and its axis whose extent that of ``value`` is known to be.
+        """Return the earliest tensor, and its axis, with the same extent as ``value`` has.
 
         Args:
             value: Any tensor of the graph.
             axis: Not negative.
         """
         key = value, axis
-        if key not in self._known:
+        if key not in self._resolved:
             earlier = self._before(value, axis)
-            self._known[key] = self.source(*earlier) if earlier else key
-        return self._known[key]
+            self._resolved[key] = self.source(*earlier) if earlier else key
+        return self._resolved[key]
 
     def fixed(self, value: ir.Value, axis: int) -> int | None:
-        """Return an extent that is the same whatever is fed, where that is known."""
+        """Return an extent that does not depend on the inputs; None if it does, or may."""
         value, axis = self.source(value, axis)
         node = value.producer()
         if node is not None and node.op_type == "Conv" and axis == 1:
@@ -54,11 +60,12 @@ class Extents:
         return dim if isinstance(dim, int) else None
 
     def declare(self, value: ir.Value, like: ir.Value) -> None:
-        """Take it that one map has the batch, height and width of another."""
+        """Record that one map has the batch, height and width of another; nothing is checked."""
         for axis in (0, 2, 3):
-            self._known[value, axis] = self.source(like, axis)
+            self._resolved[value, axis] = self.source(like, axis)
 
     def _before(self, value: ir.Value, axis: int) -> tuple[ir.Value, int] | None:
+        """Return an operand, and its axis, of the same extent; None if none is certain."""
         node = value.producer()
         if node is None or node.domain or not node.inputs or node.inputs[0] is None:
             return None
@@ -71,31 +78,31 @@ class Extents:
             along = node.attributes["axis"].as_int()
             return None if along < 0 or along == axis else (first, axis)
         if node.op_type == "ReduceMean" and node.attributes["keepdims"].as_int():
-            return None if _may_name(node.inputs[1], axis) else (first, axis)
+            return None if _may_contain(node.inputs[1], axis) else (first, axis)
         if node.op_type == "Slice":
-            return None if _may_name(node.inputs[3], axis) else (first, axis)
+            return None if _may_contain(node.inputs[3], axis) else (first, axis)
         if node.op_type == "Conv":
             kept = axis == 0 or (axis > 1 and _keeps_size(node, axis - 2))
             return (first, axis) if kept else None
         if node.op_type in BROADCASTING:
-            return self._of_sum([term for term in node.inputs if term is not None], axis)
+            return self._of_broadcast([term for term in node.inputs if term is not None], axis)
         return None
 
-    def _of_sum(self, terms: Sequence[ir.Value], axis: int) -> tuple[ir.Value, int] | None:
-        """A sum has the extent of its terms, if they agree or all but one have extent 1."""
+    def _of_broadcast(self, terms: Sequence[ir.Value], axis: int) -> tuple[ir.Value, int] | None:
+        """Return the extent of operands that agree, or of which all but one have extent 1."""
         maps = [self.source(t, axis) for t in terms if t.const_value is None]
-        if not all(_rank(earliest) == RANK_OF_MAPS for earliest, _ in maps):
+        if not all(_rank(earliest) == MAP_RANK for earliest, _ in maps):
             return None
         for term in terms:
             dims = () if term.const_value is None else term.const_value.shape.numpy()
-            aligned = axis - RANK_OF_MAPS + len(dims)
+            aligned = axis - MAP_RANK + len(dims)
             if aligned >= 0 and dims and dims[aligned] != 1:
                 return None
         found = {extent for extent in maps if not self._is_one(*extent)} or set(maps[:1])
         return found.pop() if len(found) == 1 else None
 
     def _is_one(self, value: ir.Value, axis: int) -> bool:
-        """Tell whether a map is a mean that keeps an axis it was taken over."""
+        """Return whether ``axis`` of a map has extent 1 because a mean was taken over it."""
         node = value.producer()
         if node is None or node.op_type != "ReduceMean":
             return False
@@ -106,12 +113,15 @@ class Extents:
 
 
 def _rank(value: ir.Value) -> int | None:
-    """Return the rank of a tensor where it is known; what ``source`` steps over keeps it."""
+    """Return the rank of a tensor; None if it is unknown.
+
+    The operators that :meth:`Extents.source` steps over keep the rank of their first operand.
+    """
     node = value.producer()
     if node is None:
         return None if value.shape is None else len(value.shape)
-    if node.op_type in GIVES_MAPS:
-        return RANK_OF_MAPS
+    if node.op_type in MAP_OPERATORS:
+        return MAP_RANK
     first = node.inputs[0] if node.inputs else None
     if first is None or node.op_type not in {
         "Concat",
@@ -124,15 +134,18 @@ def _rank(value: ir.Value) -> int | None:
     return _rank(first)
 
 
-def _may_name(axes: ir.Value | None, axis: int) -> bool:
-    """Tell whether a list of axes holds one, or is not known; negative ones count from the end."""
+def _may_contain(axes: ir.Value | None, axis: int) -> bool:
+    """Return whether ``axis`` is in a list of axes, or may be.
+
+    It may be in a list that is no constant, or that holds a negative axis.
+    """
     if axes is None or axes.const_value is None:
         return True
-    return any(named < 0 or named == axis for named in axes.const_value.numpy())
+    return any(entry < 0 or entry == axis for entry in axes.const_value.numpy())
 
 
 def _keeps_size(conv: ir.Node, side: int) -> bool:
-    """Tell whether a convolution of maps keeps their height (``side`` 0) or width (1)."""
+    """Return whether a convolution of maps keeps their height (``side`` 0) or width (1)."""
     kernel, stride, dilation = (
         conv.attributes[name].as_ints()[side] for name in ("kernel_shape", "strides", "dilations")
     )

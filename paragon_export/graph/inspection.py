@@ -1,4 +1,4 @@
-"""What an ONNX model says of itself: metadata, precision, ports, task and static size."""
+"""Inspection: questions to an ONNX model about its inputs, outputs, precision and kind."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from paragon_export.specs.types import Precision, Size
 
 
 def metadata_of(model: ir.Model) -> ModelMetadata:
-    """Return what a model says of itself; of one from ``read_onnx`` it was checked.
+    """Return the metadata of a model.
 
     Raises:
-        ValueError: If it says what cannot be.
+        ValueError: If an entry is invalid. ``read_onnx`` has refused such a file already.
     """
     return ModelMetadata.from_props(model.metadata_props)
 
 
 def precision_of(model: ir.Model) -> Precision:
-    """Tell the arithmetic of a model from the type of its weights."""
+    """Return the precision of a model: the type of its weights."""
     types = {value.dtype for value in model.graph.initializers.values()}
     if ir.DataType.FLOAT16 in types:
         return Precision.FP16
@@ -30,10 +30,12 @@ def precision_of(model: ir.Model) -> Precision:
 
 
 def ports_of(model: ir.Model) -> tuple[tuple[Port, ...], tuple[Port, ...]]:
-    """Return the inputs and outputs of a model as ports; those of a classifier with their span.
+    """Return the inputs and outputs of a model as ports.
+
+    Inputs of a classifier have a span: IDs from 0 to the last row of their table, or [0, 1].
 
     Raises:
-        PlanError: If a classifier reads IDs from nowhere that says how many there are.
+        PlanError: If IDs of a classifier index no table, so that their span is unknown.
     """
     inputs, outputs = (
         tuple(port_of(value) for value in values)
@@ -49,20 +51,25 @@ def ports_of(model: ir.Model) -> tuple[tuple[Port, ...], tuple[Port, ...]]:
 
 
 def guarded_ports(data: bytes) -> tuple[Port, ...]:
-    """Return the inputs of a serialized model, with the values that may be fed to them."""
+    """Return the inputs of a serialized model as ports, as :func:`ports_of` does."""
     import onnx
 
     return ports_of(ir.from_proto(onnx.ModelProto.FromString(data)))[0]
 
 
 def port_of(value: ir.Value) -> Port:
+    """Return an input or output as a port of dtype int64 or float32, without a span."""
     dims = tuple(dim if isinstance(dim, int) else str(dim) for dim in value.shape or ())
     whole = value.dtype is not None and value.dtype.is_integer()
     return Port(str(value.name), dims, "int64" if whole else "float32")
 
 
 def _table_rows(ids: ir.Value) -> int:
-    """Return how many rows the table has from which ``ids`` picks."""
+    """Return the number of rows of the table that ``ids`` index.
+
+    Raises:
+        PlanError: If they index no table of a fixed size.
+    """
     values = [ids]
     while values:
         for user, index in values.pop().uses():
@@ -71,7 +78,10 @@ def _table_rows(ids: ir.Value) -> int:
             table = user.inputs[0] if user.op_type == "Gather" and index == 1 else None
             if table is not None and table.shape and isinstance(table.shape[0], int):
                 return table.shape[0]
-    raise PlanError(f"input {ids.name} holds whole numbers and no Gather says how many there are")
+    raise PlanError(
+        f"input {ids.name} holds integers that index no table of a fixed size; expected a Gather on "
+        "a weight"
+    )
 
 
 def task_of(model: ir.Model) -> Task:
@@ -103,7 +113,11 @@ def input_spec_of(model: ir.Model, name: str) -> InputSpec:
 
 
 def static_size(model: ir.Model) -> Size | None:
-    """Return the picture size that a model is fixed to; None where it is dynamic or there is none."""
+    """Return the image size of a static model; None for a dynamic one and for a classifier.
+
+    Raises:
+        PlanError: If the input is not of rank 4.
+    """
     if task_of(model).is_classifier:
         return None
     dims = [

@@ -1,7 +1,7 @@
-"""Metadata: what an ONNX file says of itself. One schema, one writer and one reader.
+"""Metadata: the entries of an ONNX file that describe the network in it.
 
-Anybody may have written it, so every entry is checked before it is believed. Bounds are those of
-the networks that are served.
+One class holds the schema, the writer and the reader. A file may come from anywhere, so every entry
+is checked when it is read. The bounds are those of the supported networks.
 """
 
 from __future__ import annotations
@@ -18,33 +18,34 @@ from paragon_export.system.reading import parse_json
 from paragon_export.system.text import brief
 
 FLOAT32_MARK = "paragon.precision"
-"""Metadata key of an ONNX node that is computed in float32 whatever the artifact's precision."""
+"""Metadata key of an ONNX node that is computed in float32 in artifacts of every precision."""
 
 TOOL = "paragon-export"
-"""How the entry ``tool`` of this tool's own files begins."""
+"""Prefix of the entry ``tool`` in files written by this tool."""
 
 MAX_MINIMUM_PX = 64
-"""Pixels: a MUNet halves its input six times at most."""
+"""Largest value of ``smallest`` in pixels: a MUNet halves its input at most six times."""
 
 MAX_ROWS = 2**28
-"""Of a table or a classifier: more do not fit into the weights that are read."""
+"""Rows of a table or classes of a classifier. More do not fit into the largest weights."""
 
 MAX_TEXT_CHARACTERS = 2**16
-"""Characters."""
+"""Length of one text."""
 
 MAX_ENTRY_CHARACTERS = 2**24
-"""Characters of an entry that holds JSON."""
+"""Length of one entry that holds JSON."""
 
 MAX_ENTRIES = 50_000
-"""In a table or a list: one for each node at most."""
+"""Entries of a table or a list: at most one for each node."""
 
 MAX_NUMBER = 2.0**1000
+"""Largest magnitude of a number."""
 
 Check = Callable[[Any], Any]
-"""Returns a value as it is kept, or raises ValueError or TypeError saying what it must be."""
+"""Returns a checked value, or raises ValueError or TypeError that says what the value must be."""
 
 
-def _whole(low: int, high: int) -> Check:
+def _integer(low: int, high: int) -> Check:
     def check(value: Any) -> int:
         if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
             raise ValueError(f"it must be a whole number from {low} to {high}")
@@ -83,8 +84,8 @@ def _range(value: Any) -> list[float]:
 
 
 def _is_number(value: Any) -> bool:
-    is_one = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return is_one and abs(value) <= MAX_NUMBER
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return is_number and abs(value) <= MAX_NUMBER
 
 
 def _scalar(value: Any) -> Any:
@@ -96,7 +97,7 @@ def _scalar(value: Any) -> Any:
 
 
 def _table(check: Callable[[str, Any], Any]) -> Check:
-    """Check a table of names of which each has a value that suits it."""
+    """Return a check for a table: ``check`` takes the name and the value of each entry."""
 
     def checked(value: Any) -> dict[str, Any]:
         if not isinstance(value, dict) or len(value) > MAX_ENTRIES:
@@ -106,8 +107,8 @@ def _table(check: Callable[[str, Any], Any]) -> Check:
     return checked
 
 
-def _setting(name: str, value: Any) -> ResolvedOption:
-    """Check a switch: its value as that of a flag, and who gave it."""
+def _resolved_option(name: str, value: Any) -> ResolvedOption:
+    """Check an option: its value, by the rule of its flag, and its source."""
     if not isinstance(value, dict) or set(value) != {"value", "source"}:
         raise ValueError(f"{brief(name)} must have a value and a source")
     if value["source"] not in get_args(Source):
@@ -124,7 +125,8 @@ def _islands(value: Any) -> tuple[dict[str, Any], ...]:
     return tuple(_table(lambda _, inner: _scalar(inner))(island) for island in value)
 
 
-COUNT = _whole(0, MAX_ENTRIES)
+COUNT = _integer(0, MAX_ENTRIES)
+"""Check of a number of nodes, tensors or rewrites."""
 
 TEXTS: Mapping[str, Check] = {
     "family": _text,
@@ -141,38 +143,39 @@ TEXTS: Mapping[str, Check] = {
     "torch": _text,
     "content_sha256": _text,
 }
-"""Entries that are plain text, and how each is checked."""
+"""Entries that are plain text, with the check of each."""
 
 VALUES: Mapping[str, Check] = {
-    "scale": _whole(1, MAX_SCALE),
-    "in_channels": _whole(1, MAX_IMAGE_CHANNELS),
-    "out_channels": _whole(1, MAX_ROWS),
-    "window": _whole(1, MAX_WINDOW_PX),
-    "smallest": _whole(1, MAX_MINIMUM_PX),
+    "scale": _integer(1, MAX_SCALE),
+    "in_channels": _integer(1, MAX_IMAGE_CHANNELS),
+    "out_channels": _integer(1, MAX_ROWS),
+    "window": _integer(1, MAX_WINDOW_PX),
+    "smallest": _integer(1, MAX_MINIMUM_PX),
     "is_picture": yes_or_no,
-    "switches": _table(_setting),
+    "switches": _table(_resolved_option),
     "video": yes_or_no,
     "rewrites": _table(lambda _, count: COUNT(count)),
     "value_range": _range,
-    "classes": _whole(1, MAX_ROWS),
-    "vocabulary": _whole(1, MAX_ROWS),
+    "classes": _integer(1, MAX_ROWS),
+    "vocabulary": _integer(1, MAX_ROWS),
     "dropped_tensors": COUNT,
     "made_with": _table(lambda _, version: _text(version)),
     "islands": _islands,
 }
-"""Entries that are JSON, and how each is checked."""
+"""Entries that are JSON, with the check of each."""
 
-_KNOWN = {**TEXTS, **VALUES}
+_CHECKS = {**TEXTS, **VALUES}
 
 ACTED_ON = ("window", "smallest", "is_picture", "switches", "checkpoint", "checkpoint_sha256")
-"""Entries that count in files of other tools as well."""
+"""Entries that are read from files of other tools as well."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelMetadata:
-    """Everything that an ONNX file of this tool says of itself, in the order in which it is written.
+    """The metadata of an ONNX file, in the order in which it is written.
 
-    The fields are named like the entries. None, or the default, stands where a file says nothing.
+    The fields are named like the entries. A field is None, or has its default, if the file lacks the
+    entry.
     """
 
     family: str | None = None
@@ -191,56 +194,56 @@ class ModelMetadata:
     io: str | None = None
     video: bool = False
     rewrites: Mapping[str, int] = field(default_factory=dict)
-    """Name of a rewrite and how often it fired."""
+    """Name of a rewrite to how often it fired."""
     runtime: str | None = None
     value_range: list[float] | None = None
-    """Smallest and largest value of an input."""
+    """Smallest and largest value of the input."""
     colour_order: str | None = None
     layout: str | None = None
     classes: int | None = None
     vocabulary: int | None = None
     checkpoint: str | None = None
-    """Name of the file that the model was made from."""
+    """Name of the checkpoint file that the model was exported from."""
     checkpoint_sha256: str | None = None
     dropped_tensors: int = 0
     tool: str | None = None
     torch: str | None = None
     made_with: Mapping[str, str] = field(default_factory=dict)
-    """Packages and their versions."""
+    """Packages that the export used, and their versions."""
     islands: tuple[Mapping[str, Any], ...] = ()
-    """Nodes that the audit had computed in float32."""
+    """Nodes that the range audit keeps in float32."""
     content_sha256: str | None = None
 
     @classmethod
     def from_props(cls, props: Mapping[str, str]) -> ModelMetadata:
-        """Read the entries of an ONNX file. Those that are not this tool's are ignored.
+        """Read the entries of an ONNX file. Unknown entries are ignored.
 
         Raises:
-            ValueError: Naming the first entry that is impossible, and what it must be.
+            ValueError: Naming the first invalid entry, and what it must be.
         """
-        names = _KNOWN if props.get("tool", "").startswith(TOOL) else ACTED_ON
+        names = _CHECKS if props.get("tool", "").startswith(TOOL) else ACTED_ON
         return cls.from_document(
             {n: props[n] if n in TEXTS else _decoded(n, props[n]) for n in names if n in props}
         )
 
     @classmethod
     def from_document(cls, document: Mapping[str, Any]) -> ModelMetadata:
-        """Read the same entries from JSON, as :meth:`to_document` returns them.
+        """Read the entries from JSON values, as :meth:`to_document` returns them.
 
         Raises:
             ValueError: As :meth:`from_props`.
         """
-        return cls(**{n: _checked(n, document[n], _KNOWN[n]) for n in _KNOWN if n in document})
+        return cls(**{n: _checked(n, document[n], _CHECKS[n]) for n in _CHECKS if n in document})
 
     def to_document(self) -> dict[str, Any]:
-        """Return the entries as JSON values, without those of which nothing is said."""
-        found = {entry.name: getattr(self, entry.name) for entry in fields(self)}
-        found["switches"] = {name: asdict(s) for name, s in self.switches.items()}
-        found["islands"] = [dict(island) for island in self.islands] or None
-        return {name: value for name, value in found.items() if value is not None}
+        """Return the entries as JSON values; those that are None are left out."""
+        entries = {entry.name: getattr(self, entry.name) for entry in fields(self)}
+        entries["switches"] = {name: asdict(s) for name, s in self.switches.items()}
+        entries["islands"] = [dict(island) for island in self.islands] or None
+        return {name: value for name, value in entries.items() if value is not None}
 
     def to_props(self) -> dict[str, str]:
-        """Return the entries as an ONNX file holds them, in order."""
+        """Return the entries as the texts that an ONNX file holds, in order."""
         document = self.to_document()
         return {n: v if n in TEXTS else json.dumps(v) for n, v in document.items()}
 
@@ -253,7 +256,7 @@ def _decoded(name: str, text: str) -> Any:
     try:
         return parse_json(text)
     except ValueError as error:
-        raise ValueError(f"{name} is {brief(text)}, which is no JSON: {error}") from error
+        raise ValueError(f"{name} is {brief(text)}, which is not JSON: {error}") from error
 
 
 def _checked(name: str, value: Any, check: Check) -> Any:

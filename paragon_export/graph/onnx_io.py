@@ -1,10 +1,11 @@
-"""ONNX files: read and write them, with what a consumer must know inside."""
+"""ONNX files: read, serialize and write them, and describe the network in their metadata."""
 
 from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -39,35 +40,46 @@ if TYPE_CHECKING:
 
 
 CONTENT_DIGEST = "content_sha256"
-"""Metadata key: SHA-256 of the file's bytes without this very entry."""
+"""Metadata key: SHA-256 of the file's bytes without this entry."""
 
 
 MAX_FILE_BYTES = 2**30
 
 
 MAX_READ_MEMORY_BYTES = 3 * 2**30
-"""Bytes: a short file may parse to a large one."""
+"""Memory for parsing a file, which may need far more than the bytes of the file."""
 
-# Where a model is damaged the library logs a traceback and goes on, which nobody asked for.
-logging.getLogger("onnx_ir").addHandler(logging.NullHandler())
+
+@contextmanager
+def silenced_onnx_ir() -> Iterator[None]:
+    """Keep warnings of onnx-ir from stderr; handlers that the application has set are not touched.
+
+    onnx-ir logs a traceback for a damaged model and goes on. Python prints it if no handler is set.
+    """
+    logger, handler = logging.getLogger("onnx_ir"), logging.NullHandler()
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
 
 
 def is_onnx(path: Path) -> bool:
-    """Tell an ONNX file by its name: protobuf has no signature."""
+    """Return whether a path has the suffix of an ONNX file: protobuf has no signature."""
     return path.suffix.lower() in ONNX_SUFFIXES
 
 
 @dataclass(frozen=True)
 class OnnxFile:
-    """An ONNX file that was read once: these bytes are checked, judged and compiled."""
+    """An ONNX file that is read once. The same bytes are checked, compared and compiled."""
 
     path: Path
-    """Where it was read from or is to be written to."""
+    """Where it was read from, or where it will be written."""
     data: bytes
     model: ir.Model
-    """The same, parsed. Not to be changed."""
+    """The parsed bytes. It must not be changed."""
     is_own: bool = False
-    """Whether this process made it. A file of anybody else is run in a process of its own."""
+    """Whether this process created it. Any other file is run in a child process."""
 
     @cached_property
     def sha256(self) -> str:
@@ -112,9 +124,9 @@ class OnnxFile:
 
     @property
     def was_changed(self) -> bool:
-        """Whether it is not what its own digest says; False without one.
+        """Whether the bytes do not match the digest in the metadata; False without a digest.
 
-        An edit is no fault by itself: what a file computes decides.
+        An edit alone is no fault: the verdict depends on what a file computes.
         """
         import onnx
 
@@ -123,17 +135,19 @@ class OnnxFile:
 
 
 def read_onnx_file(path: Path) -> OnnxFile:
-    """Read a self-contained ONNX file, one plain graph (see ``onnx_guard``).
+    """Read a self-contained ONNX file with one graph (see ``onnx_checks``).
+
+    The memory of the process is limited while the file is parsed.
 
     Raises:
-        RunError: If it is not one, or its metadata says what cannot be (see ``metadata``).
-        PlanError: If it is a classifier of something else than glyphs.
+        RunError: If it is no such file, or its metadata is invalid (see ``metadata``).
+        PlanError: If it is a classifier of anything but glyphs.
     """
     import onnx
 
     data = read_bytes(path, MAX_FILE_BYTES, "", RunError)
     try:
-        with limited_memory(MAX_READ_MEMORY_BYTES):
+        with limited_memory(MAX_READ_MEMORY_BYTES), silenced_onnx_ir():
             proto = onnx.ModelProto.FromString(data)
             try:
                 check_model(proto)
@@ -146,7 +160,7 @@ def read_onnx_file(path: Path) -> OnnxFile:
                 metadata_of(model)
             except ValueError as error:
                 raise RunError(
-                    f"{path}: its metadata says that {error}; export it again or remove the entry"
+                    f"{path}: in its metadata {error}; export it again or remove the entry"
                 ) from error
             _check_items(path, model)
             return OnnxFile(path, data, model)
@@ -166,9 +180,9 @@ def read_onnx(path: Path) -> ir.Model:
 
 
 def serialized(model: ir.Model, path: Path) -> OnnxFile:
-    """Return a model as the file that it will be: weights inside, equal bytes for equal models.
+    """Return a model as a self-contained file: equal models give equal bytes.
 
-    One of ours gets a digest of its content (see ``OnnxFile.was_changed``).
+    A model of this tool gets a digest of its content (see ``OnnxFile.was_changed``).
     """
     proto = ir.to_proto(model)
     if "tool" in model.metadata_props:
@@ -184,7 +198,7 @@ def write_onnx(model: ir.Model, path: Path) -> None:
 
 
 def is_our_onnx(path: Path) -> bool:
-    """Tell whether a file is an ONNX file that this tool wrote, by its metadata."""
+    """Return whether a file is an ONNX file of this tool, by its metadata."""
     try:
         return read_onnx_file(path).is_ours
     except (RunError, PlanError):
@@ -192,13 +206,13 @@ def is_our_onnx(path: Path) -> bool:
 
 
 def _content_digest(proto: onnx.ModelProto) -> tuple[str, str | None]:
-    """Take the recorded digest off a model; return the right one and what was recorded."""
-    told = None
+    """Remove the recorded digest from a model; return the actual and the recorded digest."""
+    recorded = None
     for index in reversed(range(len(proto.metadata_props))):
         if proto.metadata_props[index].key == CONTENT_DIGEST:
-            told = proto.metadata_props[index].value
+            recorded = proto.metadata_props[index].value
             del proto.metadata_props[index]
-    return hashlib.sha256(proto.SerializeToString(deterministic=True)).hexdigest(), told
+    return hashlib.sha256(proto.SerializeToString(deterministic=True)).hexdigest(), recorded
 
 
 def describe_in(
@@ -207,9 +221,9 @@ def describe_in(
     plan: ExportPlan,
     rewrites: Mapping[str, int],
 ) -> None:
-    """Write into the model's ``metadata_props`` what a consumer needs to run it rightly.
+    """Write the metadata of an export into ``metadata_props`` of the model.
 
-    What libraries left there goes: it tells how they were called, not what the model is.
+    Entries that libraries wrote are removed.
     """
     spec, checkpoint, made_with = network.spec, network.checkpoint, export_versions()
     metadata = ModelMetadata(
@@ -241,7 +255,7 @@ def describe_in(
 
 
 def _check_items(path: Path, model: ir.Model) -> None:
-    """Refuse a classifier whose input is something else than grids of IDs or cells."""
+    """Refuse a classifier whose input is neither grids of IDs nor cells."""
     inputs, outputs = ([port_of(v) for v in vs] for vs in (model.graph.inputs, model.graph.outputs))
     if not outputs or not outputs[0].is_logits:
         return

@@ -1,9 +1,9 @@
 """Simplify: an ONNX graph in, one with fewer nodes out.
 
 onnxsim folds the LayerScale gains into the convolutions before them and merges products with
-their biases. Measured beside onnxslim and onnxscript's optimizer on traced graphs, it leaves the
-fewest nodes; in latency none of them differs from the traced graph beyond the noise of the
-measurement (``benchmarks/simplifiers.py``).
+their biases. Of onnxsim, onnxslim and onnxscript's optimizer it leaves the fewest nodes of a
+traced graph. None of them changes the latency by more than the noise of the measurement
+(``benchmarks/simplifiers.py``).
 """
 
 from __future__ import annotations
@@ -15,30 +15,31 @@ from paragon_export.errors import TraceError
 from paragon_export.graph.metadata import FLOAT32_MARK
 from paragon_export.system.optional import import_without_telemetry
 
-SKIPPED = ["fuse_qkv", "fuse_consecutive_reduce"]
-"""Passes that do harm. Three products made one have to be split again, which copies; a mean of means
-made one mean is summed at a stretch, whose rounding error grows with the picture."""
+SKIPPED_PASSES = ["fuse_qkv", "fuse_consecutive_reduce"]
+"""Passes of onnxsim that make the result worse. The first merges three products into one, which must
+be split again with a copy. The second merges a mean of means into one long sum, whose rounding
+error grows with the image."""
 
 MAX_GROWTH_FACTOR = 1.25
-"""By how much constants may grow when what follows from them is computed; beyond, it is left to
-the run. A bias for every pair of places of a window is gathered from a small table."""
+"""Constants are folded if the file grows by no more than this factor. Without the limit, for example,
+the bias of every pair of places in a window would be stored instead of a small table."""
 
 
 def simplify(model: ir.Model) -> ir.Model:
-    """Return a copy of a float32 model with no more nodes; float32 islands stay marked.
+    """Return a copy of a float32 model with no more nodes; float32 marks of nodes are kept.
 
     Raises:
         TraceError: If onnxsim fails on the graph.
     """
-    given = ir.to_proto(model)
-    proto = _simplified(given)
-    if proto.ByteSize() > MAX_GROWTH_FACTOR * given.ByteSize():
-        proto = _simplified(given, skip_constant_folding=True)
+    original = ir.to_proto(model)
+    proto = _simplified(original)
+    if proto.ByteSize() > MAX_GROWTH_FACTOR * original.ByteSize():
+        proto = _simplified(original, skip_constant_folding=True)
     simplified = ir.from_proto(proto)
     if simplified.graph.num_nodes() >= model.graph.num_nodes():
-        # Biases merged into Gemm can cost more reshapes around it than the merge removes.
+        # A bias merged into Gemm can need more reshapes than the merge removes.
         return ir.from_proto(ir.to_proto(model))
-    # onnxsim drops node metadata and keeps node names.
+    # onnxsim removes the metadata of nodes and keeps their names.
     marked = {n.name for n in model.graph if n.metadata_props.get(FLOAT32_MARK)}
     for node in simplified.graph:
         if node.name in marked:
@@ -50,15 +51,16 @@ def simplify(model: ir.Model) -> ir.Model:
 def _simplified(proto: onnx.ModelProto, **options: bool) -> onnx.ModelProto:
     onnxsim = import_without_telemetry("onnxsim")  # it imports ONNX Runtime
     try:
-        return onnxsim.simplify(proto, skipped_optimizers=SKIPPED, **options)[0]
-    except Exception as error:  # raised by onnxsim's native part, of no common class
+        return onnxsim.simplify(proto, skipped_optimizers=SKIPPED_PASSES, **options)[0]
+    except Exception as error:  # native code raises unrelated classes
         raise TraceError(
-            f"onnxsim cannot simplify the graph: {' '.join(str(error).split())}"
+            f"onnxsim cannot simplify the graph: {' '.join(str(error).split())}; this is a fault "
+            "of the lowering or of onnxsim"
         ) from error
 
 
 def _restore_symbols(model: ir.Model, simplified: ir.Model) -> None:
-    """Keep the names of the dynamic extents at the ports as the tracer gave them."""
+    """Restore the names of dynamic dimensions at inputs and outputs."""
     for before, after in zip(
         (*model.graph.inputs, *model.graph.outputs),
         (*simplified.graph.inputs, *simplified.graph.outputs),

@@ -1,9 +1,9 @@
 """Trace: a PyTorch module in, an ONNX graph out.
 
-The module is traced symbolically (``torch.fx``): sizes are unknown while it runs, so nothing
-about a size can be baked into the graph, and a Python branch on one is an error instead of a
-wrong model at every other size. Each traced call is then lowered by the table in
-``operators``. The graph keeps the network's own names for its weights.
+The module is traced symbolically with ``torch.fx``. Sizes are unknown during the trace, so no
+size becomes a constant of the graph, and a Python branch on a size is an error instead of a
+model that is wrong at every other size. Each traced call is then lowered by the tables in
+``graph.lowerings``. Weights keep the names that they have in the module.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch.fx.passes.shape_prop import ShapeProp
 
 from paragon_export.errors import TraceError
 from paragon_export.graph.emitter import Emitter, Weight
-from paragon_export.graph.lowerings import FUNCTIONS, METHODS, MODULES
+from paragon_export.graph.lowerings.tables import FUNCTIONS, METHODS, MODULES
 from paragon_export.networks.float32 import narrow, widen
 from paragon_export.networks.ops import PRIMITIVES
 
@@ -27,10 +27,10 @@ if TYPE_CHECKING:
     from paragon_export.specs.network import Port
 
 
-MAX_FOLDED_VALUES = 2**20
-"""Bytes up to which what follows from weights alone is computed here even if it is larger than
-they are. Beyond, the graph computes it: a bias for every pair of places of a window is gathered
-from a small table, in every block."""
+MAX_FOLDED_BYTES = 2**20
+"""A value that depends on weights alone is computed here up to this size, or up to the size of
+these weights. Larger ones are computed by the graph: for example the bias of every pair of places
+in a window, which each block gathers from a small table."""
 
 
 class _Tracer(fx.Tracer):
@@ -55,14 +55,9 @@ def trace(
         A float32 model that shares no memory with ``module``.
 
     Raises:
-        TraceError: If the module branches on a size or calls what has no lowering.
+        TraceError: If the module branches on a size, or a call has no lowering.
     """
-    try:
-        graph = _Tracer().trace(module)
-    except (fx.proxy.TraceError, TypeError) as error:  # the latter from range(size)
-        raise TraceError(
-            f"the network branches on a value known only at run time: {error}"
-        ) from error
+    graph = _traced(module)
     static = all(port.is_static for port in inputs)
     if static:
         with torch.no_grad():
@@ -83,22 +78,36 @@ def trace(
     return model
 
 
+def _traced(module: torch.nn.Module) -> fx.Graph:
+    try:
+        return _Tracer().trace(module)
+    except (fx.proxy.TraceError, TypeError) as error:  # range(size) raises TypeError
+        raise TraceError(
+            f"the network branches on a value known only at run time: {error}; express the branch "
+            "with tensor operations such as torch.where"
+        ) from error
+
+
 def _zeros(port: Port) -> torch.Tensor:
     return torch.zeros([int(dim) for dim in port.dims], dtype=getattr(torch, port.dtype))
 
 
 class _Lowering:
-    """Walks a traced graph and lets the operator table emit each call."""
+    """Lowers the nodes of a traced graph in order.
+
+    ``values`` maps a node to its lowered result, and ``result`` is that of the output node.
+    """
 
     def __init__(self, module: torch.nn.Module, emitter: Emitter, static: bool) -> None:
         self.module = module
         self.emitter = emitter
         self.static = static
         self.values: dict[fx.Node, Any] = {}
-        self.wide: set[fx.Node] = set()
+        self.float32_nodes: set[fx.Node] = set()
         self.result: Any = None
 
     def lower(self, node: Any) -> None:
+        """Lower one node; those before it must have been lowered."""
         if node.op == "placeholder":
             return
         if node.op == "output":
@@ -106,16 +115,16 @@ class _Lowering:
             return
         if node.op == "get_attr":
             attribute = _attribute(self.module, node.target)
-            tensor = isinstance(attribute, torch.Tensor)
-            self.values[node] = Weight(node.target, attribute.detach()) if tensor else attribute
+            is_tensor = isinstance(attribute, torch.Tensor)
+            self.values[node] = Weight(node.target, attribute.detach()) if is_tensor else attribute
             return
         if node.target is widen or node.target is narrow:
             if node.target is widen:
-                self.wide.add(node)
+                self.float32_nodes.add(node)
             self.values[node] = self.values[node.args[0]]
             return
-        if any(argument in self.wide for argument in node.all_input_nodes):
-            self.wide.add(node)
+        if any(argument in self.float32_nodes for argument in node.all_input_nodes):
+            self.float32_nodes.add(node)
         if self.static and node.target is getattr and node.args[1] == "shape":
             self.values[node] = tuple(node.args[0].meta["tensor_meta"].shape)
             return
@@ -123,14 +132,14 @@ class _Lowering:
         kwargs = fx.map_arg(node.kwargs, self.values.__getitem__)
         if _is_constant(args):
             computed = self._compute(node, args, kwargs)
-            if computed.nbytes <= MAX_FOLDED_VALUES or computed.nbytes <= _bytes(args):
+            if computed.nbytes <= MAX_FOLDED_BYTES or computed.nbytes <= _bytes(args):
                 self.values[node] = Weight(node.name, computed)
                 return
-        with self.emitter.scope(node.name, wide=node in self.wide):
+        with self.emitter.scope(node.name, is_float32=node in self.float32_nodes):
             self.values[node] = self._call(node, args, kwargs)
 
     def _compute(self, node: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.Tensor:
-        """Call on weights alone: the result is a weight of the exported network."""
+        """Evaluate a call whose arguments are weights; its result becomes a weight."""
         tensors = [a.tensor if isinstance(a, Weight) else a for a in args]
         with torch.no_grad():
             if node.op == "call_module":
@@ -140,28 +149,33 @@ class _Lowering:
             return node.target(*tensors, **kwargs)
 
     def _call(self, node: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Emit a call with the lowering from the tables."""
         if node.op == "call_module":
             module = self.module.get_submodule(node.target)
             lowering = MODULES.get(type(module))
-            described = type(module).__name__
+            callee = type(module).__name__
             args = (module, node.target, *args)
         else:
             table: Any = METHODS if node.op == "call_method" else FUNCTIONS
             lowering = table.get(node.target)
-            described = getattr(node.target, "__name__", node.target)
+            callee = getattr(node.target, "__name__", node.target)
         if lowering is None:
-            raise TraceError(f"no ONNX lowering for {described} (at {node.name}); see operators.py")
+            raise TraceError(
+                f"no ONNX lowering for {callee} (at {node.name}); add one in graph/lowerings"
+            )
         return lowering(self.emitter, *args, **kwargs)
 
 
 def _is_constant(args: tuple[Any, ...]) -> bool:
-    weights = [isinstance(a, Weight) for a in args]
-    return any(weights) and all(
-        w or isinstance(a, (int, float)) for w, a in zip(weights, args, strict=True)
+    """Return whether arguments are weights and plain numbers, at least one of them a weight."""
+    is_weight = [isinstance(a, Weight) for a in args]
+    return any(is_weight) and all(
+        w or isinstance(a, (int, float)) for w, a in zip(is_weight, args, strict=True)
     )
 
 
 def _bytes(args: tuple[Any, ...]) -> int:
+    """Return the bytes of the weights among the arguments."""
     return sum(a.tensor.nbytes for a in args if isinstance(a, Weight))
 
 

@@ -1,4 +1,4 @@
-"""What networks are fed when they are judged: pictures, clips and glyphs.
+"""Inputs: the probes (images, clips and glyphs) that a network is compared on.
 
 It may import ``runtimes`` and the packages before it.
 """

@@ -1,7 +1,7 @@
-"""Glyph probes: the grids of IDs and the cells that a glyph classifier is judged on.
+"""Glyph probes: the grids of IDs and the cells that a glyph classifier is compared on.
 
-The same for every run. Every kind of content is fed in batches of another size, and what real
-input looks like in two of them.
+They are the same in every run. Each kind of content is fed in batches of another size; the kind that
+resembles real input is fed in two sizes.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from paragon_export.specs.network import Port
 from paragon_export.specs.types import Size
 
 GLYPHS = 32
-"""Items of a probe: the largest rounding error of a few is a matter of luck."""
+"""Items of a probe. The largest rounding error of fewer items varies too much to be compared."""
 
 
 def glyph_probes(port: Port, largest_batch: int = GLYPHS) -> list[Probe]:
@@ -25,7 +25,7 @@ def glyph_probes(port: Port, largest_batch: int = GLYPHS) -> list[Probe]:
     Args:
         port: The input of a glyph classifier, with its span: a grid (batch, rows, columns) of
             IDs, or cells (batch, 1, rows, columns) of pixels in [0, 1].
-        largest_batch: That the candidate accepts.
+        largest_batch: The largest batch that the candidate accepts.
     """
     rows, columns = (int(dim) for dim in port.dims[-2:])
     high = int(port.span[1]) if port.span else 0
@@ -41,13 +41,14 @@ def glyph_probes(port: Port, largest_batch: int = GLYPHS) -> list[Probe]:
 
 
 def glyph_batch(port: Port, count: int) -> np.ndarray:
-    """Return ``count`` glyph-like grids or cells as ``port`` takes them, to time a network on."""
+    """Return ``count`` glyph-like grids or cells of the shape and dtype of ``port``, for timing."""
     typical = ("glyph-like IDs", "strokes")
     items = next(p.frames[0] for p in glyph_probes(port) if p.label in typical)
     return np.resize(items, (count, *items.shape[1:]))
 
 
 Make = Callable[[np.random.Generator, tuple[int, int, int], int], np.ndarray]
+"""Returns contents of a shape (items, rows, columns): IDs up to the last argument, or cells."""
 
 
 def _uniform(rng: np.random.Generator, shape: tuple[int, int, int], high: int) -> np.ndarray:
@@ -57,7 +58,7 @@ def _uniform(rng: np.random.Generator, shape: tuple[int, int, int], high: int) -
 
 
 def _glyph_like(rng: np.random.Generator, shape: tuple[int, int, int], high: int) -> np.ndarray:
-    """Two thirds or more empty, as in real grids: a filled box somewhere, with holes."""
+    """Return grids of which two thirds or more are empty: a filled box with holes, as in real ones."""
     ids = np.zeros(shape, np.int64)
     for grid in ids:
         top, left = rng.integers(0, 8, 2)
@@ -69,16 +70,16 @@ def _glyph_like(rng: np.random.Generator, shape: tuple[int, int, int], high: int
 
 
 def _stripes(rng: np.random.Generator, shape: tuple[int, int, int], high: int) -> np.ndarray:
-    """Columns, and rows in every second grid: a swap of the two axes shows."""
+    """Return columns of one ID, and rows in every second grid: a swap of the axes shows."""
     count, rows, columns = shape
-    upright = np.broadcast_to(rng.integers(0, high + 1, (count, 1, columns)), shape).copy()
-    upright[1::2] = rng.integers(0, high + 1, (len(upright[1::2]), rows, 1))
-    upright[:, 0, 0], upright[:, 0, 1] = 0, high
-    return upright
+    grids = np.broadcast_to(rng.integers(0, high + 1, (count, 1, columns)), shape).copy()
+    grids[1::2] = rng.integers(0, high + 1, (len(grids[1::2]), rows, 1))
+    grids[:, 0, 0], grids[:, 0, 1] = 0, high
+    return grids
 
 
 def _flat(rng: np.random.Generator, shape: tuple[int, int, int], high: int) -> np.ndarray:
-    """One ID all over, 0 and the last one among them, but for a patch off the centre."""
+    """Return grids of one ID, 0 and the last one among them, with an off-center patch of another."""
     first, second = rng.integers(0, high + 1, (2, shape[0], 1, 1))
     first[:2, 0, 0] = 0, high
     ids = np.broadcast_to(first, shape).copy()
@@ -90,12 +91,12 @@ def _binary(rng: np.random.Generator, shape: tuple[int, int, int], high: int) ->
     return rng.integers(0, 2, shape)
 
 
-def _grey(rng: np.random.Generator, shape: tuple[int, int, int], high: int) -> np.ndarray:
+def _gray(rng: np.random.Generator, shape: tuple[int, int, int], high: int) -> np.ndarray:
     return rng.random(shape)
 
 
 def _strokes(rng: np.random.Generator, shape: tuple[int, int, int], high: int) -> np.ndarray:
-    """A straight edge at any angle, ink on one side, as glyphs have it; one cell is empty."""
+    """Return cells with a straight edge at any angle and ink on one side; the first cell is empty."""
     rows, columns = np.indices(shape[1:]) - 3.5
     angles = rng.uniform(0, 2 * np.pi, shape[0])[:, None, None]
     cells = np.cos(angles) * rows + np.sin(angles) * columns > rng.uniform(-3, 3)
@@ -110,15 +111,16 @@ IDS: Sequence[tuple[str, int, Make]] = (
     ("flat IDs", 3, _flat),
     ("uniform IDs", 32, _uniform),
 )
-"""Name, batch and content."""
+"""Name, batch and contents of the probes of IDs."""
 
 CELLS: Sequence[tuple[str, int, Make]] = (
     ("strokes", 32, _strokes),
     ("strokes", 1, _strokes),
     ("binary noise", 2, _binary),
-    ("grey noise", 3, _grey),
+    ("grey noise", 3, _gray),
     ("binary noise", 32, _binary),
 )
+"""Name, batch and contents of the probes of cells."""
 
 
 def _rng(label: str) -> np.random.Generator:

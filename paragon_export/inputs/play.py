@@ -1,10 +1,4 @@
-"""Verify: one judge for all artifacts.
-
-The truth is the untouched PyTorch network in float64. Beside every candidate's error stands
-the error of PyTorch itself in the candidate's precision, measured against the same truth on
-the same pictures. Every pixel counts, the worst one decides, and a candidate that cannot be
-compared has failed.
-"""
+"""Play: run a network on the frames of a probe."""
 
 from __future__ import annotations
 
@@ -14,65 +8,78 @@ from dataclasses import replace
 import numpy as np
 
 from paragon_export.errors import RunError
-from paragon_export.inputs.probes import NO_STATE, Probe
+from paragon_export.inputs.probes import BROKEN_STATE, Probe
 from paragon_export.runtimes.base import Arrays, Runner
 from paragon_export.specs.network import Port
 from paragon_export.system.text import brief
 
 ROUNDING = 2.0**-24
-"""Largest rounding error of float32 for values of a picture."""
+"""Largest rounding error of float32 for values in [0, 1]: half a step below 1."""
 
 
 STATE = {"feature_map": "prev_feat"}
-"""Outputs that become inputs of the next frame."""
+"""Outputs that become inputs of the next frame, output name to input name."""
 
 
 def play(runner: Runner, probe: Probe, inputs: Sequence[Port]) -> Arrays:
-    """Feed a probe's frames in order and stack each output over them along the batch.
+    """Run a network on the frames of a probe in order.
 
-    A runner with temporal inputs is fed its own state: drift counts. Where a probe's state is broken
-    it is fed numbers that it must not look at (see ``Probe.state_is_broken``).
+    A network with temporal inputs is fed its own outputs of the frame before, so that drift shows.
+    For a probe with a broken state see ``Probe.state_is_broken``.
+
+    Args:
+        runner: The network.
+        probe: The frames, each (N, C, H, W).
+        inputs: The inputs of the network.
+
+    Returns:
+        Output name to array; the outputs of all frames are concatenated along the batch.
+
+    Raises:
+        RunError: If the network cannot run, or an output has another shape in each frame.
     """
-    wanted = {port.name: port for port in inputs}
+    ports = {port.name: port for port in inputs}
     state: Arrays = {}
-    played: list[Arrays] = []
+    outputs: list[Arrays] = []
     for index, frame in enumerate(probe.frames):
         feeds = {"input": frame}
         for output, name in STATE.items():
-            if name in wanted:
-                shape = frame.shape[0], int(wanted[name].dims[1]), *frame.shape[2:]
-                feeds[name] = _fed_back(probe, index, state.get(output), shape)
-        if "alpha" in wanted:
+            if name in ports:
+                shape = frame.shape[0], int(ports[name].dims[1]), *frame.shape[2:]
+                feeds[name] = _state_for(probe, index, state.get(output), shape)
+        if "alpha" in ports:
             feeds["alpha"] = np.array(probe.blend[index], np.float32)
         state = runner.infer(feeds)
-        played.append(state)
-    return {name: _stacked(name, [frame[name] for frame in played]) for name in played[0]}
+        outputs.append(state)
+    return {name: _concatenated(name, [frame[name] for frame in outputs]) for name in outputs[0]}
 
 
-def _stacked(name: str, arrays: Sequence[np.ndarray]) -> np.ndarray:
-    """Join an output of several frames along the batch.
+def _concatenated(name: str, arrays: Sequence[np.ndarray]) -> np.ndarray:
+    """Concatenate an output of several frames along the batch.
 
     Raises:
-        RunError: If it has no batch, or other shapes from frame to frame.
+        RunError: If it has no batch, or its shape differs from frame to frame.
     """
     try:
         return np.concatenate(arrays)
     except ValueError as error:
         shapes = brief([list(array.shape) for array in arrays])
-        raise RunError(f"output {name} has shapes {shapes}, which are no batches") from error
+        raise RunError(
+            f"output {name} has shapes {shapes} in successive frames; expected batches of one shape"
+        ) from error
 
 
 def nudged(probe: Probe) -> Probe:
-    """Return a probe whose every value is moved up or down by one rounding, in float64."""
+    """Return a float64 copy of a probe, each value moved by ``ROUNDING``, up or down at random."""
     rng = np.random.default_rng(0)
     frames = tuple(f + ROUNDING * rng.choice((-1.0, 1.0), f.shape) for f in probe.frames)
     return replace(probe, frames=frames)
 
 
-def _fed_back(
-    probe: Probe, index: int, before: np.ndarray | None, shape: tuple[int, ...]
+def _state_for(
+    probe: Probe, index: int, previous: np.ndarray | None, shape: tuple[int, ...]
 ) -> np.ndarray:
-    """Return the state for a frame: that of the frame ``before``, or else zeros of a shape."""
+    """Return the state for a frame: that of the previous frame, or zeros if there is none."""
     if probe.state_is_broken and probe.blend[index] == 0:
-        return np.resize(np.array(NO_STATE, np.float32), shape)
-    return np.zeros(shape, np.float32) if before is None else before
+        return np.resize(np.array(BROKEN_STATE, np.float32), shape)
+    return np.zeros(shape, np.float32) if previous is None else previous

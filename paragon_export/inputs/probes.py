@@ -1,7 +1,7 @@
-"""Probes: the pictures that a candidate is judged on.
+"""Probes: the images that a candidate and the reference are compared on.
 
-They cover sizes that no trace ever saw and contents that break half precision: a photograph,
-noise, gradients, checkerboards and saturated colours.
+They cover odd, tiny and large sizes, and contents that stress half precision: a photograph, noise,
+gradients, checkerboards and saturated colors.
 """
 
 from __future__ import annotations
@@ -20,43 +20,48 @@ from paragon_export.specs.network import InputSpec
 from paragon_export.specs.types import Size
 from paragon_export.system.images import pictures_in, read_picture
 
-PIXELS_PER_PROBE = 256
-"""A probe holds at least so many pixels, in several pictures if it must: the largest rounding
-error over a dozen values is a matter of luck."""
+MIN_PROBE_PIXELS = 256
+"""Pixels of a probe, in several images if one is smaller. The largest rounding error of a few pixels
+varies too much to be compared."""
 
 MAX_IMAGES = 16
+"""Images of a probe."""
 
 
-NO_STATE = (float("nan"), float("inf"), float("-inf"), 6e4)
-"""Numbers that a network must not look at where it starts afresh; the last is within float16."""
+BROKEN_STATE = (float("nan"), float("inf"), float("-inf"), 6e4)
+"""Values that a network must ignore where a scene starts; the last is finite in float16."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Probe:
-    """Frames fed to a network one after the other."""
+    """Frames that are fed to a network one after the other."""
 
     label: str
+    """Name of the contents."""
     size: Size
     frames: tuple[np.ndarray, ...]
-    """Each (N, C, H, W), float32, in [0, 1]."""
+    """Each (N, C, H, W), float32, in [0, 1]; of a classifier (N, rows, columns) IDs or cells."""
     blend: tuple[float, ...] = ()
-    """For video: how much of the frame before enters each frame; 0 starts afresh."""
+    """For video: weight of the previous state in each frame; 0 starts a scene."""
     state_is_broken: bool = False
-    """For video: whether ``NO_STATE`` is fed as the state of the frame before wherever ``blend`` is
-    0, in place of zeros or the network's own."""
+    """For video: whether ``BROKEN_STATE`` is fed as the previous state wherever ``blend`` is 0."""
 
     is_stress: bool = False
-    """Whether the content is one that a network need not know; see ``report.DIVERGED``."""
+    """Whether the contents are synthetic, so that a network may diverge (``tolerance.DIVERGED``)."""
 
     @property
     def batch(self) -> int:
+        """Images in a frame."""
         return int(self.frames[0].shape[0])
 
 
 def default_sizes(window: int, smallest: int = 1) -> list[tuple[Size, int]]:
     """Return sizes and batches around a window: below, at, above, odd, portrait, batch 2.
 
-    Extents below ``smallest``, at which the network is not defined, are brought up to it.
+    Args:
+        window: Side of the attention windows in pixels; 1 for none.
+        smallest: Least extent in pixels at which the network is defined. Smaller extents become
+            this one.
     """
     w = max(window if window > 1 else 16, smallest)
     sizes = [
@@ -128,27 +133,30 @@ def choose_probes(
 def still_probes(
     channels: int, sizes: Sequence[tuple[Size, int]], *, batched: bool = True
 ) -> list[Probe]:
-    """Make a photograph probe for each size and batch, and stress probes at all but tiny sizes.
+    """Return a photograph probe for each size and batch, and stress probes at all but tiny sizes.
 
-    ``batched`` False feeds the pictures of a probe one at a time, for models of batch 1.
+    Args:
+        channels: Channels of the input.
+        sizes: Sizes and batches.
+        batched: False feeds the images of a probe one by one, for models of batch 1.
     """
     probes = []
     kinds = itertools.cycle(STRESS.items())
     for size, batch in sizes:
-        few = _pictures_to_fill(size)
-        count = max(batch, min(few, MAX_IMAGES))
+        needed = _images_needed(size)
+        count = max(batch, min(needed, MAX_IMAGES))
         crops = np.stack([photograph_crop(channels, size, index) for index in range(count)])
         frames = (crops,) if batched else tuple(crops[:, None])
         probes.append(Probe(label="photograph", size=size, frames=frames))
-        if few == 1 or len(sizes) == 1:
+        if needed == 1 or len(sizes) == 1:
             kind, make = next(kinds)
-            picture = make(channels, size)[None]
-            probes.append(Probe(label=kind, size=size, frames=(picture,), is_stress=True))
+            image = make(channels, size)[None]
+            probes.append(Probe(label=kind, size=size, frames=(image,), is_stress=True))
     return probes
 
 
-LARGE = Size(64, 96)
-"""Of the largest photograph that ranges are measured on."""
+AUDIT_SIZE = Size(64, 96)
+"""Size of the largest photograph that ranges are measured on by default."""
 
 
 def audit_probes(
@@ -170,7 +178,7 @@ def audit_probes(
         raise PlanError("--images is for still models with dynamic sizes")
     channels, smallest = spec.channels, spec.smallest
     odd = static or default_sizes(spec.window, smallest)[-3][0]
-    large = Size(max(LARGE.height, smallest), max(LARGE.width, smallest))
+    large = Size(max(AUDIT_SIZE.height, smallest), max(AUDIT_SIZE.width, smallest))
     larger = [] if static else [large, *(Size(*size) for size in spec.also_probed)]
     stills = {"photograph": photograph_crop, **STRESS, "flat": _flat}
     probes = [_still_or_clip(kind, make(channels, odd), video) for kind, make in stills.items()]
@@ -182,51 +190,55 @@ def audit_probes(
     return probes + pictures
 
 
-def _still_or_clip(kind: str, picture: np.ndarray, video: bool) -> Probe:
-    """Feed a picture (C, H, W) once, or as a clip of two frames of which one is mirrored."""
-    pictures = (picture, np.ascontiguousarray(picture[..., ::-1])) if video else (picture,)
+def _still_or_clip(kind: str, image: np.ndarray, video: bool) -> Probe:
+    """Return a probe of an image (C, H, W), for video followed by its mirror image."""
+    images = (image, np.ascontiguousarray(image[..., ::-1])) if video else (image,)
     return Probe(
         label=kind,
-        size=Size(*picture.shape[1:]),
-        frames=tuple(p[None] for p in pictures),
+        size=Size(*image.shape[1:]),
+        frames=tuple(i[None] for i in images),
         blend=(0.0, 0.2) if video else (),
         is_stress=kind != "photograph",
     )
 
 
-def _pictures_to_fill(size: Size) -> int:
-    """Return how many pictures of a size hold the pixels that a probe should have."""
-    return -(-PIXELS_PER_PROBE // (size.height * size.width))
+def _images_needed(size: Size) -> int:
+    """Return how many images of a size hold ``MIN_PROBE_PIXELS``."""
+    return -(-MIN_PROBE_PIXELS // (size.height * size.width))
 
 
 def video_probe(channels: int, size: Size, frames: int = 8, clips: int = 1) -> Probe:
-    """Return pans over photographs with a scene cut in their middle, where ``blend`` is 0.
+    """Return a pan over a photograph with a cut in the middle, where ``blend`` is 0.
 
-    The ``clips`` run side by side, as a batch.
+    Args:
+        channels: Channels of the input.
+        size: Height and width of the frames.
+        frames: Number of frames.
+        clips: Number of clips, which are fed as a batch.
     """
     cut = frames // 2
     wide = Size(size.height, size.width + frames)
     scenes = np.stack([photograph_crop(channels, wide, index) for index in range(clips)])
-    pictures = []
+    images = []
     for index in range(frames):
-        picture = scenes[:, :, :, index : index + size.width]
-        pictures.append(picture if index < cut else 1.0 - picture[:, :, ::-1])
+        image = scenes[:, :, :, index : index + size.width]
+        images.append(image if index < cut else 1.0 - image[:, :, ::-1])
     blend = tuple(0.0 if index in (0, cut) else 0.2 for index in range(frames))
-    frames_fed = tuple(np.ascontiguousarray(p, np.float32) for p in pictures)
-    return Probe(label="video with a cut", size=size, frames=frames_fed, blend=blend)
+    arrays = tuple(np.ascontiguousarray(i, np.float32) for i in images)
+    return Probe(label="video with a cut", size=size, frames=arrays, blend=blend)
 
 
 def video_probes(
     channels: int, sizes: Sequence[tuple[Size, int]], *, batched: bool = True
 ) -> list[Probe]:
-    """Return a short clip at every size, and two longer ones at the first odd one.
+    """Return a clip of two frames at every size, and two longer clips at the first odd size.
 
-    One of them has eight frames; the other has four and a broken state at its start and at the cut.
-    Of tiny sizes several clips run side by side, unless ``batched`` is False.
+    One of them has eight frames. The other has four, and a broken state at its start and at the
+    cut. At tiny sizes several clips are fed as a batch, unless ``batched`` is False.
     """
     short = []
     for size, _ in sizes:
-        clips = min(_pictures_to_fill(size), MAX_IMAGES) if batched else 1
+        clips = min(_images_needed(size), MAX_IMAGES) if batched else 1
         short.append(video_probe(channels, size, frames=2, clips=clips))
     longest = next((size for size, _ in sizes if size.height % 2 and size.height > 1), sizes[0][0])
     broken = replace(
@@ -236,27 +248,31 @@ def video_probes(
 
 
 def folder_probes(channels: int, folder: Path, option: str = "--images") -> list[Probe]:
-    """Return one probe for each picture of a folder, whole and at its own size.
+    """Return one probe for each image of a folder, whole and at its own size.
 
     Args:
-        channels: Of the network's input.
+        channels: Channels of the input.
         folder: See ``pictures_in``.
-        option: What the user named the folder with, for errors.
+        option: Option that the user named the folder with, for error messages.
 
     Raises:
-        PlanError: If the folder holds no picture, or one of them cannot be read.
+        PlanError: If the folder holds no image, or one of them cannot be read.
     """
-    return [_picture_probe(channels, path) for path in pictures_in(folder, option)]
+    return [_image_probe(channels, path) for path in pictures_in(folder, option)]
 
 
-def _picture_probe(channels: int, path: Path) -> Probe:
+def _image_probe(channels: int, path: Path) -> Probe:
     frame = _to_channels(read_picture(path).transpose(2, 0, 1), channels)[None]
     size = Size(frame.shape[2], frame.shape[3])
     return Probe(label=path.name, size=size, frames=(np.ascontiguousarray(frame),))
 
 
 def photograph_crop(channels: int, size: Size, index: int = 0) -> np.ndarray:
-    """Cut from the shipped photograph; where it is too small, it is mirrored at its edges."""
+    """Return a crop (C, H, W) of the shipped photograph, float32 in [0, 1].
+
+    Its place depends on the size and ``index``. If the photograph is too small, it is mirrored at
+    the edges.
+    """
     pixels = photograph().transpose(2, 0, 1)
     rng = _rng("photograph", size, index)
     top, left = (int(rng.integers(max(1, n - e + 1))) for n, e in
@@ -282,16 +298,15 @@ def _gradient(channels: int, size: Size) -> np.ndarray:
     rows = np.linspace(0, 1, size.height)[:, None]
     columns = np.linspace(0, 1, size.width)[None, :]
     ramps = [rows + 0 * columns, 0 * rows + columns, (rows + columns) / 2]
-    picked = [ramps[c % 3] for c in range(channels)]
-    return np.stack(picked).astype(np.float32)
+    return np.stack([ramps[c % 3] for c in range(channels)]).astype(np.float32)
 
 
 def _saturated(channels: int, size: Size) -> np.ndarray:
     blocks = _rng("saturated", size).integers(
         0, 2, (channels, -(-size.height // 4), -(-size.width // 4))
     )
-    full = blocks.repeat(4, axis=1).repeat(4, axis=2)[:, : size.height, : size.width]
-    return full.astype(np.float32)
+    image = blocks.repeat(4, axis=1).repeat(4, axis=2)[:, : size.height, : size.width]
+    return image.astype(np.float32)
 
 
 def _flat(channels: int, size: Size) -> np.ndarray:
@@ -304,14 +319,14 @@ STRESS = {
     "checkerboard": _checkerboard,
     "gradient": _gradient,
 }
-"""Contents that overshoot the range and break half precision; used in turn."""
+"""Contents on which networks overshoot, which stresses half precision; used in turn."""
 
 
 def _rng(kind: str, size: Size, index: int = 0) -> np.random.Generator:
     return np.random.default_rng(zlib.crc32(f"{kind} {size} {index}".encode()))
 
 
-def _to_channels(picture: np.ndarray, channels: int) -> np.ndarray:
-    """Repeat or drop channels, for networks that are not RGB."""
-    repeats = -(-channels // picture.shape[0])
-    return np.tile(picture, (repeats, 1, 1))[:channels].astype(np.float32)
+def _to_channels(image: np.ndarray, channels: int) -> np.ndarray:
+    """Repeat or drop channels of an image (C, H, W), for networks that are not RGB."""
+    repeats = -(-channels // image.shape[0])
+    return np.tile(image, (repeats, 1, 1))[:channels].astype(np.float32)

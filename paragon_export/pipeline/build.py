@@ -82,13 +82,7 @@ def build(
         ParagonExportError: If a step could not run. No engine is written then.
     """
     from paragon_export.engines.build import compile_engine
-    from paragon_export.engines.manifest import (
-        EngineFile,
-        check_manifest,
-        manifest_bytes,
-        manifest_path,
-        sealed,
-    )
+    from paragon_export.engines.manifest import EngineFile, manifest_path
     from paragon_export.engines.reuse import (
         identify,
         read_existing,
@@ -106,14 +100,17 @@ def build(
     identity = identify(plan, given)
     reason = why_rebuild(existing, identity, given) or why_judge_again(existing, plan)
     if not reason:
-        matches = "everything in the manifest matches"
-        document = dict(existing.document)
-        return BuildResult(engine=plan.output, manifest=document, cached=True, reason=matches)
+        return BuildResult(
+            engine=plan.output,
+            manifest=existing.manifest,
+            cached=True,
+            reason="everything in the manifest matches",
+        )
     polygraphy_trt(plan.backend.value)  # refuse now what is not installed
     source = _model_to_compile(plan, given)
     result = BuildResult(
         engine=plan.output,
-        manifest={},
+        manifest=None,
         cached=False,
         reason=reason,
         parity=source.parity,
@@ -123,14 +120,14 @@ def build(
         return result
     profile = _profile(plan, source.file)
     built = compile_engine(source.file, plan.backend, plan.targets, profile)
-    manifest = sealed(describe_engine(plan, identity, source, built), built.data)
-    engine = EngineFile(plan.output, built.data, check_manifest(manifest))
+    manifest = describe_engine(plan, identity, source, built).seal(built.data)
+    engine = EngineFile(plan.output, built.data, manifest)
     proof = (prove or prove_on_gpu)(engine, source.judged_against, profile)
-    manifest = sealed(add_proof(manifest, proof), built.data)
+    manifest = add_proof(manifest, proof).seal(built.data)
     result = replace(result, manifest=manifest, proof=proof, notes=(*result.notes, *proof.notes))
     if result.passed is not False:
         compiled = {plan.compiled_onnx: source.file.data} if source.is_ours else {}
-        last = {manifest_path(plan.output): manifest_bytes(manifest)}
+        last = {manifest_path(plan.output): manifest.to_bytes()}
         write_files({**compiled, plan.output: built.data, **last})
     return result
 
@@ -147,12 +144,13 @@ def check_outputs(plan: EnginePlan, existing: ExistingEngine) -> None:
     Raises:
         PlanError: Naming the first.
     """
-    from paragon_export.engines.manifest import DIGEST, is_manifest, manifest_path
+    from paragon_export.engines.manifest import is_manifest, manifest_path
 
     manifest = manifest_path(plan.output)
 
     def is_our_manifest(path: Path) -> bool:
-        return DIGEST in existing.document or is_manifest(path)
+        manifest = existing.manifest
+        return bool(manifest and manifest.is_intact) or is_manifest(path)
 
     def is_our_model(path: Path) -> bool:
         return existing.onnx.is_ours if existing.onnx else is_our_onnx(path)

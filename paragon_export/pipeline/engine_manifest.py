@@ -1,11 +1,13 @@
-"""Manifest: the JSON beside an engine that says what it is, and whether it may be reused."""
+"""Fill the manifest of an engine: from its build, then from its run on a GPU."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from paragon_export.engines.manifest import Manifest, Verdict
 from paragon_export.specs.plans import EnginePlan
 from paragon_export.system.environment import environment
 
@@ -19,42 +21,45 @@ def describe_engine(
     identity: Mapping[str, Any],
     source: ModelToCompile,
     built: BuiltEngine,
-) -> dict[str, Any]:
-    """Return the manifest of an engine that has just been built."""
+) -> Manifest:
+    """Return the manifest of an engine that has just been built. It is not sealed.
+
+    ``identity`` holds its first entries (see ``reuse.identify``).
+    """
     parity = source.parity
     onnx = plan.compiled_onnx if source.is_ours else plan.source
-    return {
-        **identity,
-        "engine": plan.output.name,
-        "engine_bytes": len(built.data),
-        "onnx": os.path.relpath(onnx, plan.output.parent),
-        "onnx_sha256": source.file.sha256,
-        "onnx_metadata": source.file.metadata.to_document(),
-        "planned_device_memory_bytes": built.planned_bytes,
-        "planned_activation_bytes": built.activation_bytes,
-        "planned_weights_bytes": built.weights_bytes,
-        "planned_memory_doubt": built.memory_doubt,
-        "tensorrt_warnings": list(built.warnings),
-        "parity": {
-            "passed": parity.passed if parity else None,
-            "judged": "the ONNX file that was compiled",
-            "seen_on_gpu": False,
-            "worst": parity.to_json()["worst"] if parity else None,
-        },
-        "environment": environment(),
-    }
+    return replace(
+        Manifest.from_document(identity),
+        engine=plan.output.name,
+        engine_bytes=len(built.data),
+        onnx=os.path.relpath(onnx, plan.output.parent),
+        onnx_sha256=source.file.sha256,
+        onnx_metadata=source.file.metadata,
+        planned_device_memory_bytes=built.planned_bytes,
+        planned_activation_bytes=built.activation_bytes,
+        planned_weights_bytes=built.weights_bytes,
+        planned_memory_doubt=built.memory_doubt,
+        tensorrt_warnings=built.warnings,
+        parity=Verdict(
+            passed=parity.passed if parity else None,
+            judged="the ONNX file that was compiled",
+            seen_on_gpu=False,
+            worst=parity.to_json()["worst"] if parity else None,
+        ),
+        environment=environment(),
+    )
 
 
-def add_proof(manifest: Mapping[str, Any], proof: Proof) -> dict[str, Any]:
-    """Return a manifest with what a GPU has shown of the engine."""
+def add_proof(manifest: Manifest, proof: Proof) -> Manifest:
+    """Return a manifest with the verdict and the times of a run on a GPU, if there was one."""
     if proof.parity is None:
-        return dict(manifest)
-    parity = {
-        **manifest["parity"],
-        "judged": "the engine on a GPU, and the ONNX file that was compiled",
-        "seen_on_gpu": True,
-        "passed": proof.parity.passed and manifest["parity"]["passed"] is not False,
-        "worst": proof.parity.to_json()["worst"],
-    }
-    bench = proof.bench.to_json() if proof.bench else None
-    return {**manifest, "parity": parity, "gpu_bench": bench}
+        return manifest
+    parity = Verdict(
+        passed=proof.parity.passed and manifest.parity.passed is not False,
+        judged="the engine on a GPU, and the ONNX file that was compiled",
+        seen_on_gpu=True,
+        worst=proof.parity.to_json()["worst"],
+    )
+    return replace(
+        manifest, parity=parity, gpu_bench=proof.bench.to_json() if proof.bench else None
+    )

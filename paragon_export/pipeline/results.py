@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from paragon_export.bench.report import BenchReport
-from paragon_export.engines.manifest import EngineFile
+from paragon_export.engines.manifest import EngineFile, Manifest
 from paragon_export.graph.onnx_io import OnnxFile
 from paragon_export.parity.metrics import Difference
 from paragon_export.parity.reference import TorchReference
@@ -74,7 +74,8 @@ class BuildResult:
     """What became of an engine plan. The engine was written only if no verdict failed."""
 
     engine: Path
-    manifest: Mapping[str, Any]
+    manifest: Manifest | None
+    """None if no engine was built, because the verdict on the ONNX file failed."""
     cached: bool
     reason: str
     """Why the engine was built, or that it was reused."""
@@ -88,7 +89,7 @@ class BuildResult:
     def passed(self) -> bool | None:
         """The verdict, also of a reused engine; None where none was given."""
         if self.cached:
-            return self.manifest.get("parity", {}).get("passed")
+            return self.manifest.parity.passed if self.manifest else None
         verdicts = [r.passed for r in (self.parity, self.proof and self.proof.parity) if r]
         return all(verdicts) if verdicts else None
 

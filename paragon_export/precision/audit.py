@@ -1,15 +1,15 @@
-"""Audit: does half precision hold what a network computes, and where must float32 help?
+"""Audit: find the tensors that overflow in half precision, and the nodes that must stay float32.
 
-Ranges are measured in float32 at true shapes: reductions beside every tensor give its largest
-magnitude and how much of it underflows, so no tensor leaves the runtime. What half cannot hold
-becomes a float32 island: the nodes that make such a tensor and those that read it, and no others.
-A rounding model, which overflows where the target would, then has to be finite everywhere.
+Ranges are measured in float32 on probes. Reductions added to the graph give the largest magnitude of
+every tensor and its share of underflow, so no tensor leaves the runtime. A tensor that overflows
+makes float32 islands: the nodes that compute it and those that read it. A model that simulates half
+precision (``rounding``), overflow included, must then be finite in every tensor.
 
-What the audit cannot see: the inside of an operator. A convolution, product, norm, softmax or
-fused attention may hold partial sums in half (TensorRT and ONNX Runtime on a GPU accumulate in
-float32 or half, as the chosen kernel does), and a compiler may fuse nodes and keep what lies
-between them wider than the graph says. Nor does it see pictures that it was not given: ranges
-that grow with the picture, such as sums over it, are those of the sizes audited.
+The audit does not see the inside of an operator. A convolution, product, norm, softmax or fused
+attention may hold partial sums in half: TensorRT, and ONNX Runtime on a GPU, accumulate in float32 or
+half, which depends on the kernel. A compiler may also fuse nodes and keep intermediate results in a
+wider type than the graph has. Ranges that grow with the image, such as sums over it, are those of the
+sizes that were measured.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ from paragon_export.precision.attribution import error_shares
 from paragon_export.precision.half import FLOAT32_INPUTS, check_convertible, to_precision
 from paragon_export.precision.instrument import Measured, Subject, measure
 from paragon_export.precision.range_report import (
-    HIGHEST,
-    INFINITE_FROM,
+    MAX_FINITE,
     MIN_NORMAL,
+    MIN_OVERFLOW,
     Island,
     RangeAudit,
     TensorRange,
@@ -45,8 +45,8 @@ from paragon_export.specs.network import InputSpec, Port, Task
 from paragon_export.specs.tolerance import DIVERGED
 from paragon_export.specs.types import Precision, Size
 
-DOUBTFUL = 1.02
-"""An overflow by less than this factor may be none once the tensors before it are rounded."""
+ROUNDING_MARGIN = 1.02
+"""Peaks within this factor of ``MIN_OVERFLOW`` are checked again in the rounded model."""
 
 
 def subject_of(
@@ -89,52 +89,47 @@ def subject_of_file(file: OnnxFile, images: Path | None = None) -> Subject:
 def audit(
     model: ir.Model, precision: Precision, io: Precision, subject: Subject, *, shares: bool = False
 ) -> tuple[ir.Model, RangeAudit]:
-    """Measure what half precision has to hold, and mend what it cannot.
+    """Measure the ranges of a model, and mark the float32 islands that half precision needs.
 
     Args:
-        model: Float32; not changed.
-        precision: Half, of the arithmetic.
-        io: Of the image inputs and outputs.
-        subject: What it is measured on.
-        shares: Also find the tensors that most of the error comes from: some dozens of runs.
+        model: A float32 model; it is not changed.
+        precision: The half type of the arithmetic.
+        io: The type of the image inputs and outputs.
+        subject: The probes.
+        shares: Whether to find the tensors with the largest shares of the error (dozens of runs).
 
     Returns:
-        A copy of the model in which the float32 islands are marked that it needs (the model
-        itself where it needs none), and the audit.
+        A copy of the model with marked islands, or the model if it needs none; and the audit.
 
     Raises:
-        PlanError: If the model cannot be converted at all.
-        RunError: If it cannot run.
+        PlanError: If the model cannot be converted.
+        RunError: If the model cannot run.
     """
     graph = typed_copy(model)
     check_convertible(graph, precision)
     found = measure(graph, subject, MIN_NORMAL[precision])
-    counts = _counts(found, subject)
-    judged = replace(subject, probes=tuple(itertools.compress(subject.probes, counts)))
-    peaks = {**_weights(graph), **found.peak_of(counts)}
-    islands, fault = _Mender(graph, precision, io, judged, peaks).mend()
-    mended = with_islands(graph, [island.node for island in islands]) if islands else graph
-    rows = _rows(typed_copy(mended) if islands else graph, precision, io, found, counts, peaks)
+    converges = _converges(found, subject)
+    selected = replace(subject, probes=tuple(itertools.compress(subject.probes, converges)))
+    peaks = {**_weight_peaks(graph), **found.peak_of(converges)}
+    islands, fault = _IslandSearch(graph, precision, io, selected, peaks).run()
+    marked = with_islands(graph, [island.node for island in islands]) if islands else graph
+    rows = _rows(typed_copy(marked) if islands else graph, precision, io, found, converges, peaks)
     if shares and not fault:
-        half = to_precision(mended, precision, io)
-        largest = error_shares(
-            half, mended, subject.inputs, judged.probes[0], is_own=subject.is_own
-        )
-        rows = _with_shares(rows, largest)
+        rows = _with_shares(rows, to_precision(marked, precision, io), marked, selected)
     labels = _labels(found.probes)
     result = RangeAudit(
         precision=precision,
         tensors=tuple(rows),
-        pictures=tuple(itertools.compress(labels, counts)),
-        diverged=tuple(itertools.compress(labels, ~counts)),
+        pictures=tuple(itertools.compress(labels, converges)),
+        diverged=tuple(itertools.compress(labels, ~converges)),
         islands=tuple(islands),
         fault=fault,
     )
-    return (mended if islands else model), result
+    return (marked if islands else model), result
 
 
-def _counts(found: Measured, subject: Subject) -> np.ndarray:
-    """Return for each probe whether it counts: not where the network itself diverges."""
+def _converges(found: Measured, subject: Subject) -> np.ndarray:
+    """Return (probes,) bool: False for stress probes on which the network diverges."""
     column = found.names.index("output")
     return np.array(
         [
@@ -144,8 +139,8 @@ def _counts(found: Measured, subject: Subject) -> np.ndarray:
     )
 
 
-def _weights(graph: ir.Model) -> dict[str, float]:
-    """Return the largest magnitude of every float weight that is used other than as float32."""
+def _weight_peaks(graph: ir.Model) -> dict[str, float]:
+    """Return the largest magnitude of every float weight that a node reads in its own precision."""
     return {
         str(value.name): float(np.abs(value.const_value.numpy()).max(initial=0.0))
         for value in graph.graph.initializers.values()
@@ -154,17 +149,17 @@ def _weights(graph: ir.Model) -> dict[str, float]:
 
 
 def _readers(value: ir.Value) -> list[ir.Node]:
-    """Return the nodes that read a tensor in their own precision."""
+    """Return the nodes that read a tensor in their own precision, not always in float32."""
     return [
         node for node, index in value.uses() if index not in FLOAT32_INPUTS.get(node.op_type, ())
     ]
 
 
-# --- mending -------------------------------------------------------------------------------
+# --- finding islands -----------------------------------------------------------------------
 
 
 def with_islands(model: ir.Model, nodes: Sequence[str]) -> ir.Model:
-    """Return a copy in which the nodes of these names are marked as float32 islands."""
+    """Return a copy in which the nodes of these names are marked to be computed in float32."""
     copy = ir.from_proto(ir.to_proto(model))
     for node in copy.graph:
         if _name(node) in nodes:
@@ -173,16 +168,16 @@ def with_islands(model: ir.Model, nodes: Sequence[str]) -> ir.Model:
 
 
 def _name(node: ir.Node) -> str:
-    """Nodes of foreign files may have no name; what they give has one."""
+    """Return the name of a node, or that of its first output: foreign files have unnamed nodes."""
     return node.name or str(node.outputs[0].name)
 
 
-class _Mender:
-    """Finds the smallest set of nodes that have to be computed in float32.
+class _IslandSearch:
+    """Finds the smallest set of nodes that must be computed in float32.
 
-    A tensor beyond half's range must be made in float32 and read in float32: each of the nodes
-    that touch it is needed, and together they suffice. Rounding may move a tensor at the very
-    edge of the range to its other side, so the rounding model has the last word on these.
+    A tensor that overflows must be computed and read in float32. That needs every node that computes
+    or reads it, and no other. Rounding may move a tensor close to the limit across it, so such
+    tensors are checked in the rounded model.
     """
 
     def __init__(
@@ -190,18 +185,18 @@ class _Mender:
         model: ir.Model,
         precision: Precision,
         io: Precision,
-        judged: Subject,
+        subject: Subject,
         peaks: Mapping[str, float],
     ) -> None:
-        self.model, self.precision, self.io, self.judged = model, precision, io, judged
+        self.model, self.precision, self.io, self.subject = model, precision, io, subject
         self.peaks = peaks
         self.values = {str(value.name): value for value in values_of(model)}
-        self.infinite_from = INFINITE_FROM[precision]
+        self.min_overflow = MIN_OVERFLOW[precision]
 
-    def mend(self) -> tuple[list[Island], str]:
+    def run(self) -> tuple[list[Island], str]:
         """Return the islands, and why they do not suffice; empty if they do."""
-        beyond = [n for n, p in self.peaks.items() if self.infinite_from <= p < math.inf]
-        islands = self._touching(beyond)
+        overflowing = [n for n, p in self.peaks.items() if self.min_overflow <= p < math.inf]
+        islands = self._touching(overflowing)
         if not islands and not self._is_close():
             return [], ""
         while name := self._first_overflow(islands):
@@ -209,97 +204,99 @@ class _Mender:
             if len(more) == len(islands):
                 return list(islands.values()), (
                     f"{self.precision.value} cannot hold {name}, which reaches "
-                    f"{self.peaks[name]:.3g}, and no float32 island mends it: it is a port in "
-                    "half precision; leave --io out"
+                    f"{self.peaks[name]:.3g}, and no float32 island prevents it: it is an input "
+                    "or output in half precision; leave --io out"
                 )
             islands = more
         return self._needed(islands), ""
 
     def _is_close(self) -> bool:
-        """Whether rounding may take a computed tensor over the edge that does not overflow yet."""
-        computed = (v for v in self.values.values() if v.const_value is None and _sides(v))
+        """Return whether rounding may make a computed tensor overflow that does not in float32."""
+        computed = (v for v in self.values.values() if v.const_value is None and _half_nodes(v))
         peaks = (self.peaks.get(str(value.name), 0.0) for value in computed)
-        return any(self.infinite_from / DOUBTFUL <= peak < math.inf for peak in peaks)
+        return any(self.min_overflow / ROUNDING_MARGIN <= peak < math.inf for peak in peaks)
 
     def _touching(
-        self, names: Sequence[str], known: Mapping[str, Island] | None = None
+        self, names: Sequence[str], islands: Mapping[str, Island] | None = None
     ) -> dict[str, Island]:
-        """Return an island for every half node that makes or reads one of these tensors."""
-        islands = dict(known or {})
+        """Add an island for every half node that computes or reads one of these tensors.
+
+        Return node name to island, in graph order.
+        """
+        found = dict(islands or {})
         for name in sorted(names, key=lambda name: -self.peaks[name]):
-            for node in _sides(self.values[name]):
+            for node in _half_nodes(self.values[name]):
                 island = Island(
                     node=_name(node), op_type=node.op_type, because=name, peak=self.peaks[name]
                 )
-                islands.setdefault(island.node, island)
+                found.setdefault(island.node, island)
         order = [_name(node) for node in self.model.graph]
-        return dict(sorted(islands.items(), key=lambda item: order.index(item[0])))
+        return dict(sorted(found.items(), key=lambda item: order.index(item[0])))
 
     def _first_overflow(self, islands: Mapping[str, Island]) -> str | None:
-        """Return the first tensor that is not finite when rounded, though it is in float32."""
+        """Return the first tensor that is finite in float32 and not in the rounded model."""
         marked = with_islands(self.model, list(islands))
         rounded = rounding_model(to_precision(marked, self.precision, self.io))
-        found = measure(rounded, self.judged, 0.0)
-        everywhere = np.ones(len(self.judged.probes), bool)
-        for name, peak in found.peak_of(everywhere).items():
-            origin = origin_of(name, self.peaks)
+        origins = {str(value.name): origin_of(value) for value in values_of(rounded)}
+        found = measure(rounded, self.subject, 0.0)
+        for name, peak in found.peak_of(np.ones(len(self.subject.probes), bool)).items():
+            origin = origins[name]
             if not math.isfinite(peak) and math.isfinite(self.peaks[origin]):
                 return origin
         return None
 
     def _needed(self, islands: dict[str, Island]) -> list[Island]:
-        """Leave out what was only added for a tensor at the edge, if all stays finite."""
+        """Remove islands of tensors close to the limit, as long as everything stays finite."""
         for name, island in list(islands.items()):
-            if island.peak < self.infinite_from * DOUBTFUL:
+            if island.peak < self.min_overflow * ROUNDING_MARGIN:
                 fewer = {other: i for other, i in islands.items() if other != name}
                 islands = islands if self._first_overflow(fewer) else fewer
         return list(islands.values())
 
 
-def _sides(value: ir.Value) -> list[ir.Node]:
-    """Return the nodes that make or read a tensor in half precision."""
-    maker = value.producer()
-    return [node for node in (maker, *_readers(value)) if node is not None and not is_float32(node)]
+def _half_nodes(value: ir.Value) -> list[ir.Node]:
+    """Return the nodes that compute or read a tensor in half precision."""
+    nodes = (value.producer(), *_readers(value))
+    return [node for node in nodes if node is not None and not is_float32(node)]
 
 
-# --- telling -------------------------------------------------------------------------------
+# --- reporting -----------------------------------------------------------------------------
 
 
 def _rows(
-    mended: ir.Model,
+    model: ir.Model,
     precision: Precision,
     io: Precision,
     found: Measured,
-    counts: np.ndarray,
+    converges: np.ndarray,
     peaks: Mapping[str, float],
 ) -> list[TensorRange]:
     """Return one row for each tensor, in the order of the graph."""
-    highest = HIGHEST[precision]
-    underflow = found.underflow_of(counts)
+    underflow = found.underflow_of(converges)
     columns = {name: index for index, name in enumerate(found.names)}
     labels = _labels(found.probes)
     rows = []
-    for value in values_of(mended):
-        name, maker, picture, diverged = str(value.name), value.producer(), "", 0.0
+    for value in values_of(model):
+        name, producer, image, diverged = str(value.name), value.producer(), "", 0.0
         if name not in peaks:
             continue
         if value.const_value is not None:
-            small = _underflow(value.const_value.numpy(), MIN_NORMAL[precision])
+            share = _underflow(value.const_value.numpy(), MIN_NORMAL[precision])
         else:
-            seen = found.peaks[:, columns[name]]
-            picture = labels[int(np.where(counts, seen, -1.0).argmax())]
-            diverged = float(np.where(counts, 0.0, seen).max())
-            small = underflow[name]
+            measured = found.peaks[:, columns[name]]
+            image = labels[int(np.where(converges, measured, -1.0).argmax())]
+            diverged = float(np.where(converges, 0.0, measured).max())
+            share = underflow[name]
         source = "weight" if value.const_value is not None else "input"
         rows.append(
             TensorRange(
                 name=name,
-                op_type=maker.op_type if maker is not None else source,
+                op_type=producer.op_type if producer is not None else source,
                 peak=peaks[name],
-                picture=picture,
-                underflow=small,
-                is_half=bool(_sides(value)) or (io.is_half and _is_map_at_port(value)),
-                headroom=highest / peaks[name] if peaks[name] else math.inf,
+                picture=image,
+                underflow=share,
+                is_half=bool(_half_nodes(value)) or (io.is_half and _is_map_at_port(value)),
+                headroom=MAX_FINITE[precision] / peaks[name] if peaks[name] else math.inf,
                 peak_diverged=diverged,
             )
         )
@@ -311,14 +308,19 @@ def _labels(probes: Sequence[Probe]) -> list[str]:
 
 
 def _is_map_at_port(value: ir.Value) -> bool:
-    """Whether a tensor is an input or output that has the type asked for; scalars do not."""
+    """Return whether a tensor is an input or output of type ``io``; scalar inputs are not."""
     is_input = value.producer() is None and value.const_value is None
     return value.is_graph_output() or (is_input and bool(value.shape))
 
 
-def _underflow(weight: np.ndarray, smallest_normal: float) -> float:
-    return float(np.mean((weight != 0) & (np.abs(weight) < smallest_normal))) if weight.size else 0
+def _underflow(weight: np.ndarray, min_normal: float) -> float:
+    """Return the share of values that are not zero and below the smallest normal number."""
+    return float(np.mean((weight != 0) & (np.abs(weight) < min_normal))) if weight.size else 0
 
 
-def _with_shares(rows: list[TensorRange], shares: Mapping[str, float]) -> list[TensorRange]:
+def _with_shares(
+    rows: list[TensorRange], half: ir.Model, exact: ir.Model, subject: Subject
+) -> list[TensorRange]:
+    """Return the rows with the largest shares of the error, measured on the first probe."""
+    shares = error_shares(half, exact, subject.inputs, subject.probes[0], is_own=subject.is_own)
     return [replace(row, error_share=shares.get(row.name)) for row in rows]

@@ -1,8 +1,8 @@
-"""Precision: a float32 ONNX model in, a strongly typed half-precision one out.
+"""Half: a float32 ONNX model in, a strongly typed half-precision model out.
 
-TensorRT-RTX and TensorRT 11 take precision from the graph alone. Every float tensor becomes
-half except inside the float32 islands that the network marked (see ``islands``); casts stand
-at their borders, so that any consumer sees exactly what is computed in what.
+TensorRT-RTX and TensorRT 11 take precision from the graph alone. Every float tensor becomes half,
+except inside float32 islands: the nodes that the network or the range audit has marked. Casts at
+their borders make the type of every computation explicit.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from paragon_export.precision.typed_graph import (
     FLOAT,
     HALF_TYPES,
     NUMPY_TYPES,
+    derive,
     is_float32,
     typed_copy,
     values_of,
@@ -23,24 +24,27 @@ from paragon_export.precision.typed_graph import (
 from paragon_export.specs.types import Precision
 
 BFLOAT16_OPSET = 22
-"""Convolutions may be bfloat16 from here on."""
+"""First operator set in which convolutions may be bfloat16."""
 
 
 FLOAT32_INPUTS = {"Resize": (1, 2)}
-"""Operands that the operator itself wants in float32, whatever the precision."""
+"""Positions of inputs that the ONNX standard requires in float32, by operator."""
 
 
 def to_precision(model: ir.Model, precision: Precision, io: Precision) -> ir.Model:
     """Return a strongly typed copy of a float32 model; ``model`` is not changed.
 
     Args:
-        model: Float32, without subgraphs.
+        model: A float32 model without subgraphs.
         precision: Type of the arithmetic outside the islands.
         io: Type of the image inputs and outputs. Scalar inputs stay float32.
 
+    Returns:
+        A copy. Its values know their origin in ``model`` (see ``typed_graph.origin_of``).
+
     Raises:
-        PlanError: If the model is not float32 throughout, or a weight is too large for
-            ``precision``.
+        PlanError: If the model is half already, its operator set has no bfloat16, or a weight is
+            too large for ``precision``.
     """
     copy = typed_copy(model)
     if precision.is_half:
@@ -50,13 +54,16 @@ def to_precision(model: ir.Model, precision: Precision, io: Precision) -> ir.Mod
 
 
 def check_convertible(model: ir.Model, precision: Precision) -> None:
-    """Refuse a model of known types that cannot be made half.
+    """Refuse a typed model that cannot be converted to half precision.
 
     Raises:
         PlanError: If it is half already, or its operator set has no bfloat16.
     """
     if any(v.dtype in NUMPY_TYPES for v in values_of(model)):
-        raise PlanError(f"--{precision.value} wants a float32 model, and this one is half already")
+        raise PlanError(
+            f"--{precision.value} wants a float32 model, and this one is half already; convert the "
+            "float32 model"
+        )
     if precision is Precision.BF16 and model.opset_imports.get("", 0) < BFLOAT16_OPSET:
         raise PlanError(
             f"--bf16 wants a model of operator set {BFLOAT16_OPSET} or later, and this one is of "
@@ -65,6 +72,8 @@ def check_convertible(model: ir.Model, precision: Precision) -> None:
 
 
 class _Converter:
+    """Converts a typed float32 model in place."""
+
     def __init__(self, model: ir.Model, half: ir.DataType, *, io_is_half: bool) -> None:
         self.model = model
         self.graph = model.graph
@@ -89,16 +98,16 @@ class _Converter:
         wanted = FLOAT if is_float32(node) else self.half
         for index, value in enumerate(node.inputs):
             if value in self.floats:
-                pinned = index in FLOAT32_INPUTS.get(node.op_type, ())
-                node.replace_input_with(index, self._as(value, FLOAT if pinned else wanted, node))
+                is_fixed = index in FLOAT32_INPUTS.get(node.op_type, ())
+                node.replace_input_with(index, self._as(value, FLOAT if is_fixed else wanted, node))
         for value in node.outputs:
             if value in self.floats:
                 value.dtype = wanted
-                if node.op_type == "Cast":  # of whole numbers
+                if node.op_type == "Cast":  # from integers
                     node.attributes["to"] = ir.AttrInt64("to", wanted.value)
 
     def _as(self, value: ir.Value, wanted: ir.DataType, before: ir.Node) -> ir.Value:
-        """The value in another type, cast once however many nodes want it."""
+        """Return a value in another type; it is cast once for all nodes that use it."""
         if value.dtype == wanted:
             return value
         if (value, wanted) not in self.casts:
@@ -111,6 +120,11 @@ class _Converter:
         return self.casts[value, wanted]
 
     def _half_weight(self, value: ir.Value, wide: np.ndarray) -> ir.Value:
+        """Add a rounded copy of a weight.
+
+        Raises:
+            PlanError: If an element overflows.
+        """
         with np.errstate(over="ignore"):
             half = wide.astype(NUMPY_TYPES[self.half])
         if not np.isfinite(half.astype(np.float32)).all():
@@ -123,6 +137,7 @@ class _Converter:
         weight = ir.Value(
             name=name, shape=value.shape, type=ir.TensorType(self.half), const_value=tensor
         )
+        derive(weight, value)
         self.graph.register_initializer(weight)
         return weight
 
@@ -131,6 +146,7 @@ class _Converter:
         node.name = f"{value.name}/to_{wanted.name.lower()}"
         (result,) = node.outputs
         result.name, result.shape, result.type = node.name, value.shape, ir.TensorType(wanted)
+        derive(result, value)
         producer = value.producer()
         if producer is not None:
             producer.append(node)
@@ -141,9 +157,11 @@ class _Converter:
         return result
 
     def _retype_output(self, index: int, value: ir.Value) -> None:
+        """Cast an output to the type of the model's outputs, under its own name."""
         wanted = self.half if self.io_is_half else FLOAT
         if value.dtype in (wanted, None):
             return
+        derive(value, value)
         name, value.name = value.name, f"{value.name}/half"
         cast = self._cast(value, wanted, before=None)
         cast.name = name

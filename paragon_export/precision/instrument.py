@@ -1,6 +1,6 @@
-"""Gauges: the range of every tensor of a graph, by reductions that run beside it.
+"""Instrument: measure the range of every tensor of a graph, by reductions added to the graph.
 
-Only scalars leave the runtime, so memory stays that of an ordinary run.
+Only scalars leave the runtime, so the memory is that of an ordinary run.
 """
 
 from __future__ import annotations
@@ -22,71 +22,77 @@ SAME_VALUES = frozenset(
     {"DepthToSpace", "Expand", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose"}
     | {"Unsqueeze"}
 )
-"""Operators whose result has the range of their input: it is measured once."""
+"""Operators whose result has the range of their input, which is measured only."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Subject:
-    """What a graph is audited on."""
+    """The probes that a graph is measured on, and how it is run."""
 
     inputs: tuple[Port, ...]
     probes: tuple[Probe, ...]
     task: Task = Task.IMAGE
     """An image beyond its range is a sign that the network diverges; a map has no range."""
     is_own: bool = True
-    """Whether this tool made the graph; if not, it runs in a process of its own."""
+    """Whether this process created the graph. Any other graph runs in a child process."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
-    """What was seen of every tensor that a graph is fed or computes, on every probe."""
+    """The range of every input and computed tensor of a graph, on every probe."""
 
     names: tuple[str, ...]
+    """Names of the tensors."""
     probes: tuple[Probe, ...]
     peaks: np.ndarray
-    """(probes, tensors): largest magnitude; infinite for what is no number."""
+    """(probes, tensors) largest magnitude; infinite if a value is not a number."""
     underflow: np.ndarray
-    """(probes, tensors): share of the values that are not zero and yet below the floor."""
+    """(probes, tensors) share of values, 0 to 1, that are not zero and smaller than the floor."""
 
-    def peak_of(self, counts: np.ndarray) -> dict[str, float]:
-        """Return the largest magnitude of every tensor on the probes that count, (probes,)."""
-        return dict(zip(self.names, map(float, self.peaks[counts].max(axis=0)), strict=True))
+    def peak_of(self, selected: np.ndarray) -> dict[str, float]:
+        """Return the largest magnitude of every tensor on the selected probes, (probes,) bool."""
+        return dict(zip(self.names, map(float, self.peaks[selected].max(axis=0)), strict=True))
 
-    def underflow_of(self, counts: np.ndarray) -> dict[str, float]:
-        """Return the share over the probes that count, a picture's weight being its pixels."""
+    def underflow_of(self, selected: np.ndarray) -> dict[str, float]:
+        """Return the share of underflow on the selected probes, weighted by their pixels."""
         pixels = [len(p.frames) * p.batch * p.size.height * p.size.width for p in self.probes]
-        shares = np.average(self.underflow[counts], axis=0, weights=np.array(pixels)[counts])
+        shares = np.average(self.underflow[selected], axis=0, weights=np.array(pixels)[selected])
         return dict(zip(self.names, map(float, shares), strict=True))
 
 
 def measure(model: ir.Model, subject: Subject, floor: float) -> Measured:
-    """Run a float32 model once on every frame, with reductions beside its tensors.
+    """Measure the tensors of a float32 model on every frame of the probes.
+
+    Args:
+        model: It is not changed.
+        subject: The probes.
+        floor: Values between 0 and this magnitude count as underflow.
 
     Raises:
-        RunError: If it cannot run.
+        RunError: If the model cannot run.
     """
-    gauged, sources = _gauged(model, floor)
+    instrumented, sources = _instrumented(model, floor)
     measured = {name: index for index, name in enumerate(dict.fromkeys(sources.values()))}
     columns = [measured[source] for source in sources.values()]
-    # In the order of the graph every tensor is measured and freed before the next is made.
-    data = ir.to_proto(gauged).SerializeToString()
+    # In graph order each tensor is measured and freed before the next one is computed.
+    data = ir.to_proto(instrumented).SerializeToString()
     runner = open_runner(data, is_own=subject.is_own, in_order=True)
-    seen = [play(runner, probe, subject.inputs) for probe in subject.probes]
-    peaks = np.array([outputs[PEAKS].max(axis=0)[columns] for outputs in seen])
+    results = [play(runner, probe, subject.inputs) for probe in subject.probes]
+    peaks = np.array([outputs[PEAKS].max(axis=0)[columns] for outputs in results])
     return Measured(
         names=tuple(sources),
         probes=subject.probes,
         peaks=np.where(np.isnan(peaks), math.inf, peaks),
-        underflow=np.array([outputs[SHARES].mean(axis=0)[columns] for outputs in seen]),
+        underflow=np.array([outputs[SHARES].mean(axis=0)[columns] for outputs in results]),
     )
 
 
 PEAKS, SHARES = "audit/peaks", "audit/shares"
-"""Outputs of a gauged graph, (1, tensors) each."""
+"""Additional outputs of an instrumented graph, (1, tensors) each."""
 
 
-def _gauged(model: ir.Model, floor: float) -> tuple[ir.Model, dict[str, str]]:
-    """Return a copy with the outputs above, and the measured tensor for every tensor's name."""
+def _instrumented(model: ir.Model, floor: float) -> tuple[ir.Model, dict[str, str]]:
+    """Return a copy with the outputs above, and for every tensor the one measured for it."""
     copy = typed_copy(model)
     row = constant(copy.graph, "audit/row", np.array([1, -1], np.int64))
     limit = constant(copy.graph, "audit/floor", np.array(floor, np.float32))
@@ -96,16 +102,17 @@ def _gauged(model: ir.Model, floor: float) -> tuple[ir.Model, dict[str, str]]:
     for value in values_of(copy):
         if value.dtype != FLOAT or value.const_value is not None:
             continue
-        name, maker = str(value.name), value.producer()
-        same = maker.inputs[0] if maker is not None and maker.op_type in SAME_VALUES else None
+        name, producer = str(value.name), value.producer()
+        has_same = producer is not None and producer.op_type in SAME_VALUES
+        same = producer.inputs[0] if producer is not None and has_same else None
         sources[name] = sources.get(str(same.name), name) if same is not None else name
         if sources[name] == name:
-            nodes, peak, share = _gauges(value, row, limit)
+            nodes, peak, share = _reductions(value, row, limit)
             ends.append((peak, share))
-            if maker is None:
+            if producer is None:
                 first.prepend(nodes)
             else:
-                maker.append(nodes)
+                producer.append(nodes)
     for name, column in zip((PEAKS, SHARES), zip(*ends, strict=True), strict=True):
         joined = _node("Concat", [node.outputs[0] for node in column], name, axis=1)
         joined.outputs[0].name, joined.outputs[0].type = name, ir.TensorType(FLOAT)
@@ -114,19 +121,19 @@ def _gauged(model: ir.Model, floor: float) -> tuple[ir.Model, dict[str, str]]:
     return copy, sources
 
 
-def _gauges(
+def _reductions(
     value: ir.Value, row: ir.Value, floor: ir.Value
 ) -> tuple[list[ir.Node], ir.Node, ir.Node]:
-    """Return nodes, and those of them that give the peak and the share below ``floor``, (1, 1)."""
-    at = f"audit/{value.name}"
-    flat = _node("Reshape", [value, row], f"{at}/flat")
-    size = _node("Abs", flat.outputs, f"{at}/size")
-    peak = _node("ReduceMax", size.outputs, f"{at}/peak", keepdims=1)
-    below = _node("Less", [size.outputs[0], floor], f"{at}/below")
-    some = _node("Cast", flat.outputs, f"{at}/some", to=ir.DataType.BOOL.value)
-    lost = _node("And", [below.outputs[0], some.outputs[0]], f"{at}/lost")
-    number = _node("Cast", lost.outputs, f"{at}/number", to=FLOAT.value)
-    share = _node("ReduceMean", number.outputs, f"{at}/share", keepdims=1)
+    """Return nodes, the one with the peak (1, 1), and the one with the share below ``floor`` (1, 1)."""
+    prefix = f"audit/{value.name}"
+    flat = _node("Reshape", [value, row], f"{prefix}/flat")
+    size = _node("Abs", flat.outputs, f"{prefix}/size")
+    peak = _node("ReduceMax", size.outputs, f"{prefix}/peak", keepdims=1)
+    below = _node("Less", [size.outputs[0], floor], f"{prefix}/below")
+    some = _node("Cast", flat.outputs, f"{prefix}/some", to=ir.DataType.BOOL.value)
+    lost = _node("And", [below.outputs[0], some.outputs[0]], f"{prefix}/lost")
+    number = _node("Cast", lost.outputs, f"{prefix}/number", to=FLOAT.value)
+    share = _node("ReduceMean", number.outputs, f"{prefix}/share", keepdims=1)
     return [flat, size, peak, below, some, lost, number, share], peak, share
 
 

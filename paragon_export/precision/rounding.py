@@ -1,9 +1,4 @@
-"""Precision: a float32 ONNX model in, a strongly typed half-precision one out.
-
-TensorRT-RTX and TensorRT 11 take precision from the graph alone. Every float tensor becomes
-half except inside the float32 islands that the network marked (see ``islands``); casts stand
-at their borders, so that any consumer sees exactly what is computed in what.
-"""
+"""Rounding: simulate a half-precision model in float32, by rounding every result."""
 
 from __future__ import annotations
 
@@ -12,34 +7,37 @@ from collections.abc import Iterator
 import numpy as np
 import onnx_ir as ir
 
-from paragon_export.precision.typed_graph import FLOAT, NUMPY_TYPES, typed_copy, values_of
+from paragon_export.precision.typed_graph import FLOAT, NUMPY_TYPES, derive, typed_copy, values_of
 
 MOVES = frozenset(
     {"Concat", "DepthToSpace", "Expand", "Flatten", "Gather", "Identity", "Pad", "Reshape"}
     | {"Slice", "Split", "Squeeze", "Transpose", "Unsqueeze"}
 )
-"""Operators that move values without computing: their results need no rounding."""
+"""Operators that copy values without computing: their results need no rounding."""
 
 
 def rounding_model(model: ir.Model) -> ir.Model:
-    """Return a float32 model that computes what a half-precision one would, on any machine.
+    """Return a float32 model that simulates a half-precision one on any machine.
 
-    Every node computes in float32 and its result is rounded to the type that ``model``
-    declares for it, overflow to infinity included. A runtime without half arithmetic would
-    otherwise compute in float32 from end to end and hide every overflow: ONNX Runtime's CPU
-    provider does, and knows no bfloat16 at all.
+    Every node computes in float32, and its result is rounded to the type that ``model`` declares
+    for it, overflow to infinity included. A runtime without half arithmetic computes in float32
+    from end to end instead and hides every overflow. ONNX Runtime's CPU provider does so for
+    float16, and has no bfloat16.
     """
     copy = typed_copy(model)
-    for near, value, half in widened(copy):
+    for node, value, half in widened(copy):
         if value.const_value is None:
-            round_behind(copy.graph, near, value, half)
+            round_after(copy.graph, node, value, half)
     return copy
 
 
 def widened(copy: ir.Model) -> Iterator[tuple[ir.Node, ir.Value, ir.DataType]]:
-    """Make a half model float32, and yield what is to be rounded to which type, and near what.
+    """Make a half model float32 in place, and yield what must be rounded.
 
-    Weights, which are rounded already, are yielded too.
+    Yields:
+        A node, a value and the half type of the value. The value is an output of the node, or an
+        input or weight of the graph; then the node is the first of the graph. Weights are rounded
+        already.
     """
     halves = {v: dtype for v in values_of(copy) if (dtype := v.dtype) in NUMPY_TYPES and dtype}
     nodes = list(copy.graph)
@@ -68,32 +66,39 @@ def _is_nearest(node: ir.Node) -> bool:
     return mode is None or mode.as_string() == "nearest"
 
 
-def round_behind(
+def round_after(
     graph: ir.Graph,
-    near: ir.Node,
+    node: ir.Node,
     value: ir.Value,
     half: ir.DataType,
-    switch: ir.Value | None = None,
+    enabled: ir.Value | None = None,
 ) -> None:
-    """Put two casts behind a value: to its half type and back to float32.
+    """Insert two casts after a value, to its half type and back to float32.
 
-    ``switch``, a boolean, tells at run time whether they count.
+    Args:
+        graph: The graph of the value.
+        node: The node that computes the value, or before which the casts are inserted.
+        value: The value; its users then read the rounded one.
+        half: The half type.
+        enabled: A boolean scalar of the graph: False leaves the value as it is at run time. None
+            always rounds.
     """
     users = list(value.uses())
     down = ir.node("Cast", [value], {"to": half.value}, name=f"{value.name}/round")
     down.outputs[0].name = f"{value.name}/rounded"
     up = ir.node("Cast", [down.outputs[0]], {"to": FLOAT.value}, name=f"{value.name}/widen")
     added = [down, up]
-    if switch is not None:
+    if enabled is not None:
         up.outputs[0].name = f"{value.name}/widened"
-        added.append(ir.node("Where", [switch, up.outputs[0], value], name=f"{value.name}/switch"))
+        added.append(ir.node("Where", [enabled, up.outputs[0], value], name=f"{value.name}/select"))
     (rounded,) = added[-1].outputs
     rounded.name, rounded.type = f"{value.name}/value", ir.TensorType(FLOAT)
     rounded.shape = value.shape
+    derive(rounded, value)
     if value.producer() is None:
-        near.prepend(added)
+        node.prepend(added)
     else:
-        near.append(added)
+        node.append(added)
     for user, index in users:
         user.replace_input_with(index, rounded)
     if value.is_graph_output():

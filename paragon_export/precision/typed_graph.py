@@ -1,13 +1,6 @@
-"""Precision: a float32 ONNX model in, a strongly typed half-precision one out.
-
-TensorRT-RTX and TensorRT 11 take precision from the graph alone. Every float tensor becomes
-half except inside the float32 islands that the network marked (see ``islands``); casts stand
-at their borders, so that any consumer sees exactly what is computed in what.
-"""
+"""Typed graph: helpers for graphs in which the type of every value is known."""
 
 from __future__ import annotations
-
-from collections.abc import Container
 
 import ml_dtypes
 import numpy as np
@@ -17,6 +10,7 @@ from onnx_ir.passes import common
 from paragon_export.errors import PlanError
 from paragon_export.graph.metadata import FLOAT32_MARK
 from paragon_export.graph.onnx_checks import ATTENTIONS
+from paragon_export.graph.onnx_io import silenced_onnx_ir
 from paragon_export.specs.types import Precision
 
 FLOAT = ir.DataType.FLOAT
@@ -31,37 +25,56 @@ NUMPY_TYPES = {
 }
 
 
-VALUES = 2
-"""Position of the values among the inputs of ``ATTENTIONS``, whose result has their shape."""
+VALUES_INPUT = 2
+"""Position of the values among the inputs of ``ATTENTIONS``. The result has their shape."""
+
+
+ORIGIN = "paragon_export.origin"
+"""Key in ``ir.Value.meta``, which is never written to a file: see :func:`origin_of`."""
 
 
 def is_float32(node: ir.Node) -> bool:
-    """Whether a node is marked to be computed in float32 whatever the precision."""
+    """Return whether a node is marked to be computed in float32 in every precision."""
     return node.metadata_props.get(FLOAT32_MARK) == "float32"
 
 
 def typed_copy(model: ir.Model) -> ir.Model:
-    """Return a copy with the type of every value known and constants as initializers.
+    """Return a copy in which every value has a type and every constant is an initializer.
+
+    Origins (see :func:`origin_of`) are kept.
 
     Raises:
-        PlanError: If the model has subgraphs or operators that nobody here knows.
+        PlanError: If the model has subgraphs or custom operators.
     """
+    with silenced_onnx_ir():
+        copy = _inferred_copy(model)
+    origins = {value.name: value.meta[ORIGIN] for value in values_of(model) if ORIGIN in value.meta}
+    for value in values_of(copy):
+        if value.name in origins:
+            value.meta[ORIGIN] = origins[value.name]
+    return copy
+
+
+def _inferred_copy(model: ir.Model) -> ir.Model:
     copy = ir.from_proto(ir.to_proto(model))
     if any(
         (node.domain and node.op_identifier()[:2] not in ATTENTIONS)
         or any(a.type == ir.AttributeType.GRAPH for a in node.attributes.values())
         for node in copy.graph
     ):
-        raise PlanError("models with subgraphs or custom operators cannot be converted")
+        raise PlanError(
+            "the model has subgraphs or custom operators and cannot be converted; export it without "
+            "them"
+        )
     common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(copy)
-    foreign = [(n, n.domain, n.op_type, tuple(n.inputs)) for n in copy.graph if n.domain]
-    for node, _, _, operands in foreign:
-        # To inference it is a Max of its values: its result has their type and shape.
+    attentions = [(n, n.domain, n.op_type, tuple(n.inputs)) for n in copy.graph if n.domain]
+    for node, _, _, operands in attentions:
+        # Shape inference sees a Max of the values: the result has their type and shape.
         node.domain, node.op_type = "", "Max"
         for index in range(len(operands)):
-            node.replace_input_with(index, operands[VALUES])
+            node.replace_input_with(index, operands[VALUES_INPUT])
     common.ShapeInferencePass(data_prop=False)(copy)
-    for node, domain, op_type, operands in foreign:
+    for node, domain, op_type, operands in attentions:
         node.domain, node.op_type = domain, op_type
         for index, operand in enumerate(operands):
             node.replace_input_with(index, operand)
@@ -69,14 +82,14 @@ def typed_copy(model: ir.Model) -> ir.Model:
 
 
 def values_of(model: ir.Model) -> list[ir.Value]:
-    """Return inputs, weights and what nodes make, in that order and the graph's."""
+    """Return the inputs, the weights and the outputs of nodes, in this order and the graph's."""
     graph = model.graph
-    made = [value for node in graph for value in node.outputs]
-    return [*graph.inputs, *graph.initializers.values(), *made]
+    computed = [value for node in graph for value in node.outputs]
+    return [*graph.inputs, *graph.initializers.values(), *computed]
 
 
 def constant(graph: ir.Graph, name: str, array: np.ndarray) -> ir.Value:
-    """Add a constant to a graph."""
+    """Add an initializer to a graph and return it."""
     tensor, shape = ir.tensor(array, name=name), ir.Shape(array.shape)
     kind = ir.TensorType(tensor.dtype)
     value = ir.Value(name=name, shape=shape, type=kind, const_value=tensor)
@@ -84,15 +97,17 @@ def constant(graph: ir.Graph, name: str, array: np.ndarray) -> ir.Value:
     return value
 
 
-_SUFFIXES = ("/value", "/half", *(f"/to_{t.name.lower()}" for t in (FLOAT, *NUMPY_TYPES)),
-             *(f".{t.name.lower()}" for t in NUMPY_TYPES))  # fmt: skip
+def origin_of(value: ir.Value) -> str:
+    """Return the name of the tensor of the float32 model whose value this one holds, rounded or not.
+
+    A value that no conversion has derived from another is its own origin.
+    """
+    return str(value.meta.get(ORIGIN, value.name))
 
 
-def origin_of(name: str, known: Container[str]) -> str:
-    """Return the tensor of the float32 model whose value a tensor of a converted one holds."""
-    while name not in known:
-        suffix = next((s for s in _SUFFIXES if name.endswith(s)), None)
-        if suffix is None:
-            return name
-        name = name.removesuffix(suffix)
-    return name
+def derive(value: ir.Value, source: ir.Value) -> None:
+    """Record that ``value`` holds the value of ``source``: both get the same origin.
+
+    It must be called before ``source`` is renamed.
+    """
+    source.meta[ORIGIN] = value.meta[ORIGIN] = origin_of(source)

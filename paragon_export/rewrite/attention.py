@@ -1,4 +1,4 @@
-"""Rules on attention: the same softmax in fewer and cheaper steps."""
+"""Rules on attention inside windows: the same softmax in fewer and cheaper steps."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ from paragon_export.networks.ops import (
     single_head_attention,
 )
 from paragon_export.networks.windowed_attention import MaskedAttention
-from paragon_export.rewrite.fx_network import Network, feeds_only, is_call
+from paragon_export.rewrite.fx_network import Network, is_call
 
-STEEPEST_PADDING = 64.0
-"""Largest value that may stand in for padding; beyond, half precision would suffer."""
+MAX_PADDING_VALUE = 64.0
+"""Largest magnitude that a padded place may hold. Larger values would lose precision in half."""
 
 
 def gather_windows(network: Network) -> int:
-    """Window attention without padding, rolling and cropping the map: pixels move once.
+    """Replace padding, rolling and cropping in window attention by one gather of pixels.
 
-    Padding, rolling and cutting into windows only decide which pixel stands where, and that is
-    the same in all blocks of equal shift. It is worked out once, on a map of pixel numbers
-    (:class:`WindowOrder`), and every block gathers its pixels by it.
+    Padding, rolling and cutting into windows only permute pixels, and the permutation is the
+    same in all blocks of equal shift. It is computed once, on a map of pixel indices
+    (:class:`WindowOrder`). Every block gathers its pixels with these indices.
 
     Inside, with ``q = Wq x + bq`` and likewise for k and v:
 
@@ -60,14 +60,14 @@ def gather_windows(network: Network) -> int:
 
 
 def size_sources(network: Network) -> dict[Any, Any]:
-    """Return for every call the earliest map proven to have its result's height and width."""
-    keeping = (LayerScale, RMSNorm, WindowAttention, ChannelAttention, TokenAttention)
+    """Return for every call the earliest map that certainly has its result's height and width."""
+    size_keeping = (LayerScale, RMSNorm, WindowAttention, ChannelAttention, TokenAttention)
     sources: dict[Any, Any] = {}
     for call in network.nodes:
         sources[call] = call
         conv = network.shared(call, nn.Conv2d)
-        alike = any(network.shared(call, kind) is not None for kind in keeping)
-        if alike or (conv is not None and _keeps_size(conv)) or is_call(call, F.gelu):
+        keeps_size = any(network.shared(call, kind) is not None for kind in size_keeping)
+        if keeps_size or (conv is not None and _keeps_size(conv)) or is_call(call, F.gelu):
             sources[call] = sources[call.args[0]]
         elif is_call(call, operator.add):
             # A sum may broadcast, so both of its terms have to agree.
@@ -80,12 +80,12 @@ def size_sources(network: Network) -> dict[Any, Any]:
 def _keeps_size(conv: nn.Conv2d) -> bool:
     if isinstance(conv.padding, str):
         return conv.padding == "same"
-    reach = [d * (k - 1) for d, k in zip(conv.dilation, conv.kernel_size, strict=True)]
-    return conv.stride == (1, 1) and [2 * int(p) for p in conv.padding] == reach
+    needed = [d * (k - 1) for d, k in zip(conv.dilation, conv.kernel_size, strict=True)]
+    return conv.stride == (1, 1) and [2 * int(p) for p in conv.padding] == needed
 
 
 class WindowOrder(nn.Module):
-    """Which pixel stands where when a map is cut into windows, and back.
+    """The indices that cut a map into windows, and those that put the windows together again.
 
     The map is padded at the bottom and right to whole windows and rolled by ``shift``.
     """
@@ -96,12 +96,16 @@ class WindowOrder(nn.Module):
         self.shift = shift
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, tuple[int, int, int]]:
-        """Look at the size of ``x`` (N, C, H, W) alone.
+        """Compute the indices from the size of ``x``; its values are not used.
+
+        Args:
+            x: (N, C, H, W).
 
         Returns:
-            For every place in the windows, in reading order of windows and of places inside,
-            the number of its pixel from 1, or 0 for padding; for every pixel its place, from 0;
-            and N, H and W.
+            Three values. First, int64 (windows * size^2): for every place in the windows, the
+            index of its pixel counted from 1, or 0 for padding. Windows and the places inside
+            them are in reading order. Second, int64 (H * W): for every pixel the index of its
+            place, counted from 0. Third, N, H and W.
         """
         n, h, w = x.shape[0], x.shape[2], x.shape[3]
         size, shift = self.window, self.shift
@@ -120,7 +124,10 @@ class WindowOrder(nn.Module):
 
 
 class JointHeads(nn.Module):
-    """Multi-head attention inside windows (windows, tokens, C), with one product for q, k and v."""
+    """Multi-head attention inside windows, with one matrix product for q, k and v.
+
+    Takes (windows, tokens, C) and returns (windows, tokens, heads, C / heads).
+    """
 
     def __init__(self, attention: WindowAttention) -> None:
         super().__init__()
@@ -144,7 +151,7 @@ class JointHeads(nn.Module):
 
 
 class GatheredAttention(nn.Module):
-    """Attention inside windows whose pixels are gathered by number, and a projection."""
+    """Attention inside windows whose pixels are gathered by index, then a projection."""
 
     def __init__(self, attention: WindowAttention) -> None:
         super().__init__()
@@ -155,27 +162,31 @@ class GatheredAttention(nn.Module):
         self.attend: JointHeads | FusedHeads = JointHeads(attention)
         self.proj = nn.Linear(c, c, dtype=torch.float64)
         self.padding = nn.Parameter(torch.zeros(1, 1, c, dtype=torch.float64))
-        """What stands in a padded place."""
+        """Value of a padded place, (1, 1, C)."""
         with torch.no_grad():
             self.proj.weight.copy_(attention.proj.weight)
             v_bias = attention.qkv.bias[2 * c :]
             self.proj.bias.copy_(attention.proj.bias + attention.proj.weight @ v_bias)
 
     def accepts_norm(self, norm: RMSNorm) -> bool:
-        """Tell whether padding can be put in terms of the normalised map."""
+        """Return whether a normalized value stands for padding in every channel.
+
+        It is ``-bias / gain`` (see :meth:`fold_norm`), which needs a gain other than 0, and may be
+        no larger than ``MAX_PADDING_VALUE``.
+        """
         gain, bias = norm.scale.flatten(), norm.bias.flatten()
-        possible = (gain != 0) & (bias.abs() <= STEEPEST_PADDING * gain.abs())
+        possible = (gain != 0) & (bias.abs() <= MAX_PADDING_VALUE * gain.abs())
         return isinstance(self.attend, JointHeads) and bool(possible.all())
 
     def fold_norm(self, gain: Tensor, bias: Tensor) -> None:
-        """Take over ``gain * u + bias`` of the norm before.
+        """Absorb ``gain * u + bias`` of the norm before, where ``u`` is the normalized map.
 
-        Padding is zero behind the norm, which is ``u = -bias / gain`` before it. ``W bias`` joins
-        the bias of q; in k and v it is the same for all places, padded ones included, and so
-        goes where their biases went.
+        Padding is zero after the norm, which is ``u = -bias / gain`` before it. ``W bias`` joins
+        the bias of q. In k and v it is the same for all places, padded ones included, so it is
+        treated like their biases: dropped for k, and moved into the projection for v.
         """
         c, joint = self.channels, self.attend
-        assert isinstance(joint, JointHeads)  # accepts_norm() said so
+        assert isinstance(joint, JointHeads)  # accepts_norm() checked it
         qkv = joint.qkv
         with torch.no_grad():
             shift = qkv.weight @ bias
@@ -187,13 +198,16 @@ class GatheredAttention(nn.Module):
     def forward(
         self, x: Tensor, pixels: Tensor, places: Tensor, sizes: tuple[int, int, int]
     ) -> Tensor:
-        """Attend.
+        """Gather the pixels of every window, attend, project, and put the pixels back.
 
         Args:
             x: (N, C, H, W), or (N, H, W, C) where ``channels_last``.
-            pixels: Of :class:`WindowOrder`, as is the rest.
-            places: From which every pixel is fetched back.
-            sizes: N, H and W.
+            pixels: First result of :class:`WindowOrder`.
+            places: Its second result.
+            sizes: Its third result: N, H and W.
+
+        Returns:
+            The layout and shape of ``x``.
         """
         if not self.channels_last:
             x = x.permute(0, 2, 3, 1)
@@ -206,12 +220,12 @@ class GatheredAttention(nn.Module):
 
 
 def fuse_heads(network: Network) -> int:
-    """Two products and a softmax in one operator, ONNX Runtime's own ``MultiHeadAttention``.
+    """Replace two products and a softmax by one operator, ``MultiHeadAttention``.
 
-    It computes a tile of scores at a time and carries the softmax's maximum and sum along:
-    ``sum of exp(s_i - m) v_i`` over keys so far is multiplied by ``exp(m - m')`` when a later
-    tile raises the maximum to ``m'``. Scores never leave the cache. OpenVINO knows the operator
-    too; exports for everywhere keep to standard ones.
+    The operator belongs to ONNX Runtime. It computes one tile of scores at a time and updates
+    the softmax's maximum and sum: ``sum of exp(s_i - m) v_i`` over the keys so far is multiplied
+    by ``exp(m - m')`` when a later tile raises the maximum to ``m'``. The scores stay in the
+    cache. OpenVINO has the operator too. Exports for any runtime keep to standard operators.
     """
     fired = 0
     for _, attention in network.calls(GatheredAttention):
@@ -222,7 +236,10 @@ def fuse_heads(network: Network) -> int:
 
 
 class FusedHeads(nn.Module):
-    """What :class:`JointHeads` computes; q, k and v come as the operator wants them."""
+    """Computes the same as :class:`JointHeads`, with q, k and v as separate products.
+
+    Takes (windows, tokens, C). The operator adds the bias of q, k and v itself.
+    """
 
     def __init__(self, joint: JointHeads) -> None:
         super().__init__()
@@ -244,11 +261,12 @@ class FusedHeads(nn.Module):
 
 
 def fuse_windows(network: Network) -> int:
-    """Attention with keys left out, in the one operator of :func:`fuse_heads`.
+    """Replace masked attention by the operator of :func:`fuse_heads`.
 
-    It takes no mask without giving up its tiles, so the mask becomes a channel: queries get a 1 and
-    keys a 0 or, where a place is no key, a large negative number, ``[q, 1] [k, m]' = q k' + m``.
-    Memory no longer grows with windows times the square of their places.
+    With a mask the operator would not work in tiles, so the mask becomes a channel. Queries get a
+    1; keys get a 0, or a large negative number ``m`` where a place is masked:
+    ``[q, 1] [k, m]' = q k' + m``. Memory no longer grows with the number of windows times the
+    square of their places.
     """
     fired = 0
     for node, _ in network.calls(MaskedAttention):
@@ -258,101 +276,12 @@ def fuse_windows(network: Network) -> int:
 
 
 class MaskInChannel(nn.Module):
-    """What :class:`MaskedAttention` computes."""
+    """Computes the same as :class:`MaskedAttention`, with the mask as a channel of q and k."""
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, inside: Tensor) -> Tensor:
         n, windows, tokens = q.shape[0], q.shape[1], q.shape[2]
         ones = q[:, :, :, :1] * 0 + 1
-        barred = (ones * inside - 1) * -PENALTY
-        q, k = torch.cat((q, ones), dim=-1), torch.cat((k, barred), dim=-1)
+        mask = (ones * inside - 1) * -PENALTY
+        q, k = torch.cat((q, ones), dim=-1), torch.cat((k, mask), dim=-1)
         y = single_head_attention(*(x.reshape(-1, tokens, x.shape[3]) for x in (q, k, v)))
         return y.reshape(n, windows, tokens, v.shape[3])
-
-
-def tabulate_tokens(network: Network) -> int:
-    """Attention to a learned dictionary is two matrices of constants around a softmax.
-
-    Keys ``K`` and values ``V`` are constants, so ``softmax((Wq x + bq) K' t) V`` has the logits
-    ``(t K Wq) x + t K bq``, and with the output projection ``Wo softmax(.) V + bo`` needs only
-    the product ``V Wo'``.
-    """
-    fired = 0
-    for node, attention in network.calls(TokenAttention):
-        network.swap(node, DictionaryAttention(attention))
-        fired += 1
-    return fired
-
-
-class DictionaryAttention(nn.Module):
-    """``proj(softmax(logits(x)))`` for every pixel by itself."""
-
-    def __init__(self, attention: TokenAttention) -> None:
-        super().__init__()
-        with torch.no_grad():
-            keys = attention.k_proj(attention.token_dict)[0] * attention.temperature
-            values = attention.v_proj(attention.token_dict)[0]
-            tokens, c = values.shape
-            self.logits = nn.Linear(c, tokens, dtype=values.dtype)
-            self.proj = nn.Linear(tokens, c, dtype=values.dtype)
-            self.logits.weight.copy_(keys @ attention.q_proj.weight)
-            self.logits.bias.copy_(keys @ attention.q_proj.bias)
-            self.proj.weight.copy_((values @ attention.out_proj.weight.T).T)
-            self.proj.bias.copy_(attention.out_proj.bias)
-        self.channels_last = False
-
-    def accepts_norm(self, norm: RMSNorm) -> bool:
-        """Nothing is padded here, so any norm will do."""
-        return True
-
-    def fold_norm(self, gain: Tensor, bias: Tensor) -> None:
-        """Take over ``gain * u + bias`` of the norm before."""
-        with torch.no_grad():
-            self.logits.bias.add_(self.logits.weight @ bias)
-            self.logits.weight.mul_(gain)
-
-    def forward(self, x: Tensor) -> Tensor:
-        if not self.channels_last:
-            x = x.permute(0, 2, 3, 1)
-        y = self.proj(torch.softmax(self.logits(x), dim=-1))
-        return y if self.channels_last else y.permute(0, 3, 1, 2)
-
-
-def gate_channels(network: Network) -> int:
-    """``x + g * (x * s(x)) = x * (1 + g * s(x))``: one pass over the map instead of three.
-
-    ``s(x)`` is one number per channel, ``g`` the gain of a :class:`LayerScale`. Not applied
-    where the attended map is needed by itself.
-    """
-    fired = 0
-    for node in network.nodes:
-        if not is_call(node, operator.add):
-            continue
-        for x, scaled in (node.args, node.args[::-1]):
-            scale = network.shared(scaled, LayerScale)
-            if scale is None:
-                continue
-            attended = scaled.args[0]
-            attention = network.layer(attended, ChannelAttention)
-            if attention is None or attended.args[0] is not x:
-                continue
-            if feeds_only(scaled, node) and feeds_only(attended, scaled):
-                gate = ChannelGate(attention, scale.gamma)
-                network.replace(node, network.call(node, gate, x))
-                fired += 1
-                break
-    return fired
-
-
-class ChannelGate(nn.Module):
-    """``x * (1 + gain * perceptron(mean of x))``."""
-
-    def __init__(self, attention: ChannelAttention, gain: Tensor) -> None:
-        super().__init__()
-        self.fc = attention.fc
-        self.gain = nn.Parameter(gain.detach().flatten().clone())
-        self.channels_last = False
-
-    def forward(self, x: Tensor) -> Tensor:
-        dims = (1, 2) if self.channels_last else (2, 3)
-        gate = self.fc(x.mean(dim=dims)) * self.gain + 1
-        return x * (gate[:, None, None, :] if self.channels_last else gate[:, :, None, None])

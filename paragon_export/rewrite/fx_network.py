@@ -1,4 +1,7 @@
-"""The network as rules see it: a list of calls to layers, in the order of execution."""
+"""Network: a traced copy of a PyTorch module that rewrite rules edit.
+
+It is a list of calls (nodes of ``torch.fx``) in the order of execution.
+"""
 
 from __future__ import annotations
 
@@ -24,26 +27,27 @@ from paragon_export.networks.windowed_attention import MaskedAttention
 LEAVES = (
     LayerScale, RMSNorm, WindowAttention, ChannelAttention, TokenAttention, MaskedAttention,
 )  # fmt: skip
-"""Layers that rules know by name; all others are seen as what they call."""
+"""Layers that appear as one call, because rules match them. Others appear as what they call."""
 
-OPAQUE = (widen, narrow, *PRIMITIVES)
-"""Functions that are seen as one call."""
+LEAF_FUNCTIONS = (widen, narrow, *PRIMITIVES)
+"""Functions that appear as one call."""
 
 Layer = TypeVar("Layer", bound=nn.Module)
 
 
 class _Tracer(fx.Tracer):
     def __init__(self) -> None:
-        super().__init__(autowrap_functions=OPAQUE)
+        super().__init__(autowrap_functions=LEAF_FUNCTIONS)
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return isinstance(m, LEAVES) or super().is_leaf_module(m, module_qualified_name)
 
 
 class Network:
-    """A copy of a network in float64, open to edits.
+    """A float64 copy of a network that can be edited.
 
-    Nodes are calls of ``torch.fx``. Layers may be changed in place: they are the copy's own.
+    Nodes are nodes of a ``torch.fx`` graph. Layers may be changed in place, since they belong to
+    the copy. ``module`` is the copy as a ``torch.fx.GraphModule``.
     """
 
     def __init__(self, module: nn.Module) -> None:
@@ -53,7 +57,7 @@ class Network:
 
     @property
     def nodes(self) -> Iterator[Any]:
-        """The calls in order; those that an edit drops or adds on the way are left out."""
+        """The calls in order. Calls removed or added during the iteration are left out."""
         for node in list(self.module.graph.nodes):
             if not node._erased:
                 yield node
@@ -66,7 +70,10 @@ class Network:
         return layer if type(layer) is kind and self._calls[node.target] == 1 else None
 
     def shared(self, node: Any, kind: type[Layer]) -> Layer | None:
-        """Return the layer that ``node`` calls, if it is of ``kind``; do not change it."""
+        """Return the layer that ``node`` calls, if it is of ``kind``.
+
+        Other calls may use it too, so it must not be changed.
+        """
         if not isinstance(node, fx.Node) or node.op != "call_module":
             return None
         layer = self.module.get_submodule(str(node.target))
@@ -80,7 +87,7 @@ class Network:
                 yield node, layer
 
     def parameter(self, node: Any) -> torch.Tensor | None:
-        """Return the tensor that ``node`` reads from the network, if that is what it does."""
+        """Return the tensor that ``node`` reads from the network; None for other nodes."""
         if not isinstance(node, fx.Node) or node.op != "get_attr":
             return None
         path, _, leaf = str(node.target).rpartition(".")
@@ -95,7 +102,7 @@ class Network:
         return node
 
     def call(self, before: Any, layer: nn.Module, *args: Any) -> Any:
-        """Insert a call of a new layer; it is named after the node it stands before."""
+        """Insert a call of a new layer before a node; the layer is named after that node."""
         name = self._free_name(before.name)
         self.module.add_submodule(name, layer)
         self._calls[name] = 1
@@ -103,7 +110,7 @@ class Network:
             return self.module.graph.call_module(name, args)
 
     def swap(self, node: Any, layer: nn.Module, *more_args: Any) -> None:
-        """Let ``node`` call another layer, with more arguments; its weights keep their path."""
+        """Let ``node`` call another layer at the same path, with more arguments."""
         self.module.set_submodule(str(node.target), layer)
         node.args = (*node.args, *more_args)
 
@@ -115,7 +122,7 @@ class Network:
             return self.module.graph.call_function(function, args)
 
     def replace(self, old: Any, new: Any) -> None:
-        """Let ``new`` stand wherever ``old`` was used; drop ``old`` and what only it needed."""
+        """Replace ``old`` by ``new`` in every use; remove ``old`` and all that only it used."""
         old.replace_all_uses_with(new)
         unused = [old]
         while unused:
@@ -125,7 +132,7 @@ class Network:
                 self.module.graph.erase_node(node)
 
     def finish(self) -> nn.Module:
-        """Return the edited network in float32: the one place where its weights are rounded."""
+        """Return the edited network in float32, eval mode. Weights are rounded here only."""
         self.module.delete_all_unused_submodules()
         self.module.recompile()
         return self.module.float().requires_grad_(False).eval()
@@ -139,7 +146,7 @@ class Network:
 
 
 def is_call(node: Any, *functions: Any) -> bool:
-    """Tell whether ``node`` calls one of these functions, or methods by name."""
+    """Return whether ``node`` calls one of these functions, or one of these methods by name."""
     return (
         isinstance(node, fx.Node)
         and node.op in ("call_function", "call_method")
@@ -148,5 +155,5 @@ def is_call(node: Any, *functions: Any) -> bool:
 
 
 def feeds_only(node: Any, user: Any) -> bool:
-    """Tell whether nothing but ``user`` needs the result of ``node``."""
+    """Return whether ``user`` alone uses the result of ``node``."""
     return set(node.users) == {user}

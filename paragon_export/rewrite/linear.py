@@ -1,4 +1,4 @@
-"""Rules on linear maps: constants that a neighbouring convolution can absorb."""
+"""Rules on linear maps: constants that a neighboring convolution can absorb, and splits."""
 
 from __future__ import annotations
 
@@ -10,16 +10,17 @@ from torch import Tensor, nn
 
 from paragon_export.networks.float32 import narrow, widen
 from paragon_export.networks.layers import LayerScale, RMSNorm
-from paragon_export.rewrite.attention import DictionaryAttention, GatheredAttention
+from paragon_export.rewrite.attention import GatheredAttention
 from paragon_export.rewrite.fx_network import Network, feeds_only, is_call
+from paragon_export.rewrite.global_attention import DictionaryAttention
 from paragon_export.rewrite.normalize import Normalize
 
 
 def fold_gains(network: Network) -> int:
     """``g * (W x + b) = (g W) x + g b``: a constant gain moves into the map before it.
 
-    The gain is a :class:`LayerScale` or a scalar parameter. Not applied where the map's result
-    is needed without the gain as well.
+    The gain is a :class:`LayerScale` or a scalar parameter. Not applied where another call uses
+    the map's result without the gain.
     """
     fired = 0
     for node in network.nodes:
@@ -34,6 +35,7 @@ def fold_gains(network: Network) -> int:
 
 
 def _gain_and_operand(network: Network, node: Any) -> tuple[Tensor, Any] | None:
+    """Return the gain that ``node`` applies, flat, and what it applies it to; else None."""
     scale = network.shared(node, LayerScale)
     if scale is not None:
         return scale.gamma.flatten(), node.args[0]
@@ -46,7 +48,10 @@ def _gain_and_operand(network: Network, node: Any) -> tuple[Tensor, Any] | None:
 
 
 def _scale_output(network: Network, node: Any, gain: Tensor) -> bool:
-    """Scale the result of a linear map, per channel or as a whole; tell whether it is one."""
+    """Scale the result of a linear map, per channel or as a whole.
+
+    Return whether ``node`` calls a linear map; otherwise nothing is changed.
+    """
     conv = network.layer(node, nn.Conv2d)
     attention = network.layer(node, GatheredAttention) or network.layer(node, DictionaryAttention)
     if conv is not None:
@@ -63,11 +68,11 @@ def _scale_output(network: Network, node: Any, gain: Tensor) -> bool:
 
 
 def fold_norms(network: Network) -> int:
-    """``W (g * u + c) + b = (W g) u + (W c + b)``: gain and bias of a norm move into what follows.
+    """``W (g * u + c) + b = (W g) u + (W c + b)``: gain and bias of a norm move into the next map.
 
-    ``u`` is the normalised map. A 1x1 convolution pads nothing, so both move. Window attention
-    pads its input with zeros: see :meth:`GatheredAttention.fold_norm` for what stands in for
-    them. Not applied where anything else needs the norm's result.
+    ``u`` is the normalized map. A 1x1 convolution pads nothing, so both move. Window attention
+    pads its input with zeros: :meth:`GatheredAttention.fold_norm` says what replaces them. Not
+    applied where any other layer uses the norm's result.
     """
     fired = 0
     for node, norm in network.calls(RMSNorm):
@@ -90,6 +95,7 @@ class _Follower:
 
     @classmethod
     def of(cls, network: Network, node: Any) -> _Follower | None:
+        """Return the layer that ``node`` calls, or None if it cannot absorb a norm."""
         layer = (
             network.layer(node, nn.Conv2d)
             or network.layer(node, GatheredAttention)
@@ -98,12 +104,14 @@ class _Follower:
         return cls(layer) if layer is not None else None
 
     def accepts(self, norm: RMSNorm) -> bool:
+        """Return whether the layer can absorb this norm without a change of its results."""
         if isinstance(self.layer, nn.Conv2d):
             return is_pointwise(self.layer) and self.layer.bias is not None
         return self.layer.accepts_norm(norm)
 
     def fold(self, norm: RMSNorm) -> None:
-        # Normalize divides by the norm itself; the root of the count is left to the gain.
+        """Change the weights of the layer so that it takes the normalized map."""
+        # Normalize leaves the factor sqrt(channels) of an RMS norm to the gain.
         gain = norm.scale.flatten() * norm.scale.shape[0] ** 0.5
         bias = norm.bias.flatten()
         if isinstance(self.layer, nn.Conv2d):
@@ -117,7 +125,7 @@ class _Follower:
 
 
 def is_pointwise(conv: nn.Conv2d) -> bool:
-    """Tell whether a convolution maps every pixel by itself, all channels together."""
+    """Return whether a convolution maps every pixel alone, over all channels."""
     return (
         conv.kernel_size == (1, 1)
         and conv.stride == (1, 1)
@@ -127,18 +135,18 @@ def is_pointwise(conv: nn.Conv2d) -> bool:
 
 
 def split_concat(network: Network) -> int:
-    """``W [a; b] = W_a a + W_b b``: a convolution of joined maps needs no joined copy of them.
+    """``W [a; b] = W_a a + W_b b``: convolve concatenated maps without concatenating them.
 
-    Not applied to grouped convolutions, nor where the joined map is needed elsewhere or its
-    parts have channels that are not known.
+    Not applied to grouped convolutions, nor where another call uses the concatenated map, nor
+    where the number of channels of a part is unknown.
     """
     fired = 0
     for node, conv in network.calls(nn.Conv2d):
-        joined = node.args[0]
-        if conv.groups != 1 or not is_call(joined, torch.cat) or not feeds_only(joined, node):
+        concat = node.args[0]
+        if conv.groups != 1 or not is_call(concat, torch.cat) or not feeds_only(concat, node):
             continue
-        dim = joined.kwargs.get("dim", joined.args[1] if len(joined.args) > 1 else 0)
-        parts = list(joined.args[0])
+        dim = concat.kwargs.get("dim", concat.args[1] if len(concat.args) > 1 else 0)
+        parts = list(concat.args[0])
         channels = [channels_of(network, part) for part in parts]
         if dim != 1 or None in channels:
             continue
@@ -154,10 +162,11 @@ def split_concat(network: Network) -> int:
 
 
 def split_halves(network: Network) -> int:
-    """``chunk(W x) = (W_1 x, W_2 x)``: a map that is cut into parts is computed in parts.
+    """``chunk(W x) = (W_1 x, W_2 x)``: compute the parts of a map that is cut into chunks.
 
-    The cut moves up through depthwise convolutions, channel by channel the same, to the dense
-    one above them. Not applied where the uncut map is needed, or to other groupings.
+    The cut moves up through depthwise convolutions, which treat each channel alone, to the dense
+    convolution above them. Not applied where another call uses the uncut map, nor to grouped
+    convolutions that are not depthwise.
     """
     fired = 0
     for cut in network.nodes:
@@ -182,12 +191,13 @@ def split_halves(network: Network) -> int:
 
 
 def narrow_products(network: Network) -> int:
-    """A clamped product of two half numbers needs no detour through float32.
+    """Multiply and clamp two half-precision maps without float32 in between.
 
-    The product of two numbers of ``p`` significant bits has ``2 p`` of them: float32 holds it
-    whole for float16 and bfloat16, so ``narrow(a * b)`` rounds once, as a half product does. And
-    rounding preserves order, so it commutes with a clamp: ``narrow(clamp(.)) = clamp(narrow(.))``,
-    infinity included. Applied to products of two widened maps that go nowhere else.
+    The product of two numbers of ``p`` significant bits has ``2 p`` significant bits. Float32
+    holds it exactly for float16 and bfloat16, so ``narrow(a * b)`` rounds once, as a half product
+    does. Rounding preserves order, so it commutes with a clamp, infinity included:
+    ``narrow(clamp(.)) = clamp(narrow(.))``. Applied to products of two widened maps that no
+    other call uses.
     """
     fired = 0
     for node in network.nodes:
@@ -209,9 +219,9 @@ def narrow_products(network: Network) -> int:
 def clamp_in_convolution(network: Network) -> int:
     """``clamp(x) = clamp(1 * x)``, with the 1 as a depthwise convolution of one tap.
 
-    ONNX Runtime keeps maps in blocks of channels between convolutions and leaves that layout
-    for a clamp, at the price of two copies, but not for a clamp that ends a convolution. Applied
-    to clamped products of two maps whose channels are known; pays on ONNX Runtime alone.
+    ONNX Runtime stores maps in blocks of channels between convolutions. For a clamp it changes
+    the layout, which costs two copies, unless the clamp directly follows a convolution. Applied
+    to clamped products of two maps with known channels. Faster on ONNX Runtime only.
     """
     fired = 0
     for node in network.nodes:
@@ -222,15 +232,18 @@ def clamp_in_convolution(network: Network) -> int:
         if len(channels) != 1 or None in channels or not feeds_only(product, node):
             continue
         c = channels.pop() or 0
-        one = nn.Conv2d(c, c, 1, groups=c, bias=False, dtype=torch.float64)
-        nn.init.ones_(one.weight)
-        node.args = (network.call(node, one, product), *node.args[1:])
+        identity = nn.Conv2d(c, c, 1, groups=c, bias=False, dtype=torch.float64)
+        nn.init.ones_(identity.weight)
+        node.args = (network.call(node, identity, product), *node.args[1:])
         fired += 1
     return fired
 
 
 def _chain_above(network: Network, cut: Any) -> list[tuple[Any, nn.Conv2d]]:
-    """Return the depthwise convolutions above a cut, last first, down to a dense one."""
+    """Return the convolutions above a cut, last first: depthwise ones, then one dense one.
+
+    The list is empty where the chain holds any other layer, or another call uses a map of it.
+    """
     chain: list[tuple[Any, nn.Conv2d]] = []
     user, node = cut, cut.args[0]
     while (conv := network.layer(node, nn.Conv2d)) is not None and feeds_only(node, user):
@@ -244,9 +257,9 @@ def _chain_above(network: Network, cut: Any) -> list[tuple[Any, nn.Conv2d]]:
 
 
 def like(conv: nn.Conv2d, weight: Tensor, bias: Tensor | None) -> nn.Conv2d:
-    """Return a convolution of the same geometry with other weights, float64."""
+    """Return a convolution of the same geometry with other weights, in their dtype."""
     depthwise = conv.groups > 1
-    made = nn.Conv2d(
+    conv_like = nn.Conv2d(
         weight.shape[0] if depthwise else weight.shape[1],
         weight.shape[0],
         conv.kernel_size,  # type: ignore[arg-type]
@@ -259,13 +272,13 @@ def like(conv: nn.Conv2d, weight: Tensor, bias: Tensor | None) -> nn.Conv2d:
         dtype=weight.dtype,
     )
     with torch.no_grad():
-        made.weight.copy_(weight)
-        if bias is not None and made.bias is not None:
-            made.bias.copy_(bias)
-    return made
+        conv_like.weight.copy_(weight)
+        if bias is not None and conv_like.bias is not None:
+            conv_like.bias.copy_(bias)
+    return conv_like
 
 
 def channels_of(network: Network, node: Any) -> int | None:
-    """Return the channels of a map, where the layer that made it says so."""
+    """Return the number of channels of a convolution's result; None for any other map."""
     conv = network.shared(node, nn.Conv2d)
     return None if conv is None else conv.out_channels

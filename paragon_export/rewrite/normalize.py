@@ -1,4 +1,4 @@
-"""The norm that is left of an RMS norm when its gain and bias have moved on."""
+"""Normalize: an RMS norm without gain and bias, which a later layer has absorbed."""
 
 from __future__ import annotations
 
@@ -8,14 +8,16 @@ from torch import Tensor, nn
 from paragon_export.networks.float32 import narrow, widen
 
 EPSILON = 1e-6
-"""Of :class:`~paragon_export.networks.layers.RMSNorm`, added to the mean of squares."""
+"""Added to the mean of squares, as in :class:`~paragon_export.networks.layers.RMSNorm`."""
 
 
 class Normalize(nn.Module):
     """``x / sqrt(sum of x^2 + channels * 1e-6)`` over the channels.
 
-    With the mean instead of the sum this is an RMS norm; the factor is a constant, and whoever
-    absorbs the gain absorbs it too. The sum is taken in float32 at least.
+    An RMS norm has the mean in place of the sum. The layer that absorbs the gain absorbs this
+    constant factor, ``sqrt(channels)``, too. The sum is computed in float32 or float64.
+
+    Takes and returns (N, C, H, W), or (N, H, W, C) where ``channels_last``.
     """
 
     def __init__(self, channels: int, *, channels_last: bool = False) -> None:

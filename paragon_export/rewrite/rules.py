@@ -1,8 +1,7 @@
 """Rewrite: a network in, an algebraically equal one that runs faster out.
 
-Rules are applied in turn to a copy of the network; the one given stays as it is, and every
-verdict on what is made of the copy stands on the one given. Weights are combined in float64
-and rounded to float32 once, at the end.
+Rules are applied in order to a copy of the network. The original is not changed: every verdict
+compares with it. Weights are combined in float64 and rounded to float32 once, at the end.
 """
 
 from __future__ import annotations
@@ -15,12 +14,11 @@ from torch import nn
 from paragon_export.rewrite.attention import (
     fuse_heads,
     fuse_windows,
-    gate_channels,
     gather_windows,
-    tabulate_tokens,
 )
 from paragon_export.rewrite.channels_last import channels_last
 from paragon_export.rewrite.fx_network import Network
+from paragon_export.rewrite.global_attention import gate_channels, tabulate_tokens
 from paragon_export.rewrite.linear import (
     clamp_in_convolution,
     fold_gains,
@@ -37,21 +35,22 @@ from paragon_export.rewrite.upsampling import (
 )
 from paragon_export.specs.types import Runtime
 
-EVERYWHERE = frozenset(Runtime)
+ALL_RUNTIMES = frozenset(Runtime)
 
-CPU = frozenset({Runtime.ONNXRUNTIME, Runtime.OPENVINO})
+CPU_RUNTIMES = frozenset({Runtime.ONNXRUNTIME, Runtime.OPENVINO})
 
 
 @dataclass(frozen=True)
 class Rule:
-    """A rewrite and where it pays (``benchmarks/rules.py``)."""
+    """A rewrite and the runtimes that it makes faster (measured by ``benchmarks/rules.py``)."""
 
     apply: Callable[[Network], int]
     """Edits the network and returns how often it fired."""
-    runtimes: frozenset[Runtime] = EVERYWHERE
+    runtimes: frozenset[Runtime] = ALL_RUNTIMES
 
     @property
     def name(self) -> str:
+        """Name in the metadata of exported files."""
         return self.apply.__name__
 
 
@@ -61,8 +60,8 @@ RULES = (
     Rule(gate_channels),
     Rule(fold_norms),
     Rule(fold_gains),
-    Rule(fuse_heads, CPU),
-    Rule(fuse_windows, CPU),
+    Rule(fuse_heads, CPU_RUNTIMES),
+    Rule(fuse_windows, CPU_RUNTIMES),
     Rule(split_concat),
     Rule(split_halves),
     Rule(narrow_products),
@@ -78,27 +77,27 @@ RULES = (
 
 @dataclass(frozen=True)
 class Rewritten:
-    """An equal network and what was done to get it."""
+    """A rewritten network and the rules that were applied to it."""
 
     module: nn.Module
     fired: Mapping[str, int]
-    """Name of a rule and how often it fired, without those that did not."""
+    """Rule name to how often the rule fired; rules that did not fire are left out."""
 
 
 def unchanged(module: nn.Module) -> Rewritten:
-    """Return the network as trained."""
+    """Return the network itself, with no rule applied."""
     return Rewritten(module, {})
 
 
 def rewrite(
     module: nn.Module, runtime: Runtime = Runtime.ANY, rules: Sequence[Rule] = RULES
 ) -> Rewritten:
-    """Apply the rules that pay on ``runtime`` to a copy of ``module``.
+    """Apply the rules that make a network faster on ``runtime`` to a copy of it.
 
     Args:
         module: Eval mode, float32. Neither it nor its weights are changed.
-        runtime: What is to run the result.
-        rules: Which rules, in order.
+        runtime: The runtime that the result is meant for.
+        rules: The rules to apply, in order. Rules for other runtimes are skipped.
 
     Returns:
         A float32 network in eval mode with the same inputs and outputs.

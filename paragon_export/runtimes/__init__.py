@@ -1,4 +1,4 @@
-"""Run a network or a file: PyTorch, ONNX Runtime, OpenVINO and TensorRT behind one interface.
+"""Runtimes: run a module or a file in PyTorch, ONNX Runtime, OpenVINO or TensorRT.
 
-Files of others are run in a child process. It may import ``graph`` and the packages before it.
+All have one interface. Files that this process did not create run in a child process. It may import ``graph`` and the packages before it.
 """

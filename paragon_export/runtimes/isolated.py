@@ -1,9 +1,10 @@
-"""Run ONNX files of others in a child process, with hard limits on memory and time.
+"""Run foreign ONNX files in a child process, with limits on memory and time.
 
-A file of a few bytes can keep a runtime busy for hours or use all memory: while the session is
-created (constants are folded), or inside one operator, which cannot be interrupted. So the runtime
-works in a child process (``isolated_worker``), which is killed when its time is over. The parent
-sends the checked bytes of the file and the inputs, and receives the outputs.
+A file of a few bytes can keep a runtime busy for hours or use all memory: while a session is
+created, when constants are folded, or inside one operator, which cannot be interrupted. So the
+runtime runs in a child process (``isolated_worker``), which is killed at its time limit. The parent
+sends the checked bytes of the file and the inputs, and receives the outputs. Only the child sets
+memory limits: the calling process stays as it is.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ from paragon_export.system.limits import Limits, limited_time
 from paragon_export.system.optional import require
 from paragon_export.system.signals import before_end
 
-START = """
+CHILD_PROGRAM = """
 import sys
 sys.path.insert(0, {root!r})
 import paragon_export
@@ -45,20 +46,22 @@ sys.path.append(sys.path.pop(0))
 from paragon_export.runtimes.isolated_worker import main
 main()
 """
-"""Imports this package from where the parent has it, and all others from the usual places first."""
+"""Program of the child: imports this package from ``root``, and all others from the usual paths."""
 
 ERRORS: Mapping[str, type[ParagonExportError]] = {
     kind.__name__: kind for kind in (PlanError, RunError, OutOfMemoryError, MissingDependencyError)
 }
-"""Errors of the child that are raised here again, by name."""
+"""Error classes of the child, by name, that the parent raises again."""
 
 LIMITS = Limits()
+"""Default limits of a child process."""
 
 _running: weakref.WeakSet[subprocess.Popen[bytes]] = weakref.WeakSet()
+"""Child processes to be killed when this process ends."""
 
 
 class IsolatedRunner:
-    """A serialized ONNX model in a child process. Arrays, names and errors are ``OnnxRunner``'s."""
+    """A serialized ONNX model in a child process; a :class:`~paragon_export.runtimes.base.Runner`."""
 
     def __init__(
         self,
@@ -69,39 +72,37 @@ class IsolatedRunner:
         in_order: bool = False,
         limits: Limits = LIMITS,
     ) -> None:
-        """Start a process and load a model in it.
+        """Start a child process and load a model in it.
 
         Args:
-            data: Self-contained, checked by ``onnx_guard``.
-            backend: What runs it.
-            title: What the model is called in errors.
+            data: A self-contained ONNX model, checked by ``onnx_checks``.
+            backend: The runtime in the child.
+            title: Name of the model in error messages.
             in_order: As for ``OnnxRunner``.
-            limits: Of memory (on Linux) and time.
+            limits: Limits on time and, on Linux, on memory.
 
         Raises:
-            RunError: If the backend refuses the model, or takes too much time to load it.
-            OutOfMemoryError: If it takes too much memory.
+            RunError: If the backend refuses the model, or loading exceeds the time limit.
+            OutOfMemoryError: If loading exceeds the memory limit.
             MissingDependencyError: If the backend is not installed.
         """
         self.name = "OpenVINO" if backend is OnnxBackend.OPENVINO else "ONNX Runtime"
         self._limits = limits
-        root = str(Path(paragon_export.__file__).parents[1])
-        try:
-            self._process = subprocess.Popen(
-                [sys.executable, "-P", "-c", START.format(root=root), str(os.getpid())],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-            )
-        except OSError as error:
-            raise RunError(f"cannot start a process for {title}: {error.strerror}") from error
+        self._process = _start(title)
         _running.add(self._process)
         weakref.finalize(self, _stop, self._process)
-        how = {"backend": backend.value, "title": title, "in_order": in_order,
-               "limits": asdict(limits)}  # fmt: skip
-        self._ask([json.dumps(how).encode(), data], f"loading {title}", limits.seconds_for(0))
+        request = {"backend": backend.value, "title": title, "in_order": in_order,
+                   "limits": asdict(limits)}  # fmt: skip
+        self._ask([json.dumps(request).encode(), data], f"loading {title}", limits.seconds_for(0))
 
     def infer(self, feeds: Mapping[str, np.ndarray]) -> Arrays:
+        """Run the network once in the child (see ``Runner.infer``).
+
+        Raises:
+            RunError: If the model cannot run on these inputs, or exceeds the time limit.
+            OutOfMemoryError: If it exceeds the memory limit, or the child has ended.
+            PlanError: If an ID or a cell is invalid.
+        """
         from safetensors.numpy import load, save
 
         arrays = {name: np.asarray(array, order="C") for name, array in feeds.items()}
@@ -114,15 +115,15 @@ class IsolatedRunner:
         """Send messages and return the answer to the last.
 
         Raises:
-            ParagonExportError: What was raised in the child.
-            RuntimeError: If that is a fault of this tool; the text is the child's traceback.
-            RunError: If it took too much time.
+            ParagonExportError: The error that the child raised.
+            RuntimeError: If it is none of ``ERRORS``; the text is the traceback of the child.
+            RunError: If the time limit was exceeded.
             OutOfMemoryError: If the child has ended.
         """
-        process, late = self._process, []
+        process, timed_out = self._process, []
 
         def stop() -> None:
-            late.append(True)
+            timed_out.append(True)
             process.kill()
 
         assert process.stdin is not None
@@ -134,13 +135,14 @@ class IsolatedRunner:
                 answer = receive(process.stdout)
             except (OSError, EOFError) as error:
                 code = process.wait()
-                if late:
+                if timed_out:
                     raise RunError(
-                        f"{self.name} was stopped after {seconds:.0f} seconds ({what})"
+                        f"{self.name} was stopped after {seconds:.0f} seconds ({what}), the limit for "
+                        "foreign models; use a smaller input or model"
                     ) from error
                 raise OutOfMemoryError(
                     f"the process of {self.name} ended with code {code} ({what}): it ran out of "
-                    "memory or crashed"
+                    "memory or crashed; use a smaller input or model"
                 ) from error
         kind, content = answer[:1], answer[1:]
         if kind == b"E":
@@ -161,9 +163,9 @@ def open_runner(
 
     Args:
         data: The model.
-        backend: What runs it.
-        is_own: Whether this tool made it. If not, it runs in a process of its own.
-        title: What it is called in errors.
+        backend: The runtime.
+        is_own: Whether this process created the model. Any other model runs in a child process.
+        title: Name of the model in error messages.
         in_order: As for ``OnnxRunner``.
 
     Raises:
@@ -180,10 +182,10 @@ def open_runner(
 
 
 def send(stream: IO[bytes], message: bytes) -> None:
-    """Write a message with its length in front.
+    """Write a message, preceded by its length in 8 bytes.
 
     Raises:
-        OSError: If the reader has gone.
+        OSError: If the stream is closed at the other end.
     """
     stream.write(len(message).to_bytes(8, "little"))
     stream.write(message)
@@ -191,10 +193,10 @@ def send(stream: IO[bytes], message: bytes) -> None:
 
 
 def receive(stream: IO[bytes]) -> bytes:
-    """Read a message.
+    """Read a message that :func:`send` wrote.
 
     Raises:
-        EOFError: If the writer has gone.
+        EOFError: If the stream is closed at the other end.
     """
     head = stream.read(8)
     length = int.from_bytes(head, "little")
@@ -202,6 +204,27 @@ def receive(stream: IO[bytes]) -> bytes:
     if len(head) != 8 or len(message) != length:
         raise EOFError
     return message
+
+
+def _start(title: str) -> subprocess.Popen[bytes]:
+    """Start a child process.
+
+    Raises:
+        RunError: If the system starts none; ``title`` names the model.
+    """
+    root = str(Path(paragon_export.__file__).parents[1])
+    try:
+        return subprocess.Popen(
+            [sys.executable, "-P", "-c", CHILD_PROGRAM.format(root=root), str(os.getpid())],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+        )
+    except OSError as error:
+        raise RunError(
+            f"cannot start a child process for {title}: {error.strerror}; end other processes or "
+            "raise the limit on processes"
+        ) from error
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:

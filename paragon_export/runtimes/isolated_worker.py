@@ -1,4 +1,4 @@
-"""The child process of ``isolated``: loads one model, then runs it on what it is sent."""
+"""The child process of ``isolated``: loads one model and runs it on the inputs that it receives."""
 
 from __future__ import annotations
 
@@ -24,41 +24,45 @@ from paragon_export.system.signals import end_with_parent
 
 def main() -> None:
     """Read requests from stdin and write answers to stdout until stdin ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends this
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C and ends this process
     end_with_parent(int(sys.argv[1]))
     requests, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what libraries print is no answer
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # keep output of libraries out of the answers
     with suppress(EOFError, OSError):
         _serve(requests, answers)
     os._exit(0)
 
 
 def _serve(requests: BinaryIO, answers: BinaryIO) -> None:
-    """Load the model, then run it as often as asked; answer with the outputs or an error."""
-    how = json.loads(receive(requests))
-    before, limits = memory_taken(), Limits(**how.pop("limits"))
+    """Load the model, then run it for each request; answer with the outputs or an error."""
+    options = json.loads(receive(requests))
+    before, limits = memory_taken(), Limits(**options.pop("limits"))
     limit_memory(before, limits.bytes_for(0))
     runner: Runner | None = None
     while True:
-        if runner is not None:  # before the arrays arrive: they take memory too
+        if runner is not None:  # set before the arrays arrive, because they need memory too
             limit_memory(before, limits.bytes_for(int(receive(requests))))
         message = receive(requests)
         try:
             if runner is None:
-                runner, result = _open(message, **how), b""
+                runner, result = _open(message, **options), b""
             else:
                 result = _message(runner.infer(_arrays(message)))
             answer = b"R" + result
         except ParagonExportError as error:
             answer = _failure(type(error).__name__, str(error))
         except MemoryError:
-            answer = _failure("OutOfMemoryError", "it needs more memory than it may take")
-        except Exception:  # a fault of this tool: the parent raises it
+            answer = _failure(
+                "OutOfMemoryError",
+                "the model needs more memory than the limit; use a smaller input or model",
+            )
+        except Exception:  # a fault of this tool, which the parent raises again
             answer = _failure("", f"in the child process:\n{traceback.format_exc()}")
         send(answers, answer)
 
 
 def _failure(kind: str, text: str) -> bytes:
+    """Return the answer that makes the parent raise an error of a class name."""
     return b"E" + json.dumps({"type": kind, "text": text}).encode()
 
 

@@ -1,4 +1,4 @@
-"""Runners: anything that executes a network, behind one method."""
+"""OpenVinoRunner: run an ONNX model in OpenVINO."""
 
 from __future__ import annotations
 
@@ -7,24 +7,22 @@ from pathlib import Path
 
 import numpy as np
 
-from paragon_export.errors import RunError
 from paragon_export.runtimes.base import Arrays, failure, guarded_ports_of, shapes_of, title_of
-from paragon_export.runtimes.ort_runner import _plain
-from paragon_export.runtimes.validate import checked
+from paragon_export.runtimes.validate import as_numbers, check_complete, checked
 from paragon_export.system.optional import require
 
 OPENVINO_SETTINGS = {"INFERENCE_PRECISION_HINT": "f32"}
-"""Left to itself, OpenVINO computes in bfloat16 on processors that have it."""
+"""By default OpenVINO computes in bfloat16 on processors that support it."""
 
 
 class OpenVinoRunner:
-    """An ONNX file in OpenVINO, on the CPU, in float32.
+    """An ONNX model in OpenVINO, on the CPU, in float32; a :class:`Runner`.
 
-    Nothing is cached: compiled bytes on disk cannot be verified.
+    No compiled model is cached on disk, because it could not be verified.
     """
 
     def __init__(self, model: Path | bytes, *, title: str = "") -> None:
-        """Load a model file, or a serialized model; it is self-contained.
+        """Load a self-contained model: a file or its bytes. ``title`` names it in error messages.
 
         Raises:
             RunError: If OpenVINO refuses the model.
@@ -45,14 +43,13 @@ class OpenVinoRunner:
         self._ports = guarded_ports_of(data, [len(port.partial_shape) for port in compiled.outputs])
 
     def infer(self, feeds: Mapping[str, np.ndarray]) -> Arrays:
-        missing = sorted(set(self._inputs) - set(feeds))
-        if missing:
-            raise RunError(f"{self.name}: the model also wants {', '.join(missing)}")
+        """Run the network once (see ``Runner.infer``)."""
+        check_complete(self.name, self._inputs, feeds)
         feeds = checked(self._ports, feeds)
         cast = {n: np.asarray(feeds[n], dtype, order="C") for n, dtype in self._inputs.items()}
         try:
             results = self._request.infer(cast)
         except RuntimeError as error:
             raise failure(f"{self.name} fails on {shapes_of(cast)}", error) from error
-        # OpenVINO reuses its output buffers.
-        return {name: _plain(name, np.array(results[name])) for name in self._outputs}
+        # Copies, because OpenVINO reuses its output buffers.
+        return {name: as_numbers(name, np.array(results[name])) for name in self._outputs}

@@ -1,4 +1,4 @@
-"""Runners: anything that executes a network, behind one method."""
+"""TorchRunner: run a PyTorch module."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class TorchRunner:
-    """A PyTorch module in the arithmetic of one dtype, on a device of PyTorch's."""
+    """A PyTorch module that computes in one dtype on one device; a :class:`Runner`."""
 
     def __init__(
         self,
@@ -28,9 +28,15 @@ class TorchRunner:
         device: str = "cpu",
         ports: Sequence[Port] = (),
     ) -> None:
-        """Copy ``module`` to ``dtype``; ``module`` itself is not changed.
+        """Copy a module to a dtype and a device.
 
-        ``ports`` are the inputs whose arrays are checked.
+        Args:
+            module: It is not changed.
+            inputs: Names of the arguments of its ``forward``, in order.
+            outputs: Names of its results, in order.
+            dtype: Name of a floating dtype of PyTorch, of the weights and the arithmetic.
+            device: Name of a device of PyTorch.
+            ports: Inputs whose arrays are checked (see ``validate.checked``).
         """
         import copy
 
@@ -42,14 +48,22 @@ class TorchRunner:
         self.ports = tuple(ports)
         self.module = copy.deepcopy(module).to(device=device, dtype=self.dtype).eval()
         if dtype == "float16" and device == "cpu":
-            _spare_wide_kernels(self.module)
+            _compute_wide_kernels_in_float32(self.module)
 
     def infer(self, feeds: Mapping[str, np.ndarray]) -> Arrays:
+        """Run the network once (see ``Runner.infer``).
+
+        Outputs are float64 if the network computes in float64, else float32.
+
+        Raises:
+            OutOfMemoryError: If PyTorch cannot allocate the memory.
+            PlanError: If an ID or a cell is invalid.
+        """
         import torch
 
         feeds = checked(self.ports, feeds)
-        given = [torch.from_numpy(np.asarray(feeds[name])) for name in self.inputs]
-        tensors = [t.to(self.device, self.dtype if t.is_floating_point() else None) for t in given]
+        arrays = [torch.from_numpy(np.asarray(feeds[name])) for name in self.inputs]
+        tensors = [t.to(self.device, self.dtype if t.is_floating_point() else None) for t in arrays]
         try:
             with torch.inference_mode():
                 results = self.module(*tensors)
@@ -58,24 +72,25 @@ class TorchRunner:
                 raise  # a fault of this tool
             shapes = ", ".join(str(list(t.shape)) for t in tensors)
             raise OutOfMemoryError(
-                f"{self.name} finds no memory for {shapes}: {reason_of_runtime(error)}"
+                f"{self.name} finds no memory for {shapes}: {reason_of_runtime(error)}; use a "
+                "smaller input"
             ) from error
         results = results if isinstance(results, tuple) else (results,)
-        # bfloat16 is unknown to NumPy, and float64 must stay whole.
+        # NumPy has no bfloat16. Float64 keeps its precision.
         wide = [r if r.dtype == torch.float64 else r.float() for r in results]
         return {n: r.cpu().numpy() for n, r in zip(self.outputs, wide, strict=True)}
 
 
-def _spare_wide_kernels(module: nn.Module) -> None:
-    """Let wide depthwise convolutions of a float16 network compute in float32 and round.
+def _compute_wide_kernels_in_float32(module: nn.Module) -> None:
+    """Let wide depthwise convolutions of a float16 network compute in float32, then round.
 
-    oneDNN never returns from some of them (PyTorch 2.13: 1x15 and wider, pictures of 31 pixels
-    and more). It sums in float32 too, so the result is the same.
+    oneDNN hangs in some of them (PyTorch 2.13: kernels of 1x15 and wider, images of 31 pixels and
+    more). It accumulates in float32 too, so the result is the same.
     """
     from torch import nn
 
     for layer in module.modules():
         if isinstance(layer, nn.Conv2d) and layer.groups > 1 and max(layer.kernel_size) > 13:
-            layer.float()  # of weights that were rounded before
+            layer.float()  # the weights are rounded to float16 already
             layer.register_forward_pre_hook(lambda _, inputs: tuple(x.float() for x in inputs))
             layer.register_forward_hook(lambda _, inputs, result: result.half())

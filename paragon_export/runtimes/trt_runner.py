@@ -1,4 +1,4 @@
-"""Runners: anything that executes a network, behind one method."""
+"""EngineRunner: run a TensorRT engine."""
 
 from __future__ import annotations
 
@@ -13,39 +13,48 @@ from paragon_export.specs.network import Port
 
 
 class EngineRunner:
-    """A TensorRT engine on the GPU at hand. Untested here: needs a GPU."""
+    """A TensorRT engine on a GPU of this machine; a :class:`Runner`."""
 
-    def __init__(self, engine: bytes, title: str, flavour: str, ports: Sequence[Port] = ()) -> None:
-        """Load an engine that this tool built; the caller has checked its manifest.
+    def __init__(self, engine: bytes, title: str, backend: str, ports: Sequence[Port] = ()) -> None:
+        """Load an engine.
 
-        ``title`` names it in errors; ``ports`` are the inputs whose arrays are checked.
+        Args:
+            engine: Its bytes, built by this tool; the caller has checked the manifest.
+            title: Name of the engine in error messages.
+            backend: ``rtx`` or ``tensorrt``, which built it.
+            ports: Inputs whose arrays are checked (see ``validate.checked``).
 
         Raises:
-            RunError: If TensorRT refuses it.
+            RunError: If TensorRT refuses the engine.
+            MissingDependencyError: If the backend is not installed.
         """
-        from paragon_export.runtimes.polygraphy import polygraphy_trt
+        from paragon_export.runtimes.polygraphy import polygraphy_trt, python_logging
 
-        self.name = f"TensorRT ({flavour})"
+        self.name, self._backend = f"TensorRT ({backend})", backend
         self._ports = tuple(ports)
-        backend = polygraphy_trt(flavour)  # before anything else of Polygraphy is imported
+        trt = polygraphy_trt(backend)  # before any other import of Polygraphy
         from polygraphy.exception import PolygraphyException
 
         try:
-            loaded = backend.EngineFromBytes(engine)
-            self._runner = backend.TrtRunner(loaded)
-            self._runner.activate()
+            with python_logging(backend):
+                self._runner = trt.TrtRunner(trt.EngineFromBytes(engine))
+                self._runner.activate()
         except PolygraphyException as error:
             raise RunError(f"TensorRT cannot load {title}: {reason_of_runtime(error)}") from error
 
     def infer(self, feeds: Mapping[str, np.ndarray]) -> Arrays:
+        """Run the network once (see ``Runner.infer``)."""
         from polygraphy.exception import PolygraphyException
 
+        from paragon_export.runtimes.polygraphy import python_logging
+
         feeds = checked(self._ports, feeds)
-        wanted = self._runner.get_input_metadata()
-        cast = {n: np.ascontiguousarray(feeds[n], m.dtype.numpy()) for n, m in wanted.items()}
+        inputs = self._runner.get_input_metadata()
+        cast = {n: np.ascontiguousarray(feeds[n], m.dtype.numpy()) for n, m in inputs.items()}
         try:
-            results = self._runner.infer(cast)
+            with python_logging(self._backend):
+                results = self._runner.infer(cast)
         except PolygraphyException as error:
             raise RunError(f"{self.name}: {reason_of_runtime(error)}") from error
-        # Polygraphy reuses its output buffers.
+        # Copies, because Polygraphy reuses its output buffers.
         return {name: np.array(array) for name, array in results.items()}

@@ -231,7 +231,7 @@ def test_a_figure_that_leaves_tensors_out_is_not_given(
     assert engine.weights_bytes == right.weights_bytes
     assert "planned memory is not known" in engine.memory_doubt
     assert "lower --max" in engine.memory_doubt
-    monkeypatch.setattr(engine_module, "UNPLANNED_BYTES", 2**60)
+    monkeypatch.setattr(engine_module, "MIN_UNPLANNED_BYTES", 2**60)
     assert built(left_out).activation_bytes < right.activation_bytes / 2
 
 

@@ -133,7 +133,7 @@ def test_first_build(original: Built) -> None:
 def test_manifest_says_what_the_engine_is(original: Built) -> None:
     """The manifest holds hashes, switches, profile, precision, target, versions and memory."""
     manifest = read(original.engine)
-    assert manifest == original.result.manifest
+    assert manifest == original.result.manifest.to_document()
     assert manifest["source"] == "tiny.safetensors"
     checkpoint = sha256_of(original.plan.source)
     assert manifest["source_sha256"] == manifest["checkpoint_sha256"] == checkpoint
@@ -187,7 +187,7 @@ def test_reused_when_all_matches(built: Built) -> None:
     assert again.cached
     assert again.reason == "everything in the manifest matches"
     assert again.passed is True
-    assert again.manifest == read(built.engine)
+    assert again.manifest.to_document() == read(built.engine)
     assert {path.name: path.stat().st_mtime_ns for path in folder.iterdir()} == before
 
 
@@ -411,7 +411,7 @@ def test_onnx_is_reused(exports: dict[str, Path], tmp_path: Path) -> None:
     first = build(plan)
     assert (first.cached, first.passed) == (False, None)
     assert any("give --checkpoint" in note for note in first.notes)
-    assert first.manifest["onnx_sha256"] == sha256_of(exports["float32"])
+    assert first.manifest.onnx_sha256 == sha256_of(exports["float32"])
     second = build(plan)
     assert second.reason == "everything in the manifest matches"
     assert second.cached
@@ -422,8 +422,8 @@ def test_converted_onnx_is_judged_and_reused(exports: dict[str, Path], tmp_path:
     plan = from_onnx(exports, "float32", tmp_path, precision=Precision.FP16)
     first = build(plan)
     assert first.passed is True
-    assert first.manifest["precision"] == "fp16"
-    assert first.manifest["checkpoint_sha256"] == sha256_of(exports["checkpoint"])
+    assert first.manifest.precision == "fp16"
+    assert first.manifest.checkpoint_sha256 == sha256_of(exports["checkpoint"])
     assert build(plan).cached
 
 
@@ -452,7 +452,7 @@ def test_onnx_is_judged_against_its_checkpoint(
     result = build(plan)
     assert result.passed is True
     assert {row.precision for row in result.parity.rows} == {precision}
-    compiled = tmp_path / str(result.manifest["onnx"])
+    compiled = tmp_path / str(result.manifest.onnx)
     if precision.is_half:
         onnx.checker.check_model(str(compiled), full_check=True)
 
@@ -510,29 +510,29 @@ def test_failed_verdict_keeps_the_old_engine(exports: dict[str, Path], tmp_path:
 
 def test_manifest_tells_the_precision_of_the_onnx(exports: dict[str, Path], tmp_path: Path) -> None:
     """An engine compiled from a float16 ONNX file is a float16 engine."""
-    assert build(from_onnx(exports, "float16", tmp_path)).manifest["precision"] == "fp16"
+    assert build(from_onnx(exports, "float16", tmp_path)).manifest.precision == "fp16"
 
 
 def test_manifest_tells_the_size_of_a_static_model(
     exports: dict[str, Path], tmp_path: Path
 ) -> None:
     """An engine compiled from a static ONNX file accepts its one size, and says so."""
-    manifest = build(from_onnx(exports, "static", tmp_path, profile=None)).manifest
+    manifest = build(from_onnx(exports, "static", tmp_path, profile=None)).manifest.to_document()
     profile = manifest["profile"]
     assert (profile["min"], profile["opt"], profile["max"]) == ("20x12", "20x12", "20x12")
 
 
 def test_manifest_tells_a_video_model(exports: dict[str, Path], tmp_path: Path) -> None:
     """An engine compiled from a video ONNX file is a video engine."""
-    assert build(from_onnx(exports, "video", tmp_path)).manifest["video"] is True
+    assert build(from_onnx(exports, "video", tmp_path)).manifest.video is True
 
 
 def test_half_of_a_half(exports: dict[str, Path], tmp_path: Path) -> None:
     """A float16 ONNX file is taken as it is for --fp16, and refused for --bf16."""
     plan = from_onnx(exports, "float16", tmp_path, precision=Precision.FP16)
     result = build(plan)
-    assert result.manifest["precision"] == "fp16"
-    assert result.manifest["onnx_sha256"] == sha256_of(exports["float16"])
+    assert result.manifest.precision == "fp16"
+    assert result.manifest.onnx_sha256 == sha256_of(exports["float16"])
     other = replace(plan, precision=Precision.BF16, output=tmp_path / "other.engine")
     with pytest.raises(PlanError, match="half already"):
         build(other)

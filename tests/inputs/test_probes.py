@@ -10,7 +10,7 @@ from PIL import Image
 
 from paragon_export.errors import PlanError
 from paragon_export.inputs.probes import (
-    PIXELS_PER_PROBE,
+    MIN_PROBE_PIXELS,
     Probe,
     audit_probes,
     choose_probes,
@@ -107,7 +107,7 @@ def test_requested_sizes() -> None:
 def test_small_sizes_hold_several_pictures() -> None:
     """A probe of few pixels is fed several different pictures."""
     (probe, *_) = choose_probes(InputSpec(channels=3, window=16), sizes=[Size(4, 4)])
-    assert probe.batch * 16 >= PIXELS_PER_PROBE
+    assert probe.batch * 16 >= MIN_PROBE_PIXELS
     pictures = probe.frames[0].reshape(probe.batch, -1)
     assert len(np.unique(pictures, axis=0)) > 1
 

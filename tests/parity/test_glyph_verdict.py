@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from torch import Tensor, nn
 
-from paragon_export.engines.manifest import check_manifest
+from paragon_export.engines.manifest import Manifest
 from paragon_export.engines.open import classifier_ports
 from paragon_export.errors import PlanError
 from paragon_export.inputs.glyph_probes import GLYPHS, glyph_batch, glyph_probes
@@ -256,7 +256,7 @@ def test_probes_are_those_wanted() -> None:
 BAD = {
     "negative": (np.full((1, 16, 16), -1), "IDs from -1 to -1; expected IDs from 0 to 39"),
     "too large": (np.full((1, 16, 16), 40), "to 40; expected IDs from 0 to 39"),
-    "float": (np.zeros((1, 16, 16)), "holds float64; expected whole numbers"),
+    "float": (np.zeros((1, 16, 16)), "holds float64; expected integers"),
     "bool": (np.zeros((1, 16, 16), bool), "holds bool"),
     "unbatched": (np.zeros((16, 16), np.int64), "expected batch x 16 x 16"),
     "another grid": (np.zeros((1, 8, 8), np.int64), "expected batch x 16 x 16"),
@@ -397,7 +397,7 @@ def test_engine_of_a_range_of_batches(checkpoint: Path, run_here: RunHere, tmp_p
     assert manifest["profile"] == {"min": 1, "opt": 32, "max": 256}
     assert manifest["engine_sha256"] == sha256_of(tmp_path / "n.engine")
     assert manifest["parity"]["passed"] is True
-    (port,) = classifier_ports(check_manifest(manifest))
+    (port,) = classifier_ports(Manifest.from_document(manifest))
     assert (port.dims[1:], port.dtype, port.span) == ((16, 16), "int64", (0, 39))
     again = run_here("trt", checkpoint, "--target", "sm86", "-o", "n.engine", "--json")
     assert json.loads(again.stdout)["cached"] is True

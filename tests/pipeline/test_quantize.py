@@ -100,7 +100,7 @@ def test_int8_can_fail(grids: Path, run_here: RunHere, tmp_path: Path) -> None:
         (("--calibrate", "grids.npy"), "need --int8"),
         (("--int8", "--calibrate", "few.npy"), "holds 8 grids; give 64"),
         (("--int8", "--calibrate", "high.npy"), "expected IDs from 0 to 39"),
-        (("--int8", "--calibrate", "float.npy"), "expected whole numbers"),
+        (("--int8", "--calibrate", "float.npy"), "expected integers"),
         (("--int8", "--calibrate", "absent.npy"), "absent.npy"),
         (("--int8", "--calibrate", "."), "give --phase-1"),
         (("--int8", "--fp16", "--calibrate", "grids.npy"), "no other precision"),

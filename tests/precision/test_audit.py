@@ -23,7 +23,7 @@ from paragon_export.precision.attribution import largest
 from paragon_export.precision.audit import audit, subject_of, subject_of_file, with_islands
 from paragon_export.precision.half import FLOAT32_INPUTS, to_precision
 from paragon_export.precision.instrument import Subject, measure
-from paragon_export.precision.range_report import HIGHEST, MIN_NORMAL, RangeAudit
+from paragon_export.precision.range_report import MAX_FINITE, MIN_NORMAL, RangeAudit
 from paragon_export.precision.rounding import rounding_model
 from paragon_export.precision.typed_graph import values_of
 from paragon_export.specs.network import InputSpec, Task
@@ -115,7 +115,7 @@ def test_ranges_are_those_of_numpy(variant: str, precision: Precision) -> None:
         small = (sizes > 0) & (sizes < MIN_NORMAL[precision])
         assert found.peak == pytest.approx(sizes.max(), rel=1e-5), name
         assert found.underflow == pytest.approx(small.mean(), abs=2e-3), name
-        assert found.headroom == pytest.approx(HIGHEST[precision] / found.peak)
+        assert found.headroom == pytest.approx(MAX_FINITE[precision] / found.peak)
     assert seen > 20
 
 
@@ -310,7 +310,7 @@ def test_an_engine_builds_from_islands(loud: Path, tmp_path: Path) -> None:
     result = build(plan)
     assert result.passed
     assert plan.output.stat().st_size > 1000
-    assert result.manifest["onnx_metadata"]["islands"]
+    assert result.manifest.onnx_metadata.islands
     assert any("computed in float32 instead" in note for note in result.notes)
 
 
@@ -328,7 +328,7 @@ def test_an_onnx_file_is_mended_on_its_way_to_an_engine(loud: Path, tmp_path: Pa
     )
     result = build(plan)
     assert result.passed
-    assert result.manifest["onnx_metadata"]["islands"]
+    assert result.manifest.onnx_metadata.islands
     assert any("computed in float32 instead" in note for note in result.notes)
 
 
@@ -566,7 +566,7 @@ def test_an_audit_that_fails_ends_in_1(tmp_path: Path, run_here: RunHere) -> Non
     done = run_here(*args)
     assert done.code == 1, done.stderr
     assert not (tmp_path / "m.onnx").exists()
-    assert "no float32 island mends it" in done.stderr
+    assert "no float32 island prevents it" in done.stderr
     told = json.loads((tmp_path / "a.json").read_text())
     assert told["passed"] is False
     assert told["fault"]

@@ -25,11 +25,11 @@ from PIL import Image
 
 from paragon_export.checkpoints.load import load_checkpoint
 from paragon_export.engines.manifest import (
-    checked_manifest,
     digest_of,
     manifest_bytes,
     manifest_path,
     read,
+    read_manifest,
     sealed,
 )
 from paragon_export.engines.open import classifier_ports, open_engine
@@ -468,7 +468,7 @@ def test_mutated_manifests_are_read_or_refused(
     read(engine)
     assert why_rebuild(read_existing(engine), {"switches": {"a": {"value": 1}}})
     why_judge_again(read_existing(engine), EnginePlan(source=folder / "c", output=engine))
-    for refuses in (lambda path: classifier_ports(checked_manifest(path)), open_engine):
+    for refuses in (lambda path: classifier_ports(read_manifest(path)), open_engine):
         with suppress(ParagonExportError):
             refuses(engine)
 

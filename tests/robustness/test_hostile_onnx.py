@@ -24,7 +24,7 @@ from onnx import TensorProto, helper, numpy_helper
 from paragon_export.errors import ParagonExportError, RunError
 from paragon_export.graph.inspection import ports_of
 from paragon_export.graph.onnx_checks import DOMAINS
-from paragon_export.graph.onnx_io import read_onnx, read_onnx_file
+from paragon_export.graph.onnx_io import read_onnx, read_onnx_file, silenced_onnx_ir
 from paragon_export.parity.candidates import open_onnx
 from paragon_export.pipeline.export import export
 from paragon_export.specs.network import Port
@@ -221,7 +221,7 @@ def _many_nodes(model: onnx.ModelProto) -> None:
 
 
 def _of_ort(op_type: str = "MultiHeadAttention", inputs: int = 3, **attributes: Any) -> Change:
-    """Put an operator of ONNX Runtime's own in front."""
+    """Put an operator of ONNX Runtime that is not supported in front."""
 
     def change(model: onnx.ModelProto) -> None:
         names = ["input"] * inputs
@@ -259,12 +259,12 @@ REFUSED: dict[str, tuple[Change, str]] = {
     "a scan": (_scan, "a graph inside"),
     "graphs in a list": (_graphs, "a graph inside"),
     "nested graphs": (_nest, "a graph inside"),
-    "a cycle": (_cycle, "before a node makes it"),
-    "a node that eats its output": (_own_input, "before a node makes it"),
-    "weights twice": (_twice, "twice"),
-    "a value made twice": (_made_twice, "twice"),
-    "weights made by a node": (_overwrites, "twice"),
-    "an output of nowhere": (_no_output, "no node makes"),
+    "a cycle": (_cycle, "before a node computes it"),
+    "a node that eats its output": (_own_input, "before a node computes it"),
+    "weights twice": (_twice, "two weights of one name"),
+    "a value made twice": (_made_twice, "computed twice"),
+    "weights made by a node": (_overwrites, "computed twice"),
+    "an output of nowhere": (_no_output, "no node computes"),
     "weights too short": (_dims(3, 3, 3, 3), "not an ONNX file|self-contained"),
     "weights too long": (_dims(1, 1, 1, 1), "not an ONNX file|self-contained"),
     "weights of 2^40": (_dims(2**40), "dimensions"),
@@ -285,7 +285,7 @@ REFUSED: dict[str, tuple[Change, str]] = {
     "another library's operator": (_node("domain", "evil"), "another library"),
     "an unknown operator": (_node("op_type", "Exec"), "unknown operator"),
     **{
-        f"{name} of ONNX Runtime's": (_of_ort(name), "ONNX Runtime's own")
+        f"{name} of ONNX Runtime's": (_of_ort(name), "ONNX Runtime that is not supported")
         for name in (
             "FusedConv",
             "Gelu",
@@ -310,7 +310,7 @@ REFUSED: dict[str, tuple[Change, str]] = {
         for name, word in (
             ("RegexFullMatch", "text"),
             ("StringNormalizer", "text"),
-            ("ImageDecoder", "pictures"),
+            ("ImageDecoder", "image files"),
             ("SoftmaxCrossEntropyLoss", "training"),
         )
     },
@@ -319,7 +319,7 @@ REFUSED: dict[str, tuple[Change, str]] = {
     "a norm that learns": (_before("BatchNormalization", training_mode=1), "training mode"),
     "an input of 2^40": (_input_dim(2**40), "dimensions"),
     "a negative input": (_input_dim(-1), "dimensions"),
-    "a sequence": (_sequence, "no tensor"),
+    "a sequence": (_sequence, "not a tensor"),
     "many nodes": (_many_nodes, "50002 nodes"),
 }
 
@@ -603,6 +603,21 @@ def test_what_a_library_logs_of_a_damaged_model_is_not_shown(
     assert "Traceback" not in done.stderr
 
 
-def test_the_library_logs_to_nobody() -> None:
-    """Without a handler Python prints warnings to stderr."""
-    assert logging.getLogger("onnx_ir.passes").hasHandlers()
+def test_warnings_of_the_library_are_silenced_for_the_call_only(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """Without a handler Python prints warnings to stderr; the logger of an application stays."""
+    logger = logging.getLogger("onnx_ir")
+    before = list(logger.handlers)
+    propagates, logger.propagate = logger.propagate, False  # away from the handlers of pytest
+    try:
+        with silenced_onnx_ir():
+            logging.getLogger("onnx_ir.passes").warning("inside")
+        assert logger.handlers == before
+        logging.getLogger("onnx_ir.passes").warning("outside")
+    finally:
+        logger.propagate = propagates
+
+    shown = capfd.readouterr().err
+    assert "inside" not in shown
+    assert "outside" in shown

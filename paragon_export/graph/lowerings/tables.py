@@ -1,0 +1,84 @@
+"""The tables of lowerings: one row for each PyTorch call that can be exported."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import onnx_ir as ir
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from paragon_export.graph.lowerings import arithmetic, attention, layers, shapes
+from paragon_export.graph.spectrum import lower_spectrum
+from paragon_export.networks import ops
+
+MODULES: Mapping[type, Callable[..., Any]] = {
+    nn.Conv2d: layers.conv2d,
+    nn.Linear: layers.linear,
+    nn.BatchNorm2d: layers.batch_norm,
+    nn.LayerNorm: layers.layer_norm,
+    nn.MaxPool2d: layers.max_pool,
+    nn.Flatten: lambda g, module, name, x: g.op("Flatten", x, axis=module.start_dim),
+    nn.GELU: lambda g, module, name, x: layers.gelu(g, x, module.approximate),
+    nn.Sigmoid: lambda g, module, name, x: g.op("Sigmoid", x),
+    nn.ReLU: lambda g, module, name, x: g.op("Relu", x),
+    nn.LeakyReLU: lambda g, module, name, x: layers.leaky_relu(g, x, module.negative_slope),
+    nn.Hardswish: lambda g, module, name, x: g.op("HardSwish", x),
+    nn.PixelShuffle: layers.pixel_shuffle,
+    nn.Identity: lambda g, module, name, x: x,
+}
+"""Modules that PyTorch's tracer does not enter. A lowering takes the module and its path."""
+
+
+FUNCTIONS: Mapping[Callable[..., Any], Callable[..., Any]] = {
+    operator.add: arithmetic.elementwise("Add", operator.add),
+    operator.sub: arithmetic.elementwise("Sub", operator.sub),
+    operator.mul: arithmetic.elementwise("Mul", operator.mul),
+    operator.truediv: arithmetic.elementwise("Div", operator.truediv),
+    operator.floordiv: arithmetic.elementwise("Div", operator.floordiv),
+    operator.matmul: lambda g, a, b: g.op("MatMul", a, b),
+    operator.eq: lambda g, a, b: g.op("Equal", a, b),
+    torch.where: lambda g, condition, a, b: g.op("Where", condition, a, b),
+    operator.getitem: shapes.getitem,
+    getattr: shapes.getattr_,
+    torch.sqrt: lambda g, x: g.op("Sqrt", x),
+    torch.log: lambda g, x: g.op("Log", x),
+    torch.softmax: arithmetic.softmax,
+    torch.roll: shapes.roll,
+    torch.cat: shapes.cat,
+    F.gelu: layers.gelu,
+    F.embedding: layers.embedding,
+    F.interpolate: shapes.interpolate,
+    F.pad: shapes.pad,
+    torch.index_select: shapes.index_select,
+    ops.numbers: arithmetic.numbers,
+    ops.positions: arithmetic.positions,
+    ops.floating: lambda g, x, like: g.op("Cast", x, to=ir.DataType.FLOAT.value),
+    ops.spectrum: lower_spectrum,
+    ops.set_edges: attention.set_edges,
+    ops.outermost: attention.outermost,
+    ops.multi_head_attention: attention.multi_head_attention,
+    ops.single_head_attention: attention.single_head_attention,
+    ops.padding_penalty: attention.padding_penalty,
+    ops.sized_like: shapes.sized_like,
+    F.leaky_relu: layers.leaky_relu,
+    F.mish: lambda g, x, inplace=False: g.op("Mish", x),
+    operator.pow: arithmetic.power,
+}
+"""Functions and operators; a lowering takes the arguments of the call."""
+
+
+METHODS: Mapping[str, Callable[..., Any]] = {
+    "square": lambda g, x: g.op("Mul", x, x),
+    "mean": arithmetic.mean,
+    "sum": arithmetic.sum_,
+    "expand": shapes.expand,
+    "clamp": arithmetic.clamp,
+    "chunk": shapes.chunk,
+    "permute": shapes.permute,
+    "reshape": shapes.reshape,
+}
+"""Tensor methods by name; a lowering takes the tensor and the arguments."""
