@@ -152,7 +152,7 @@ def other_end(network: MUNet) -> None:
 
 
 def not_centred(network: MUNet) -> None:
-    network.centred = False
+    network.centered = False
 
 
 @pytest.mark.parametrize(

@@ -39,7 +39,7 @@ class MUNet(nn.Module):
         self.mid_conv = _stack(widths[-1], widths[-1], widths[-1])
         self.self_attn = SelfAttention(widths[-1], traits.attention) if traits.attention else None
         self.up_blocks = nn.ModuleList(UpBlock(b, a) for a, b in reversed(list(pairwise(widths))))
-        self.centred = traits.centred
+        self.centered = traits.centered
         self.gradient = traits.gradient
         self.branches = traits.frequency
         if traits.frequency:
@@ -93,7 +93,7 @@ class MUNet(nn.Module):
         A float32 island: magnitudes may be as small as 1e-8.
         """
         magnitude = spectrum(self.freq_luma(x))
-        if self.centred:
+        if self.centered:
             n, _, h, w = x.shape
             # The batch is rolled too: training used fftshift with its default, all dimensions.
             magnitude = torch.roll(magnitude, (n // 2, h // 2, w // 2), (0, 2, 3))

@@ -20,7 +20,7 @@ class Traits:
     stored_luma: bool = True
     """Whether the luma of the frequency branch is a 1x1 filter in the checkpoint. Otherwise it is
     the luma of BT.601."""
-    centred: bool = False
+    centered: bool = False
     """Whether the spectrum is rolled by half of each extent, including the batch."""
     patch_convolutions: int = 2
     """Convolutions of the patch branch at full size."""
@@ -46,7 +46,7 @@ VERSIONS = {
     "munet6": replace(
         _SECOND,
         stored_luma=False,
-        centred=True,
+        centered=True,
         patch_convolutions=1,
         patch_bias=True,
         gradient="repeat",

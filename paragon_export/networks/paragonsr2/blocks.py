@@ -104,9 +104,9 @@ class GroupNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         wide = widen(x)
-        centred = wide - _mean(wide)
-        variance = _mean(centred.square())
-        y = narrow(centred / torch.sqrt(variance + 1e-5), x)
+        centered = wide - _mean(wide)
+        variance = _mean(centered.square())
+        y = narrow(centered / torch.sqrt(variance + 1e-5), x)
         if self.affine:
             y = y * self.weight.reshape(1, -1, 1, 1) + self.bias.reshape(1, -1, 1, 1)
         return y
