@@ -103,9 +103,9 @@ def read_existing(output: Path) -> ExistingEngine:
     """Read the engine, its manifest and its ONNX file that lie where an engine is to be written."""
     engine = onnx = None
     compiled = compiled_onnx(output)
-    with suppress(PlanError):
+    with suppress(PlanError, OSError):  # OSError: the name is too long
         engine = read_engine(output) if output.is_file() else None
-    with suppress(PlanError, RunError):
+    with suppress(PlanError, RunError, OSError):
         onnx = read_onnx_file(compiled) if compiled.is_file() else None
     return ExistingEngine(output, engine, onnx)
 
@@ -130,15 +130,16 @@ def why_rebuild(
             words = name.replace("_", " ")
             return f"{words} changed from {_brief(document.get(name))} to {_brief(value)}"
     name = str(manifest.onnx)
-    if manifest.onnx_sha256 == _onnx_digest(existing, name, source):
+    digest = _onnx_digest(existing, name, source)
+    if digest is not None and digest == manifest.onnx_sha256:
         return ""
     return f"the ONNX file it was compiled from ({Path(name).name}) is gone or changed"
 
 
 def _onnx_digest(existing: ExistingEngine, name: str, source: Source | None) -> str | None:
-    """Return the SHA-256 of the ONNX file that a manifest names; None if it was not read."""
+    """Return the SHA-256 of the ONNX file that a manifest names; None if there is none."""
     read = [existing.onnx, source if isinstance(source, OnnxFile) else None]
-    with suppress(OSError, ValueError):  # the name is none
+    with suppress(OSError, ValueError):  # the name is invalid
         path = (existing.path.parent / name).resolve()
         known = [file.sha256 for file in read if file and file.path.resolve() == path]
         return known[0] if known else sha256_of(path) if path.is_file() else None

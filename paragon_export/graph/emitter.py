@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -101,8 +102,11 @@ class Emitter:
             tensor = operand.tensor
             if tensor.is_floating_point():
                 return self.constant(operand.name, tensor.float().numpy())
-            # Layers share tables of indices, which are large: one constant for each tensor.
-            return self.constant(f"table_{tensor.data_ptr():x}", tensor.numpy())
+            # Layers share tables of indices, which are large: one constant for each content.
+            table = tensor.numpy()
+            digest = hashlib.sha256(np.ascontiguousarray(table)).hexdigest()[:16]
+            shape = "x".join(map(str, table.shape))
+            return self.constant(f"table_{table.dtype}_{shape}_{digest}", table)
         return self.constant(f"float_{operand!r}", np.array(operand, np.float32))
 
     def ints(self, values: Iterable[int | Size]) -> ir.Value:
