@@ -507,7 +507,7 @@ def test_exports_pass_their_verdict(version: str, precision: Precision, tmp_path
     )
 
     assert result.parity.passed
-    least = result.variant.smallest
+    least = result.spec.smallest
     assert all(min(r.size.height, r.size.width) >= least for r in result.parity.rows)
     photographs = [r for r in result.parity.rows if r.picture == "photograph"]
     assert photographs
@@ -650,7 +650,7 @@ def test_the_impossible_is_refused_in_one_line(
     path = save(weights_of(WIDE.format(6)), tmp_path / "c.safetensors")
     if args[0] == "parity":
         checkpoint = load_checkpoint(path)
-        reference = build_reference(checkpoint, described(path))
+        reference = build_reference(LoadedNetwork(checkpoint=checkpoint, spec=described(path)))
         model = trace(reference.module, reference.inputs, reference.outputs, 20)
         write_onnx(model, tmp_path / "o.onnx")
 
