@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from paragon_export.runtimes.base import Runner
+from paragon_export.specs.types import OnnxBackend
 from paragon_export.testing.tiny import tiny_checkpoint
 
 ROOT = Path(__file__).parents[1]
@@ -151,6 +153,24 @@ def run_here(
         return Finished(code, captured.out, captured.err)
 
     return run
+
+
+@pytest.fixture
+def foreign_files_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run files of others in this process; starting one for each takes 0.5 s of processor time.
+
+    For tests of good and of wrong files, all of them harmless: ``tests/runtimes/test_isolated.py``
+    and ``tests/robustness`` are about the process of its own.
+    """
+
+    def open_here(
+        data: bytes, backend: OnnxBackend = OnnxBackend.ONNXRUNTIME, **options: Any
+    ) -> Runner:
+        from paragon_export.runtimes.isolated import open_runner
+
+        return open_runner(data, backend, is_own=True, **options)
+
+    monkeypatch.setattr("paragon_export.runtimes.isolated.IsolatedRunner", open_here)
 
 
 @pytest.fixture(scope="session")

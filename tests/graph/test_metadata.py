@@ -30,6 +30,8 @@ from tests.cli.test_errors import assert_one_helpful_line, listing
 from tests.conftest import RunHere
 from tests.robustness.test_hostile_onnx import plain
 
+pytestmark = pytest.mark.usefixtures("foreign_files_here")
+
 SWITCH = {"value": 0.5, "source": "flag"}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,12 @@ import onnx_ir as ir
 from paragon_export.checkpoints.load import Checkpoint
 from paragon_export.graph.trace import trace
 from paragon_export.networks.describe import describe
-from paragon_export.parity.reference import TorchReference, build_reference
+from paragon_export.parity.diagnosis.alternatives import Alternative, alternatives
+from paragon_export.parity.reference import build_reference
 from paragon_export.specs.network import NetworkSpec
 from paragon_export.specs.plans import NetworkOptions
 from paragon_export.specs.types import Size
+from paragon_export.testing.remembering import RememberingReference
 
 OPSET = 20
 
@@ -29,13 +32,24 @@ class Case:
 
     checkpoint: Checkpoint
     variant: NetworkSpec
-    reference: TorchReference
+    reference: RememberingReference
     model: ir.Model
+
+    @cached_property
+    def alternatives(self) -> tuple[Alternative, ...]:
+        """What a wrong file may hold instead, as the ``parity`` command tries it."""
+        told = self.variant.options
+        flags = {name: told[name].value for name in ("upsampler_alpha",) if name in told}
+        given = NetworkOptions(flags=flags)
+        return tuple(alternatives(self.checkpoint, self.variant, given, self.reference))
 
 
 def case_of(path: Path, *, video: bool = False, opset: int = OPSET, **flags: Any) -> Case:
     checkpoint, variant = describe(path, NetworkOptions(flags=flags))
-    reference = build_reference(checkpoint, variant, video=video)
+    built = build_reference(checkpoint, variant, video=video)
+    reference = RememberingReference(
+        module=built.module, inputs=built.inputs, outputs=built.outputs
+    )
     model = trace(reference.module, reference.inputs, reference.outputs, opset)
     return Case(checkpoint, variant, reference, model)
 
