@@ -275,7 +275,13 @@ def test_the_ir_version_is_that_of_the_operator_set(
     checkpoint = tiny_checkpoint(tmp_path / "c.safetensors", variant, blocks=1)
     for precision in (Precision.FP32, Precision.FP16):
         output = tmp_path / f"{precision}.onnx"
-        plan = ExportPlan(checkpoint=checkpoint, output=output, opset=opset, precision=precision)
+        plan = ExportPlan(
+            checkpoint=checkpoint,
+            output=output,
+            opset=opset,
+            precision=precision,
+            options=NetworkOptions(flags={"window_size": 8} if variant == "photo" else {}),
+        )
         assert export(plan).passed
         model = onnx.load(output)
         assert model.ir_version == ir_version

@@ -506,7 +506,7 @@ def test_exports_pass_their_verdict(version: str, precision: Precision, tmp_path
     )
 
     assert result.parity.passed
-    least = result.variant.smallest
+    least = result.spec.smallest
     assert all(min(r.size.height, r.size.width) >= least for r in result.parity.rows)
     photographs = [r for r in result.parity.rows if r.picture == "photograph"]
     assert photographs

@@ -270,7 +270,7 @@ def test_a_network_that_overflows_is_mended_and_passes(loud: Path, tmp_path: Pat
     wide = export(replace(plan, precision=FP32, output=tmp_path / "wide.onnx"))
     bare = tmp_path / "bare.onnx"
     write_onnx(to_precision(read_onnx(wide.output), FP16, FP32), bare)
-    unmended = judge(result.reference, result.variant, [read_artifact(bare)])
+    unmended = judge(result.reference, result.spec, [read_artifact(bare)])
     assert not unmended.passed
     assert "non-finite" in {failing.failure for failing in unmended.rows}
 
