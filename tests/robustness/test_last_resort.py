@@ -140,6 +140,7 @@ ODD = os.fsdecode(b"n\xff\xfe")
 LONG = "n" * 300
 
 
+@pytest.mark.usefixtures("foreign_files_here")
 @pytest.mark.parametrize("name", [ODD, LONG], ids=["no UTF-8", "too long"])
 @pytest.mark.parametrize(
     "args",

@@ -55,6 +55,7 @@ def test_the_name_of_a_checkpoint_is_written_as_text(folder: Path, run_here: Run
     assert utf_8("Bär.pth") == "Bär.pth"
 
 
+@pytest.mark.usefixtures("foreign_files_here")
 @pytest.mark.parametrize(
     "arguments",
     [
