@@ -20,9 +20,9 @@ $(VENV)/ready: pyproject.toml constraints.txt
 demo: setup
 	$(BIN)/paragon-export demo -o demo
 
-# One worker for each core, each with one thread.
+# One worker for each core, each with one thread; neighbours in a file share what it prepares.
 test: setup
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
 
 test-slow: setup
 	$(BIN)/python -m pytest -m "slow"

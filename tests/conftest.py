@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import random
@@ -16,6 +17,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from paragon_export.runtimes.base import Runner
+from paragon_export.specs.types import OnnxBackend
 from paragon_export.testing.tiny import tiny_checkpoint
 
 ROOT = Path(__file__).parents[1]
@@ -31,6 +34,8 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 SET_BY_PROCESS = ("POLYGRAPHY_USE_TENSORRT_RTX", "ORT_DISABLE_TELEMETRY")
 """Environment variables that this process may have set for itself."""
+# The libraries leave a million objects that never go; walking them over and over costs time.
+gc.set_threshold(50_000, 20, 20)
 
 
 @pytest.fixture(autouse=True)
@@ -157,6 +162,24 @@ def run_here(
         return Finished(code, captured.out, captured.err)
 
     return run
+
+
+@pytest.fixture
+def foreign_files_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run files of others in this process; starting one for each takes 0.5 s of processor time.
+
+    For tests of good and of wrong files, all of them harmless: ``tests/runtimes/test_isolated.py``
+    and ``tests/robustness`` are about the process of its own.
+    """
+
+    def open_here(
+        data: bytes, backend: OnnxBackend = OnnxBackend.ONNXRUNTIME, **options: Any
+    ) -> Runner:
+        from paragon_export.runtimes.isolated import open_runner
+
+        return open_runner(data, backend, is_own=True, **options)
+
+    monkeypatch.setattr("paragon_export.runtimes.isolated.IsolatedRunner", open_here)
 
 
 @pytest.fixture(scope="session")

@@ -104,7 +104,7 @@ class Emitter:
                 return self.constant(operand.name, tensor.float().numpy())
             # Layers share tables of indices, which are large: one constant for each content.
             table = tensor.numpy()
-            digest = hashlib.sha256(np.ascontiguousarray(table)).hexdigest()[:16]
+            digest = hashlib.sha256(table.tobytes()).hexdigest()[:16]
             shape = "x".join(map(str, table.shape))
             return self.constant(f"table_{table.dtype}_{shape}_{digest}", table)
         return self.constant(f"float_{operand!r}", np.array(operand, np.float32))

@@ -31,6 +31,8 @@ from paragon_export.specs.types import Precision, Size
 from paragon_export.testing.sabotage.case import case_of
 from paragon_export.testing.sabotage.suite import SUITE, written
 
+pytestmark = pytest.mark.usefixtures("foreign_files_here")
+
 CLOSE = 1e-5
 
 FRAMES, CUT = 8, 4

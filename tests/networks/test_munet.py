@@ -51,6 +51,8 @@ from paragon_export.testing.tiny import Tensors, save
 from tests.conftest import RunHere
 from tests.networks.test_windowed_attention import one_by_one
 
+pytestmark = pytest.mark.usefixtures("foreign_files_here")
+
 NETWORKS: dict[str, list[str]] = {}
 """The cases of each version and set of weights."""
 for _name, _case in CASES.items():

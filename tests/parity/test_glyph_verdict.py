@@ -36,6 +36,8 @@ from paragon_export.testing.glyph import SMALL, SMALL_CELLS, reference_of, small
 from tests.conftest import RunHere
 from tests.networks.test_glyph import to_onnx
 
+pytestmark = pytest.mark.usefixtures("foreign_files_here")
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -25,6 +25,8 @@ from paragon_export.specs.plans import ExportPlan, NetworkOptions
 from paragon_export.specs.types import Precision, Runtime, Size
 from tests.conftest import RunHere
 
+pytestmark = pytest.mark.usefixtures("foreign_files_here")
+
 SMALL = ("--sizes", "9x12", "--upsampler-alpha", "0")
 
 

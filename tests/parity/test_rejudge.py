@@ -21,6 +21,8 @@ from paragon_export.system.atomic_write import sha256_of
 from paragon_export.testing.tiny import tiny_checkpoint
 from tests.conftest import RunHere
 
+pytestmark = pytest.mark.usefixtures("foreign_files_here")
+
 SMALL = ("--sizes", "9x11")
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +15,6 @@ from paragon_export.inputs.probes import still_probes
 from paragon_export.parity.candidates import open_candidate, read_artifact
 from paragon_export.parity.check import judge
 from paragon_export.parity.compare import verify
-from paragon_export.parity.diagnosis.alternatives import Alternative, alternatives
 from paragon_export.parity.diagnosis.diagnose import Subject, diagnose
 from paragon_export.parity.junit import junit
 from paragon_export.parity.report import ParityReport
@@ -30,10 +28,17 @@ from paragon_export.testing.sabotage.pieces import behind, joined, real, reverse
 from paragon_export.testing.sabotage.suite import SUITE, Sabotage, subjects, written
 from tests.conftest import RunHere
 
+pytestmark = pytest.mark.usefixtures("foreign_files_here")
+
 
 @pytest.fixture(scope="module")
 def cases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Case]:
     return subjects(tmp_path_factory.mktemp("subjects"))
+
+
+@pytest.fixture(scope="module")
+def glyph_case(tmp_path_factory: pytest.TempPathFactory) -> Case:
+    return case_of(small_checkpoint(tmp_path_factory.mktemp("glyph") / "phase2.pt"))
 
 
 def _on_logits(body: str) -> Break:
@@ -42,13 +47,8 @@ def _on_logits(body: str) -> Break:
 
 def verdict(case: Case, *files: Path) -> ParityReport:
     """Judge files as the parity command does."""
-
-    @cache
-    def instead() -> tuple[Alternative, ...]:
-        return tuple(alternatives(case.reference))
-
     artifacts = [read_artifact(file) for file in files]
-    return judge(case.reference, artifacts, possible=instead)
+    return judge(case.reference, artifacts, possible=lambda: case.alternatives)
 
 
 @pytest.mark.parametrize("sabotage", SUITE, ids=lambda s: s.what)
@@ -140,10 +140,9 @@ GLYPH_BREAKS: dict[str, tuple[Break, str]] = {
 
 
 @pytest.mark.parametrize(("make", "name"), GLYPH_BREAKS.values(), ids=GLYPH_BREAKS.keys())
-def test_logits_are_named_too(make: Break, name: str, tmp_path: Path) -> None:
-    case = case_of(small_checkpoint(tmp_path / "phase2.pt"))
+def test_logits_are_named_too(make: Break, name: str, glyph_case: Case, tmp_path: Path) -> None:
     wrong = Sabotage(name, name, make)
-    report = verdict(case, written(wrong, case, tmp_path / "wrong.onnx"))
+    report = verdict(glyph_case, written(wrong, glyph_case, tmp_path / "wrong.onnx"))
     assert not report.passed
     assert [finding.symptom for finding in report.findings] == [name]
 

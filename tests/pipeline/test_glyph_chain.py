@@ -39,6 +39,8 @@ from paragon_export.testing.glyph import (
 from tests.architecture.test_import_budget import RUN
 from tests.conftest import RunHere, shell_environment
 
+pytestmark = pytest.mark.usefixtures("foreign_files_here")
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:

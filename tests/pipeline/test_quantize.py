@@ -25,6 +25,8 @@ from paragon_export.testing.glyph import (
 from tests.conftest import RunHere
 from tests.int8 import largest_pair, weight_rows
 
+pytestmark = pytest.mark.usefixtures("foreign_files_here")
+
 PORT = Port("input", ("batch", 16, 16), "int64", span=(0, 39))
 
 

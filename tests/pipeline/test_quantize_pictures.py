@@ -19,6 +19,8 @@ from paragon_export.specs.plans import NetworkOptions
 from tests.conftest import RunHere
 from tests.int8 import KERNELS, largest_pair, session, weight_rows
 
+pytestmark = pytest.mark.usefixtures("foreign_files_here")
+
 ALPHA = ("--upsampler-alpha", "0")
 
 

@@ -36,6 +36,8 @@ from tests.conftest import RunHere
 from tests.networks.test_munet import SMALL, weights_of
 from tests.precision.test_half import IMAGE, VARIANTS, exported, graph_of, session, weight
 
+pytestmark = pytest.mark.usefixtures("foreign_files_here")
+
 FP16, BF16, FP32 = Precision.FP16, Precision.BF16, Precision.FP32
 
 LOUD = 2.0**15

@@ -288,6 +288,7 @@ def test_json_that_means_nothing_or_two_things_is_refused(text: str | bytes) -> 
         parse_json(text)
 
 
+@pytest.mark.usefixtures("foreign_files_here")
 @pytest.mark.parametrize(
     "labels",
     ['{"a": 1, "a": 2}', "[" * 50_000, '{"a": NaN}', '{"a": 1e400}', '{"a": "1"}', '{"a": true}',

@@ -27,13 +27,21 @@ LONG = "n" * 300
 PROFILE = ("--target", "sm86", "--min", "1x1", "--opt", "8x8", "--max", "8x8")
 
 
-@pytest.fixture
-def folder(tmp_path: Path, tiny_realtime: Path) -> Path:
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory, tiny_realtime: Path) -> Path:
     """Return a folder with a checkpoint and its export under both a plain and an odd name."""
-    shutil.copy(tiny_realtime, tmp_path / "c.safetensors")
-    export(ExportPlan(checkpoint=tmp_path / "c.safetensors", output=tmp_path / "c.onnx"))
+    folder = tmp_path_factory.mktemp("exported")
+    shutil.copy(tiny_realtime, folder / "c.safetensors")
+    export(ExportPlan(checkpoint=folder / "c.safetensors", output=folder / "c.onnx"))
     for suffix in (".safetensors", ".onnx"):
-        shutil.copy(tmp_path / f"c{suffix}", tmp_path / f"{ODD}{suffix}")
+        shutil.copy(folder / f"c{suffix}", folder / f"{ODD}{suffix}")
+    return folder
+
+
+@pytest.fixture
+def folder(tmp_path: Path, exported: Path) -> Path:
+    """Return a copy of the exported files."""
+    shutil.copytree(exported, tmp_path, dirs_exist_ok=True)
     return tmp_path
 
 
@@ -47,6 +55,7 @@ def test_the_name_of_a_checkpoint_is_written_as_text(folder: Path, run_here: Run
     assert utf_8("Bär.pth") == "Bär.pth"
 
 
+@pytest.mark.usefixtures("foreign_files_here")
 @pytest.mark.parametrize(
     "arguments",
     [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,7 +23,7 @@ from paragon_export.runtimes import isolated
 from paragon_export.runtimes.isolated import IsolatedRunner
 from paragon_export.runtimes.ort_runner import OnnxRunner
 from paragon_export.specs.plans import ExportPlan, NetworkOptions
-from paragon_export.specs.types import OnnxBackend, Size
+from paragon_export.specs.types import OnnxBackend, Precision, Size
 from paragon_export.system.limits import Limits
 from tests.conftest import RunHere, shell_environment
 from tests.robustness.test_hostile_onnx import plain
@@ -282,21 +283,36 @@ COMMANDS = {
 }
 
 
+@pytest.fixture(scope="module")
+def foreign(tiny_realtime: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with a checkpoint and its exports in float32 and half precision."""
+    folder = tmp_path_factory.mktemp("foreign")
+    checkpoint = Path(shutil.copy(tiny_realtime, folder / "net.safetensors"))
+    options = NetworkOptions(flags={"upsampler_alpha": 0.0})
+    for name, precision in (("m", Precision.FP32), ("h", Precision.FP16)):
+        plan = ExportPlan(
+            checkpoint=checkpoint,
+            output=folder / f"{name}.onnx",
+            precision=precision,
+            static=Size(9, 12),
+            options=options,
+        )
+        assert export(plan).passed
+    return folder
+
+
 @pytest.mark.parametrize("args", COMMANDS.values(), ids=COMMANDS.keys())
 def test_no_command_runs_a_foreign_file_in_its_own_process(
     args: tuple[str, ...],
-    tiny_realtime: Path,
+    foreign: Path,
     tmp_path: Path,
     run_here: RunHere,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Every session of this process would show here; the commands do their work without one."""
-    checkpoint = tmp_path / "net.safetensors"
-    checkpoint.write_bytes(tiny_realtime.read_bytes())
-    files = {"c": checkpoint, "m": tmp_path / "m.onnx", "h": tmp_path / "h.onnx"}
-    flags = ("--upsampler-alpha", "0", "--static", "9x12")
-    assert run_here("onnx", checkpoint, "-o", files["m"], *flags).code == 0
-    assert run_here("onnx", checkpoint, "-o", files["h"], *flags, "--fp16").code == 0
+    shutil.copytree(foreign, tmp_path, dirs_exist_ok=True)
+    names = {"c": "net.safetensors", "m": "m.onnx", "h": "h.onnx"}
+    files = {key: tmp_path / name for key, name in names.items()}
 
     def refuse(*args: object, **kwargs: object) -> None:
         raise AssertionError("a session in the command's own process")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,12 @@ import onnx_ir as ir
 from paragon_export.checkpoints.load import Checkpoint
 from paragon_export.graph.trace import trace
 from paragon_export.networks.describe import read_network
-from paragon_export.parity.reference import TorchReference, build_reference
+from paragon_export.parity.diagnosis.alternatives import Alternative, alternatives
+from paragon_export.parity.reference import build_reference
 from paragon_export.specs.network import NetworkSpec
 from paragon_export.specs.plans import NetworkOptions
 from paragon_export.specs.types import Size
+from paragon_export.testing.remembering import RememberingReference
 
 OPSET = 20
 
@@ -29,13 +32,21 @@ class Case:
 
     checkpoint: Checkpoint
     variant: NetworkSpec
-    reference: TorchReference
+    reference: RememberingReference
     model: ir.Model
+
+    @cached_property
+    def alternatives(self) -> tuple[Alternative, ...]:
+        """What a wrong file may hold instead, as the ``parity`` command tries it."""
+        return tuple(alternatives(self.reference))
 
 
 def case_of(path: Path, *, video: bool = False, opset: int = OPSET, **flags: Any) -> Case:
     network = read_network(path, NetworkOptions(flags=flags))
-    reference = build_reference(network, video=video)
+    built = build_reference(network, video=video)
+    reference = RememberingReference(
+        network=network, module=built.module, inputs=built.inputs, outputs=built.outputs
+    )
     model = trace(reference.module, reference.inputs, reference.outputs, opset)
     return Case(network.checkpoint, network.spec, reference, model)
 
