@@ -6,7 +6,7 @@ import importlib.util
 import re
 from pathlib import Path
 
-from paragon_export.cli.main import app
+from paragon_export.cli.app import app
 
 ROOT = Path(__file__).parent.parent
 

@@ -16,15 +16,13 @@ from paragon_export.engines.planned_memory import largest_bytes
 from paragon_export.errors import EngineBuildError, PlanError
 from paragon_export.graph.onnx_io import OnnxFile
 from paragon_export.runtimes.polygraphy import polygraphy_trt, tensorrt
-from paragon_export.specs.profiles import BatchProfile, Profile
+from paragon_export.specs.profiles import AnyProfile, BatchProfile
 from paragon_export.specs.types import Backend
 from paragon_export.system.environment import cuda_gpu
+from paragon_export.system.progress import step
 
 if TYPE_CHECKING:
     import onnx_ir as ir
-
-
-AnyProfile = Profile | BatchProfile
 
 
 MEMORY_LINE = re.compile(r"Total (Activation|Weights) Memory: (\d+) bytes")
@@ -68,7 +66,8 @@ class _Log(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         message = re.sub(r"^\[\S+\] ", "", record.getMessage())
         if found := MEMORY_LINE.search(message):
-            self.memory[found[1]] = int(found[2])
+            known = self.memory.get(found[1], 0)
+            self.memory[found[1]] = max(known, int(found[2]))  # one line for each profile
         elif record.levelno >= logging.ERROR:
             self.errors.append(" ".join(message.split()))
         elif record.levelno >= logging.WARNING:
@@ -104,7 +103,8 @@ def build_engine(
     logger.addHandler(log)
     try:
         config = _config(trt, backend, targets, _shapes(trt, file.model, profile))
-        data = bytes(trt.engine_bytes_from_network(_network(trt, file, backend), config=config))
+        with step(f"building for {', '.join(targets) or 'the default GPUs'}"):
+            data = bytes(trt.engine_bytes_from_network(_network(trt, file, backend), config=config))
     except PolygraphyException as error:
         reason = log.errors[0] if log.errors else " ".join(str(error).split())
         raise EngineBuildError(f"TensorRT cannot build {file.path}: {reason}") from error
@@ -122,9 +122,13 @@ def build_engine(
 
 def _memory_doubt(model: ir.Model, profile: AnyProfile) -> str:
     """Say why TensorRT's plan of memory for a profile cannot be right; empty where it can."""
-    inputs = {str(value.name): _extents(value, profile)[-1] for value in model.graph.inputs}
-    largest = largest_bytes(model, inputs)
-    if largest is None:
+    sizes = [
+        largest_bytes(model, {str(v.name): _extents(v, one)[-1] for v in model.graph.inputs})
+        for one in _each(profile)
+    ]
+    known = [size for size in sizes if size is not None]
+    largest = max(known, default=0)
+    if len(known) < len(sizes):
         return (
             "planned memory is not known: sizes inside the network follow from more than the "
             "profile, and TensorRT's figure may leave tensors out"
@@ -161,12 +165,19 @@ def _config(trt: Any, backend: Backend, targets: tuple[str, ...], profiles: list
 
 
 def _shapes(trt: Any, model: ir.Model, profile: AnyProfile) -> list[Any]:
-    """Spell the profile out for every dynamic input; a static model needs none."""
-    shapes = trt.Profile()
-    for value in model.graph.inputs:
-        if not all(isinstance(dim, int) for dim in value.shape or ()):
-            shapes.add(str(value.name), *_extents(value, profile))
-    return [shapes] if shapes else []
+    """Spell each profile out for every dynamic input; a static model needs none."""
+    profiles = []
+    for one in _each(profile):
+        shapes = trt.Profile()
+        for value in model.graph.inputs:
+            if not all(isinstance(dim, int) for dim in value.shape or ()):
+                shapes.add(str(value.name), *_extents(value, one))
+        profiles.append(shapes)
+    return [shapes for shapes in profiles if shapes]
+
+
+def _each(profile: AnyProfile) -> tuple[AnyProfile, ...]:
+    return (profile,) if isinstance(profile, BatchProfile) else profile.all
 
 
 def _extents(value: ir.Value, profile: AnyProfile) -> list[tuple[int, ...]]:

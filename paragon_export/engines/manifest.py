@@ -7,7 +7,7 @@ import json
 import os
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -198,11 +198,13 @@ def digest_of(manifest: Mapping[str, Any]) -> str:
 
 
 def _profile_entry(profile: Profile | BatchProfile) -> dict[str, Any]:
-    """Batches are whole numbers, sizes are text with a batch beside them."""
+    """Batches are whole numbers, sizes are text with a batch; ``also`` lists further profiles."""
     if isinstance(profile, BatchProfile):
         return {"min": profile.smallest, "opt": profile.optimal, "max": profile.largest}
     smallest, optimal, largest = map(str, profile.sizes)
-    return {"min": smallest, "opt": optimal, "max": largest, "batch": profile.batch}
+    entry = {"min": smallest, "opt": optimal, "max": largest, "batch": profile.batch}
+    also = [_profile_entry(other) for other in profile.also]
+    return {**entry, "also": also} if also else entry
 
 
 def _profile(told: Mapping[str, Any]) -> Profile | BatchProfile:
@@ -211,6 +213,8 @@ def _profile(told: Mapping[str, Any]) -> Profile | BatchProfile:
     Raises:
         ValueError: If it records none that is possible.
     """
+    if "also" in told:
+        return _several(told)
     names = ["min", "opt", "max", *(["batch"] if "batch" in told else [])]
     if set(told) != set(names):
         raise ValueError(f"profile has {brief(sorted(told))}; it must have {', '.join(names)}")
@@ -222,6 +226,26 @@ def _profile(told: Mapping[str, Any]) -> Profile | BatchProfile:
             return BatchProfile(smallest=told["min"], optimal=told["opt"], largest=told["max"])
         smallest, optimal, largest = (Size.parse(str(told[key])) for key in names[:3])
         return Profile(smallest=smallest, optimal=optimal, largest=largest, batch=told["batch"])
+    except PlanError as error:
+        raise ValueError(f"profile: {error}") from error
+
+
+def _several(told: Mapping[str, Any]) -> Profile:
+    """Return the first of several profiles, with the others in ``also``.
+
+    Raises:
+        ValueError: If one of them is impossible, or is a range of batches.
+    """
+    _require(told["also"], list, "also of the profile")
+    for other in told["also"]:
+        _require(other, dict, "a profile")
+    alone = {name: value for name, value in told.items() if name != "also"}
+    first, *others = [_profile(entry) for entry in (alone, *told["also"])]
+    sizes = tuple(other for other in others if isinstance(other, Profile))
+    if not isinstance(first, Profile) or len(sizes) != len(others):
+        raise ValueError("profile: several profiles must be of sizes")
+    try:
+        return replace(first, also=sizes)
     except PlanError as error:
         raise ValueError(f"profile: {error}") from error
 

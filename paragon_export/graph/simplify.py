@@ -13,6 +13,7 @@ import onnx_ir as ir
 
 from paragon_export.errors import TraceError
 from paragon_export.graph.metadata import FLOAT32_MARK
+from paragon_export.system.progress import step
 
 SKIPPED = ["fuse_qkv", "fuse_consecutive_reduce"]
 """Passes that do harm. Three products made one have to be split again, which copies; a mean of means
@@ -23,6 +24,7 @@ MAX_GROWTH_FACTOR = 1.25
 the run. A bias for every pair of places of a window is gathered from a small table."""
 
 
+@step("simplifying the graph")
 def simplify(model: ir.Model) -> ir.Model:
     """Return a copy of a float32 model with no more nodes; float32 islands stay marked.
 

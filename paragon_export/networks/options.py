@@ -46,8 +46,8 @@ def parse_option(text: str) -> tuple[str, Any]:
         PlanError: If it is anything else, or no switch has that name.
     """
     name, equals, value = text.partition("=")
-    if not equals or name not in RARER:
-        raise PlanError(f"--set {text}: expected NAME=VALUE with one of {', '.join(RARER)}")
+    if not equals or name not in FLAGS:
+        raise PlanError(f"--set {text}: expected NAME=VALUE with one of {', '.join(FLAGS)}")
     try:
         return name, parse_yaml(value)
     except ValueError as error:

@@ -39,6 +39,7 @@ from paragon_export.specs.network import NetworkSpec
 from paragon_export.specs.plans import NetworkOptions
 from paragon_export.specs.tolerance import Tolerance
 from paragon_export.specs.types import OnnxBackend, Size
+from paragon_export.system.progress import step
 from paragon_export.system.text import brief
 
 
@@ -81,7 +82,8 @@ def judge(
                 probes=probes,
                 instead=instead,
             )
-            findings += diagnose(subject, report.rows)
+            with step("diagnosing the failure"):
+                findings += diagnose(subject, report.rows)
     return ParityReport(
         rows=tuple(rows), notes=tuple(dict.fromkeys(notes)), findings=tuple(findings)
     )

@@ -26,6 +26,7 @@ from paragon_export.runtimes.base import Arrays
 from paragon_export.specs.network import Port
 from paragon_export.specs.tolerance import Tolerance
 from paragon_export.specs.types import Precision
+from paragon_export.system.progress import counted, step
 from paragon_export.system.text import brief
 
 BORDER_PX = 4
@@ -66,8 +67,9 @@ def verify(
     truth_runner = reference.runner("float64")
     own_runners = {p: reference.runner(_DTYPES[p]) for p in sorted(precisions)}
     rows = []
-    for probe in probes:
-        truth = play(truth_runner, probe, reference.inputs)
+    for probe in counted("judging image", probes):
+        with step("float64 reference"):
+            truth = play(truth_runner, probe, reference.inputs)
         own = {p: play(runner, probe, reference.inputs) for p, runner in own_runners.items()}
         moved = {} if is_picture else play(truth_runner, nudged(probe), reference.inputs)
         for candidate in candidates:
@@ -137,7 +139,7 @@ def _judge_logits(
     truth_runner = reference.runner("float64")
     own_runners = {p: reference.runner(_DTYPES[p]) for p in sorted(allowed)}
     known: list[tuple[Probe, float, np.ndarray, dict[Precision, float]]] = []
-    for probe in probes:
+    for probe in counted("float64 reference on batch", probes):
         truth = play(truth_runner, probe, reference.inputs)[name]
         peak = max(1.0, float(np.abs(truth).max()))
         errors = {}
@@ -146,7 +148,8 @@ def _judge_logits(
             errors[precision] = difference(own / peak, truth / peak, border=0).max_abs
         known.append((probe, peak, truth / peak, errors))
     rows = []
-    for candidate, (probe, peak, truth, errors) in itertools.product(candidates, known):
+    pairs = list(itertools.product(candidates, known))
+    for candidate, (probe, peak, truth, errors) in counted("judging batch", pairs):
         precision = candidate.precision
         everywhere = [errors_there[precision] for *_, errors_there in known]
         own_error = max(everywhere) if precision.is_half else errors[precision]

@@ -17,6 +17,7 @@ from paragon_export.runtimes.torch_runner import TorchRunner
 from paragon_export.specs.network import NetworkSpec, Port
 from paragon_export.specs.plans import NetworkOptions
 from paragon_export.specs.types import Size
+from paragon_export.system.progress import step
 
 if TYPE_CHECKING:
     from torch import nn
@@ -96,6 +97,7 @@ def build_reference(
     return TorchReference(module=module, inputs=inputs, outputs=outputs)
 
 
+@step("measuring what dropped tensors cost")
 def measure_drop(checkpoint: Checkpoint, spec: NetworkSpec, options: NetworkOptions) -> Difference:
     """Measure how far the picture moves when the switches drop trained tensors."""
     whole = {**options.flags, "export_safe": False, "attention_mode": "sdpa"}

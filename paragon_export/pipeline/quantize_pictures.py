@@ -31,6 +31,7 @@ from paragon_export.specs.plans import ExportPlan
 from paragon_export.specs.tolerance import Tolerance
 from paragon_export.specs.types import Precision, Quantization, Size
 from paragon_export.system.atomic_write import write_files
+from paragon_export.system.progress import counted
 
 CROP_PX = 192
 """Side of a piece of a photograph, large."""
@@ -133,7 +134,7 @@ def _measure(
 ) -> tuple[list[ParityRow], dict[str, Any]]:
     exact, runner = reference.runner("float64"), OnnxRunner(data)
     rows, gaps, before, after = [], [], [], []
-    for index, pair in enumerate(pairs):
+    for index, pair in enumerate(counted("judging image", pairs)):
         truth = exact.infer({"input": pair.small})["output"]
         fault, gap = "", Difference(math.inf, -math.inf, math.inf, math.inf, False, False)
         try:

@@ -22,6 +22,7 @@ import onnx_ir as ir
 
 from paragon_export.errors import RunError
 from paragon_export.system.atomic_write import scratch
+from paragon_export.system.progress import step
 
 QUANTIZED = ("Conv", "Gemm", "MatMul")
 """The rest stays float: tables, norms, means and activations hold little and lose much."""
@@ -45,6 +46,7 @@ class _Reader:
         return None if feeds is None else dict(feeds)
 
 
+@step("calibrating")
 def quantize(model: ir.Model, feeds: Sequence[Mapping[str, np.ndarray]]) -> ir.Model:
     """Return an INT8 copy of a float32 model, with the ranges that real inputs give.
 

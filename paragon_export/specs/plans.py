@@ -140,11 +140,12 @@ class EnginePlan:
         if static is None:
             least = Size(smallest, smallest)
             profile = self.profile or replace(DEFAULT_PROFILE, smallest=least)
-            if min(profile.smallest.height, profile.smallest.width) < smallest:
-                raise PlanError(
-                    f"impossible profile: the network is defined from {least} on, not at "
-                    f"{profile.smallest}; give --min {least}"
-                )
+            for low in (one.smallest for one in profile.all):
+                if min(low.height, low.width) < smallest:
+                    raise PlanError(
+                        f"impossible profile: the network is defined from {least} on, not at "
+                        f"{low}; give --min {least}"
+                    )
             return profile
         only = Profile(smallest=static, optimal=static, largest=static)
         if self.profile not in (None, only):
