@@ -28,13 +28,15 @@ def doubt(report: BenchReport, load: float | None, cores: int | None = None) -> 
         load: Load average before the measurement; None if it is not known.
         cores: Of the machine; None asks the system.
     """
+    rows = [row for row in report.rows if row.samples_ms]
+    if not rows:
+        return []
     reasons = []
     cores = cores or os.cpu_count() or 1
     if load is not None and load > MAX_LOAD_PER_CORE * cores:
         reasons.append(f"the load average was {load:.1f} on {cores} cores before the start")
-    rows = [row for row in report.rows if row.samples_ms]
-    worst = max(rows, key=lambda row: row.p95_ms / row.median_ms, default=None)
-    if worst is not None and worst.p95_ms > MAX_SPREAD * worst.median_ms:
+    worst = max(rows, key=lambda row: row.p95_ms / row.median_ms)
+    if worst.p95_ms > MAX_SPREAD * worst.median_ms:
         reasons.append(
             f"the samples of {worst.backend} on {worst.artifact} scatter: the 95th percentile is "
             f"{worst.p95_ms / worst.median_ms:.1f} times the median"

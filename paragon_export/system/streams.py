@@ -1,4 +1,4 @@
-"""Streams: what is printed reaches its reader, or the command says in one line that it did not."""
+"""Guard stdout and stderr: a failed write to stdout ends the command with one line on stderr."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from typing import Any, TextIO
 from paragon_export.errors import COULD_NOT_RUN
 
 READER_GONE = 128 + getattr(signal, "SIGPIPE", 13)
-"""As ``head`` leaves any program that writes to it."""
+"""Exit code of a program whose reader has closed the pipe, as ``head`` does."""
 
 
 class _Guarded:
-    """A stream with another end to its errors; everything else is the stream's own."""
+    """A stream that passes its write errors to a function; the rest is the stream's own."""
 
     def __init__(self, stream: TextIO, lost: Callable[[OSError], None]) -> None:
         self._stream, self._lost = stream, lost
@@ -54,12 +54,12 @@ def _end(error: OSError) -> None:
 
 
 def _go_on(error: OSError) -> None:
-    """Of an error about errors nobody can be told."""
+    """Ignore a failed write to stderr: there is nowhere left to report it."""
 
 
 @contextmanager
 def guarded() -> Iterator[None]:
-    """Guard stdout and stderr: the reader may be gone, the disk full, the stream closed.
+    """Guard stdout and stderr against a reader that is gone, a full disk and a closed stream.
 
     Raises:
         SystemExit: 141 where the reader of stdout has gone, 3 where stdout cannot be written to.
@@ -79,9 +79,9 @@ def guarded() -> Iterator[None]:
 
 
 def fill_gaps() -> None:
-    """Open stdin, stdout and stderr to nowhere where they are closed.
+    """Open the null device as stdin, stdout and stderr where they are closed.
 
-    The next file to be opened would take the number, and what is printed would land in it.
+    The next file to be opened would get the free number, and printed text would land in it.
     """
     while (handle := os.open(os.devnull, os.O_RDWR)) <= 2:
         pass
@@ -89,7 +89,7 @@ def fill_gaps() -> None:
 
 
 def _to_nowhere(stream: TextIO) -> None:
-    """Let what is still buffered go nowhere, or Python complains about it as it ends."""
+    """Send what is still buffered to the null device; Python would report an error at exit."""
     with suppress(OSError, ValueError):
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, stream.fileno())

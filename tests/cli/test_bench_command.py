@@ -58,6 +58,8 @@ def test_a_busy_machine_is_named() -> None:
     steady = report_of(10, 10, 11, 10, 10)
     assert doubt(steady, load=1.9, cores=4) == []
     assert doubt(steady, load=None, cores=4) == []
+    nothing = BenchReport(rows=steady.rows[1:], environment={})
+    assert doubt(nothing, load=9.0, cores=4) == []
     (note,) = doubt(steady, load=2.1, cores=4)
     assert "load average was 2.1 on 4 cores" in note
     assert "scatter" not in note

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -52,6 +53,34 @@ def on_terminal(tmp_path: Path) -> OnTerminal:
         return Finished(done.returncode, done.stdout.decode(), b"".join(seen).decode())
 
     return run
+
+
+@pytest.mark.skipif(not hasattr(os, "setsid"), reason="POSIX signals")
+def test_ctrl_c_restores_the_terminal(tiny_realtime: Path, tmp_path: Path) -> None:
+    """The command ends at once; the cursor, which the moving line hides, is shown again."""
+    master, slave = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "paragon_export", "onnx", str(tiny_realtime)],
+        cwd=tmp_path,
+        env={**shell_environment(), "TERM": "xterm"},
+        stdout=subprocess.DEVNULL,
+        stderr=slave,
+    )
+    os.close(slave)
+    seen = b""
+    while b"judging image" not in seen:
+        seen += os.read(master, 65536)
+    process.send_signal(signal.SIGINT)
+    try:
+        while data := os.read(master, 65536):
+            seen += data
+    except OSError:  # the other end is closed
+        pass
+    os.close(master)
+
+    assert process.wait(timeout=60) == 128 + signal.SIGINT
+    assert seen.endswith(b"\x1b[K\x1b[?25h")
+    assert b"Traceback" not in seen
 
 
 def small(checkpoint: Path) -> tuple[str | Path, ...]:

@@ -39,7 +39,9 @@ def audit_table(console: Console, ranges: RangeAudit) -> None:
     for text in audit_lines(ranges):
         line(console, text)
     if ranges.islands:
-        islands = Table("float32 island", "because", "largest", box=box.SIMPLE_HEAD)
+        islands = Table(box=box.SIMPLE_HEAD)
+        for heading in ("float32 island", "because", "largest"):
+            islands.add_column(heading, overflow="fold")
         for island in ranges.islands:
             peak = figure(island.peak, ".3g", "inf")
             islands.add_row(cell(island.node), cell(island.because), peak)

@@ -13,7 +13,9 @@ from paragon_export.system.text import printable
 
 
 def bench_table(console: Console, report: BenchReport) -> None:
-    table = Table("backend", "size")
+    table = Table()
+    table.add_column("backend", overflow="fold")
+    table.add_column("size")
     for heading in ("fps", "median ms", "p95 ms", "peak MiB"):
         table.add_column(heading, justify="right")
     for artifact, rows in itertools.groupby(report.rows, lambda row: row.artifact):

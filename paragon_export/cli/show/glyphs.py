@@ -38,7 +38,11 @@ def glyphs(
 def glyphs_table(
     console: Console, rasters: Sequence[Path], named: Sequence[Sequence[Named]]
 ) -> None:
-    table = Table("raster", "rank", "class", "label")
+    table = Table()
+    table.add_column("raster", overflow="fold")
+    table.add_column("rank")
+    table.add_column("class")
+    table.add_column("label", overflow="fold")
     table.add_column("probability", justify="right")
     for raster, names in zip(rasters, named, strict=True):
         table.add_section()

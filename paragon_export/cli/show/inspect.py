@@ -72,7 +72,9 @@ def inspection_table(
     line(console, f"sha256 {checkpoint.sha256}")
     for need in spec.needs:
         line(console, f"still needed: {need}", style="red")
-    table = Table("option", "value", "from")
+    table = Table("option")
+    table.add_column("value", overflow="fold")
+    table.add_column("from")
     for name, option in spec.options.items():
         style = "yellow" if option.is_assumed else ""
         table.add_row(name, cell(option.value), option.source, style=style)

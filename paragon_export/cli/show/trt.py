@@ -43,6 +43,8 @@ def build_table(
         return
     manifest = result.manifest
     table = Table(show_header=False)
+    table.add_column()
+    table.add_column(overflow="fold")
     table.add_row("engine", cell(f"{result.engine} (replaced)" if replaced else result.engine))
     table.add_row("reused" if result.cached else "built because", cell(result.reason))
     runtime = f"TensorRT {manifest.get('backend')} {manifest.get('tensorrt')}"
