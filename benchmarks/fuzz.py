@@ -789,7 +789,7 @@ def work(base: Path, seed: str, answers: int, is_planted: bool) -> None:
         if seeds is None:
             main, make = PLANTS[name][1], _planted
         else:
-            from paragon_export.cli.main import main
+            from paragon_export.cli.app import main
 
             make = _maker(name, index, seed, seeds)
         outcome = run_case(name, index, make, base, watch, main)
@@ -815,7 +815,7 @@ def _warm(base: Path) -> Seeds:
     # Nine tenths of a short command are spent on reading the signatures of all commands again.
     typer.main.get_command = functools.cache(typer.main.get_command)
     seeds = Seeds(base / "seeds")
-    from paragon_export.cli.main import main
+    from paragon_export.cli.app import main
 
     folder = base / "warm"
     folder.mkdir(exist_ok=True)

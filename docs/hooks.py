@@ -15,7 +15,7 @@ from typing import Any, get_args, get_origin
 import typer
 
 import paragon_export
-from paragon_export.cli.main import app
+from paragon_export.cli.app import app
 
 ROOT = Path(__file__).parent.parent
 

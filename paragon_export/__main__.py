@@ -21,7 +21,7 @@ def main() -> None:
     supervised.run_in_child_if_memory_is_limited()
     signals.listen()
     try:
-        from paragon_export.cli import main as cli
+        from paragon_export.cli import app as cli
 
         cli.main()
     except MemoryError:  # too little memory left to format an error message

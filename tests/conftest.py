@@ -149,7 +149,7 @@ def run_here(
     """Return a function like ``run_cli`` that stays in this process: PyTorch is loaded once."""
 
     def run(*args: str | Path) -> Finished:
-        from paragon_export.cli.main import main
+        from paragon_export.cli.app import main
 
         monkeypatch.chdir(tmp_path)
         monkeypatch.setattr(sys, "argv", ["paragon-export", *map(str, args)])

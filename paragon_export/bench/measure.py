@@ -8,19 +8,19 @@ from __future__ import annotations
 
 import gc
 import io
-import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import redirect_stdout, suppress
+from contextlib import redirect_stdout
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
 
+from paragon_export.bench.memory import peak_memory_mib, reset_peak_memory
 from paragon_export.bench.report import BenchReport, BenchRow
 from paragon_export.errors import OutOfMemoryError, ParagonExportError, PlanError, RunError
-from paragon_export.graph.onnx_io import OnnxFile, is_onnx, read_onnx_file
+from paragon_export.graph.onnx_io import is_onnx, read_onnx_file
 from paragon_export.inputs.glyph_probes import glyph_batch
 from paragon_export.inputs.probes import photograph_crop
 from paragon_export.networks.describe import LoadedNetwork, read_network
@@ -35,8 +35,8 @@ from paragon_export.specs.network import Port
 from paragon_export.specs.plans import NetworkOptions
 from paragon_export.specs.types import OnnxBackend, Size
 from paragon_export.system.environment import environment
-from paragon_export.system.limits import process_memory_bytes
 from paragon_export.system.optional import cuda_advice, import_without_telemetry
+from paragon_export.system.progress import advance, step
 from paragon_export.system.reading import parse_json, read_bytes
 from paragon_export.system.text import utf_8
 
@@ -57,9 +57,17 @@ class Contender:
     """Of the input."""
     port: Port | None = None
     """The input of a glyph classifier; None for networks that take pictures."""
+    state: Port | None = None
+    """The input ``prev_feat`` of a video network; None for other networks."""
     foreign: bytes | None = None
     """A model of somebody else, which has to run once with limits before it is timed without."""
 
+
+STATE, FEATURES, BLEND = "prev_feat", "feature_map", "alpha"
+"""Ports of a video network: features in and out, and the share of those that come in."""
+
+BLEND_OF_FRAMES = 0.2
+"""What ``alpha`` is while a video network is timed: a frame that follows another one."""
 
 MAX_REPORT_BYTES = 2**24
 
@@ -76,6 +84,7 @@ def benchmark(
     batches: Iterable[int] = (),
     backends: Iterable[str] = ("onnxruntime",),
     options: NetworkOptions | None = None,
+    video: bool = False,
 ) -> BenchReport:
     """Measure frames a second of every backend on every artifact, alternating in one run.
 
@@ -86,6 +95,7 @@ def benchmark(
         batches: Items at a time of a glyph classifier; empty takes 1, 32 and 256.
         backends: What runs ONNX files: ``"onnxruntime"``, ``"openvino"`` or both.
         options: What the tensors do not determine, for the checkpoints.
+        video: Time checkpoints as video networks. ONNX files and engines say themselves.
 
     Returns:
         The report. A backend that cannot run is a row with the reason.
@@ -96,7 +106,9 @@ def benchmark(
     """
     given = options or NetworkOptions()
     runtimes = tuple(map(OnnxBackend, backends))
-    contenders = [c for artifact in artifacts for c in _contenders(artifact, given, runtimes)]
+    contenders = [
+        c for artifact in artifacts for c in _contenders(artifact, given, runtimes, video)
+    ]
     chosen = [size if isinstance(size, Size) else Size.parse(size) for size in sizes]
     return _bench(contenders, chosen, list(batches))
 
@@ -134,12 +146,16 @@ def bench_runners(
     runners: Mapping[str, Callable[[], Runner]],
     extent: Size | int,
     port: Port | None = None,
+    state: Port | None = None,
 ) -> BenchReport:
     """Measure runners that are opened when called, under the names given.
 
-    ``extent`` is the size of a picture, or a batch for the glyph classifier with input ``port``.
+    ``extent`` is the size of a picture, or a batch for the glyph classifier with input ``port``;
+    ``state`` is the input ``prev_feat`` of a video network.
     """
-    contenders = [Contender(artifact, name, opened, 3, port) for name, opened in runners.items()]
+    contenders = [
+        Contender(artifact, name, opened, 3, port, state) for name, opened in runners.items()
+    ]
     where = (extent,) if isinstance(extent, Size) else (_grid(port), extent)
     return BenchReport(rows=tuple(_bench_size(contenders, *where)), environment=environment())
 
@@ -153,47 +169,23 @@ def _contenders(
     artifact: LoadedNetwork | str | Path,
     options: NetworkOptions,
     backends: Sequence[OnnxBackend],
+    video: bool,
 ) -> list[Contender]:
     if isinstance(artifact, LoadedNetwork):
-        return _of_network(artifact)
+        return _of_network(artifact, video)
     path = Path(artifact)
     if is_engine(path):
-        return _of_engine(path)
+        return [_engine_contender(path, utf_8(path.name))]
     if is_onnx(path):
-        return _of_onnx(read_onnx_file(path), backends)
-    return _of_network(read_network(path, options))
+        return _onnx_contenders(path, utf_8(path.name), backends)
+    return _of_network(read_network(path, options), video)
 
 
-def _of_engine(path: Path) -> list[Contender]:
-    from paragon_export.engines.manifest import read_engine
-    from paragon_export.engines.open import classifier_ports, open_engine
-
-    engine = read_engine(path)
-    port = next(iter(classifier_ports(engine.manifest)), None)
-    return [Contender(utf_8(path.name), "TensorRT", lambda: open_engine(engine)[0], 3, port)]
-
-
-def _of_onnx(file: OnnxFile, backends: Sequence[OnnxBackend]) -> list[Contender]:
-    inputs, outputs = file.ports
-    channels = inputs[0].dims[1] if inputs and len(inputs[0].dims) > 1 else None
-    if not isinstance(channels, int) or not outputs:
-        raise PlanError(f"{file.path}: the number of input channels must be fixed")
-    port = inputs[0] if file.task.is_classifier else None
-    opened: dict[str, Callable[[], Runner]] = {}
-    if OnnxBackend.ONNXRUNTIME in backends:
-        opened |= {f"ONNX Runtime {d}": partial(_open_onnx, file.data, d) for d in ("CPU", "CUDA")}
-    if OnnxBackend.OPENVINO in backends:
-        opened["OpenVINO CPU"] = partial(OpenVinoRunner, file.data)
-    return [
-        Contender(utf_8(file.path.name), label, run, channels, port, foreign=file.data)
-        for label, run in opened.items()
-    ]
-
-
-def _of_network(network: LoadedNetwork) -> list[Contender]:
-    name, reference = utf_8(network.checkpoint.path.name), build_reference(network)
+def _of_network(network: LoadedNetwork, video: bool) -> list[Contender]:
+    name, reference = utf_8(network.checkpoint.path.name), build_reference(network, video=video)
     channels = network.spec.in_channels
     port = reference.inputs[0] if network.spec.task.is_classifier else None
+    state = state_of(reference.inputs)
     device = "cuda" if _torch_has_gpu() else "cpu"
     dtype = "float16" if device == "cuda" else "float32"
 
@@ -202,9 +194,46 @@ def _of_network(network: LoadedNetwork) -> list[Contender]:
 
     label = f"{device} {dtype}"
     return [
-        Contender(name, f"PyTorch eager ({label})", eager, channels, port),
-        Contender(name, f"torch.compile ({label})", lambda: _compiled(eager()), channels, port),
+        Contender(name, f"PyTorch eager ({label})", eager, channels, port, state),
+        Contender(
+            name, f"torch.compile ({label})", lambda: _compiled(eager()), channels, port, state
+        ),
     ]
+
+
+def _engine_contender(artifact: Path, name: str) -> Contender:
+    from paragon_export.engines.manifest import read_engine
+    from paragon_export.engines.open import classifier_ports, open_engine
+
+    engine = read_engine(artifact)
+    port = next(iter(classifier_ports(engine.manifest)), None)
+    is_video = engine.manifest is not None and engine.manifest.video
+    state = Port(STATE, ("batch", "features", "height", "width")) if is_video else None
+    opens = cache(lambda: open_engine(engine)[0])
+    return Contender(name, "TensorRT", opens, 3, port, state)
+
+
+def _onnx_contenders(artifact: Path, name: str, backends: Sequence[OnnxBackend]) -> list[Contender]:
+    file = read_onnx_file(artifact)
+    inputs, outputs = file.ports
+    channels = inputs[0].dims[1] if inputs and len(inputs[0].dims) > 1 else None
+    if not isinstance(channels, int) or not outputs:
+        raise PlanError(f"{artifact}: the number of input channels must be fixed")
+    port = inputs[0] if file.task.is_classifier else None
+    opened: dict[str, Callable[[], Runner]] = {}
+    if OnnxBackend.ONNXRUNTIME in backends:
+        opened |= {f"ONNX Runtime {d}": partial(_open_onnx, file.data, d) for d in ("CPU", "CUDA")}
+    if OnnxBackend.OPENVINO in backends:
+        opened["OpenVINO CPU"] = partial(OpenVinoRunner, file.data)
+    return [
+        Contender(name, label, run, channels, port, state_of(inputs), foreign=file.data)
+        for label, run in opened.items()
+    ]
+
+
+def state_of(inputs: Sequence[Port]) -> Port | None:
+    """Return the input of a video network that takes the features of the frame before."""
+    return next((port for port in inputs if port.name == STATE), None)
 
 
 def _torch_has_gpu() -> bool:
@@ -239,9 +268,11 @@ def _bench_size(
         BenchRow(artifact=c.artifact, backend=c.backend, size=size, batch=batch) for c in contenders
     ]
     running: dict[int, Callable[[], Arrays]] = {}
+    extent = size if batch is None else f"batch {batch}"
     for index, contender in enumerate(contenders):
         try:
-            run, peak = _warm_up(contender, size, batch)
+            with step(f"warming up {contender.backend} at {extent}"):
+                run, peak = _warm_up(contender, size, batch)
         except ParagonExportError as error:
             rows[index] = replace(rows[index], reason=str(error))
         except Exception as error:  # a compiler or driver that is missing on this machine
@@ -251,13 +282,15 @@ def _bench_size(
             running[index] = run
             rows[index] = replace(rows[index], peak_memory_mib=peak)
     samples: dict[int, list[float]] = {index: [] for index in running}
-    while wanting := [i for i in running if _wants_more(samples[i])]:
-        for index in wanting:
-            try:
-                samples[index].append(_timed_ms(running[index]))
-            except (RunError, OutOfMemoryError) as error:
-                rows[index] = replace(rows[index], reason=str(error))
-                del running[index], samples[index]
+    with step(f"timing {len(running)} backends at {extent}: round", MAX_SAMPLES):
+        while wanting := [i for i in running if _wants_more(samples[i])]:
+            advance()
+            for index in wanting:
+                try:
+                    samples[index].append(_timed_ms(running[index]))
+                except (RunError, OutOfMemoryError) as error:
+                    rows[index] = replace(rows[index], reason=str(error))
+                    del running[index], samples[index]
     return [replace(row, samples_ms=tuple(samples.get(i, ()))) for i, row in enumerate(rows)]
 
 
@@ -271,22 +304,22 @@ def _warm_up(
     contender: Contender, size: Size, batch: int | None
 ) -> tuple[Callable[[], Arrays], float | None]:
     """Open a backend, run it twice at the size or batch, and look at what comes out."""
-    if contender.port is None:
-        fed = photograph_crop(contender.channels, size)[None]
-    else:
-        fed = glyph_batch(contender.port, batch or 1)
+    fed = _feeds(contender, size, batch)
     if contender.foreign is not None:
         backend = OnnxBackend.OPENVINO if "OpenVINO" in contender.backend else None
-        IsolatedRunner(contender.foreign, backend or OnnxBackend.ONNXRUNTIME).infer({"input": fed})
+        IsolatedRunner(contender.foreign, backend or OnnxBackend.ONNXRUNTIME).infer(fed)
     gc.collect()
-    before = _reset_peak_memory()
+    before = reset_peak_memory()
     runner = contender.open()
 
     def run() -> Arrays:
-        return runner.infer({"input": fed})
+        return runner.infer(fed)
 
     for _ in range(2):
-        output = run()["output"]
+        found = run()
+        if FEATURES in found and STATE in fed:  # a frame in the middle of a video
+            fed |= {STATE: found[FEATURES], BLEND: np.array(BLEND_OF_FRAMES, np.float32)}
+    output = found["output"]
     if contender.port is None:
         height, width = output.shape[-2:]
         fits = not (height % size.height or width % size.width)
@@ -295,29 +328,26 @@ def _warm_up(
     if not np.isfinite(output).all() or not fits:
         kind = "picture" if contender.port is None else "set of logits"
         raise RunError(f"{contender.backend} gives a wrong {kind} {list(output.shape)}")
-    return run, _peak_memory_mib(before)
+    return run, peak_memory_mib(before)
+
+
+def _feeds(contender: Contender, size: Size, batch: int | None) -> dict[str, np.ndarray]:
+    """Return what a backend is fed first; a video network gets the first frame of a video."""
+    if contender.port is not None:
+        return {"input": glyph_batch(contender.port, batch or 1)}
+    fed = {"input": photograph_crop(contender.channels, size)[None]}
+    if contender.state is not None:
+        features = contender.state.dims[1]
+        if is_engine(Path(contender.artifact)):  # which alone knows how many there are
+            features = contender.open().channels_of(STATE)  # type: ignore[attr-defined]
+        if not isinstance(features, int):
+            raise PlanError(f"{contender.artifact}: the channels of {STATE} must be fixed")
+        shape = (1, features, size.height, size.width)
+        fed |= {STATE: np.zeros(shape, np.float32), BLEND: np.array(0, np.float32)}
+    return fed
 
 
 def _timed_ms(run: Callable[[], Arrays]) -> float:
     start = time.perf_counter()
     run()  # every runner returns arrays on the host: the device has finished
     return (time.perf_counter() - start) * 1000
-
-
-def _status_mib(field: str) -> float | None:
-    size = process_memory_bytes(field)
-    return None if size is None else size / 2**20
-
-
-def _reset_peak_memory() -> float | None:
-    """Start a new high-water mark of resident memory; return the size now, if Linux tells."""
-    if not os.path.exists("/proc/self/clear_refs"):
-        return None
-    with suppress(OSError), open("/proc/self/clear_refs", "w", encoding="ascii") as file:
-        file.write("5")
-    return _status_mib("VmRSS")
-
-
-def _peak_memory_mib(before: float | None) -> float | None:
-    peak = _status_mib("VmHWM")
-    return None if before is None or peak is None else max(0.0, peak - before)

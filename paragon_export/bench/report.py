@@ -29,6 +29,15 @@ class BenchRow:
     def median_ms(self) -> float:
         return percentile(self.samples_ms, 50)
 
+    @property
+    def p95_ms(self) -> float:
+        return percentile(self.samples_ms, 95)
+
+    @property
+    def fps(self) -> float:
+        """Images, or glyphs of a batch, a second."""
+        return 1000 * (self.batch or 1) / self.median_ms
+
     def to_json(self) -> dict[str, Any]:
         row: dict[str, Any] = {
             "artifact": self.artifact,
@@ -40,9 +49,9 @@ class BenchRow:
             return {**row, "reason": self.reason}
         return {
             **row,
-            "fps": 1000 * (self.batch or 1) / self.median_ms,
+            "fps": self.fps,
             "median_ms": self.median_ms,
-            "p95_ms": percentile(self.samples_ms, 95),
+            "p95_ms": self.p95_ms,
             "samples": len(self.samples_ms),
             "peak_memory_mib": self.peak_memory_mib,
         }

@@ -15,16 +15,13 @@ from paragon_export.engines.planned_memory import largest_bytes
 from paragon_export.errors import EngineBuildError, PlanError
 from paragon_export.graph.onnx_io import OnnxFile
 from paragon_export.runtimes.polygraphy import polygraphy_trt, python_logging, tensorrt
-from paragon_export.specs.profiles import BatchProfile, Profile
+from paragon_export.specs.profiles import AnyProfile, BatchProfile
 from paragon_export.specs.types import Backend
 from paragon_export.system.environment import cuda_gpu
+from paragon_export.system.progress import step
 
 if TYPE_CHECKING:
     import onnx_ir as ir
-
-
-AnyProfile = Profile | BatchProfile
-"""Sizes of images, or batches of a classifier."""
 
 
 MEMORY_LINE = re.compile(r"Total (Activation|Weights) Memory: (\d+) bytes")
@@ -71,7 +68,8 @@ class _Log(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         message = re.sub(r"^\[\S+\] ", "", record.getMessage())
         if found := MEMORY_LINE.search(message):
-            self.memory[found[1]] = int(found[2])
+            known = self.memory.get(found[1], 0)
+            self.memory[found[1]] = max(known, int(found[2]))  # one line for each profile
         elif record.levelno >= logging.ERROR:
             self.errors.append(" ".join(message.split()))
         elif record.levelno >= logging.WARNING:
@@ -103,7 +101,8 @@ def compile_engine(
 
     log = _Log()
     try:
-        with python_logging(backend.value, log):
+        name = f"building for {', '.join(targets) or 'the default GPUs'}"
+        with python_logging(backend.value, log), step(name):
             config = _config(trt, backend, targets, _shapes(trt, file.model, profile))
             data = bytes(trt.engine_bytes_from_network(_network(trt, file, backend), config=config))
     except PolygraphyException as error:
@@ -129,9 +128,13 @@ def _check_gpu(backend: Backend) -> None:
 
 def _memory_doubt(model: ir.Model, profile: AnyProfile) -> str:
     """Return why TensorRT's planned memory for a profile may be wrong; empty if it is right."""
-    inputs = {str(value.name): _extents(value, profile)[-1] for value in model.graph.inputs}
-    largest = largest_bytes(model, inputs)
-    if largest is None:
+    sizes = [
+        largest_bytes(model, {str(v.name): _extents(v, one)[-1] for v in model.graph.inputs})
+        for one in _each(profile)
+    ]
+    known = [size for size in sizes if size is not None]
+    largest = max(known, default=0)
+    if len(known) < len(sizes):
         return (
             "planned memory is not known: sizes inside the network follow from more than the "
             "profile, and TensorRT's figure may leave tensors out"
@@ -168,12 +171,19 @@ def _config(trt: Any, backend: Backend, targets: tuple[str, ...], profiles: list
 
 
 def _shapes(trt: Any, model: ir.Model, profile: AnyProfile) -> list[Any]:
-    """Return one TensorRT profile with the shapes of every dynamic input; none for a static model."""
-    shapes = trt.Profile()
-    for value in model.graph.inputs:
-        if not all(isinstance(dim, int) for dim in value.shape or ()):
-            shapes.add(str(value.name), *_extents(value, profile))
-    return [shapes] if shapes else []
+    """Return TensorRT profiles with the shapes of every dynamic input; none for a static model."""
+    profiles = []
+    for one in _each(profile):
+        shapes = trt.Profile()
+        for value in model.graph.inputs:
+            if not all(isinstance(dim, int) for dim in value.shape or ()):
+                shapes.add(str(value.name), *_extents(value, one))
+        profiles.append(shapes)
+    return [shapes for shapes in profiles if shapes]
+
+
+def _each(profile: AnyProfile) -> tuple[AnyProfile, ...]:
+    return (profile,) if isinstance(profile, BatchProfile) else profile.all
 
 
 def _extents(value: ir.Value, profile: AnyProfile) -> list[tuple[int, ...]]:

@@ -16,10 +16,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from paragon_export.engines.profile_entry import profile_entry, profile_of
 from paragon_export.errors import PlanError
 from paragon_export.graph.metadata import ModelMetadata
 from paragon_export.specs.profiles import BatchProfile, Profile
-from paragon_export.specs.types import Backend, Precision, Size
+from paragon_export.specs.types import Backend, Precision
 from paragon_export.system.atomic_write import encoded, to_json
 from paragon_export.system.reading import parse_json, read_bytes
 from paragon_export.system.text import brief, finite
@@ -209,41 +210,10 @@ def _require(value: Any, kind: type, name: str) -> None:
         raise ValueError(f"{name} is {brief(value)}; it must be {_TYPE_NAMES[kind]}")
 
 
-def profile_entry(profile: Profile | BatchProfile) -> dict[str, Any]:
-    """Return a profile as JSON values: batches are integers, sizes are texts plus a batch."""
-    if isinstance(profile, BatchProfile):
-        return {"min": profile.smallest, "opt": profile.optimal, "max": profile.largest}
-    smallest, optimal, largest = map(str, profile.sizes)
-    return {"min": smallest, "opt": optimal, "max": largest, "batch": profile.batch}
-
-
-def _profile(entry: Mapping[str, Any]) -> Profile | BatchProfile | None:
-    """Return the profile of an entry, the reverse of :func:`profile_entry`; None if it is empty.
-
-    Raises:
-        ValueError: If the entry is invalid.
-    """
-    if not entry:
-        return None
-    names = ["min", "opt", "max", *(["batch"] if "batch" in entry else [])]
-    if set(entry) != set(names):
-        raise ValueError(f"profile has {brief(sorted(entry))}; it must have {', '.join(names)}")
-    numbers = names[3:] or names
-    for name in numbers:
-        _require(entry[name], int, f"{name} of the profile")
-    try:
-        if "batch" not in entry:
-            return BatchProfile(smallest=entry["min"], optimal=entry["opt"], largest=entry["max"])
-        smallest, optimal, largest = (Size.parse(str(entry[key])) for key in names[:3])
-        return Profile(smallest=smallest, optimal=optimal, largest=largest, batch=entry["batch"])
-    except PlanError as error:
-        raise ValueError(f"profile: {error}") from error
-
-
 _PARSERS: Mapping[str, Any] = {
     "precision": lambda text: Precision(text) if text else None,
     "backend": lambda text: Backend(text) if text else None,
-    "profile": _profile,
+    "profile": profile_of,
     "onnx_metadata": ModelMetadata.from_document,
     "tensorrt_warnings": tuple,
     "parity": Verdict.from_document,

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from paragon_export.engines.build import AnyProfile
 from paragon_export.engines.manifest import EngineFile, Manifest, read_engine
 from paragon_export.errors import PlanError
 from paragon_export.networks.glyph.layout import CELL, GRID
 from paragon_export.runtimes.trt_runner import EngineRunner
 from paragon_export.specs.network import Port
+from paragon_export.specs.profiles import AnyProfile
 from paragon_export.specs.types import Precision
 from paragon_export.system.environment import cuda_gpu
 

@@ -13,9 +13,9 @@ from paragon_export.engines.manifest import (
     EngineFile,
     Manifest,
     Verdict,
-    profile_entry,
     read_engine,
 )
+from paragon_export.engines.profile_entry import profile_entry
 from paragon_export.errors import PlanError, RunError
 from paragon_export.graph.onnx_io import OnnxFile, is_onnx, read_onnx_file
 from paragon_export.networks.describe import LoadedNetwork, read_network

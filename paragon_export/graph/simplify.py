@@ -14,6 +14,7 @@ import onnx_ir as ir
 from paragon_export.errors import TraceError
 from paragon_export.graph.metadata import FLOAT32_MARK
 from paragon_export.system.optional import import_without_telemetry
+from paragon_export.system.progress import step
 
 SKIPPED_PASSES = ["fuse_qkv", "fuse_consecutive_reduce"]
 """Passes of onnxsim that make the result worse. The first merges three products into one, which must
@@ -25,6 +26,7 @@ MAX_GROWTH_FACTOR = 1.25
 the bias of every pair of places in a window would be stored instead of a small table."""
 
 
+@step("simplifying the graph")
 def simplify(model: ir.Model) -> ir.Model:
     """Return a copy of a float32 model with no more nodes; float32 marks of nodes are kept.
 

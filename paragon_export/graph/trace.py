@@ -22,6 +22,7 @@ from paragon_export.graph.emitter import Emitter, Weight
 from paragon_export.graph.lowerings.tables import FUNCTIONS, METHODS, MODULES
 from paragon_export.networks.float32 import narrow, widen
 from paragon_export.networks.ops import PRIMITIVES
+from paragon_export.system.progress import step
 
 if TYPE_CHECKING:
     from paragon_export.specs.network import Port
@@ -38,6 +39,7 @@ class _Tracer(fx.Tracer):
         super().__init__(autowrap_functions=(widen, narrow, *PRIMITIVES))
 
 
+@step("tracing")
 def trace(
     module: torch.nn.Module, inputs: Sequence[Port], outputs: Sequence[Port], opset: int
 ) -> ir.Model:

@@ -43,8 +43,8 @@ def parse_option(text: str) -> tuple[str, Any]:
         PlanError: If the text has another form, or no option has that name.
     """
     name, equals, value = text.partition("=")
-    if not equals or name not in SET_OPTIONS:
-        raise PlanError(f"--set {text}: expected NAME=VALUE with one of {', '.join(SET_OPTIONS)}")
+    if not equals or name not in FLAGS:
+        raise PlanError(f"--set {text}: expected NAME=VALUE with one of {', '.join(FLAGS)}")
     try:
         return name, parse_yaml(value)
     except ValueError as error:

@@ -62,12 +62,12 @@ class OpenedArtifact:
         """Return the default sizes brought into an engine's range; empty where none is needed."""
         if not isinstance(self.profile, Profile):
             return []
-        low, high = self.profile.smallest, self.profile.largest
         brought = (
             Size(
-                min(max(size.height, low.height), high.height),
-                min(max(size.width, low.width), high.width),
+                min(max(size.height, one.smallest.height), one.largest.height),
+                min(max(size.width, one.smallest.width), one.largest.width),
             )
+            for one in self.profile.all
             for size, _ in default_sizes(spec.window, spec.smallest)
         )
         return list(dict.fromkeys(brought))

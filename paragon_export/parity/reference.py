@@ -15,6 +15,7 @@ from paragon_export.runtimes.isolated import open_runner
 from paragon_export.runtimes.torch_runner import TorchRunner
 from paragon_export.specs.network import InputSpec, NetworkSpec, Port
 from paragon_export.specs.types import Size
+from paragon_export.system.progress import step
 
 if TYPE_CHECKING:
     from torch import nn
@@ -109,6 +110,7 @@ def build_reference(network: LoadedNetwork, *, video: bool = False) -> TorchRefe
     return TorchReference(network=network, module=module, inputs=inputs, outputs=outputs)
 
 
+@step("measuring what dropped tensors cost")
 def measure_drop(network: LoadedNetwork) -> Difference:
     """Measure how far the image moves when the options drop trained tensors, in float64."""
     flags = {**network.options.flags, "export_safe": False, "attention_mode": "sdpa"}

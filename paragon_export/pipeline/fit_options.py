@@ -20,6 +20,7 @@ from paragon_export.networks.describe import LoadedNetwork
 from paragon_export.parity.metrics import luma
 from paragon_export.parity.reference import build_reference
 from paragon_export.specs.network import Task
+from paragon_export.system.progress import counted
 
 ALPHAS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6)
 
@@ -66,7 +67,8 @@ def fit_options(network: LoadedNetwork) -> list[Fit]:
     if not spec.scale:
         open_switches["scale"] = list(SCALES)
     fits = []
-    for combination in itertools.product(*open_switches.values()):
+    combinations = list(itertools.product(*open_switches.values()))
+    for combination in counted("trying combination", combinations):
         tried = dict(zip(open_switches, combination, strict=True))
         flags = {**options.flags, **tried}
         candidate = network.with_options(replace(options, flags=flags))

@@ -23,6 +23,7 @@ from paragon_export.specs.network import Task
 from paragon_export.specs.plans import ExportPlan, NetworkOptions
 from paragon_export.specs.types import OnnxBackend
 from paragon_export.system.images import open_picture
+from paragon_export.system.progress import counted
 from paragon_export.system.reading import parse_json, read_bytes
 from paragon_export.system.text import brief
 
@@ -108,7 +109,7 @@ def name_glyphs(
 
     Args:
         chain: Both networks.
-        rasters: (N, 128, 128) uint8, 0 is background.
+        rasters: (N, 128, 128) uint8, light ink on a background of 0.
         top: Classes to name for each.
 
     Returns:
@@ -154,7 +155,7 @@ def grids_of(rasters: np.ndarray, phase_1: Runner) -> np.ndarray:
     pixels = np.frombuffer(different.tobytes(), np.uint8).reshape(-1, 1, CELL, CELL)
     names = [
         phase_1.infer({"input": scaled(chunk)})["output"].argmax(axis=1)
-        for chunk in _chunks(pixels, CELLS_AT_A_TIME)
+        for chunk in counted("phase 1 on part", _chunks(pixels, CELLS_AT_A_TIME))
     ]
     ids = np.zeros(len(cells), np.int64)
     if names:
@@ -177,24 +178,42 @@ def scaled(cells: np.ndarray) -> np.ndarray:
 
 def logits_of(grids: np.ndarray, phase_2: Runner) -> np.ndarray:
     """Return (N, classes) float32 logits of grids (N, 16, 16) of IDs; N is 1 or more."""
+    chunks = _chunks(grids, GLYPHS_AT_A_TIME)
     parts = [
-        phase_2.infer({"input": chunk})["output"] for chunk in _chunks(grids, GLYPHS_AT_A_TIME)
+        phase_2.infer({"input": chunk})["output"] for chunk in counted("phase 2 on part", chunks)
     ]
     return np.concatenate(parts)
 
 
 def read_raster(path: Path) -> np.ndarray:
-    """Read an 8-bit grey picture of 128x128 pixels: (128, 128) uint8.
+    """Read an 8-bit gray image of 128x128 pixels with light ink: (128, 128) uint8.
 
     Raises:
-        PlanError: If it cannot be read, or has another size or another kind of pixels.
+        PlanError: If it cannot be read, has another size or another kind of pixels, or its ink is
+            dark.
     """
     with open_picture(path, "raster") as image:
         mode, size = image.mode, image.size
         if size == (RASTER, RASTER) and mode in ("L", "1"):
-            return np.asarray(image.convert("L"), np.uint8)
+            return _checked_ink(path, np.asarray(image.convert("L"), np.uint8))
     found = f"{size[1]}x{size[0]}, mode {mode}"
     raise PlanError(f"raster {path} is {found}; expected {RASTER}x{RASTER}, 8-bit grey (mode L)")
+
+
+def _checked_ink(path: Path, pixels: np.ndarray) -> np.ndarray:
+    """Return a raster, unless its ink is dark: the networks know light ink on a background of 0.
+
+    Raises:
+        PlanError: If more than half of all pixels and of those at the border are light.
+    """
+    light = pixels > pixels.max() / 2
+    border = np.concatenate([light[0], light[-1], light[:, 0], light[:, -1]])
+    if light.mean() > 0.5 and border.mean() > 0.5:
+        raise PlanError(
+            f"raster {path} has dark ink: {light.mean():.0%} of its pixels are light; expected "
+            "light ink on a black background (0), so invert it"
+        )
+    return pixels
 
 
 def open_phase_1(path: Path) -> Runner:

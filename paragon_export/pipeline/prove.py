@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-from paragon_export.bench.measure import bench_runners
+from paragon_export.bench.measure import bench_runners, state_of
 from paragon_export.engines.manifest import EngineFile
 from paragon_export.engines.open import open_engine
 from paragon_export.errors import RunError
@@ -42,5 +42,7 @@ def prove_on_gpu(
         "TensorRT": lambda: runner,
     }
     port = reference.inputs[0] if reference.spec.task.is_classifier else None
-    bench = bench_runners(engine.path.name, contenders, profile.optimal, port)
+    bench = bench_runners(
+        engine.path.name, contenders, profile.optimal, port, state_of(reference.inputs)
+    )
     return Proof(parity=parity, bench=bench)

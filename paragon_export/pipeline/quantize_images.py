@@ -29,6 +29,7 @@ from paragon_export.specs.network import NetworkSpec
 from paragon_export.specs.plans import ExportPlan
 from paragon_export.specs.tolerance import Tolerance
 from paragon_export.specs.types import Precision, Quantization, Runtime, Size
+from paragon_export.system.progress import counted
 
 CROP_PX = 192
 """Side of a piece of a photograph, large."""
@@ -123,7 +124,7 @@ def _measure(
     scale = reference.spec.scale
     exact, runner = reference.runner("float64"), OnnxRunner(data)
     rows, gaps, before, after = [], [], [], []
-    for index, pair in enumerate(pairs):
+    for index, pair in enumerate(counted("judging image", pairs)):
         truth = exact.infer({"input": pair.small})["output"]
         fault, gap = "", NOT_COMPARED
         try:

@@ -21,6 +21,7 @@ from paragon_export.precision.typed_graph import FLOAT, constant, origin_of, typ
 from paragon_export.runtimes.base import Arrays, Runner
 from paragon_export.runtimes.isolated import open_runner
 from paragon_export.specs.network import Port
+from paragon_export.system.progress import step
 
 ENABLED_INPUT = "roundings"
 """Input that enables the roundings of a model of :func:`selective_model`."""
@@ -44,6 +45,7 @@ class _Selective:
         return self.runner.infer({**feeds, ENABLED_INPUT: self.enabled})
 
 
+@step("finding what the error comes from")
 def error_shares(
     half: ir.Model, exact: ir.Model, inputs: Sequence[Port], probe: Probe, *, is_own: bool = True
 ) -> dict[str, float]:

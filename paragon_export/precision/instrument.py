@@ -17,6 +17,7 @@ from paragon_export.inputs.probes import Probe
 from paragon_export.precision.typed_graph import FLOAT, constant, typed_copy, values_of
 from paragon_export.runtimes.isolated import open_runner
 from paragon_export.specs.network import Port, Task
+from paragon_export.system.progress import counted
 
 SAME_VALUES = frozenset(
     {"DepthToSpace", "Expand", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose"}
@@ -77,7 +78,10 @@ def measure(model: ir.Model, subject: Subject, floor: float) -> Measured:
     # In graph order each tensor is measured and freed before the next one is computed.
     data = ir.to_proto(instrumented).SerializeToString()
     runner = open_runner(data, is_own=subject.is_own, in_order=True)
-    results = [play(runner, probe, subject.inputs) for probe in subject.probes]
+    results = [
+        play(runner, probe, subject.inputs)
+        for probe in counted("measuring ranges on image", subject.probes)
+    ]
     peaks = np.array([outputs[PEAKS].max(axis=0)[columns] for outputs in results])
     return Measured(
         names=tuple(sources),

@@ -22,6 +22,7 @@ import onnx_ir as ir
 from paragon_export.errors import RunError
 from paragon_export.system.atomic_write import scratch
 from paragon_export.system.optional import import_without_telemetry
+from paragon_export.system.progress import step
 
 QUANTIZED = ("Conv", "Gemm", "MatMul")
 """Operators that are quantized. Tables, norms, means and activations stay float: they need little time
@@ -47,6 +48,7 @@ class _Reader:
         return None if feeds is None else dict(feeds)
 
 
+@step("calibrating")
 def quantize_model(model: ir.Model, feeds: Sequence[Mapping[str, np.ndarray]]) -> ir.Model:
     """Return an INT8 copy of a float32 model, with ranges calibrated on inputs.
 

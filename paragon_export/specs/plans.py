@@ -169,11 +169,12 @@ class EnginePlan:
         if static is None:
             min_size = Size(smallest, smallest)
             profile = self.profile or replace(DEFAULT_PROFILE, smallest=min_size)
-            if min(profile.smallest.height, profile.smallest.width) < smallest:
-                raise PlanError(
-                    f"impossible profile: the network is defined from {min_size} on, not at "
-                    f"{profile.smallest}; give --min {min_size}"
-                )
+            for low in (one.smallest for one in profile.all):
+                if min(low.height, low.width) < smallest:
+                    raise PlanError(
+                        f"impossible profile: the network is defined from {min_size} on, not at "
+                        f"{low}; give --min {min_size}"
+                    )
             return profile
         only = Profile(smallest=static, optimal=static, largest=static)
         if self.profile not in (None, only):

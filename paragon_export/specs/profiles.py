@@ -1,10 +1,11 @@
-"""Optimization profiles: the input shapes that an engine accepts, and recipe files with them."""
+"""Optimization profiles: the input shapes that an engine accepts, and recipes that hold them."""
 
 from __future__ import annotations
 
 import tomllib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from paragon_export.errors import PlanError
 from paragon_export.specs.types import MAX_EXTENT_PX, Size
@@ -12,6 +13,15 @@ from paragon_export.system.reading import read_bytes
 from paragon_export.system.text import brief
 
 MAX_RECIPE_BYTES = 2**16
+
+_INSTALLED = Path(__file__).parents[1] / "assets" / "recipes"
+
+RECIPES = _INSTALLED if _INSTALLED.is_dir() else Path(__file__).parents[2] / "engines"
+"""Folder of the recipes that are shipped: in the wheel, or in a checkout."""
+
+
+MAX_PROFILES = 8
+"""Of one engine: TensorRT compiles it once for each."""
 
 MAX_PROFILE_PIXELS = 2**31 - 1
 """Pixels of the largest batch of a profile: TensorRT's limit on the elements of a tensor."""
@@ -30,8 +40,14 @@ class Profile:
     largest: Size
     batch: int = 1
     """Largest batch. The engine is tuned for batch 1."""
+    also: tuple[Profile, ...] = ()
+    """Further profiles of the same engine, each with none of its own."""
 
     def __post_init__(self) -> None:
+        if len(self.also) >= MAX_PROFILES or any(profile.also for profile in self.also):
+            raise PlanError(
+                f"impossible profile: one engine has 1 to {MAX_PROFILES} profiles, in one list"
+            )
         for axis in ("height", "width"):
             low, optimal, high = (
                 getattr(s, axis) for s in (self.smallest, self.optimal, self.largest)
@@ -48,6 +64,11 @@ class Profile:
                 f"impossible profile: {self.batch} pictures of {self.largest} have more than "
                 f"{MAX_PROFILE_PIXELS} pixels, TensorRT's limit; lower --max or the batch"
             )
+
+    @property
+    def all(self) -> tuple[Profile, ...]:
+        """This profile and the further ones."""
+        return self, *self.also
 
     @property
     def sizes(self) -> tuple[Size, Size, Size]:
@@ -79,20 +100,58 @@ DEFAULT_PROFILE = Profile(smallest=Size(1, 1), optimal=Size(720, 1280), largest=
 """All sizes up to 1080x1920, tuned for 720x1280."""
 
 
-def read_recipe(path: Path) -> Profile:
-    """Read the profile of a recipe file (TOML, table ``profile``; see ``engines/README.md``).
+AnyProfile = Profile | BatchProfile
+
+
+def recipe_names() -> list[str]:
+    """Return the names of the shipped recipes."""
+    return sorted(path.stem for path in RECIPES.glob("*.toml"))
+
+
+def find_recipe(text: str) -> Path:
+    """Return the file of a recipe that is given by name, as ``realtime-1080p``, or as a path.
 
     Raises:
-        PlanError: If the file cannot be read, is not TOML or does not hold one valid profile.
+        PlanError: If it is neither a path nor the name of a shipped recipe.
+    """
+    path = Path(text)
+    if path.suffix or len(path.parts) != 1 or path.is_file():
+        return path
+    if text not in recipe_names():
+        raise PlanError(
+            f"unknown recipe {brief(text)}; use {', '.join(recipe_names())}, or the path of a "
+            "TOML file"
+        )
+    return RECIPES / f"{text}.toml"
+
+
+def read_recipe(path: Path) -> Profile:
+    """Read a recipe file: TOML with one table ``[profile]``, or with several ``[[profile]]``.
+
+    Returns:
+        The first profile, with the others in ``also``.
+
+    Raises:
+        PlanError: If the file cannot be read or does not hold possible profiles.
     """
     data = read_bytes(path, MAX_RECIPE_BYTES, "recipe", PlanError)
     try:
         document = tomllib.loads(data.decode("utf-8"))
     except (ValueError, RecursionError) as error:
         raise PlanError(f"recipe {path} is not TOML: {error}") from error
-    table = document.get("profile")
-    if not isinstance(table, dict):
+    found = document.get("profile")
+    tables: list[Any] = found if isinstance(found, list) else [found]
+    if not tables or not all(isinstance(table, dict) for table in tables):
         raise PlanError(f"recipe {path} has no [profile] table with min, opt and max")
+    first, *others = [_profile(path, table) for table in tables]
+    try:
+        return replace(first, also=tuple(others))
+    except PlanError as error:
+        raise PlanError(f"recipe {path}: {error}") from error
+
+
+def _profile(path: Path, table: dict[str, Any]) -> Profile:
+    """Read one table of a recipe."""
     unknown = sorted(set(table) - {"min", "opt", "max", "batch"})
     missing = sorted({"min", "opt", "max"} - set(table))
     if unknown or missing:

@@ -16,7 +16,7 @@ import yaml
 
 import paragon_export
 from paragon_export.assets import CHECKPOINT
-from paragon_export.cli.main import app
+from paragon_export.cli.app import app
 from tests.architecture.documents import (
     CODE,
     DOCS,

@@ -19,7 +19,7 @@ HEAVY = {
 
 RUN_AND_REPORT = """
 import json, sys
-from paragon_export.cli.main import main
+from paragon_export.cli.app import main
 sys.argv = ["paragon-export", *sys.argv[1:]]
 code = 0
 try:
@@ -56,7 +56,7 @@ except MissingDependencyError as error:
 RUN = (
     WITHOUT
     + """
-from paragon_export.cli.main import main
+from paragon_export.cli.app import main
 main()
 """
 )
@@ -93,7 +93,7 @@ def loaded_by(*args: str | Path, cwd: Path) -> set[str]:
     return set(report["loaded"])
 
 
-COMMANDS = ("inspect", "onnx", "audit", "trt", "parity", "bench", "glyphs", "demo")
+COMMANDS = ("inspect", "onnx", "quantize", "audit", "trt", "parity", "bench", "glyphs", "demo")
 
 
 @pytest.mark.parametrize(
@@ -116,7 +116,7 @@ def test_help_is_quick(tmp_path: Path) -> None:
     seconds = []
     for _ in range(3):
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        python("from paragon_export.cli.main import main; main()", "--help", cwd=tmp_path)
+        python("from paragon_export.cli.app import main; main()", "--help", cwd=tmp_path)
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         seconds.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
 

@@ -136,10 +136,10 @@ def test_the_walk_sees_hidden_imports(tmp_path: Path) -> None:
     path = tmp_path / "m.py"
     path.write_text(
         "from typing import TYPE_CHECKING\n"
-        "if TYPE_CHECKING:\n    from paragon_export.cli.main import app\n"
+        "if TYPE_CHECKING:\n    from paragon_export.cli.app import app\n"
         "def f():\n    from paragon_export.specs import plans\n"
         "    if f:\n        import paragon_export.errors\n"
         "import paragon_export\n"
     )
 
-    assert sorted(name for name, _ in imports_of(path)) == ["", "cli.main", "errors", "specs.plans"]
+    assert sorted(name for name, _ in imports_of(path)) == ["", "cli.app", "errors", "specs.plans"]

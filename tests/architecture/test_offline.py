@@ -47,7 +47,7 @@ sys.addaudithook(watch)
 """Imported by every Python that is started, the processes that run files of others among them."""
 
 COMMANDS = """
-from paragon_export.cli.main import main
+from paragon_export.cli.app import main
 for command in json.loads(sys.argv[1]):
     sys.argv = ["paragon-export", *command]
     try:

@@ -13,7 +13,7 @@ import pytest
 
 from paragon_export.bench.measure import MAX_SAMPLES, MIN_SAMPLES, bench_runners, benchmark
 from paragon_export.bench.report import BenchReport, BenchRow
-from paragon_export.cli.render import bench_markdown
+from paragon_export.cli.show.bench import bench_markdown
 from paragon_export.errors import OutOfMemoryError, ParagonExportError, PlanError, RunError
 from paragon_export.pipeline.export import export
 from paragon_export.runtimes.base import Arrays, Runner

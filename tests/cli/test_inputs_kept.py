@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from paragon_export.assets import CHECKPOINT
-from paragon_export.cli.main import main
+from paragon_export.cli.app import main
 from paragon_export.errors import PlanError, RunError
 from paragon_export.graph.onnx_io import read_onnx
 from paragon_export.networks.options import read_option_file

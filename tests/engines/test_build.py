@@ -30,10 +30,11 @@ from paragon_export.parity.reference import build_reference
 from paragon_export.precision.half import to_precision
 from paragon_export.specs.plans import EnginePlan, NetworkOptions
 from paragon_export.specs.profiles import DEFAULT_PROFILE, Profile, read_recipe
+from paragon_export.specs.profiles import RECIPES as SHIPPED
 from paragon_export.specs.types import TARGETS, Backend, Precision, Size
 from tests.conftest import RunHere
 
-RECIPES = sorted((Path(__file__).parents[2] / "engines").glob("*.toml"))
+RECIPES = sorted(SHIPPED.glob("*.toml"))
 
 FULL_HD = Profile(smallest=Size(1, 1), optimal=Size(720, 1280), largest=Size(1080, 1920))
 

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 import paragon_export
-from paragon_export.cli.main import main
+from paragon_export.cli.app import main
 from paragon_export.runtimes.ort_runner import OnnxRunner
 from paragon_export.system.atomic_write import sha256_of
 from paragon_export.testing.tiny import tiny_checkpoint
@@ -279,8 +279,8 @@ def test_engine_from_a_checkpoint(folder: Path, run_in: RunIn) -> None:
     assert first.code == 0, first.stderr
     result = document(first)
     assert set(result) >= TRT_KEYS
-    assert result["engine"] == "tiny_fp16_sm86.engine"
-    assert result["manifest"] == "tiny_fp16_sm86.engine.json"
+    assert result["engine"] == "tiny_fp16_sm86_1x1-36x64-72x128.engine"
+    assert result["manifest"] == "tiny_fp16_sm86_1x1-36x64-72x128.engine.json"
     assert result["target"] == "sm86"
     assert result["planned_device_memory_bytes"] > 0
     assert (result["cached"], result["reason"]) == (False, "no engine was there")

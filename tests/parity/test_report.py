@@ -17,7 +17,9 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from paragon_export.bench.report import BenchReport, BenchRow, percentile
-from paragon_export.cli.render import audit_table, audited, parity_table, show_error
+from paragon_export.cli.show.audit import audit_table, audited
+from paragon_export.cli.show.console import show_error
+from paragon_export.cli.show.parity import parity_table
 from paragon_export.parity.acceptance import default_criteria
 from paragon_export.parity.junit import junit
 from paragon_export.parity.metrics import Difference
@@ -155,18 +157,18 @@ def test_finite_reaches_every_depth() -> None:
     assert json.loads(to_json({"a": math.nan})) == {"a": None}
 
 
-def shown(document: dict[str, Any], table: Callable[..., None]) -> str:
+def shown(result: Any, table: Callable[..., None]) -> str:
     """Return what a terminal of 200 columns shows."""
     text = io.StringIO()
-    table(Console(file=text, width=200, highlight=False), document)
+    table(Console(file=text, width=200, highlight=False), result)
     return text.getvalue()
 
 
 def test_tables_show_what_is_null() -> None:
     """What could not be compared has no figures; equal outputs have an infinite PSNR."""
     equal = row(found=Difference(0.0, math.inf, 0.0, 0.0, True, False), picture="equal")
-    document = report(equal, row(found=BROKEN, picture="broken")).to_json()
-    lines = shown(document, parity_table).splitlines()
+    verdict = report(equal, row(found=BROKEN, picture="broken"))
+    lines = shown(verdict, parity_table).splitlines()
     (first,) = [line.split() for line in lines if "equal" in line]
     assert first[3:] == ["0.0e+00", "0.0e+00", "2.0e-07", "1.0e-06", "inf", "passed"]
     (second,) = [line.split() for line in lines if "broken" in line]
@@ -184,7 +186,7 @@ def test_the_table_of_an_audit_shows_masks_and_zeros() -> None:
     ranges = RangeAudit(precision=Precision.FP16, tensors=tensors, pictures=("noise 3x5",))
     document = json.loads(json.dumps(audited(ranges), allow_nan=False))
     assert [row["peak"] for row in document["rows"]] == [0.0, None]
-    text = shown(document, audit_table)
+    text = shown(ranges, audit_table)
     assert [line.split()[:3] for line in text.splitlines() if "noise" in line][:2] == [
         ["zero", "0", "infx"],
         ["mask", "inf", "mask"],

@@ -127,7 +127,7 @@ def unknown(*_):
     raise KeyError("no such user")
 
 pwd.getpwuid = pwd.getpwnam = unknown
-from paragon_export.cli.main import main
+from paragon_export.cli.app import main
 for command in json.loads(sys.argv[1]):
     sys.argv = ["paragon-export", *command]
     try:

@@ -11,12 +11,11 @@ import pytest
 from paragon_export.errors import PlanError
 from paragon_export.specs.plans import EnginePlan, ExportPlan
 from paragon_export.specs.profiles import DEFAULT_PROFILE, Profile, read_recipe
+from paragon_export.specs.profiles import RECIPES as SHIPPED
 from paragon_export.specs.tolerance import Tolerance
 from paragon_export.specs.types import MAX_EXTENT_PX, TARGETS, Backend, Precision, Size
 
-ENGINES = Path(__file__).parents[2] / "engines"
-
-RECIPES = sorted(ENGINES.glob("*.toml"))
+RECIPES = sorted(SHIPPED.glob("*.toml"))
 
 
 def export_plan(**given: Any) -> ExportPlan:
@@ -260,7 +259,7 @@ def test_a_missing_recipe_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_every_shipped_recipe_is_readable(path: Path) -> None:
-    """What lies in engines/ is read by the code that reads users' recipes."""
+    """Shipped recipes are read by the code that reads users' recipes."""
     assert read_recipe(path).batch >= 1
 
 

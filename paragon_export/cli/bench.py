@@ -1,0 +1,73 @@
+"""``bench``: images a second of every backend."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from paragon_export.cli.options import (
+    SIZE,
+    Backends,
+    Json,
+    backends_of,
+    existing,
+    exit_on_failure,
+    replaced,
+    size_of,
+    takes_options,
+)
+from paragon_export.specs.plans import NetworkOptions
+from paragon_export.specs.types import check_suffix
+
+
+@takes_options
+def bench(
+    artifacts: Annotated[list[Path], typer.Argument(help="Checkpoints, ONNX files and engines.")],
+    size: Annotated[
+        list[str] | None, typer.Option(metavar=SIZE, help="Input size (repeatable).")
+    ] = None,
+    batch: Annotated[
+        list[int] | None, typer.Option(min=1, help="Glyphs at a time (repeatable).")
+    ] = None,
+    video: Annotated[
+        bool, typer.Option("--video", help="Time checkpoints as video networks.")
+    ] = False,
+    backend: Backends = None,
+    report: Annotated[
+        Path | None, typer.Option(help="Markdown file to write, and JSON with the same name.")
+    ] = None,
+    *,
+    options: NetworkOptions,
+    json: Json = False,
+) -> None:
+    """Time every backend, in turns. Exit code 1 if nothing was measured."""
+    from paragon_export.bench.doubts import doubt, load_average
+    from paragon_export.bench.measure import benchmark, is_report
+    from paragon_export.cli.show.bench import bench_markdown, bench_table
+    from paragon_export.cli.show.console import note, show
+    from paragon_export.system.atomic_write import check_writable, to_json, write_texts
+
+    if report:
+        check_suffix(report, (".md",))
+    files = [report, report.with_suffix(".json")] if report else []
+    for file in files:
+        check_writable(file, *artifacts, options.config, named=file == report, is_ours=is_report)
+    sizes = [size_of(text, "--size") for text in size or ()]
+    there, load = existing(*files), load_average()
+    result = benchmark(
+        artifacts,
+        sizes=sizes,
+        batches=batch or (),
+        backends=backends_of(backend),
+        video=video,
+        options=options,
+    )
+    if files:
+        texts = (bench_markdown(result), to_json(result.to_json()))
+        write_texts(dict(zip(files, texts, strict=True)))
+    for text in [*doubt(result, load), *replaced(there)]:
+        note(text)
+    show(json, result.to_json(), bench_table, result)
+    exit_on_failure(any(row.samples_ms for row in result.rows))

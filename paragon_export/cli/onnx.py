@@ -1,0 +1,139 @@
+"""``onnx``: a checkpoint becomes one verified ONNX file."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from paragon_export.cli.options import (
+    SIZE,
+    Bf16,
+    CheckpointFile,
+    Fp16,
+    Json,
+    Opset,
+    Output,
+    Rewrite,
+    Video,
+    default_name,
+    existing,
+    exit_on_failure,
+    precision_of,
+    replaced,
+    size_of,
+    takes_options,
+)
+from paragon_export.cli.quantize import CALIBRATION_OPTIONS, quantize_checkpoint
+from paragon_export.errors import PlanError
+from paragon_export.specs.plans import ExportPlan, NetworkOptions
+from paragon_export.specs.types import Precision, Runtime
+
+
+@takes_options
+def onnx(
+    checkpoint: CheckpointFile,
+    output: Output = None,
+    fp16: Fp16 = False,
+    bf16: Bf16 = False,
+    io: Annotated[
+        Precision, typer.Option(help="Type of the image inputs and outputs of a half model.")
+    ] = Precision.FP32,
+    static: Annotated[
+        str | None, typer.Option(metavar=SIZE, help="Export for this input size and batch 1 only.")
+    ] = None,
+    video: Video = False,
+    rewrite: Rewrite = True,
+    runtime: Annotated[
+        Runtime, typer.Option("--for", help="Runtime that the rewritten network is optimized for.")
+    ] = Runtime.ANY,
+    opset: Opset = None,
+    audit: Annotated[
+        Path | None,
+        typer.Option(help="JSON file to write: the range of every tensor in half precision."),
+    ] = None,
+    int8: Annotated[bool, typer.Option("--int8", hidden=True)] = False,
+    calibrate: Annotated[Path | None, typer.Option(hidden=True)] = None,
+    phase_1: Annotated[Path | None, typer.Option("--phase-1", hidden=True)] = None,
+    agreement: Annotated[float, typer.Option(min=0, max=1, hidden=True)] = 0.95,
+    accept_loss: Annotated[bool, typer.Option("--accept-loss", hidden=True)] = False,
+    *,
+    options: NetworkOptions,
+    json: Json = False,
+) -> None:
+    """Export a verified ONNX file. A file that fails its verdict is not written."""
+    precision = precision_of(fp16, bf16)
+    size = size_of(static, "--static") if static else None
+    if int8:
+        if precision.is_half or static or video or io is not Precision.FP32 or audit:
+            raise PlanError("--int8 goes with float32 inputs and outputs and no other precision")
+        _note_alias()
+        calibration = (calibrate, phase_1, agreement, accept_loss)
+        return quantize_checkpoint(checkpoint, output, opset, calibration, options, json)
+    if calibrate or phase_1 or accept_loss:
+        raise PlanError(f"{CALIBRATION_OPTIONS} need --int8; better, use the command quantize")
+    plan = ExportPlan(
+        checkpoint=checkpoint,
+        output=output or Path("unnamed.onnx"),
+        is_named=output is not None,
+        options=options,
+        precision=precision,
+        io=io,
+        static=size,
+        video=video,
+        rewrite=rewrite,
+        runtime=runtime,
+        opset=opset,
+        error_shares=audit is not None,
+    )
+    _export(plan if output else replace(plan, output=_default_output(plan)), audit, json)
+
+
+def _default_output(plan: ExportPlan) -> Path:
+    parts = [
+        "video" if plan.video else "",
+        plan.precision.value if plan.precision.is_half else "",
+        str(plan.static or ""),
+        "" if plan.opset is None else f"opset{plan.opset}",
+        "" if plan.runtime is Runtime.ANY else plan.runtime.value,
+        "" if plan.rewrite else "no-rewrite",
+    ]
+    return default_name(plan.checkpoint.stem, parts, ".onnx")
+
+
+def _export(plan: ExportPlan, audit: Path | None, json: bool) -> None:
+    from paragon_export.cli.show.console import show
+    from paragon_export.cli.show.onnx import export_table, exported
+    from paragon_export.pipeline.export import export
+    from paragon_export.system.atomic_write import to_json, write_text
+
+    if audit:
+        _check_audit(audit, plan)
+    there, audit_there = existing(plan.output), existing(audit)
+    result = export(plan)
+    if audit and result.ranges:
+        write_text(audit, to_json(result.ranges.to_json()))
+    there = there if result.passed else []
+    document = exported(result)
+    document["notes"] += replaced([*there, *audit_there])
+    show(json, document, export_table, result, bool(there))
+    exit_on_failure(result.passed)
+
+
+def _note_alias() -> None:
+    from paragon_export.cli.show.console import note
+
+    note("onnx --int8 is now the command quantize; use it: --int8 will be removed")
+
+
+def _check_audit(audit: Path, plan: ExportPlan) -> None:
+    """Refuse an audit that would not be made, or would replace another file of the command."""
+    from paragon_export.system.atomic_write import check_writable
+
+    if not plan.precision.is_half:
+        raise PlanError("--audit is about half precision; give --fp16 or --bf16 as well")
+    check_writable(audit, plan.checkpoint, plan.options.config)
+    if audit.resolve() == plan.output.resolve():
+        raise PlanError(f"--audit {audit} is the file to export to; choose another")

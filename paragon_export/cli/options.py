@@ -1,0 +1,223 @@
+"""The options that several commands share, and how their values are read."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from functools import wraps
+from inspect import signature
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from paragon_export.errors import PlanError
+from paragon_export.networks.options import FLAGS, parse_option
+from paragon_export.specs.plans import NetworkOptions
+from paragon_export.specs.profiles import recipe_names
+from paragon_export.specs.types import (
+    ENGINE_SUFFIXES,
+    ONNX_SUFFIXES,
+    TARGETS,
+    OnnxBackend,
+    Precision,
+    Size,
+)
+
+FAILED = 1
+"""Exit code of a failed verdict."""
+
+SIZE = "HEIGHTxWIDTH"
+"""How help texts name a size."""
+
+Config = Annotated[
+    Path | None, typer.Option(help="traiNNer option file that the network was trained with.")
+]
+AttentionMode = Annotated[
+    str | None,
+    typer.Option(
+        help="Attention: sdpa, flex or none (drops the trained attention).",
+        autocompletion=lambda: ["sdpa", "flex", "none"],
+    ),
+]
+ExportSafe = Annotated[
+    bool | None,
+    typer.Option("--export-safe/--no-export-safe", help="Drop attention, as traiNNer's option."),
+]
+UpsamplerAlpha = Annotated[
+    float | None,
+    typer.Option(help="Blend factor of the base upsampler; the checkpoint does not determine it."),
+]
+WindowSize = Annotated[
+    int | None,
+    typer.Option(help="Side of attention windows in pixels; the checkpoint does not determine it."),
+]
+Scale = Annotated[
+    int | None, typer.Option(help="Upscaling factor, if the checkpoint does not determine it.")
+]
+More = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="NAME=VALUE",
+        help=f"Set any network option (repeatable): {', '.join(FLAGS)}.",
+        autocompletion=lambda: [f"{name}=" for name in FLAGS],
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
+CheckpointFile = Annotated[Path, typer.Argument(help=".safetensors, .pth or .pt file.")]
+Output = Annotated[Path | None, typer.Option("-o", "--output", help="File to write.")]
+Fp16 = Annotated[bool, typer.Option("--fp16", help="Compute in float16, strongly typed.")]
+Bf16 = Annotated[bool, typer.Option("--bf16", help="Compute in bfloat16, strongly typed.")]
+Rewrite = Annotated[
+    bool, typer.Option(help="Export an equal network that runs faster, or the network as trained.")
+]
+Opset = Annotated[
+    int | None,
+    typer.Option(
+        help="ONNX operator set, 18 to 23 (default 20, with --bf16 22); ONNX Runtime before 1.17 "
+        "needs 18 or 19."
+    ),
+]
+Images = Annotated[Path | None, typer.Option(help="Folder of images to add.")]
+Backends = Annotated[
+    list[OnnxBackend] | None,
+    typer.Option("--backend", help="Runtime of ONNX files (repeatable); default onnxruntime."),
+]
+Video = Annotated[
+    bool,
+    typer.Option("--video", help="Add the inputs prev_feat and alpha and the output feature_map."),
+]
+Target = Annotated[
+    list[str] | None,
+    typer.Option(
+        help=f"GPU generation of the engine (repeatable): {', '.join(TARGETS)}.",
+        autocompletion=lambda: list(TARGETS),
+    ),
+]
+Recipe = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME|FILE",
+        help="Optimization profiles from a shipped recipe or a TOML file.",
+        autocompletion=recipe_names,
+    ),
+]
+Calibrate = Annotated[
+    Path | None,
+    typer.Option(help="Real inputs to calibrate on: a folder of images or rasters, .npy or .npz."),
+]
+Phase1 = Annotated[
+    Path | None,
+    typer.Option("--phase-1", help="Phase 1 of the glyph classifier, if rasters are given."),
+]
+Agreement = Annotated[
+    float, typer.Option(min=0, max=1, help="Share of glyphs that must keep their best class.")
+]
+AcceptLoss = Annotated[
+    bool, typer.Option("--accept-loss", help="Write the file whatever quality images lose.")
+]
+
+
+def options_of(
+    config: Config = None,
+    attention_mode: AttentionMode = None,
+    export_safe: ExportSafe = None,
+    upsampler_alpha: UpsamplerAlpha = None,
+    window_size: WindowSize = None,
+    scale: Scale = None,
+    more: More = None,
+) -> NetworkOptions:
+    """Collect the network options of a command line.
+
+    Raises:
+        PlanError: If an option is given twice or does not exist.
+    """
+    own = {
+        "attention_mode": attention_mode,
+        "export_safe": export_safe,
+        "upsampler_alpha": upsampler_alpha,
+        "window_size": window_size,
+        "scale": scale,
+    }
+    given = {name: value for name, value in own.items() if value is not None}
+    for text in more or ():
+        name, value = parse_option(text)
+        if name in given:
+            raise PlanError(f"{name} is given twice; give it once")
+        given[name] = value
+    return NetworkOptions(flags=given, config=config)
+
+
+def takes_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options of ``options_of`` in the place of its parameter ``options``."""
+    of_network = signature(options_of, eval_str=True).parameters
+    own = signature(command, eval_str=True)
+
+    @wraps(command)
+    def called(**given: Any) -> None:
+        values = {name: given.pop(name) for name in of_network}
+        command(**given, options=options_of(**values))
+
+    shown = (of_network.values() if p.name == "options" else [p] for p in own.parameters.values())
+    flat = [p.replace(kind=p.KEYWORD_ONLY) for p in itertools.chain.from_iterable(shown)]
+    called.__signature__ = own.replace(parameters=flat)  # type: ignore[attr-defined]
+    return called
+
+
+def precision_of(fp16: bool, bf16: bool) -> Precision:
+    """Return the precision that two flags ask for.
+
+    Raises:
+        typer.BadParameter: If both are given.
+    """
+    if fp16 and bf16:
+        raise typer.BadParameter("give --fp16 or --bf16, not both")
+    return Precision.FP16 if fp16 else Precision.BF16 if bf16 else Precision.FP32
+
+
+def backends_of(given: list[OnnxBackend] | None) -> list[OnnxBackend]:
+    return list(dict.fromkeys(given or [OnnxBackend.ONNXRUNTIME]))
+
+
+def size_of(text: str, flag: str) -> Size:
+    """Read a size, and note it where it is higher than wide: WIDTHxHEIGHT is an easy slip.
+
+    Raises:
+        PlanError: If it is no size.
+    """
+    size = Size.parse(text)
+    if size.height > size.width:
+        from paragon_export.cli.show.console import note
+
+        note(
+            f"{flag} {size} is {size.height} pixels high, {size.width} wide: portrait; sizes are "
+            f"{SIZE}"
+        )
+    return size
+
+
+def default_name(stem: str, parts: Sequence[str], suffix: str) -> Path:
+    """Return the name of an output that the user did not name, without the parts that are empty."""
+    return Path("_".join([stem, *filter(None, parts)]) + suffix)
+
+
+def existing(*paths: Path | None) -> list[Path]:
+    """Return the files that are there: what is written later replaces them."""
+    return [path for path in paths if path is not None and path.is_file()]
+
+
+def replaced(paths: Sequence[Path]) -> list[str]:
+    """Return a note for each file that was replaced."""
+    return [f"replaced {path}" for path in paths]
+
+
+def is_artifact(path: Path) -> bool:
+    """Tell by the name whether a file is an ONNX file or an engine."""
+    return path.suffix.lower() in (*ONNX_SUFFIXES, *ENGINE_SUFFIXES)
+
+
+def exit_on_failure(passed: bool | None) -> None:
+    """Exit with code 1 if a verdict failed; no verdict at all is not a failure."""
+    if passed is False:
+        raise typer.Exit(FAILED)

@@ -1,0 +1,73 @@
+"""What ``bench`` shows."""
+
+from __future__ import annotations
+
+import itertools
+
+from rich.console import Console
+from rich.table import Table
+
+from paragon_export.bench.report import BenchReport, BenchRow
+from paragon_export.cli.show.console import cell, line
+from paragon_export.system.text import printable
+
+
+def bench_table(console: Console, report: BenchReport) -> None:
+    table = Table()
+    table.add_column("backend", overflow="fold")
+    table.add_column("size")
+    for heading in ("fps", "median ms", "p95 ms", "peak MiB"):
+        table.add_column(heading, justify="right")
+    for artifact, rows in itertools.groupby(report.rows, lambda row: row.artifact):
+        table.add_section()
+        table.add_row(f"[bold]{cell(artifact)}[/]")
+        for row in rows:
+            if not row.reason:
+                table.add_row(cell(row.backend), _extent(row), *_cells(row))
+    console.print(table)
+    for row in report.rows:
+        if row.reason:
+            where = f"{row.backend} on {row.artifact} at {_extent(row)}"
+            line(console, f"not run: {where}: {row.reason}")
+    gpu = report.environment["gpu"] or "no GPU: nothing here ran on one"
+    line(console, f"{report.environment['processor']}, {gpu}")
+
+
+def _extent(row: BenchRow) -> str:
+    """Say how much is computed at a time: an image of a size, or a batch of glyphs."""
+    return str(row.size) if row.batch is None else f"{row.size} x{row.batch}"
+
+
+def _cells(row: BenchRow) -> list[str]:
+    if row.reason:
+        return ["-", "-", "-", row.reason]
+    memory = row.peak_memory_mib
+    return [
+        f"{row.fps:.2f}",
+        f"{row.median_ms:.1f}",
+        f"{row.p95_ms:.1f}",
+        "unknown" if memory is None else f"{memory:.0f}",
+    ]
+
+
+def bench_markdown(report: BenchReport) -> str:
+    """Return the report as a Markdown document."""
+    lines = [
+        "| artifact | backend | size | fps | median ms | p95 ms | peak MiB |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for row in report.rows:
+        cells = [row.artifact, row.backend, _extent(row), *_cells(row)]
+        lines.append("| " + " | ".join(printable(c.replace("|", "/")) for c in cells) + " |")
+    facts = report.environment
+    versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
+    lines += [
+        "",
+        f"Measured {facts['time']} on {facts['processor']}, {facts['cores']} cores, "
+        f"{facts['platform']}; GPU: {facts['gpu'] or 'none'}.",
+        f"{versions}.",
+        "Samples of all backends alternate in one run, each warmed up at its size. Peak MiB is "
+        "the growth of the process's resident memory while the backend was opened and warmed up.",
+        "",
+    ]
+    return "\n".join(lines)

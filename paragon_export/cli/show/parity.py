@@ -1,0 +1,69 @@
+"""What ``parity`` shows, and every other command that gives a verdict."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from paragon_export.cli.show.console import Document, cell, figure, line, verdict
+from paragon_export.cli.show.inspect import resolved_options
+from paragon_export.parity.report import ParityReport, ParityRow
+from paragon_export.specs.types import Quantization
+
+
+def judged(report: ParityReport, artifacts: Sequence[Path]) -> Document:
+    """Return the document of a verdict."""
+    document = {"artifacts": [str(path) for path in artifacts], **report.to_json()}
+    if report.spec is not None:  # None if the reference is an ONNX file
+        document["switches"] = resolved_options(report.spec)
+        document["notes"] = [*report.spec.notes, *report.notes]
+    return document
+
+
+def parity_table(console: Console, report: ParityReport) -> None:
+    """Print one table for each candidate and output, narrow enough for 80 columns."""
+
+    def candidate(row: ParityRow) -> str:
+        return f"{row.candidate} ({row.precision}): {row.output}"
+
+    for title, rows in itertools.groupby(report.rows, candidate):
+        line(console, title, style="bold")
+        table = Table(box=box.SIMPLE_HEAD)
+        table.add_column("image", overflow="fold")
+        for heading in ("max err", "border", "PyTorch", "limit", "PSNR dB"):
+            table.add_column(heading, justify="right")
+        table.add_column("verdict")
+        for row in rows:
+            table.add_row(*_cells(row))
+        console.print(table)
+    verdict(console, report.passed, _what_decides(report.rows))
+    for finding in report.findings:
+        text = f"{finding.candidate}: {finding.output} looks like {finding}"
+        line(console, text, style="red")
+
+
+def _what_decides(rows: Sequence[ParityRow]) -> str:
+    is_logits = any(row.wrong_top1 is not None for row in rows)
+    if any(row.precision is Quantization.INT8 for row in rows):
+        what = "the best class" if is_logits else "the worst image"
+        return f"{what} on inputs held back from calibration decides"
+    counts = "logit and best class" if is_logits else "pixel"
+    return f"every {counts} counts, the worst case decides"
+
+
+def _cells(row: ParityRow) -> list[str]:
+    found = row.found
+    figures = (found.max_abs, found.border_max_abs, row.reference_max_abs, row.limit)
+    verdict = f"[red]{cell(row.failure)}[/]" if row.failure else "[green]passed[/]"
+    several = f" x{row.batch}" if row.batch > 1 else ""
+    return [
+        f"{cell(row.picture)} {row.size}{several}",
+        *(figure(number, ".1e") for number in figures),
+        figure(found.psnr_db, ".1f", "inf" if found.max_abs == 0 else "-"),
+        verdict if row.is_judged else "[yellow]diverges[/]",
+    ]

@@ -1,0 +1,182 @@
+"""Default names, replaced files, orientation of sizes, and tables in pipes and terminals."""
+
+from __future__ import annotations
+
+import io
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from rich.console import Console
+
+from paragon_export.cli.show.console import output_console
+from paragon_export.cli.show.inspect import inspection_table
+from paragon_export.cli.show.parity import parity_table
+from paragon_export.errors import PlanError
+from paragon_export.networks.describe import describe
+from paragon_export.parity.metrics import Difference
+from paragon_export.parity.report import ParityReport, ParityRow
+from paragon_export.pipeline.glyph_chain import read_raster
+from paragon_export.specs.plans import NetworkOptions
+from paragon_export.specs.tolerance import Tolerance
+from paragon_export.specs.types import Precision, Size
+from tests.conftest import RunHere
+
+# --- names -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("flags", "name"),
+    [
+        (["--static", "8x8"], "realtime_8x8.onnx"),
+        (["--static", "08X8", "--video", "--fp16"], "realtime_video_fp16_8x8.onnx"),
+        (["--static", "8x8", "--opset", "19"], "realtime_8x8_opset19.onnx"),
+        (["--static", "8x8", "--no-rewrite"], "realtime_8x8_no-rewrite.onnx"),
+        (["--static", "8x8", "--for", "openvino"], "realtime_8x8_openvino.onnx"),
+    ],
+)
+def test_default_names_of_onnx_files(
+    flags: list[str], name: str, tiny_realtime: Path, run_here: RunHere
+) -> None:
+    done = run_here("onnx", tiny_realtime, *flags, "--json")
+
+    assert json.loads(done.stdout)["artifacts"] == [name]
+
+
+@pytest.mark.parametrize(
+    ("flags", "name"),
+    [
+        (["--fp16", "--target", "sm86"], "c_fp16_sm86.engine"),
+        (["--video", "--no-rewrite"], "c_video_no-rewrite.engine"),
+        (["--min", "1x1", "--opt", "8x9", "--max", "9x9"], "c_1x1-8x9-9x9.engine"),
+        (["--min", "1", "--opt", "2", "--max", "3"], "c_1-2-3.engine"),
+        (["--recipe", "pro-720p"], "c_pro-720p.engine"),
+        (["--backend", "tensorrt"], "c_tensorrt.engine"),
+    ],
+)
+def test_default_names_of_engines(
+    flags: list[str], name: str, tmp_path: Path, run_here: RunHere
+) -> None:
+    """A file of another program with the default name is refused, and so the name is shown."""
+    (tmp_path / name).write_bytes(b"precious")
+
+    done = run_here("trt", "c.onnx", *flags)
+
+    assert done.code == 3
+    assert f"{name} is in the way" in done.stderr
+
+
+def test_replaced_is_said(tiny_realtime: Path, run_here: RunHere) -> None:
+    """In the table, and as a note in the JSON."""
+    command = ("onnx", tiny_realtime, "--static", "8x8", "-o", "o.onnx")
+    first = run_here(*command)
+    assert "wrote o.onnx\n" in first.stdout
+    assert "replaced" not in first.stdout + first.stderr
+
+    assert "wrote o.onnx (replaced)" in run_here(*command).stdout
+    assert "replaced o.onnx" in json.loads(run_here(*command, "--json").stdout)["notes"]
+
+
+# --- orientation -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["onnx", "absent.pth", "--static", "1920x1080"],
+        ["parity", "absent.pth", "absent.onnx", "--sizes", "8x8,1920x1080"],
+        ["bench", "absent.pth", "--size", "1920x1080"],
+        ["trt", "absent.pth", "--min", "1x1", "--opt", "8x8", "--max", "1920x1080"],
+    ],
+)
+def test_portrait_sizes_are_noted(arguments: list[str], run_here: RunHere) -> None:
+    """Also where the command fails afterwards."""
+    done = run_here(*arguments)
+
+    flag = next(word for word in arguments if word.startswith("--s") or word == "--max")
+    assert (
+        f"note: {flag} 1920x1080 is 1920 pixels high, 1080 wide: portrait; sizes are HEIGHTxWIDTH"
+        in done.stderr
+    )
+    turned = [word.replace("1920x1080", "1080x1920") for word in arguments]
+    assert "portrait" not in run_here(*turned).stderr
+
+
+# --- tables ----------------------------------------------------------------------------------
+
+
+def verdict(label: str) -> ParityReport:
+    row = ParityRow(
+        candidate="model_of_a_long_name_that_goes_on_and_on_and_on_until_it_ends_at_last.onnx",
+        precision=Precision.FP32,
+        output="output",
+        picture=label,
+        size=Size(720, 1280),
+        batch=1,
+        found=Difference(1e-7, 120.0, 1e-8, 1e-7, True, False),
+        reference_max_abs=2e-7,
+        tolerance=Tolerance.for_precision(Precision.FP32),
+    )
+    return ParityReport(rows=(row, replace(row, fault="cannot run: " + "reason " * 20)))
+
+
+def test_piped_tables_are_as_wide_as_they_need(capsys: pytest.CaptureFixture[str]) -> None:
+    """Nothing is folded or cropped where stdout is no terminal."""
+    label = "a photograph with a long name " * 4
+
+    parity_table(output_console(), verdict(label.strip()))
+
+    text = capsys.readouterr().out
+    assert f"{label.strip()} 720x1280" in text
+    assert ("reason " * 20).strip() in text
+    assert "model_of_a_long_name_that_goes_on_and_on_and_on_until_it_ends_at_last.onnx" in text
+    assert max(len(line) for line in text.splitlines()) < 500
+
+
+@pytest.mark.parametrize("width", [80, 140])
+def test_tables_fit_a_terminal(width: int, tiny_photo: Path) -> None:
+    text = io.StringIO()
+    console = Console(file=text, width=width, force_terminal=True, color_system=None)
+
+    parity_table(console, verdict("a photograph with a long name " * 4))
+    inspection_table(console, *describe(tiny_photo, NetworkOptions()))
+
+    assert max(len(line) for line in text.getvalue().splitlines()) <= width
+
+
+# --- ink -------------------------------------------------------------------------------------
+
+
+def test_rasters_with_dark_ink_are_refused(tmp_path: Path, run_here: RunHere) -> None:
+    """One line names the file, what was found, and what to do; the inverse is read."""
+    ink = np.zeros((128, 128), np.uint8)
+    ink[30:90, 40:60] = 255
+    dark, light = tmp_path / "dark.png", tmp_path / "light.png"
+    Image.fromarray(255 - ink).save(dark)
+    Image.fromarray(ink).save(light)
+
+    assert (read_raster(light) == ink).all()
+    with pytest.raises(PlanError, match="dark ink"):
+        read_raster(dark)
+    done = run_here("glyphs", "a.pt", "b.pt", light, dark)
+    assert done.code == 3
+    (line,) = done.stderr.splitlines()
+    assert "dark.png has dark ink: 93% of its pixels are light" in line
+    assert "expected light ink on a black background (0), so invert it" in line
+
+
+@pytest.mark.parametrize("kind", ["blank", "bold", "ones", "touching the border"])
+def test_unusual_rasters_with_light_ink_are_read(kind: str, tmp_path: Path) -> None:
+    pixels = np.zeros((128, 128), np.uint8)
+    if kind == "bold":
+        pixels[4:124, 4:124] = 255
+    elif kind == "ones":
+        pixels[30:90, 40:60] = 1
+    elif kind == "touching the border":
+        pixels[:, :30] = 255
+    Image.fromarray(pixels).save(tmp_path / "r.png")
+
+    assert (read_raster(tmp_path / "r.png") == pixels).all()
