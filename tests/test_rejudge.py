@@ -83,8 +83,8 @@ def test_a_spoilt_file_fails_alone_too(folder: Path, run_here: RunHere) -> None:
     change(folder / "net.onnx", scale_bias)
     done = run_here("parity", folder / "net.onnx", *SMALL, "--json")
     assert done.code == 1
-    assert any("was changed after it was made" in note for note in json.loads(done.stdout)["notes"])
-    assert "was changed after it was made" in done.stderr
+    assert any("was changed after export" in note for note in json.loads(done.stdout)["notes"])
+    assert "was changed after export" in done.stderr
 
 
 def test_a_change_that_does_no_harm_passes_and_is_told(folder: Path, run_here: RunHere) -> None:
@@ -93,7 +93,7 @@ def test_a_change_that_does_no_harm_passes_and_is_told(folder: Path, run_here: R
     done = run_here("parity", folder / "net.safetensors", folder / "net.onnx", *SMALL, "--json",
                     "--upsampler-alpha", "0.7")  # fmt: skip
     assert done.code == 0, done.stderr
-    assert any("was changed after it was made" in note for note in json.loads(done.stdout)["notes"])
+    assert any("was changed after export" in note for note in json.loads(done.stdout)["notes"])
 
 
 def test_given_switches_beat_recorded_ones(folder: Path, run_here: RunHere) -> None:

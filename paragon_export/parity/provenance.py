@@ -1,4 +1,4 @@
-"""Find the checkpoint that a file was made from, and say where a file contradicts its origin."""
+"""Find the checkpoint that an artifact was exported from, and report mismatches."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from paragon_export.system.text import brief
 def network_of_source(
     file: OnnxFile, checkpoint: Path | None, options: NetworkOptions
 ) -> tuple[LoadedNetwork | None, tuple[str, ...]]:
-    """Find the network that an ONNX file was made from, and say which it is.
+    """Load the network that an ONNX file was exported from.
 
     Args:
         file: The ONNX file.
-        checkpoint: Its checkpoint; None takes the one that the metadata names.
-        options: Options that are not in here are those that the metadata records.
+        checkpoint: Path of its checkpoint; None takes the one that the metadata names.
+        options: Values that replace those that the metadata records.
 
     Returns:
-        The network, or None if no checkpoint is found, and notes for the user.
+        The network, or None if no checkpoint is found; and notes for the user.
 
     Raises:
         PlanError: If ``checkpoint`` is not the one that the file was made from.
@@ -51,11 +51,11 @@ def network_of_source(
                 "made from"
             )
     path = network.checkpoint.path
-    return network, (f"judged against {path}, with the switches that the ONNX file records",)
+    return network, (f"judged against {path}, with the options that the ONNX file records",)
 
 
 def network_of_artifact(artifact: Artifact, options: NetworkOptions) -> LoadedNetwork:
-    """Load the network that an artifact was made from, as its metadata names it.
+    """Load the network that an artifact was exported from, as its metadata names it.
 
     Raises:
         PlanError: If the metadata names no checkpoint, or that checkpoint is not found.
@@ -76,12 +76,13 @@ def network_of_artifact(artifact: Artifact, options: NetworkOptions) -> LoadedNe
 
 
 def recorded_checkpoint(artifact: Path, metadata: ModelMetadata) -> Checkpoint | None:
-    """Return the checkpoint that the metadata names, if its bytes have the recorded digest.
+    """Return the checkpoint that the metadata names, if its SHA-256 is the recorded one.
 
-    It is looked for in the folder of the artifact and in the working folder.
+    It is searched for in the folder of the artifact, then in the working folder. None if neither
+    holds it.
 
     Raises:
-        CheckpointError: If the file with that digest is no checkpoint.
+        CheckpointError: If the file with that digest is not a checkpoint.
     """
     if metadata.checkpoint is None or metadata.checkpoint_sha256 is None:
         return None
@@ -96,9 +97,10 @@ def recorded_checkpoint(artifact: Path, metadata: ModelMetadata) -> Checkpoint |
 
 
 def with_recorded(options: NetworkOptions, metadata: ModelMetadata) -> NetworkOptions:
-    """Add the options that a file's metadata records, unless an option file is to give them.
+    """Add the option values that a file's metadata records, unless there is an option file.
 
-    These are the options that a flag can set and that the tensors did not determine.
+    Added are the options that a flag can set and that the tensors do not determine. Flags of
+    ``options`` replace recorded values.
     """
     recorded = {} if options.config else metadata.switches
     flags = {n: s.value for n, s in recorded.items() if n in FLAGS and s.source != "tensors"}
@@ -106,7 +108,7 @@ def with_recorded(options: NetworkOptions, metadata: ModelMetadata) -> NetworkOp
 
 
 def other_checkpoint(artifact: Artifact, checkpoint: Checkpoint) -> str:
-    """Say that an artifact was made from another checkpoint; empty if it was not."""
+    """Return a message if an artifact was exported from another checkpoint, else an empty one."""
     recorded = artifact.metadata.checkpoint_sha256
     if recorded in (None, checkpoint.sha256):
         return ""
@@ -117,9 +119,9 @@ def other_checkpoint(artifact: Artifact, checkpoint: Checkpoint) -> str:
 
 
 def changed_files(artifacts: Sequence[Artifact]) -> list[str]:
-    """Name the ONNX files that are no longer what this tool wrote."""
+    """Return a note for each ONNX file that was changed after this tool wrote it."""
     return [
-        f"{file.path} was changed after it was made: its content is not what its metadata records"
+        f"{file.path} was changed after export: its content does not match its metadata"
         for file in artifacts
         if isinstance(file, OnnxFile) and file.was_changed
     ]
