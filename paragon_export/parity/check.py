@@ -47,9 +47,8 @@ def check_parity(
     """Compare ONNX files and engines with the PyTorch network, evaluated in float64.
 
     Args:
-        reference: A network or a checkpoint. None takes the checkpoint that the
-            candidate's metadata names, from its folder or the working folder; only for one
-            candidate.
+        reference: A network or a checkpoint. None takes, for one candidate, the checkpoint
+            that its metadata names, from its folder or the working folder.
         candidates: ``.onnx`` and ``.engine`` files, all of them stills or all of them video models.
         sizes: Input sizes as ``"720x1280"`` (height x width), in place of the default ones.
         images: Folder of images to add to the probes.
@@ -58,8 +57,7 @@ def check_parity(
         options: Values that the tensors do not determine, if ``reference`` is a checkpoint.
 
     Returns:
-        The report: ``passed`` is the verdict, ``rows`` has one entry for each candidate, output
-        and probe, and ``findings`` says what failures look like.
+        The report. ``passed`` is the verdict; ``findings`` says what failures look like.
 
     Raises:
         ParagonExportError: If a file cannot be opened or does not fit the reference.
@@ -73,12 +71,9 @@ def check_parity(
     artifacts = [read_artifact(Path(path)) for path in candidates]
     if reference is None:
         return _check_against_recorded(artifacts, plan, options)
-    network = (
-        reference
-        if isinstance(reference, LoadedNetwork)
-        else read_network(Path(reference), options)
-    )
-    return check_artifacts(network, artifacts, plan, allow_other=other_checkpoint)
+    if not isinstance(reference, LoadedNetwork):
+        reference = read_network(Path(reference), options)
+    return check_artifacts(reference, artifacts, plan, allow_other=other_checkpoint)
 
 
 def _check_against_recorded(
@@ -142,11 +137,8 @@ def judge(
 ) -> ParityReport:
     """Judge ONNX files and engines against a network, and diagnose failures.
 
-    Args:
-        reference: The network as trained.
-        artifacts: The files.
-        plan: Sizes, images and backends; None takes the defaults.
-        possible: Returns other networks that a failed file may have been exported from.
+    ``plan`` holds sizes, images and backends. ``possible`` returns other networks that a failed
+    file may have been exported from.
 
     Raises:
         ParagonExportError: If a candidate cannot be opened.
@@ -163,13 +155,13 @@ def judge(
             rows += report.rows
             notes += [*report.notes, *opened.disagreements(reference.spec)]
             if not report.passed:
-                subject = Subject(
+                failed = Subject(
                     candidate=opened.candidate,
                     reference=reference,
                     probes=probes,
                     possible=possible,
                 )
-                findings += diagnose(subject, report.rows)
+                findings += diagnose(failed, report.rows)
     return ParityReport(
         rows=tuple(rows),
         notes=tuple(dict.fromkeys(notes)),

@@ -63,8 +63,8 @@ class ParityRow(Measured):
         """Return the measured values as JSON types. Infinite and unknown values are null.
 
         ``psnr_db`` is null where both outputs are equal (``max_abs`` is 0), and so is every
-        error where nothing could be compared (``failure`` says why). ``reference_max_abs`` is null where
-        PyTorch itself is not finite in this precision, ``limit`` where no criterion bounds the error,
+        error where nothing could be compared (``failure`` says why). ``reference_max_abs`` is null
+        where PyTorch is not finite in this precision, ``limit`` where no criterion bounds the error,
         ``reference_peak`` where the float64 network overflows (the row is not judged then).
         """
         return finite(

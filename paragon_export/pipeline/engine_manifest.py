@@ -1,4 +1,4 @@
-"""Manifest: the JSON beside an engine that says what it is, and whether it may be reused."""
+"""Content of an engine's manifest: what was built, from what, and with which verdict."""
 
 from __future__ import annotations
 
@@ -20,7 +20,14 @@ def describe_engine(
     source: ModelToCompile,
     built: BuiltEngine,
 ) -> dict[str, Any]:
-    """Return the manifest of an engine that has just been built."""
+    """Return the manifest of a new engine, with the verdict on its ONNX file.
+
+    Args:
+        plan: What was to be built.
+        identity: The part of the manifest that decides about reuse.
+        source: The ONNX file that was compiled.
+        built: The engine.
+    """
     parity = source.parity
     onnx = plan.compiled_onnx if source.is_ours else plan.source
     return {
@@ -46,7 +53,7 @@ def describe_engine(
 
 
 def add_proof(manifest: Mapping[str, Any], proof: Proof) -> dict[str, Any]:
-    """Return a manifest with what a GPU has shown of the engine."""
+    """Return the manifest with the verdict and the latencies of the engine on a GPU, if it ran."""
     if proof.parity is None:
         return dict(manifest)
     parity = {

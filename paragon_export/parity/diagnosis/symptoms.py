@@ -178,7 +178,7 @@ def _levels(scene: Scene) -> Iterator[tuple[Finding, np.ndarray]]:
 
 
 def _mixed_items(scene: Scene) -> Iterator[tuple[Finding, np.ndarray]]:
-    """Yield the batch in another order: each item (frame, of a clip) as the closest in the truth."""
+    """Yield the batch in another order: each item is replaced by the closest one of the truth."""
     if len(scene.truth) < 2:
         return
     closest = [
