@@ -27,7 +27,7 @@ from paragon_export.system.text import utf_8
 
 @dataclass(frozen=True)
 class Contender:
-    """One backend on one artifact. Whether the backend works here shows when it is opened."""
+    """One backend on one artifact, not opened yet."""
 
     artifact: str
     """Name of the file."""

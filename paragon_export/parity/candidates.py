@@ -90,7 +90,7 @@ class OpenedArtifact:
             flag = f"set {name}={value}" if name in RARER else flag
             advice = f"; give --{flag} if the reference is wrong"
             notes.append(
-                f"{self.candidate.name} was made with {name} = {value}, the reference "
+                f"{self.candidate.name} was exported with {name} = {value}, the reference "
                 f"has {option.value} (from the {option.source}){advice if name in FLAGS else ''}"
             )
         return notes

@@ -114,7 +114,7 @@ def check_artifacts(
     others = [other_checkpoint(artifact, network.checkpoint) for artifact in artifacts]
     if any(others) and not allow_other:
         raise PlanError(
-            f"{next(filter(None, others))}; give the one that it was made from, or "
+            f"{next(filter(None, others))}; give the one that it was exported from, or "
             "--other-checkpoint to judge it against this one"
         )
     video = any(isinstance(artifact, OnnxFile) and artifact.video for artifact in artifacts)

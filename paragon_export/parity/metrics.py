@@ -90,7 +90,7 @@ def psnr_db(error: np.ndarray) -> float:
 
 def _worst_psnr_db(error: np.ndarray) -> float:
     """Return the lowest PSNR of any item of the batch; a mean would hide one broken item."""
-    return min(psnr_db(picture) for picture in error)
+    return min(psnr_db(item) for item in error)
 
 
 def luma(rgb: np.ndarray) -> np.ndarray:

@@ -32,7 +32,7 @@ def network_of_source(
         The network, or None if no checkpoint is found; and notes for the user.
 
     Raises:
-        PlanError: If ``checkpoint`` is not the one that the file was made from.
+        PlanError: If ``checkpoint`` is not the one that the file was exported from.
     """
     metadata = file.metadata
     resolved = with_recorded(options, metadata)
@@ -46,9 +46,9 @@ def network_of_source(
         sha256 = network.checkpoint.sha256
         if metadata.checkpoint_sha256 not in (None, sha256):
             raise PlanError(
-                f"{file.path} was made from a checkpoint with SHA-256 "
-                f"{metadata.checkpoint_sha256}, and {checkpoint} has {sha256}; give the one it was "
-                "made from"
+                f"{file.path} was exported from a checkpoint with SHA-256 "
+                f"{metadata.checkpoint_sha256}, and {checkpoint} has {sha256}; give the checkpoint "
+                "it was exported from"
             )
     path = network.checkpoint.path
     return network, (f"judged against {path}, with the options that the ONNX file records",)
@@ -64,13 +64,13 @@ def network_of_artifact(artifact: Artifact, options: NetworkOptions) -> LoadedNe
     name, sha256 = metadata.checkpoint, metadata.checkpoint_sha256
     if name is None or sha256 is None:
         raise PlanError(
-            f"{path} does not say what checkpoint it was made from; give it before the file"
+            f"{path} does not record its checkpoint; give the checkpoint before the file"
         )
     checkpoint = recorded_checkpoint(path, metadata)
     if checkpoint is None:
         raise PlanError(
-            f"{path} was made from {brief(name)} with SHA-256 {brief(sha256)}, neither beside it "
-            "nor in the working folder; give the checkpoint before the file"
+            f"{path} was exported from {brief(name)} with SHA-256 {brief(sha256)}, which is "
+            "neither in its folder nor in the working folder; give the checkpoint before the file"
         )
     return describe(checkpoint, with_recorded(options, metadata))
 
@@ -113,7 +113,7 @@ def other_checkpoint(artifact: Artifact, checkpoint: Checkpoint) -> str:
     if recorded in (None, checkpoint.sha256):
         return ""
     return (
-        f"{artifact.path} was made from a checkpoint with SHA-256 {recorded}, and "
+        f"{artifact.path} was exported from a checkpoint with SHA-256 {recorded}, and "
         f"{checkpoint.path} has {checkpoint.sha256}"
     )
 

@@ -64,7 +64,7 @@ class ParityRow(Measured):
 
         ``psnr_db`` is null where both outputs are equal (``max_abs`` is 0), and so is every
         error where nothing could be compared (``failure`` says why). ``reference_max_abs`` is null
-        where PyTorch is not finite in this precision, ``limit`` where no criterion bounds the error,
+        where PyTorch is not finite in this precision, ``limit`` where no criterion bounds errors,
         ``reference_peak`` where the float64 network overflows (the row is not judged then).
         """
         return finite(

@@ -99,8 +99,8 @@ def _photograph_pair(scale: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     whole = photograph()
     top, left = (whole.shape[0] - side) // 2, (whole.shape[1] - side) // 2
     truth = whole[top : top + side, left : left + side]
-    picture = Image.fromarray((truth * 255).round().astype(np.uint8))
-    small = picture.resize((side // scale, side // scale), Image.Resampling.BICUBIC)
+    image = Image.fromarray((truth * 255).round().astype(np.uint8))
+    small = image.resize((side // scale, side // scale), Image.Resampling.BICUBIC)
     again = small.resize((side, side), Image.Resampling.BICUBIC)
     pixels, upscaled = (
         np.asarray(image, np.float32).transpose(2, 0, 1)[None] / 255 for image in (small, again)

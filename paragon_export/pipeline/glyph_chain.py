@@ -200,7 +200,7 @@ def read_raster(path: Path) -> np.ndarray:
         if size == (RASTER, RASTER) and mode in ("L", "1"):
             return np.asarray(image.convert("L"), np.uint8)
     found = f"{size[1]}x{size[0]}, mode {mode}"
-    raise PlanError(f"raster {path} is {found}; expected {RASTER}x{RASTER}, 8-bit grey (mode L)")
+    raise PlanError(f"raster {path} is {found}; expected {RASTER}x{RASTER}, 8-bit gray (mode L)")
 
 
 def open_phase_1(path: Path) -> Runner:

@@ -181,8 +181,8 @@ def read_grids(calibration: Calibration, port: Port) -> np.ndarray:
         rasters = pictures_in(path, "--calibrate")
         if len(rasters) < MIN_GRIDS:
             raise PlanError(_too_few(path, len(rasters)))
-        pictures = np.stack([read_raster(raster) for raster in rasters])
-        grids = grids_of(pictures, open_phase_1(calibration.phase_1))
+        images = np.stack([read_raster(raster) for raster in rasters])
+        grids = grids_of(images, open_phase_1(calibration.phase_1))
     else:
         grids = _read_array(path)
     if grids.ndim and len(grids) < MIN_GRIDS:

@@ -94,13 +94,13 @@ def photographs(spec: NetworkSpec, folder: Path | None) -> list[Pair]:
             raise PlanError(f"--calibrate {folder} is not a folder of photographs")
         probes = folder_probes(spec.in_channels, folder, "--calibrate")
         found = [probe.frames[0] for probe in probes]
-        large = [picture[:, :, :side, :side] for picture in found if min(picture.shape[2:]) >= side]
+        large = [image[:, :, :side, :side] for image in found if min(image.shape[2:]) >= side]
         if len(large) < MIN_PHOTOGRAPHS:
             raise PlanError(
                 f"--calibrate {folder} holds {len(large)} images of {side}x{side} pixels or "
                 f"more; give {MIN_PHOTOGRAPHS} or more"
             )
-    return [Pair(picture, _downscaled(picture, spec.scale)) for picture in large]
+    return [Pair(image, _downscaled(image, spec.scale)) for image in large]
 
 
 def _downscaled(large: np.ndarray, scale: int) -> np.ndarray:

@@ -157,8 +157,8 @@ def _sizes_that_run(subject: Subject, row: ParityRow) -> list[str]:
     frames = _probe_of(subject, row).frames[:1]
     running = []
     for side in TRACE_SIDES_PX if frames[0].ndim == 4 else ():
-        picture = np.zeros((1, frames[0].shape[1], side, side), np.float32)
-        probe = Probe(label="traced", size=Size(side, side), frames=(picture,), blend=(0.0,))
+        image = np.zeros((1, frames[0].shape[1], side, side), np.float32)
+        probe = Probe(label="traced", size=Size(side, side), frames=(image,), blend=(0.0,))
         try:
             play(subject.candidate.runner, probe, subject.reference.inputs)
         except (RunError, PlanError):

@@ -229,7 +229,7 @@ def _smoothed(scene: Scene) -> Iterator[tuple[Finding, np.ndarray]]:
     s = scene.scale
     blocks = scene.found.reshape(n, channels, height // s, s, width // s, s)
     if s > 1 and np.ptp(blocks, axis=(3, 5)).max() <= scene.limit:
-        yield Finding("nearest", f"blocks of {s}x{s} pixels are one colour"), scene.found
+        yield Finding("nearest", f"blocks of {s}x{s} pixels are constant"), scene.found
     if channels > 1 and np.ptp(scene.found, axis=1).max() <= scene.limit:
         yield Finding("grey", "all channels are equal"), scene.found
 
