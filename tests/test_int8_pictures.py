@@ -76,7 +76,7 @@ def test_photographs_are_the_users_own(run_here: RunHere, tmp_path: Path) -> Non
     [
         (("--accept-loss",), "need --int8"),
         (("--int8", "--calibrate", "absent"), "absent is not a folder of photographs"),
-        (("--int8", "--calibrate", "few"), "holds 1 pictures of 192x192 pixels or more; give 4"),
+        (("--int8", "--calibrate", "few"), "holds 1 images of 192x192 pixels or more; give 4"),
         (("--int8", "--fp16"), "no other precision"),
     ],
 )
