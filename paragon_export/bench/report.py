@@ -1,32 +1,36 @@
-"""Reports: verdicts as data. A report decides the exit code; it is never an exception."""
+"""The result of a benchmark: samples per backend, and the machine they were measured on."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
 
 from paragon_export.specs.types import Size
 
 
 @dataclass(frozen=True, kw_only=True)
 class BenchRow:
-    """One backend at one size."""
+    """One artifact in one backend at one size."""
 
     artifact: str
     backend: str
     size: Size
+    """Input size in pixels; the grid of a glyph classifier."""
     samples_ms: tuple[float, ...] = ()
+    """Latency of each run in milliseconds; empty if the backend did not run."""
     peak_memory_mib: float | None = None
-    """Largest resident size of the process while this backend ran alone; None if unknown."""
+    """Growth of resident memory while this backend was opened and warmed up; None if unknown."""
     reason: str = ""
-    """Why it could not run; empty where it did."""
+    """Why the backend could not run; empty if it did."""
     batch: int | None = None
-    """Glyphs at a time; None where the input is a picture."""
+    """Batch of a glyph classifier; None for image networks, which run at batch 1."""
 
     @property
     def median_ms(self) -> float:
+        """Median latency; raises ValueError without samples."""
         return percentile(self.samples_ms, 50)
 
     @property
@@ -39,6 +43,7 @@ class BenchRow:
         return 1000 * (self.batch or 1) / self.median_ms
 
     def to_json(self) -> dict[str, Any]:
+        """Return the row as JSON types; ``fps`` counts glyphs per second for classifiers."""
         row: dict[str, Any] = {
             "artifact": self.artifact,
             "backend": self.backend,
@@ -59,7 +64,7 @@ class BenchRow:
 
 @dataclass(frozen=True, kw_only=True)
 class BenchReport:
-    """Latencies with their provenance."""
+    """Rows of all backends, and versions, processor and GPU of the machine."""
 
     rows: tuple[BenchRow, ...]
     environment: dict[str, Any]
@@ -76,8 +81,4 @@ def percentile(samples: Sequence[float], percent: float) -> float:
     """
     if not samples:
         raise ValueError("no samples")
-    ordered = sorted(samples)
-    position = (len(ordered) - 1) * percent / 100
-    low = math.floor(position)
-    high = min(low + 1, len(ordered) - 1)
-    return ordered[low] + (ordered[high] - ordered[low]) * (position - low)
+    return float(np.percentile(samples, percent))

@@ -1,7 +1,7 @@
 """The acceptance rule: when an output of a candidate counts as equal to the reference's.
 
-A rule is a tuple of criteria. Each looks at what was measured and returns the reason for a
-failure, or an empty string. The first reason is the verdict on the row. The numbers stand in
+A rule is a tuple of criteria. Each checks the measured values and returns the reason for a failure,
+or an empty string. The first reason is the failure of the row. The tolerances are in
 :mod:`paragon_export.specs.tolerance`.
 """
 
@@ -18,30 +18,30 @@ from paragon_export.specs.types import Precision
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
-    """What was measured of one output of a candidate on one probe."""
+    """The measured values of one output of a candidate on one probe."""
 
     found: Difference
-    """To the float64 reference."""
+    """Difference from the float64 reference."""
     reference_max_abs: float = 0.0
-    """Largest error of PyTorch itself in the candidate's precision, to the same reference."""
+    """Largest error of PyTorch in the candidate's precision, against the same reference."""
     reference_peak: float = 1.0
     """Largest magnitude of the float64 output, in units of full range."""
     full_range: float = 1.0
     """Divisor of errors: 1.0 for images, else max(1, peak of the float64 output)."""
     reference_moved: float = 0.0
-    """Change of the float64 output when its input moves by one rounding; 0 where not measured."""
+    """Change of the float64 output when its input changes by one rounding; 0 if not measured."""
     wrong_top1: int | None = None
-    """Of logits: items whose best class is not the reference's although the reference's two best
-    are further apart than the error allowed. None where the output is an image or a map."""
+    """Items whose best class differs from the reference's, although the reference's two largest
+    logits differ by more than the error allowed. None if the output is an image or a map."""
 
     @property
     def has_diverged(self) -> bool:
-        """Whether the float64 network itself leaves the range of an image."""
+        """Whether the float64 output itself is far outside of its range."""
         return self.reference_peak > DIVERGED * self.full_range
 
     @property
     def is_undetermined(self) -> bool:
-        """Whether one rounding of the input moves the output by a visible part of its range."""
+        """Whether one rounding of the input changes the output by a visible part of its range."""
         return self.reference_moved > UNDETERMINED * self.full_range
 
 
@@ -49,7 +49,7 @@ class Criterion(Protocol):
     """One condition of the verdict."""
 
     def check(self, measured: Measured) -> str:
-        """Return the reason for a failure in a word or two; empty if the condition holds."""
+        """Return the reason for a failure in a few words; empty if the condition holds."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Finite:
 
 @dataclass(frozen=True)
 class NotConstant:
-    """The output varies where the reference's does."""
+    """No item of the output is constant where the reference's is not."""
 
     def check(self, measured: Measured) -> str:
         return "constant" if measured.found.is_constant else ""
@@ -70,25 +70,30 @@ class NotConstant:
 
 @dataclass(frozen=True)
 class MaxError:
-    """No value is further off than a limit that follows from PyTorch's own error."""
+    """No error exceeds a limit that follows from PyTorch's own error."""
 
     tolerance: Tolerance
 
     def limit(self, measured: Measured) -> float:
         """Return the largest error allowed.
 
-        It is the smaller of ``max_abs`` and ``times_reference`` times PyTorch's own error. The
-        first is a share of full range, or of the float64 output's peak where that is larger: a
-        float's rounding error grows with its value. Where a few roundings of the input move the
-        output beyond ``max_abs``, no arithmetic could stay below it: then the second alone counts,
-        and what one rounding does counts as an error of PyTorch's own.
+        It is the smaller of two limits. The absolute one is ``max_abs`` times full range, or times
+        the float64 output's peak if that is larger, because the rounding error of a float grows
+        with its value. The relative one is ``times_reference`` times PyTorch's own error, which
+        is at least the change that one rounding of the input causes. If ``times_reference`` such
+        roundings exceed the absolute limit, no arithmetic could meet it, and the relative limit
+        alone applies.
         """
         t = self.tolerance
         floor = t.reference_floor * measured.full_range
-        own = t.times_reference * max(measured.reference_max_abs, floor, measured.reference_moved)
-        is_logits = measured.wrong_top1 is not None  # whose errors are relative already
-        bar = t.max_abs * max(measured.full_range, 1.0 if is_logits else measured.reference_peak)
-        return own if t.times_reference * measured.reference_moved > bar else min(bar, own)
+        own_error = max(measured.reference_max_abs, floor, measured.reference_moved)
+        relative = t.times_reference * own_error
+        is_logits = measured.wrong_top1 is not None  # their errors are divided by the peak already
+        peak = 1.0 if is_logits else measured.reference_peak
+        absolute = t.max_abs * max(measured.full_range, peak)
+        if t.times_reference * measured.reference_moved > absolute:
+            return relative
+        return min(absolute, relative)
 
     def check(self, measured: Measured) -> str:
         limit = self.limit(measured)
@@ -99,7 +104,7 @@ class MaxError:
 
 @dataclass(frozen=True)
 class MinPsnr:
-    """The PSNR to the reference, peak 1 or the output's own peak, is at least ``decibels``."""
+    """The PSNR against the reference is at least ``decibels``; its peak is ``full_range``."""
 
     decibels: float
 
@@ -110,7 +115,7 @@ class MinPsnr:
 
 @dataclass(frozen=True)
 class SameTopClass:
-    """Every item keeps its best class, wherever the reference decides it beyond the error."""
+    """Every item keeps its best class if the reference decides it by more than the error."""
 
     def check(self, measured: Measured) -> str:
         return "top-1" if measured.wrong_top1 else ""
@@ -128,7 +133,7 @@ class Agreement:
 
 @dataclass(frozen=True)
 class AcceptedLoss:
-    """The user has accepted the loss, whatever it is: for INT8 image networks."""
+    """The user has accepted any loss: for INT8 image networks."""
 
     accepted: bool
 
@@ -157,9 +162,9 @@ def default_criteria(precision: Precision, *, logits: bool = False) -> Criteria:
 
 
 def conversion_criteria(precision: Precision) -> Criteria:
-    """Return the rule for a half-precision file of which no checkpoint is known.
+    """Return the rule for a half-precision file whose checkpoint is unknown.
 
-    PyTorch's own error in half precision is unknown then, so the PSNR alone decides.
+    PyTorch's own error is then unknown too, so the PSNR decides.
     """
     return Finite(), NotConstant(), MinPsnr(Tolerance.for_precision(precision).min_psnr_db)
 

@@ -1,4 +1,4 @@
-"""Open a file that claims to be the network, whatever its format."""
+"""Open ONNX files and engines as candidates, to be compared with a reference."""
 
 from __future__ import annotations
 
@@ -25,28 +25,28 @@ from paragon_export.specs.types import ENGINE_SUFFIXES, OnnxBackend, Precision, 
 from paragon_export.system.text import brief
 
 Artifact = OnnxFile | EngineFile
-"""A file that was read once."""
+"""A file that has been read."""
 
 FLOAT_TYPES = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
-"""Types that an output may have."""
+"""Types that an output of an ONNX file may have."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Candidate:
-    """Something that claims to compute the same image as the reference."""
+    """A model that is to be compared with the reference."""
 
     name: str
     runner: Runner
     precision: Precision
     wide: Callable[[], Runner] | None = None
-    """Of a half-precision file: opens a runner that computes it in float32 throughout."""
+    """Opens a runner that computes a half-precision file in float32; None for other files."""
     fault: str = ""
-    """How its outputs differ from the reference's before anything is run; empty if they do not."""
+    """How its outputs differ from the reference's in number, name, type or rank; empty if not."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class OpenedArtifact:
-    """An artifact that was read once and opened once, ready to be compared."""
+    """An artifact that has been read and opened."""
 
     artifact: Artifact
     candidate: Candidate
@@ -55,14 +55,14 @@ class OpenedArtifact:
 
     @property
     def static(self) -> Size | None:
-        """The only size that it accepts; None where height and width are dynamic."""
+        """The only input size that it accepts; None if height and width are dynamic."""
         return self.artifact.static if isinstance(self.artifact, OnnxFile) else None
 
     def allowed_sizes(self, spec: InputSpec) -> list[Size]:
-        """Return the default sizes brought into an engine's range; empty where none is needed."""
+        """Return the default sizes clamped to the range of an engine; empty for ONNX files."""
         if not isinstance(self.profile, Profile):
             return []
-        brought = (
+        clamped = (
             Size(
                 min(max(size.height, one.smallest.height), one.largest.height),
                 min(max(size.width, one.smallest.width), one.largest.width),
@@ -70,15 +70,15 @@ class OpenedArtifact:
             for one in self.profile.all
             for size, _ in default_sizes(spec.window, spec.smallest)
         )
-        return list(dict.fromkeys(brought))
+        return list(dict.fromkeys(clamped))
 
     @property
     def largest_batch(self) -> int:
-        """Items of a batch that a glyph classifier is fed when it is judged."""
+        """Batch size at which a glyph classifier is judged."""
         return self.profile.largest if isinstance(self.profile, BatchProfile) else GLYPHS
 
     def disagreements(self, spec: NetworkSpec) -> list[str]:
-        """Say where the file was made with other option values than the reference has."""
+        """Return a note for each option whose recorded value differs from the reference's."""
         notes = []
         for name, option in spec.options.items():
             recorded = self.artifact.metadata.switches.get(name)
@@ -90,23 +90,23 @@ class OpenedArtifact:
             flag = f"set {name}={value}" if name in SET_OPTIONS else flag
             advice = f"; give --{flag} if the reference is wrong"
             notes.append(
-                f"{self.candidate.name} was made with {name} = {value}, the reference "
+                f"{self.candidate.name} was exported with {name} = {value}, the reference "
                 f"has {option.value} (from the {option.source}){advice if name in FLAGS else ''}"
             )
         return notes
 
 
 def is_engine(path: Path) -> bool:
-    """Whether a file name is that of an engine."""
+    """Return whether a file name has the suffix of an engine."""
     return path.suffix.lower() in ENGINE_SUFFIXES
 
 
 def read_artifact(path: Path) -> Artifact:
-    """Read an ONNX file or an engine, once. It is opened by :func:`open_candidate`.
+    """Read an ONNX file or an engine. :func:`open_candidate` opens it.
 
     Raises:
         RunError: If it is not a self-contained ONNX file.
-        PlanError: If it is neither, or an engine cannot be read.
+        PlanError: If it is neither an ONNX file nor an engine, or an engine cannot be read.
     """
     if is_engine(path):
         return read_engine(path)
@@ -121,9 +121,13 @@ def open_candidate(
     outputs: Sequence[Port],
     backend: OnnxBackend = OnnxBackend.ONNXRUNTIME,
 ) -> OpenedArtifact:
-    """Open an artifact for comparison with a reference of these ports.
+    """Open an artifact for comparison with a reference.
 
-    ``backend`` runs ONNX files; engines are run by TensorRT.
+    Args:
+        artifact: The ONNX file or engine.
+        inputs: Input ports of the reference.
+        outputs: Output ports of the reference.
+        backend: What runs ONNX files; TensorRT runs engines.
 
     Raises:
         RunError: If the file cannot be run.
@@ -137,7 +141,7 @@ def open_candidate(
     if artifact.video != (len(inputs) > 1):
         kind = "a video" if artifact.video else "a still"
         raise PlanError(
-            f"{artifact.path} is {kind} model; judge it apart from models of the other kind"
+            f"{artifact.path} is {kind} model; judge stills and video models in separate runs"
         )
     return opened
 
@@ -145,10 +149,10 @@ def open_candidate(
 def open_onnx(
     file: OnnxFile, outputs: Sequence[Port], backend: OnnxBackend = OnnxBackend.ONNXRUNTIME
 ) -> OpenedArtifact:
-    """Open an ONNX file for comparison. ``outputs`` are those of the reference.
+    """Open an ONNX file for comparison. ``outputs`` are the output ports of the reference.
 
-    Half precision is computed node by node in float32 and rounded after each, so that the CPU
-    errs and overflows where a GPU would.
+    Half precision is computed node by node in float32 and rounded after each node, so that the CPU
+    rounds and overflows where a GPU would.
 
     Raises:
         RunError: If the backend refuses it.
@@ -158,7 +162,9 @@ def open_onnx(
     path, precision = file.path, file.precision
     _check_ports(file)
     if any(node.op_type == "QuantizeLinear" for node in file.model.graph):
-        raise PlanError(f"{path} is INT8: onnx --int8 judges it, on real inputs held back")
+        raise PlanError(
+            f"{path} is INT8: it cannot be judged here; onnx --int8 judges it on real inputs"
+        )
     if precision is not Precision.FP32 and backend is OnnxBackend.OPENVINO:
         raise PlanError(
             f"{path} is {precision.value}: OpenVINO computes it in float32 here and would hide "
@@ -171,7 +177,7 @@ def open_onnx(
         # ONNX Runtime's CPU provider computes FP16 graphs in float32 from end to end.
         wide = partial(open_it, file.data) if precision is Precision.FP16 else None
     name = path.name if backend is OnnxBackend.ONNXRUNTIME else f"{path.name} in OpenVINO"
-    _ = file.static  # refuses an input of another rank
+    _ = file.static  # raises if the input has another rank
     candidate = Candidate(
         name=name,
         runner=open_it(data, backend),
@@ -183,10 +189,10 @@ def open_onnx(
 
 
 def _check_ports(file: OnnxFile) -> None:
-    """Refuse a model that cannot be fed, or has no output of the expected name.
+    """Check the names of the ports.
 
     Raises:
-        PlanError: If it has no ports named input and output.
+        PlanError: If no input is named ``input``, or no output ``output``.
     """
     inputs = [str(value.name) for value in file.model.graph.inputs]
     outputs = [str(value.name) for value in file.model.graph.outputs]
@@ -198,7 +204,7 @@ def _check_ports(file: OnnxFile) -> None:
 
 
 def _outputs_fault(model: ir.Model, expected: Sequence[Port]) -> str:
-    """Say how a model's outputs differ from the reference's in number, name, type or rank."""
+    """Return how outputs differ from the expected ones in number, name, type or rank; or ''."""
     found = {str(value.name): value for value in model.graph.outputs}
     names = [port.name for port in expected]
     if set(found) - set(names) or len(found) != len(model.graph.outputs):
@@ -207,7 +213,7 @@ def _outputs_fault(model: ir.Model, expected: Sequence[Port]) -> str:
     for port in expected:
         value = found.get(port.name)
         if value is None:
-            continue  # missing: judged as such
+            continue  # reported as "output missing" after the run
         if value.dtype is not None and value.dtype not in FLOAT_TYPES:
             kind = value.dtype.name.lower()
             return f"wrong type of {port.name}: {kind}, expected float32 or half"

@@ -1,4 +1,4 @@
-"""Check files against the network that they claim to be, on probes that suit them."""
+"""Judge ONNX files and engines against the PyTorch network that they were exported from."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from paragon_export.specs.plans import NetworkOptions, ParityPlan
 from paragon_export.specs.types import OnnxBackend, Size
 
 Alternatives = Callable[[], Sequence[Alternative]]
-"""Says which networks a failed candidate may be instead."""
+"""Returns other networks that a failed candidate may have been exported from."""
 
 
 def check_parity(
@@ -44,21 +44,20 @@ def check_parity(
     other_checkpoint: bool = False,
     options: NetworkOptions | None = None,
 ) -> ParityReport:
-    """Compare ONNX files and engines with the PyTorch network in float64.
+    """Compare ONNX files and engines with the PyTorch network, evaluated in float64.
 
     Args:
-        reference: A network or a checkpoint. None takes, for one candidate, the checkpoint that
-            its metadata names, from its own folder or the working folder.
+        reference: A network or a checkpoint. None takes, for one candidate, the checkpoint
+            that its metadata names, from its folder or the working folder.
         candidates: ``.onnx`` and ``.engine`` files, all of them stills or all of them video models.
         sizes: Input sizes as ``"720x1280"`` (height x width), in place of the default ones.
         images: Folder of images to add to the probes.
         backends: What runs ONNX files: ``"onnxruntime"``, ``"openvino"`` or both.
-        other_checkpoint: Also judge files that say that they were made from another checkpoint.
-        options: What the tensors do not determine, if ``reference`` is no network.
+        other_checkpoint: Also judge files whose metadata names another checkpoint.
+        options: Values that the tensors do not determine, if ``reference`` is a checkpoint.
 
     Returns:
-        The report. ``passed`` is the verdict, ``rows`` has one entry for each candidate, output
-        and probe, ``findings`` name what failures look like.
+        The report. ``passed`` is the verdict; ``findings`` says what failures look like.
 
     Raises:
         ParagonExportError: If a file cannot be opened or does not fit the reference.
@@ -68,21 +67,32 @@ def check_parity(
         images=None if images is None else Path(images),
         backends=tuple(dict.fromkeys(map(OnnxBackend, backends))),
     )
-    given = options or NetworkOptions()
+    options = options or NetworkOptions()
     artifacts = [read_artifact(Path(path)) for path in candidates]
-    if reference is not None:
-        network = (
-            reference
-            if isinstance(reference, LoadedNetwork)
-            else read_network(Path(reference), given)
-        )
-        return check_artifacts(network, artifacts, plan, allow_other=other_checkpoint)
+    if reference is None:
+        return _check_against_recorded(artifacts, plan, options)
+    if not isinstance(reference, LoadedNetwork):
+        reference = read_network(Path(reference), options)
+    return check_artifacts(reference, artifacts, plan, allow_other=other_checkpoint)
+
+
+def _check_against_recorded(
+    artifacts: Sequence[Artifact], plan: ParityPlan, options: NetworkOptions
+) -> ParityReport:
+    """Judge one artifact against the checkpoint that its metadata names.
+
+    Raises:
+        PlanError: If there is not exactly one artifact, or its checkpoint is not found.
+    """
     if len(artifacts) != 1:
-        raise PlanError("without a reference, give one ONNX file or engine")
-    network = network_of_artifact(artifacts[0], given)
+        raise PlanError(
+            f"no reference, and {len(artifacts)} candidates; without a reference, give one ONNX "
+            "file or engine"
+        )
+    network = network_of_artifact(artifacts[0], options)
     report = check_artifacts(network, artifacts, plan)
     note = (
-        f"judged against {network.checkpoint.path}, with the switches that "
+        f"judged against {network.checkpoint.path}, with the options that "
         f"{artifacts[0].path.name} records"
     )
     return replace(report, notes=(note, *report.notes))
@@ -95,17 +105,17 @@ def check_artifacts(
     *,
     allow_other: bool = False,
 ) -> ParityReport:
-    """Compare artifacts with a network and name what failures look like.
+    """Compare artifacts with a network and diagnose failures.
 
     Raises:
-        PlanError: If a file says that it was made from another checkpoint, unless ``allow_other``.
+        PlanError: If the metadata of a file names another checkpoint, unless ``allow_other``.
         ParagonExportError: If a file cannot be opened.
     """
     others = [other_checkpoint(artifact, network.checkpoint) for artifact in artifacts]
     if any(others) and not allow_other:
         raise PlanError(
-            f"{next(filter(None, others))}; give the one it was made from, or --other-checkpoint "
-            "to judge it all the same"
+            f"{next(filter(None, others))}; give the one that it was exported from, or "
+            "--other-checkpoint to judge it against this one"
         )
     video = any(isinstance(artifact, OnnxFile) and artifact.video for artifact in artifacts)
     reference = build_reference(network, video=video)
@@ -125,9 +135,10 @@ def judge(
     plan: ParityPlan | None = None,
     possible: Alternatives = tuple,
 ) -> ParityReport:
-    """Judge ONNX files and engines against the network that they claim to be.
+    """Judge ONNX files and engines against a network, and diagnose failures.
 
-    A failure is named; ``possible`` says what the file may be instead.
+    ``plan`` holds sizes, images and backends. ``possible`` returns other networks that a failed
+    file may have been exported from.
 
     Raises:
         ParagonExportError: If a candidate cannot be opened.
@@ -144,13 +155,13 @@ def judge(
             rows += report.rows
             notes += [*report.notes, *opened.disagreements(reference.spec)]
             if not report.passed:
-                subject = Subject(
+                failed = Subject(
                     candidate=opened.candidate,
                     reference=reference,
                     probes=probes,
                     possible=possible,
                 )
-                findings += diagnose(subject, report.rows)
+                findings += diagnose(failed, report.rows)
     return ParityReport(
         rows=tuple(rows),
         notes=tuple(dict.fromkeys(notes)),
@@ -160,9 +171,9 @@ def judge(
 
 
 def judge_conversion(source: OnnxFile, converted: OnnxFile) -> ParityReport:
-    """Judge a half-precision model against the float32 file that it was made from.
+    """Judge a half-precision model against the float32 file that it was converted from.
 
-    PyTorch's own error in half precision is unknown for it, so the PSNR alone decides.
+    PyTorch's own error in half precision is unknown, so the PSNR decides.
 
     Raises:
         PlanError: If the number of the input's channels is not fixed.
@@ -181,12 +192,12 @@ def judge_conversion(source: OnnxFile, converted: OnnxFile) -> ParityReport:
 
 
 def _probes(reference: TorchReference, opened: OpenedArtifact, plan: ParityPlan) -> list[Probe]:
-    """Return what a candidate is judged on."""
+    """Return the probes that a candidate is judged on."""
     spec = reference.input_spec
     if spec.task.is_classifier:
         if plan.sizes or plan.images:
             option = "--sizes" if plan.sizes else "--images"
-            raise PlanError(f"{option} is for networks that take pictures; leave it out")
+            raise PlanError(f"{option} is for networks that take images, not glyphs; leave it out")
         return glyph_probes(reference.inputs[0], opened.largest_batch)
     return choose_probes(
         spec,

@@ -1,8 +1,8 @@
 """Compare candidates with the float64 reference, output by output and probe by probe.
 
-The reference is the PyTorch network as trained, in float64. Next to each candidate's error stands
-the error of PyTorch itself in the candidate's precision, to the same reference and on the same
-probes. Every pixel counts, the worst one decides, and a candidate that cannot be compared fails.
+The reference is the PyTorch network as trained, in float64. Each row also
+holds the error of PyTorch in the candidate's precision, against the same reference on the same
+probe. The largest error of any pixel decides. A candidate that cannot be compared fails.
 """
 
 from __future__ import annotations
@@ -44,7 +44,14 @@ def verify(
 ) -> ParityReport:
     """Compare candidates with the reference on probes.
 
-    ``criteria`` replaces the default rule of a precision.
+    Args:
+        reference: What the candidates are compared with.
+        candidates: Opened models.
+        probes: Inputs that suit all candidates.
+        criteria: Rules that replace the default rule of a precision.
+
+    Returns:
+        The report, without findings.
     """
     logits = reference.input_spec.task.is_classifier
     precisions = {candidate.precision for candidate in candidates}
@@ -52,7 +59,7 @@ def verify(
     if logits:
         return ParityReport(rows=tuple(_logit_rows(reference, candidates, probes, rules)))
     rows = list(_image_rows(reference, candidates, probes, rules))
-    return ParityReport(rows=tuple(rows), notes=tuple(_divergences(rows)))
+    return ParityReport(rows=tuple(rows), notes=tuple(_not_judged(rows)))
 
 
 # --- images and maps ----------------------------------------------------------------------
@@ -60,7 +67,7 @@ def verify(
 
 @dataclass(frozen=True)
 class _Truth:
-    """What the reference computes on one probe."""
+    """Outputs of the reference on one probe."""
 
     probe: Probe
     outputs: Arrays
@@ -68,7 +75,7 @@ class _Truth:
     own: Mapping[Precision, Arrays]
     """PyTorch's outputs in each precision."""
     moved: Arrays
-    """In float64, of the input moved by one rounding; of maps alone."""
+    """In float64, on the input changed by one rounding; empty unless the outputs are maps."""
 
 
 def _image_rows(
@@ -81,12 +88,12 @@ def _image_rows(
     own_runners = {p: reference.runner(_DTYPES[p]) for p in sorted(rules)}
     is_map = reference.input_spec.task is Task.MAP
     for probe in probes:
-        feed = partial(play, inputs=reference.inputs)
+        run = partial(play, inputs=reference.inputs)
         truth = _Truth(
             probe=probe,
-            outputs=feed(exact, probe),
-            own={p: feed(runner, probe) for p, runner in own_runners.items()},
-            moved=feed(exact, nudged(probe)) if is_map else {},
+            outputs=run(exact, probe),
+            own={p: run(runner, probe) for p, runner in own_runners.items()},
+            moved=run(exact, nudged(probe)) if is_map else {},
         )
         for candidate in candidates:
             found, fault = _run(candidate, probe, reference.inputs)
@@ -99,8 +106,8 @@ def _row(
 ) -> ParityRow:
     """Measure one output of a candidate on one probe.
 
-    An output without a fixed range is measured against its own peak, if that is above 1, and
-    against what one rounding of the input changes.
+    Errors of an output without a fixed range are relative to its peak, if that is above 1, and
+    its change after one rounding of the input is measured too.
     """
     probe, expected, moved = truth.probe, truth.outputs[name], truth.moved
     got = found.get(name)
@@ -126,12 +133,12 @@ def _row(
     )
 
 
-def _divergences(rows: Sequence[ParityRow]) -> list[str]:
-    """Say on which pictures the network itself diverges, once for each."""
+def _not_judged(rows: Sequence[ParityRow]) -> list[str]:
+    """Return a note for each image and size on which rows are not judged."""
     unjudged = {f"{row.picture} {row.size}": row for row in rows if not row.is_judged}
     return [
-        f"the network does not determine its output on {picture}: moving the input by one rounding "
-        f"moves the float64 output by {row.reference_moved:.3g}; not judged"
+        f"the network does not determine its output on {picture}: one rounding of the input "
+        f"changes the float64 output by {row.reference_moved:.3g}; not judged"
         if row.is_undetermined
         else f"the network itself diverges on {picture}: its float64 output reaches "
         f"{row.reference_peak:.3g} times full range; not judged"
@@ -144,7 +151,7 @@ def _divergences(rows: Sequence[ParityRow]) -> list[str]:
 
 @dataclass(frozen=True)
 class _LogitTruth:
-    """What the reference classifier computes on one probe."""
+    """Logits of the reference classifier on one probe."""
 
     probe: Probe
     peak: float
@@ -163,8 +170,8 @@ def _logit_rows(
 ) -> Iterable[ParityRow]:
     """Yield one row for each candidate and probe; errors are relative to the largest logit.
 
-    The largest error in half precision on a few dozen items is a random number. So PyTorch's own
-    error there is its largest on any probe.
+    The largest error in half precision on a few dozen items varies at random. So PyTorch's own
+    error in half precision is its largest on any probe.
     """
     name = reference.outputs[0].name
     truths = list(_logit_truths(reference, name, probes, sorted(rules)))
@@ -217,12 +224,12 @@ def _measured_logits(row: ParityRow, got: np.ndarray, truth: _LogitTruth) -> Par
 
 
 def _run(candidate: Candidate, probe: Probe, inputs: Sequence[Port]) -> tuple[Arrays, str]:
-    """Return a candidate's outputs, and the reason if it cannot run."""
+    """Return a candidate's outputs, or the reason why it cannot run."""
     if candidate.fault:
         return {}, candidate.fault
     try:
         return play(candidate.runner, probe, inputs), ""
-    except (RunError, PlanError) as error:  # the latter: it does not know an ID that it should
+    except (RunError, PlanError) as error:  # PlanError: it rejects an ID of the probe
         return {}, f"cannot run: {error}"
 
 

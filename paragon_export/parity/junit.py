@@ -1,4 +1,4 @@
-"""Reports: verdicts as data. A report decides the exit code; it is never an exception."""
+"""Write a parity report as JUnit XML, which CI servers read."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from xml.etree import ElementTree
 from paragon_export.parity.report import ParityReport, ParityRow
 
 NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
-"""Characters that XML cannot hold."""
+"""Characters that XML 1.0 forbids."""
 
 
 def junit(report: ParityReport) -> str:
-    """Return the report as JUnit XML, one test case for each row."""
+    """Return the report as JUnit XML: one test case for each row, named after output and probe."""
     failures = sum(bool(row.failure) for row in report.rows)
     suite = ElementTree.Element(
         "testsuite",
@@ -27,7 +27,7 @@ def junit(report: ParityReport) -> str:
         figures = _figures(row)
         if row.failure:
             failure = ElementTree.SubElement(case, "failure", message=f"{row.failure}: {figures}")
-            failure.text = "\n".join([figures, *_looks(report, row)])
+            failure.text = "\n".join([figures, *_findings(report, row)])
         else:
             ElementTree.SubElement(case, "system-out").text = figures
     root = ElementTree.Element("testsuites", tests=suite.get("tests", ""), failures=str(failures))
@@ -37,7 +37,7 @@ def junit(report: ParityReport) -> str:
     return NOT_XML.sub("?", text)
 
 
-def _looks(report: ParityReport, row: ParityRow) -> list[str]:
+def _findings(report: ParityReport, row: ParityRow) -> list[str]:
     of_row = (f for f in report.findings if (f.candidate, f.output) == (row.candidate, row.output))
     return [f"looks like: {finding}" for finding in of_row]
 

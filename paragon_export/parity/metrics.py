@@ -1,4 +1,4 @@
-"""Metrics: how far two pictures are apart. Pure NumPy, float64, every pixel counts."""
+"""Error metrics between two outputs, computed with NumPy in float64 over all pixels."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 PEAK = 1.0
-"""Full range of a picture: PSNR is always relative to it, never to the data."""
+"""Full range of an image. PSNR is relative to it, not to the largest value of the data."""
 
 
 @dataclass(frozen=True)
@@ -17,18 +17,18 @@ class Difference:
 
     max_abs: float
     psnr_db: float
-    """Infinite where both are equal."""
+    """Lowest PSNR of any item of the batch; infinite if both are equal."""
     border_max_abs: float
-    """0 where no band was asked for."""
+    """Largest error in the border band; 0 if its width is 0."""
     interior_max_abs: float
-    """0 where the picture is too small to have an interior."""
+    """Largest error inside the band; 0 if the image is too small to have an interior."""
     is_finite: bool
     is_constant: bool
-    """Whether any picture of the candidate is all one value while the reference's is not."""
+    """Whether any item of the candidate is constant while the reference's is not."""
 
 
 NOT_COMPARED = Difference(math.inf, -math.inf, math.inf, math.inf, False, False)
-"""Stands where nothing could be compared."""
+"""Used if nothing could be compared."""
 
 
 def difference(candidate: np.ndarray, reference: np.ndarray, border: int) -> Difference:
@@ -36,8 +36,8 @@ def difference(candidate: np.ndarray, reference: np.ndarray, border: int) -> Dif
 
     Args:
         candidate: Any floating type; cast to float64 before subtracting.
-        reference: The truth, float64.
-        border: Width in pixels of the band at all four sides that is also reported apart.
+        reference: Outputs of the reference, float64.
+        border: Width in pixels of the band at all four sides whose error is reported separately.
 
     Raises:
         ValueError: If the shapes differ or there is no pixel to compare.
@@ -69,12 +69,12 @@ def difference(candidate: np.ndarray, reference: np.ndarray, border: int) -> Dif
 
 
 def wrong_top1(candidate: np.ndarray, reference: np.ndarray, allowed: float) -> int:
-    """Count the rows whose best class differs although the reference's is clearly the best.
+    """Count the rows whose best class differs from the reference's, near ties left out.
 
     Args:
-        candidate: (N, classes) logits; the first of equal ones is the best.
-        reference: The truth, of the same shape.
-        allowed: Rows count whose two best logits in the reference are further apart than this.
+        candidate: (N, classes) logits; of equal logits the first is the best.
+        reference: Logits of the reference, of the same shape.
+        allowed: A row counts only if the two largest logits of the reference differ by more.
     """
     ordered = np.sort(reference, axis=1)
     gap = ordered[:, -1] - ordered[:, -2] if reference.shape[1] > 1 else np.zeros(len(reference))
@@ -83,16 +83,20 @@ def wrong_top1(candidate: np.ndarray, reference: np.ndarray, allowed: float) -> 
 
 
 def psnr_db(error: np.ndarray) -> float:
-    """``10 log10(PEAK^2 / mean(error^2))``; infinite where there is no error."""
+    """Return ``10 log10(PEAK^2 / mean(error^2))`` in dB; infinite if all errors are 0."""
     mean_square = float(np.mean(np.square(error, dtype=np.float64)))
     return math.inf if mean_square == 0 else 10 * math.log10(PEAK**2 / mean_square)
 
 
 def _worst_psnr_db(error: np.ndarray) -> float:
-    """The lowest PSNR of any picture of the batch: an average would hide one broken item."""
-    return min(psnr_db(picture) for picture in error)
+    """Return the lowest PSNR of any item of the batch; a mean would hide one broken item."""
+    return min(psnr_db(item) for item in error)
 
 
 def luma(rgb: np.ndarray) -> np.ndarray:
-    """Return the BT.601 luma in [16, 235] of an (..., 3) picture in [0, 1], as papers use it."""
+    """Return the luma of BT.601, in [16, 235], of an (..., 3) RGB image in [0, 1].
+
+    It is the Y that super-resolution papers measure PSNR on (Rec. ITU-R BT.601, 8-bit studio
+    range).
+    """
     return 16 + rgb @ np.array([65.481, 128.553, 24.966])

@@ -1,4 +1,4 @@
-"""Find the checkpoint that a file was made from, and say where a file contradicts its origin."""
+"""Find the checkpoint that an artifact was exported from, and report mismatches."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from paragon_export.system.text import brief
 def network_of_source(
     file: OnnxFile, checkpoint: Path | None, options: NetworkOptions
 ) -> tuple[LoadedNetwork | None, tuple[str, ...]]:
-    """Find the network that an ONNX file was made from, and say which it is.
+    """Load the network that an ONNX file was exported from.
 
     Args:
         file: The ONNX file.
-        checkpoint: Its checkpoint; None takes the one that the metadata names.
-        options: Options that are not in here are those that the metadata records.
+        checkpoint: Path of its checkpoint; None takes the one that the metadata names.
+        options: Values that replace those that the metadata records.
 
     Returns:
-        The network, or None if no checkpoint is found, and notes for the user.
+        The network, or None if no checkpoint is found; and notes for the user.
 
     Raises:
-        PlanError: If ``checkpoint`` is not the one that the file was made from.
+        PlanError: If ``checkpoint`` is not the one that the file was exported from.
     """
     metadata = file.metadata
     resolved = with_recorded(options, metadata)
@@ -46,16 +46,16 @@ def network_of_source(
         sha256 = network.checkpoint.sha256
         if metadata.checkpoint_sha256 not in (None, sha256):
             raise PlanError(
-                f"{file.path} was made from a checkpoint with SHA-256 "
-                f"{metadata.checkpoint_sha256}, and {checkpoint} has {sha256}; give the one it was "
-                "made from"
+                f"{file.path} was exported from a checkpoint with SHA-256 "
+                f"{metadata.checkpoint_sha256}, and {checkpoint} has {sha256}; give the checkpoint "
+                "it was exported from"
             )
     path = network.checkpoint.path
-    return network, (f"judged against {path}, with the switches that the ONNX file records",)
+    return network, (f"judged against {path}, with the options that the ONNX file records",)
 
 
 def network_of_artifact(artifact: Artifact, options: NetworkOptions) -> LoadedNetwork:
-    """Load the network that an artifact was made from, as its metadata names it.
+    """Load the network that an artifact was exported from, as its metadata names it.
 
     Raises:
         PlanError: If the metadata names no checkpoint, or that checkpoint is not found.
@@ -64,24 +64,25 @@ def network_of_artifact(artifact: Artifact, options: NetworkOptions) -> LoadedNe
     name, sha256 = metadata.checkpoint, metadata.checkpoint_sha256
     if name is None or sha256 is None:
         raise PlanError(
-            f"{path} does not say what checkpoint it was made from; give it before the file"
+            f"{path} does not record its checkpoint; give the checkpoint before the file"
         )
     checkpoint = recorded_checkpoint(path, metadata)
     if checkpoint is None:
         raise PlanError(
-            f"{path} was made from {brief(name)} with SHA-256 {brief(sha256)}, neither beside it "
-            "nor in the working folder; give the checkpoint before the file"
+            f"{path} was exported from {brief(name)} with SHA-256 {brief(sha256)}, which is "
+            "neither in its folder nor in the working folder; give the checkpoint before the file"
         )
     return describe(checkpoint, with_recorded(options, metadata))
 
 
 def recorded_checkpoint(artifact: Path, metadata: ModelMetadata) -> Checkpoint | None:
-    """Return the checkpoint that the metadata names, if its bytes have the recorded digest.
+    """Return the checkpoint that the metadata names, if its SHA-256 is the recorded one.
 
-    It is looked for in the folder of the artifact and in the working folder.
+    It is searched for in the folder of the artifact, then in the working folder. None if neither
+    holds it.
 
     Raises:
-        CheckpointError: If the file with that digest is no checkpoint.
+        CheckpointError: If the file with that digest is not a checkpoint.
     """
     if metadata.checkpoint is None or metadata.checkpoint_sha256 is None:
         return None
@@ -96,9 +97,10 @@ def recorded_checkpoint(artifact: Path, metadata: ModelMetadata) -> Checkpoint |
 
 
 def with_recorded(options: NetworkOptions, metadata: ModelMetadata) -> NetworkOptions:
-    """Add the options that a file's metadata records, unless an option file is to give them.
+    """Add the option values that a file's metadata records, unless there is an option file.
 
-    These are the options that a flag can set and that the tensors did not determine.
+    Added are the options that a flag can set and that the tensors do not determine. Flags of
+    ``options`` replace recorded values.
     """
     recorded = {} if options.config else metadata.switches
     flags = {n: s.value for n, s in recorded.items() if n in FLAGS and s.source != "tensors"}
@@ -106,20 +108,20 @@ def with_recorded(options: NetworkOptions, metadata: ModelMetadata) -> NetworkOp
 
 
 def other_checkpoint(artifact: Artifact, checkpoint: Checkpoint) -> str:
-    """Say that an artifact was made from another checkpoint; empty if it was not."""
+    """Return a message if an artifact was exported from another checkpoint, else an empty one."""
     recorded = artifact.metadata.checkpoint_sha256
     if recorded in (None, checkpoint.sha256):
         return ""
     return (
-        f"{artifact.path} was made from a checkpoint with SHA-256 {recorded}, and "
+        f"{artifact.path} was exported from a checkpoint with SHA-256 {recorded}, and "
         f"{checkpoint.path} has {checkpoint.sha256}"
     )
 
 
 def changed_files(artifacts: Sequence[Artifact]) -> list[str]:
-    """Name the ONNX files that are no longer what this tool wrote."""
+    """Return a note for each ONNX file that was changed after this tool wrote it."""
     return [
-        f"{file.path} was changed after it was made: its content is not what its metadata records"
+        f"{file.path} was changed after export: its content does not match its metadata"
         for file in artifacts
         if isinstance(file, OnnxFile) and file.was_changed
     ]

@@ -1,4 +1,4 @@
-"""The reference that candidates are compared with: the PyTorch network as trained."""
+"""The reference that candidates are compared with: the unmodified PyTorch network."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 DROP_SIZE = Size(128, 128)
-"""Of the photograph on which the cost of dropping trained tensors is measured."""
+"""Size of the photograph on which the effect of dropped tensors is measured."""
 
 
 class Reference(Protocol):
@@ -40,7 +40,7 @@ class Reference(Protocol):
     def input_spec(self) -> InputSpec: ...
 
     def runner(self, dtype: str) -> Runner:
-        """Return a runner that computes in ``dtype``, a name of PyTorch's."""
+        """Return a runner that computes in ``dtype``, as ``"float64"``."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +49,7 @@ class TorchReference:
 
     network: LoadedNetwork
     module: nn.Module
-    """Float32, eval mode; never changed."""
+    """In float32 and eval mode; it is not modified."""
     inputs: tuple[Port, ...]
     outputs: tuple[Port, ...]
 
@@ -63,7 +63,7 @@ class TorchReference:
 
     @property
     def video(self) -> bool:
-        """Whether it carries features from frame to frame."""
+        """Whether the network has temporal ports."""
         return len(self.inputs) > 1
 
     def runner(self, dtype: str, device: str = "cpu") -> TorchRunner:
@@ -80,7 +80,7 @@ class TorchReference:
 
 @dataclass(frozen=True, kw_only=True)
 class OnnxReference:
-    """A float32 ONNX file, where no checkpoint is at hand: it stands for every dtype."""
+    """A float32 ONNX file whose checkpoint is unknown. It computes in float32 for every dtype."""
 
     file: OnnxFile
     inputs: tuple[Port, ...]
@@ -99,10 +99,10 @@ def _at(ports: Sequence[Port], extents: dict[str, int]) -> tuple[Port, ...]:
 
 
 def build_reference(network: LoadedNetwork, *, video: bool = False) -> TorchReference:
-    """Build the network as trained; ``video`` adds the temporal ports.
+    """Return the network as trained, with its ports; ``video`` adds the temporal ones.
 
     Raises:
-        PlanError: If an option that the tensors do not determine was not given.
+        PlanError: If an option that the tensors do not determine has no value.
     """
     module = network.build(video=True) if video else network.module
     architecture = architecture_named(network.spec.architecture)
@@ -112,7 +112,7 @@ def build_reference(network: LoadedNetwork, *, video: bool = False) -> TorchRefe
 
 @step("measuring what dropped tensors cost")
 def measure_drop(network: LoadedNetwork) -> Difference:
-    """Measure how far the image moves when the options drop trained tensors, in float64."""
+    """Measure in float64 how the image changes if the options drop trained tensors."""
     flags = {**network.options.flags, "export_safe": False, "attention_mode": "sdpa"}
     complete = network.with_options(replace(network.options, flags=flags))
     feeds = {"input": photograph_crop(network.spec.in_channels, DROP_SIZE)[None]}

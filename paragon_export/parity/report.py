@@ -1,9 +1,12 @@
-"""Reports: verdicts as data. A report decides the exit code; it is never an exception."""
+"""The verdict as data: one row per output and probe, findings and notes.
+
+A failed verdict is a report whose ``passed`` is False, never an exception.
+"""
 
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from paragon_export.parity.acceptance import Criteria, Measured, limit_of
@@ -21,13 +24,16 @@ class ParityRow(Measured):
     output: str
     """Name of the graph output that was compared."""
     picture: str
+    """Label of the probe."""
     size: Size
+    """Input size in pixels."""
     batch: int
     criteria: Criteria
+    """The acceptance rule, in the order in which it is checked."""
     is_stress: bool = False
-    """Whether the probe's content is one that a network need not handle."""
+    """Whether the probe is an artificial pattern, on which a network may diverge."""
     fault: str = ""
-    """Set where nothing could be compared: a wrong shape, a run that failed."""
+    """Why nothing could be compared, as a wrong shape or a failed run; empty if it was."""
 
     @property
     def limit(self) -> float:
@@ -36,10 +42,11 @@ class ParityRow(Measured):
 
     @property
     def is_judged(self) -> bool:
-        """False where the float64 network itself diverges on a stress probe.
+        """Whether the row counts in the verdict.
 
-        A network may diverge on a checkerboard: the slightest rounding changes its output then,
-        and PyTorch disagrees with itself. Photographs always count.
+        It does not where the float64 network itself diverges on a stress probe, such as a
+        checkerboard: one rounding changes the output then, and no candidate could match it.
+        Photographs always count.
         """
         return bool(self.fault) or not (
             self.is_stress and (self.has_diverged or self.is_undetermined)
@@ -47,17 +54,17 @@ class ParityRow(Measured):
 
     @property
     def failure(self) -> str:
-        """What is wrong, in a word or two; empty where the row passes or is not judged."""
+        """The reason for a failure, in a few words; empty if the row passes or is not judged."""
         if not self.is_judged:
             return ""
         return self.fault or next(filter(None, (c.check(self) for c in self.criteria)), "")
 
     def to_json(self) -> dict[str, Any]:
-        """Return the figures; null for those that are infinite or not known.
+        """Return the measured values as JSON types. Infinite and unknown values are null.
 
-        ``psnr_db`` is null where both outputs are equal (``max_abs`` is 0), and with every error
-        where nothing could be compared (``failure`` says why). ``reference_max_abs`` is null where
-        PyTorch itself is not finite in this precision, ``limit`` where no error is too large,
+        ``psnr_db`` is null where both outputs are equal (``max_abs`` is 0), and so is every
+        error where nothing could be compared (``failure`` says why). ``reference_max_abs`` is null
+        where PyTorch is not finite in this precision, ``limit`` where no criterion bounds errors,
         ``reference_peak`` where the float64 network overflows (the row is not judged then).
         """
         return finite(
@@ -86,50 +93,64 @@ class ParityRow(Measured):
 
 @dataclass(frozen=True)
 class Finding:
-    """What one output of a candidate that failed looks like."""
+    """What a wrong output looks like. The verdict does not depend on it."""
 
-    candidate: str
-    output: str
     symptom: str
-    """The same words for the same mistake."""
-    detail: str
+    """A fixed name for each kind of error, as ``shift``."""
+    detail: str = ""
+    """What was measured, for the reader."""
+    candidate: str = field(default="", kw_only=True)
+    """Name of the candidate; empty until the finding is part of a report."""
+    output: str = field(default="", kw_only=True)
+    """Name of the graph output; empty until the finding is part of a report."""
 
     def __str__(self) -> str:
         return f"{self.symptom} ({self.detail})" if self.detail else self.symptom
 
+    def to_json(self) -> dict[str, str]:
+        return {
+            "candidate": self.candidate,
+            "output": self.output,
+            "symptom": self.symptom,
+            "detail": self.detail,
+        }
+
 
 @dataclass(frozen=True, kw_only=True)
 class ParityReport:
-    """The verdict on one or several candidates. Nothing compared is a failure."""
+    """The verdict on one or several candidates."""
 
     rows: tuple[ParityRow, ...]
     notes: tuple[str, ...] = ()
     findings: tuple[Finding, ...] = ()
-    """What failures look like; the verdict does not depend on them."""
+    """At most one for each output of a candidate that failed."""
     spec: NetworkSpec | None = None
     """The reference network; None where the reference is an ONNX file."""
 
     @property
     def passed(self) -> bool:
+        """Whether every judged row passes. False if no row is judged."""
         judged = [row for row in self.rows if row.is_judged]
         return bool(judged) and not any(row.failure for row in judged)
 
     @property
     def worst(self) -> ParityRow | None:
-        """The row that fails, or comes closest to failing."""
-        return max((row for row in self.rows if row.is_judged), key=_badness, default=None)
+        """A failed row if there is one, else the row closest to its limit; None without rows."""
+        return max((row for row in self.rows if row.is_judged), key=_failure_order, default=None)
 
     def to_json(self) -> dict[str, Any]:
+        """Return the report as JSON types; ``looks_like`` holds the findings."""
         worst = self.worst
         return {
             "passed": self.passed,
             "rows": [row.to_json() for row in self.rows],
             "worst": worst.to_json() if worst else None,
-            "looks_like": [asdict(finding) for finding in self.findings],
+            "looks_like": [finding.to_json() for finding in self.findings],
             "notes": list(self.notes),
         }
 
 
-def _badness(row: ParityRow) -> tuple[bool, float]:
+def _failure_order(row: ParityRow) -> tuple[bool, float]:
+    """Return a sort key: failures last, then by the share of the limit that is used."""
     share = row.found.max_abs / row.limit if 0 < row.limit < math.inf else row.found.max_abs
     return bool(row.failure), share

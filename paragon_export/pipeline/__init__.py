@@ -1,4 +1,4 @@
-"""The flows from a checkpoint to a verified file, one in each module.
+"""The flows from a checkpoint to a verified file.
 
 It may import ``bench`` and the packages before it.
 """

@@ -1,4 +1,4 @@
-"""Audit what half precision has to hold, of a checkpoint or of a float32 ONNX file."""
+"""Audit which tensors of a network exceed the range of half precision."""
 
 from __future__ import annotations
 
@@ -20,21 +20,22 @@ def audit_ranges(
     video: bool = False,
     rewrite: bool = True,
 ) -> RangeAudit:
-    """Measure the range of every tensor and what half precision cannot hold.
+    """Measure the range of every tensor and find those that half precision cannot represent.
 
     Args:
-        source: A network, the path of a checkpoint, or a float32 ONNX file, which is audited as
-            it is.
+        source: A network, the path of a checkpoint, or the path of a float32 ONNX file. ONNX files
+            are audited unchanged.
         precision: ``"fp16"`` or ``"bf16"``.
         images: Folder of images to add to the probes.
         video: Audit the network with its temporal ports.
-        rewrite: Audit the rewritten network, not the network as trained.
+        rewrite: Audit the rewritten network; False audits the network as trained.
 
     Returns:
-        The audit. ``passed`` is False if float32 islands cannot help.
+        The audit. ``passed`` is False if a tensor overflows that no float32 node can replace, as
+        an output.
 
     Raises:
-        ParagonExportError: If a step could not run, or the file is half already.
+        ParagonExportError: If a step could not run, or the file is in half precision already.
     """
     network = source if isinstance(source, LoadedNetwork) else None
     plan = ExportPlan(
@@ -50,9 +51,9 @@ def audit_ranges(
 def audit_source(
     plan: ExportPlan, images: Path | None = None, network: LoadedNetwork | None = None
 ) -> RangeAudit:
-    """Carry out the audit of a plan, whose ``checkpoint`` may be an ONNX file.
+    """Run the audit of a plan, whose ``checkpoint`` may be an ONNX file.
 
-    Nothing is written: ``plan.output`` is not used.
+    ``plan.output`` is not used: nothing is written.
 
     Raises:
         ParagonExportError: As :func:`audit_ranges`.

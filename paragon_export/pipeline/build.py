@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import paragon_export
 from paragon_export.engines.reuse import ExistingEngine
@@ -30,23 +31,23 @@ def build_engine(
     video: bool = False,
     rewrite: bool = True,
 ) -> BuildResult:
-    """Build a TensorRT engine with a manifest, or reuse the one there if all of it matches.
+    """Build a TensorRT engine with a manifest, or reuse an existing one if its manifest matches.
 
     Args:
         source: A network, the path of a checkpoint, or an ONNX file.
-        output: The ``.engine`` file to write; the manifest gets ``.json`` added to its name.
-        checkpoint: The reference to judge an ONNX source against; None takes the one that its
-            metadata names, from its own folder or the working folder.
+        output: The ``.engine`` file to write. The manifest has the same name with ``.json`` added.
+        checkpoint: The reference for an ONNX source; None takes the one that its metadata names,
+            from its folder or the working folder.
         precision: ``"fp32"``, ``"fp16"`` or ``"bf16"``.
-        targets: Compute capabilities in one engine, as ``"sm86"``; empty means Ampere and later.
+        targets: Compute capabilities of the engine, as ``"sm86"``; empty means Ampere and later.
         backend: ``"rtx"`` compiles without a GPU; ``"tensorrt"`` needs one.
-        profile: Sizes, or batches of a glyph classifier; None takes 1x1 to 1080x1920.
+        profile: Input sizes, or batches of a glyph classifier; None takes 1x1 to 1080x1920.
         video: Build the network with its temporal ports.
         rewrite: Build an algebraically equal network that runs faster.
 
     Returns:
-        The result. ``passed`` is the verdict on the ONNX file that was compiled, and on the
-        engine where a GPU is present; None where no reference is known.
+        The result. ``passed`` is the verdict on the compiled ONNX file and, with a GPU, on the
+        engine; None if no reference is known. No engine is written if it is False.
 
     Raises:
         PlanError: If the arguments do not fit each other or the network.
@@ -71,53 +72,63 @@ def build_engine(
 def build(
     plan: EnginePlan, prove: Prover | None = None, network: LoadedNetwork | None = None
 ) -> BuildResult:
-    """Carry out an engine plan.
+    """Reuse the engine of a plan, or compile, judge and write it.
 
     Args:
         plan: What to build.
-        prove: How to judge and time the engine itself; None does so on a GPU if there is one.
-        network: That of the plan's source, if it was read.
+        prove: Judges and times the engine; None does so on a GPU, if there is one.
+        network: The network of the plan's source; None reads the source.
 
     Raises:
         ParagonExportError: If a step could not run. No engine is written then.
     """
-    from paragon_export.engines.build import compile_engine
-    from paragon_export.engines.manifest import EngineFile, manifest_path
-    from paragon_export.engines.reuse import (
-        identify,
-        read_existing,
-        read_source,
-        why_judge_again,
-        why_rebuild,
-    )
-    from paragon_export.pipeline.engine_manifest import add_proof, describe_engine
-    from paragon_export.pipeline.prove import prove_on_gpu
+    from paragon_export.engines import reuse
     from paragon_export.runtimes.polygraphy import polygraphy_trt
 
-    existing = read_existing(plan.output)
+    existing = reuse.read_existing(plan.output)
     check_outputs(plan, existing)
-    given = network or read_source(plan)
-    identity = identify(plan, given)
-    reason = why_rebuild(existing, identity, given) or why_judge_again(existing, plan)
-    if not reason:
+    opened = network or reuse.read_source(plan)
+    identity = reuse.identify(plan, opened)
+    why = reuse.why_rebuild(existing, identity, opened) or reuse.why_judge_again(existing, plan)
+    if not why:
         return BuildResult(
             engine=plan.output,
             manifest=existing.manifest,
             cached=True,
             reason="everything in the manifest matches",
         )
-    polygraphy_trt(plan.backend.value)  # refuse now what is not installed
-    source = _model_to_compile(plan, given)
+    polygraphy_trt(plan.backend.value)  # raise before the export if TensorRT is missing
+    source = _model_to_compile(plan, opened)
     result = BuildResult(
-        engine=plan.output,
-        manifest=None,
-        cached=False,
-        reason=reason,
-        parity=source.parity,
-        notes=source.notes,
-    )
+        engine=plan.output, manifest=None, cached=False, reason=why,
+        parity=source.parity, notes=source.notes,
+    )  # fmt: skip
     if result.passed is False:
         return result
+    return _compile_and_write(plan, identity, source, result, prove)
+
+
+def _compile_and_write(
+    plan: EnginePlan,
+    identity: Mapping[str, Any],
+    source: ModelToCompile,
+    result: BuildResult,
+    prove: Prover | None,
+) -> BuildResult:
+    """Compile an engine, judge it, and write it with its manifest unless a verdict failed.
+
+    Args:
+        plan: What to build.
+        identity: The part of the manifest that decides about reuse.
+        source: The ONNX file to compile.
+        result: The result so far, with the verdict on the ONNX file.
+        prove: Judges and times the engine; None does so on a GPU, if there is one.
+    """
+    from paragon_export.engines.build import compile_engine
+    from paragon_export.engines.manifest import EngineFile, manifest_path
+    from paragon_export.pipeline.engine_manifest import add_proof, describe_engine
+    from paragon_export.pipeline.prove import prove_on_gpu
+
     profile = _profile(plan, source.file)
     built = compile_engine(source.file, plan.backend, plan.targets, profile)
     manifest = describe_engine(plan, identity, source, built).seal(built.data)
@@ -139,10 +150,10 @@ def _profile(plan: EnginePlan, file: OnnxFile) -> Profile | BatchProfile:
 
 
 def check_outputs(plan: EnginePlan, existing: ExistingEngine) -> None:
-    """Refuse outputs that cannot be written, or that would replace a file of somebody else.
+    """Check that the engine, its manifest and the compiled ONNX file may be written.
 
     Raises:
-        PlanError: Naming the first.
+        PlanError: If one cannot be written, or would replace a file that this tool did not write.
     """
     from paragon_export.engines.manifest import is_manifest, manifest_path
 
@@ -162,21 +173,21 @@ def check_outputs(plan: EnginePlan, existing: ExistingEngine) -> None:
         named=plan.is_named,
         is_ours=lambda _: is_our_manifest(manifest) or is_our_model(plan.compiled_onnx),
     )
-    next_to_it = {manifest: is_our_manifest, plan.compiled_onnx: is_our_model}
-    for path, is_ours in next_to_it.items():
+    other_outputs = {manifest: is_our_manifest, plan.compiled_onnx: is_our_model}
+    for path, is_ours in other_outputs.items():
         check_writable(path, plan.source, plan.checkpoint, named=False, is_ours=is_ours)
 
 
-def _model_to_compile(plan: EnginePlan, given: OnnxFile | LoadedNetwork) -> ModelToCompile:
-    """Return the ONNX file to compile with its verdict: exported, converted, or as it is."""
-    if isinstance(given, OnnxFile):
-        return _from_onnx(plan, given)
+def _model_to_compile(plan: EnginePlan, source: OnnxFile | LoadedNetwork) -> ModelToCompile:
+    """Return the ONNX file to compile and its verdict: exported, converted or unchanged."""
+    if isinstance(source, OnnxFile):
+        return _from_onnx(plan, source)
     exported = make_onnx(
-        given,
+        source,
         ExportPlan(
             checkpoint=plan.source,
             output=plan.compiled_onnx,
-            options=given.options,
+            options=source.options,
             precision=plan.precision,
             video=plan.video,
             rewrite=plan.rewrite,
@@ -189,6 +200,10 @@ def _model_to_compile(plan: EnginePlan, given: OnnxFile | LoadedNetwork) -> Mode
 
 
 def _from_onnx(plan: EnginePlan, file: OnnxFile) -> ModelToCompile:
+    """Judge an ONNX file, in half precision if the plan asks for it.
+
+    Its reference is its checkpoint, or the float32 file itself if no checkpoint is known.
+    """
     from paragon_export.parity.check import judge, judge_conversion
     from paragon_export.parity.provenance import network_of_source
     from paragon_export.parity.reference import build_reference
@@ -199,26 +214,26 @@ def _from_onnx(plan: EnginePlan, file: OnnxFile) -> ModelToCompile:
     if not plan.rewrite:
         notes = (*notes, "--no-rewrite has no effect: an ONNX file is compiled as it is")
     if not plan.precision.is_half or file.precision is plan.precision:
-        if reference is None:  # TensorRT folds constants as ONNX Runtime does, but without limits
+        if reference is None:  # TensorRT folds constants without limits: try it isolated
             open_runner(file.data, is_own=False, title=str(plan.source))
         parity = judge(reference, [file]) if reference else None
         return ModelToCompile(file, parity, reference, notes)
-    converted, told = _converted(plan, file)
+    converted, audit_notes = _converted(plan, file)
     parity = judge(reference, [converted]) if reference else judge_conversion(file, converted)
-    return ModelToCompile(converted, parity, reference, (*notes, *told), is_ours=True)
+    return ModelToCompile(converted, parity, reference, (*notes, *audit_notes), is_ours=True)
 
 
 def _converted(plan: EnginePlan, file: OnnxFile) -> tuple[OnnxFile, tuple[str, ...]]:
-    """Return a float32 ONNX file in half precision, and the notes of its range audit."""
+    """Convert a float32 ONNX file to half precision; also return the notes of its range audit."""
     from paragon_export.graph.onnx_io import serialized
     from paragon_export.precision.audit import audit, subject_of_file
     from paragon_export.precision.half import to_precision
     from paragon_export.precision.range_report import describe_islands
 
-    mended, ranges = audit(file.model, plan.precision, Precision.FP32, subject_of_file(file))
-    model = to_precision(mended, plan.precision, io=Precision.FP32)
+    audited, ranges = audit(file.model, plan.precision, Precision.FP32, subject_of_file(file))
+    model = to_precision(audited, plan.precision, io=Precision.FP32)
     model.metadata_props["precision"] = plan.precision.value
     model.metadata_props["tool"] = f"paragon-export {paragon_export.__version__}"
     describe_islands(model, ranges)
-    made = replace(serialized(model, plan.compiled_onnx), is_own=file.is_own)
-    return made, ranges.notes
+    converted = replace(serialized(model, plan.compiled_onnx), is_own=file.is_own)
+    return converted, ranges.notes

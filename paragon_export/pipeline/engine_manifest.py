@@ -1,4 +1,4 @@
-"""Fill the manifest of an engine: from its build, then from its run on a GPU."""
+"""Content of an engine's manifest: what was built, from what, and with which verdict."""
 
 from __future__ import annotations
 
@@ -22,9 +22,13 @@ def describe_engine(
     source: ModelToCompile,
     built: BuiltEngine,
 ) -> Manifest:
-    """Return the manifest of an engine that has just been built. It is not sealed.
+    """Return the manifest of a new engine, not sealed, with the verdict on its ONNX file.
 
-    ``identity`` holds its first entries (see ``reuse.identify``).
+    Args:
+        plan: What was to be built.
+        identity: The part of the manifest that decides about reuse.
+        source: The ONNX file that was compiled.
+        built: The engine.
     """
     parity = source.parity
     onnx = plan.compiled_onnx if source.is_ours else plan.source
@@ -51,7 +55,7 @@ def describe_engine(
 
 
 def add_proof(manifest: Manifest, proof: Proof) -> Manifest:
-    """Return a manifest with the verdict and the times of a run on a GPU, if there was one."""
+    """Return the manifest with the verdict and the latencies of the engine on a GPU, if it ran."""
     if proof.parity is None:
         return manifest
     parity = Verdict(

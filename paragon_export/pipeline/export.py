@@ -1,7 +1,7 @@
 """Export a checkpoint to one verified ONNX file.
 
-Load, build the reference, rewrite, trace, simplify, convert, judge, write. Each step takes the
-value that the step before returned.
+The steps: load, build the reference, rewrite, trace, simplify, convert, judge, write. Each step
+takes the value that the previous step returned.
 """
 
 from __future__ import annotations
@@ -31,20 +31,20 @@ def export_onnx(
     runtime: str = "any",
     opset: int | None = None,
 ) -> ExportResult:
-    """Export a network to one ONNX file, judge it, and write it if its verdict passes.
+    """Export a network to one ONNX file, judge it, and write it if the verdict passes.
 
     Args:
         network: A network, or the path of a checkpoint.
-        output: The ``.onnx`` file to write. A file of that name is replaced.
-        precision: ``"fp32"``, ``"fp16"`` or ``"bf16"``, strongly typed.
+        output: The ``.onnx`` file to write. An existing file is replaced.
+        precision: ``"fp32"``, ``"fp16"`` or ``"bf16"``; the type of the tensors in the file.
         io: Type of the image inputs and outputs: ``"fp32"``, or that of ``precision``.
         static: The only input size, as ``"720x1280"`` (height x width), with batch 1; None keeps
             batch, height and width dynamic.
         video: Add ``prev_feat`` and ``alpha`` to the inputs and ``feature_map`` to the outputs.
         rewrite: Export an algebraically equal network that runs faster.
-        runtime: What the rewrites are chosen for: ``"any"``, ``"onnxruntime"``, ``"openvino"`` or
-            ``"tensorrt"``.
-        opset: ONNX operator set, 18 to 23; None takes the oldest that holds every operator.
+        runtime: Runtime that the rewrites are chosen for: ``"any"``, ``"onnxruntime"``,
+            ``"openvino"`` or ``"tensorrt"``.
+        opset: ONNX operator set, 18 to 23; None takes the oldest that has every operator.
 
     Returns:
         The result. ``passed`` is the verdict; the file was written only if it is True.
@@ -76,7 +76,11 @@ def export_onnx(
 
 
 def export(plan: ExportPlan, network: LoadedNetwork | None = None) -> ExportResult:
-    """Carry out an export plan; ``network`` is that of the plan's checkpoint, if it was read.
+    """Carry out an export plan.
+
+    Args:
+        plan: What to export.
+        network: The network of the plan's checkpoint; None reads the checkpoint.
 
     Raises:
         ParagonExportError: If a step could not run. Nothing is written then.
@@ -89,28 +93,28 @@ def export(plan: ExportPlan, network: LoadedNetwork | None = None) -> ExportResu
 
 
 def make_onnx(network: LoadedNetwork, plan: ExportPlan) -> ExportResult:
-    """Make the ONNX file of a plan in memory and judge it.
+    """Export to memory and judge the ONNX file.
 
-    A rewrite changes where half precision rounds. Where the rewritten network fails for that
-    reason, the network is exported as trained, and the result says so.
+    A rewrite changes where half precision rounds. If the rewritten network fails in half precision
+    and the network as trained passes, the latter is returned, and ``remarks`` say so.
 
     Raises:
         ParagonExportError: If a step could not run.
     """
-    result = _make_once(network, plan)
+    result = _export_once(network, plan)
     if result.passed or not result.fired or not plan.precision.is_half:
         return result
-    as_trained = _make_once(network, replace(plan, rewrite=False, runtime=Runtime.ANY))
+    as_trained = _export_once(network, replace(plan, rewrite=False, runtime=Runtime.ANY))
     if not as_trained.passed:
         return result
     worst = result.parity.worst
-    told = f"error {worst.found.max_abs:.2g} on {worst.picture} {worst.size}" if worst else ""
-    remark = f"exported as trained: rewritten it fails in {plan.precision.value} ({told})"
+    error = f"error {worst.found.max_abs:.2g} on {worst.picture} {worst.size}" if worst else ""
+    remark = f"exported as trained: rewritten it fails in {plan.precision.value} ({error})"
     return replace(as_trained, remarks=(remark,))
 
 
-def _make_once(network: LoadedNetwork, plan: ExportPlan) -> ExportResult:
-    """Make the file once, rewritten or as trained."""
+def _export_once(network: LoadedNetwork, plan: ExportPlan) -> ExportResult:
+    """Export and judge once, rewritten or as trained."""
     from paragon_export.parity.check import judge
     from paragon_export.precision.audit import audit
     from paragon_export.precision.half import to_precision

@@ -1,8 +1,8 @@
-"""Probe: which values of the switches that weights cannot tell fit a bare checkpoint best.
+"""Estimate option values that the tensors of a checkpoint do not determine.
 
-A shipped photograph is made smaller by the network's scale and upscaled again with each value;
-the value a network was trained with gives the best picture, if the network was trained for
-fidelity. A hint for the owner of the checkpoint, not a proof.
+A shipped photograph is downscaled by the network's scale and upscaled again with each value. A
+network that was trained for fidelity has the highest PSNR with the value that it was trained with.
+The result is an estimate, not a proof.
 """
 
 from __future__ import annotations
@@ -23,57 +23,65 @@ from paragon_export.specs.network import Task
 from paragon_export.system.progress import counted
 
 ALPHAS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6)
+"""Values tried for ``upsampler_alpha``."""
 
-WINDOWS = (8, 16)
+WINDOW_SIZES_PX = (8, 16)
 
 SCALES = (2, 3, 4, 8)
-"""Tried where no tensor tells it."""
+"""Tried if the tensors do not determine the scale."""
 
-EXTENT_PX = 192
-"""Side of the piece of the photograph that is compared."""
+MAX_CROP_PX = 192
+"""Side of the crop of the photograph; a multiple of the scale is taken."""
 
 
 @dataclass(frozen=True)
 class Fit:
-    """How well one set of values reproduces the photograph."""
+    """How well the network reproduces the photograph with one set of option values."""
 
     options: dict[str, Any]
+    """The values that were tried."""
     psnr_y_db: float
-    """On luma, 8-bit rounding, a border of ``scale`` pixels left out as papers do."""
+    """PSNR in dB on the luma of 8-bit images, without a border of ``scale`` pixels."""
     over_bicubic_db: float
-    """More than bicubic upscaling by the same factor: comparable from scale to scale."""
+    """``psnr_y_db`` minus that of bicubic upscaling: comparable between scales."""
 
 
 def fit_options(network: LoadedNetwork) -> list[Fit]:
-    """Return every combination of values tried, best first. Options given as flags are kept.
+    """Try every combination of values and return all of them, best first.
+
+    Options that a flag sets or that the tensors determine keep their values.
 
     Raises:
-        ParagonExportError: If the checkpoint cannot be read or a switch is impossible.
+        PlanError: If the network does not take and return RGB images.
+        ParagonExportError: If the network does not support a value.
     """
     spec, options = network.spec, network.options
     if spec.task is Task.MAP:
-        raise PlanError(f"--probe compares pictures, and a {spec.architecture} network makes none")
+        raise PlanError(
+            f"--probe compares images, and a {spec.architecture} network returns none; leave it out"
+        )
     if spec.in_channels != 3:
         raise PlanError(
-            f"--probe compares pictures in RGB, and {network.checkpoint.path} takes {spec.in_channels} channels"
+            f"--probe compares RGB images, and {network.checkpoint.path} takes "
+            f"{spec.in_channels} channels; leave it out"
         )
     settings = spec.options
-    values = {"upsampler_alpha": ALPHAS, "window_size": WINDOWS}
-    open_switches: dict[str, list[float]] = {
+    values = {"upsampler_alpha": ALPHAS, "window_size": WINDOW_SIZES_PX}
+    tried_values: dict[str, list[float]] = {
         name: sorted({*tried, settings[name].value})
         for name, tried in values.items()
         if name in settings and settings[name].source not in ("flag", "tensors")
     }
     if not spec.scale:
-        open_switches["scale"] = list(SCALES)
+        tried_values["scale"] = list(SCALES)
     fits = []
-    combinations = list(itertools.product(*open_switches.values()))
+    combinations = list(itertools.product(*tried_values.values()))
     for combination in counted("trying combination", combinations):
-        tried = dict(zip(open_switches, combination, strict=True))
+        tried = dict(zip(tried_values, combination, strict=True))
         flags = {**options.flags, **tried}
         candidate = network.with_options(replace(options, flags=flags))
         scale = candidate.spec.scale
-        truth, small, bicubic = _pictures(scale)
+        truth, small, bicubic = _photograph_pair(scale)
         runner = build_reference(candidate).runner("float32")
         output = runner.infer({"input": small})["output"]
         found = _psnr_y_db(output, truth, scale)
@@ -82,16 +90,19 @@ def fit_options(network: LoadedNetwork) -> list[Fit]:
 
 
 @cache
-def _pictures(scale: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The photograph (H, W, 3), made smaller as (1, 3, h, w), and that upscaled, (1, 3, H, W)."""
+def _photograph_pair(scale: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the photograph (H, W, 3), downscaled (1, 3, h, w) and upscaled again (1, 3, H, W).
+
+    All are float32 in [0, 1].
+    """
     from PIL import Image
 
-    side = EXTENT_PX - EXTENT_PX % scale
+    side = MAX_CROP_PX - MAX_CROP_PX % scale
     whole = photograph()
     top, left = (whole.shape[0] - side) // 2, (whole.shape[1] - side) // 2
     truth = whole[top : top + side, left : left + side]
-    picture = Image.fromarray((truth * 255).round().astype(np.uint8))
-    small = picture.resize((side // scale, side // scale), Image.Resampling.BICUBIC)
+    image = Image.fromarray((truth * 255).round().astype(np.uint8))
+    small = image.resize((side // scale, side // scale), Image.Resampling.BICUBIC)
     again = small.resize((side, side), Image.Resampling.BICUBIC)
     pixels, upscaled = (
         np.asarray(image, np.float32).transpose(2, 0, 1)[None] / 255 for image in (small, again)
@@ -100,6 +111,7 @@ def _pictures(scale: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def _psnr_y_db(output: np.ndarray, truth: np.ndarray, border: int) -> float:
+    """Return the PSNR in dB on luma, peak 255, of an output (1, 3, H, W) rounded to 8 bits."""
     rounded = (output[0].transpose(1, 2, 0).clip(0, 1) * 255).round() / 255
     gap = (luma(rounded) - luma(truth.astype(np.float64)))[border:-border, border:-border]
     return float(10 * np.log10(255**2 / np.mean(gap**2)))

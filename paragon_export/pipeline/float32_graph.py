@@ -1,6 +1,6 @@
-"""From a network to a float32 graph, and from a graph to an ONNX file with its metadata.
+"""Turn a network into a float32 graph, and a graph into an ONNX file with metadata.
 
-Every export goes through both functions, whatever its precision.
+Exports of every precision call both functions.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ class Float32Graph:
 
     reference: TorchReference
     fired: Mapping[str, int]
-    """Name of each rewrite that applied, and how often."""
+    """How often each rewrite was applied, by its name."""
     model: ir.Model
     static: Size | None
-    """The only input size; None where batch, height and width are dynamic."""
+    """The only input size; None if batch, height and width are dynamic."""
 
     def subject(self, images: Path | None = None) -> Subject:
-        """Return what the graph is audited on; ``images`` is a folder of images to add."""
+        """Return the inputs of a range audit; ``images`` is a folder of images to add."""
         from paragon_export.precision.audit import subject_of
 
         reference = self.reference
@@ -59,7 +59,10 @@ def float32_graph(network: LoadedNetwork, plan: ExportPlan) -> Float32Graph:
     check_defined([plan.static] if plan.static else [], spec.smallest)
     reference = build_reference(network, video=plan.video)
     if plan.static and spec.task.is_classifier:
-        raise PlanError(f"--static is for pictures; a {spec.architecture} network has one grid")
+        raise PlanError(
+            f"--static is for images; a {spec.architecture} network has one input size; "
+            "leave it out"
+        )
     ports = reference.fixed(plan.static) if plan.static else None
     inputs, outputs = ports or (reference.inputs, reference.outputs)
     module = reference.module
@@ -81,12 +84,12 @@ def finish(
     ranges: RangeAudit | None = None,
     quantization: Quantization | None = None,
 ) -> OnnxFile:
-    """Write the metadata into a model made from a graph, and return it as an ONNX file in memory.
+    """Add the metadata to a model and return it as an ONNX file in memory.
 
     Args:
-        graph: The float32 graph.
-        model: The same in the precision of the artifact. It is changed in place.
-        plan: What was asked for.
+        graph: The float32 graph that the model was converted from.
+        model: The graph in the precision of the artifact. It is modified in place.
+        plan: What to export.
         ranges: The audit that chose the nodes that stay in float32, for half precision.
         quantization: Replaces the plan's precision in the metadata.
     """

@@ -1,7 +1,7 @@
-"""Glyphs: rasters in, named glyphs out, through both networks of the classifier.
+"""Classify glyph rasters with both networks of the glyph classifier.
 
-Phase 1 sees every different cell of all rasters once, however many rasters share it, and empty
-cells not at all; phase 2 sees many grids at a time.
+Phase 1 turns each 8x8 cell into a primitive ID; it runs once for equal cells and skips empty ones.
+Phase 2 turns each 16x16 grid of IDs into logits, in batches.
 """
 
 from __future__ import annotations
@@ -28,40 +28,43 @@ from paragon_export.system.reading import parse_json, read_bytes
 from paragon_export.system.text import brief
 
 RASTER = GRID * CELL
-"""Pixels per side of a raster."""
+"""Side of a raster in pixels."""
 
 CELLS_AT_A_TIME = 4096
 
 GLYPHS_AT_A_TIME = 256
 
 PHASES = {Task.CELLS: 1, Task.GRID: 2}
+"""Phase of the classifier, by the task of a network."""
 
 MAX_LABEL_MAP_BYTES = 2**24
 
 
 @dataclass(frozen=True, kw_only=True)
 class Chain:
-    """Both phases, ready to run."""
+    """Both networks, opened, and the label map."""
 
     cells: Runner
     """Phase 1."""
     glyphs: Runner
     """Phase 2."""
     labels: Mapping[int, str]
-    """Class index to label; a class may have none."""
+    """Label of each class index; a class may have none."""
     notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Named:
-    """A class that a glyph may be."""
+    """One of the likeliest classes of a glyph."""
 
     rank: int
     """1 is the likeliest."""
     index: int
+    """Class index."""
     label: str
-    """That of the label map; ``class INDEX`` where it has none."""
+    """Label from the label map; ``class INDEX`` if it has none."""
     probability: float
+    """Softmax of the logits, in [0, 1]."""
 
 
 @dataclass(frozen=True)
@@ -79,13 +82,14 @@ def open_chain(
     label_map: Path | None = None,
     backend: OnnxBackend = OnnxBackend.ONNXRUNTIME,
 ) -> Chain:
-    """Open phase 1 and phase 2, told apart by what is in them.
+    """Open phase 1 and phase 2. Their contents show which is which.
 
     Args:
-        paths: Two, in any order. Checkpoints are exported in memory, ONNX files taken as they are.
-        options: For phase 2.
-        label_map: JSON file {label: class index}; None takes the checkpoint's own, if it has one.
-        backend: What runs both.
+        paths: Two checkpoints or ONNX files, in any order. Checkpoints are exported in memory.
+        options: Option values for the checkpoints.
+        label_map: JSON file {label: class index}; None takes that of the phase 2 checkpoint, if it
+            has one.
+        backend: What runs both networks.
 
     Raises:
         ParagonExportError: If they are not one of each phase, or the label map does not fit.
@@ -97,23 +101,24 @@ def open_chain(
             "phase 1 and one of phase 2"
         )
     first, second = opened
-    told = _read_json(label_map) if label_map else second.label_map
-    labels = {} if told is None else _labels(told, second.classes, label_map)
+    indices = _read_json(label_map) if label_map else second.label_map
+    labels = {} if indices is None else _labels(indices, second.classes, label_map)
     return Chain(cells=first.runner, glyphs=second.runner, labels=labels, notes=second.notes)
 
 
 def name_glyphs(
     chain: Chain, rasters: np.ndarray, top: int = 5
 ) -> tuple[np.ndarray, list[list[Named]]]:
-    """Name the glyph on every raster.
+    """Return the likeliest classes of the glyph on every raster.
 
     Args:
         chain: Both networks.
         rasters: (N, 128, 128) uint8, light ink on a background of 0.
-        top: Classes to name for each.
+        top: Number of classes to return for each raster.
 
     Returns:
-        The grids, (N, 16, 16) int64, and for each raster its likeliest classes.
+        The grids of primitive IDs, (N, 16, 16) int64; and for each raster its likeliest classes,
+        best first.
     """
     grids = grids_of(rasters, chain.cells)
     logits = logits_of(grids, chain.glyphs).astype(np.float64)
@@ -135,49 +140,50 @@ def grids_of(rasters: np.ndarray, phase_1: Runner) -> np.ndarray:
 
     Args:
         rasters: (N, 128, 128) uint8; cell (r, c) is rows 8r to 8r+7 and columns 8c to 8c+7.
-        phase_1: Takes cells in [0, 1].
+        phase_1: Network that takes cells (N, 1, 8, 8) in [0, 1].
 
     Returns:
-        (N, 16, 16) int64. The first of equally likely IDs is taken.
+        (N, 16, 16) int64. Of equally likely IDs the first is taken.
 
     Raises:
         PlanError: If the rasters have another shape or dtype.
     """
     if rasters.shape[1:] != (RASTER, RASTER) or rasters.dtype != np.uint8:
         raise PlanError(
-            f"rasters are {rasters.dtype} {list(rasters.shape)}; expected uint8 [N, {RASTER}, {RASTER}]"
+            f"rasters are {rasters.dtype} {list(rasters.shape)}; expected uint8 "
+            f"[N, {RASTER}, {RASTER}]"
         )
     split = rasters.reshape(-1, GRID, CELL, GRID, CELL).transpose(0, 1, 3, 2, 4)
     cells = split.reshape(-1, CELL * CELL)
     occupied = cells.any(axis=1)
     whole = np.ascontiguousarray(cells[occupied]).view(np.dtype((np.void, CELL * CELL))).ravel()
-    different, which = np.unique(whole, return_inverse=True)
-    pixels = np.frombuffer(different.tobytes(), np.uint8).reshape(-1, 1, CELL, CELL)
-    names = [
+    unique, which = np.unique(whole, return_inverse=True)
+    pixels = np.frombuffer(unique.tobytes(), np.uint8).reshape(-1, 1, CELL, CELL)
+    id_chunks = [
         phase_1.infer({"input": scaled(chunk)})["output"].argmax(axis=1)
         for chunk in counted("phase 1 on part", _chunks(pixels, CELLS_AT_A_TIME))
     ]
     ids = np.zeros(len(cells), np.int64)
-    if names:
-        ids[occupied] = np.concatenate(names)[which]
+    if id_chunks:
+        ids[occupied] = np.concatenate(id_chunks)[which]
     return ids.reshape(-1, GRID, GRID)
 
 
 def scaled(cells: np.ndarray) -> np.ndarray:
-    """Return cells as phase 1 takes them: divided by 255 where a cell's largest value is above 1.
+    """Scale cells to [0, 1]: a cell with a value above 1 is divided by 255.
 
     Args:
         cells: (N, 1, 8, 8) uint8.
 
     Returns:
-        The same in float32, in [0, 1]. A cell of zeros and ones stays as it is.
+        (N, 1, 8, 8) float32 in [0, 1]. A cell of zeros and ones keeps its values.
     """
     divisor = np.where(cells.max(axis=(1, 2, 3), keepdims=True) > 1, 255, 1)
     return cells.astype(np.float32) / divisor.astype(np.float32)
 
 
 def logits_of(grids: np.ndarray, phase_2: Runner) -> np.ndarray:
-    """Return (N, classes) float32 logits of grids (N, 16, 16) of IDs; N is 1 or more."""
+    """Return the logits (N, classes), float32, of grids (N, 16, 16) of IDs; N is at least 1."""
     chunks = _chunks(grids, GLYPHS_AT_A_TIME)
     parts = [
         phase_2.infer({"input": chunk})["output"] for chunk in counted("phase 2 on part", chunks)
@@ -197,7 +203,7 @@ def read_raster(path: Path) -> np.ndarray:
         if size == (RASTER, RASTER) and mode in ("L", "1"):
             return _checked_ink(path, np.asarray(image.convert("L"), np.uint8))
     found = f"{size[1]}x{size[0]}, mode {mode}"
-    raise PlanError(f"raster {path} is {found}; expected {RASTER}x{RASTER}, 8-bit grey (mode L)")
+    raise PlanError(f"raster {path} is {found}; expected {RASTER}x{RASTER}, 8-bit gray (mode L)")
 
 
 def _checked_ink(path: Path, pixels: np.ndarray) -> np.ndarray:
@@ -220,7 +226,7 @@ def open_phase_1(path: Path) -> Runner:
     """Open a checkpoint or ONNX file of phase 1 in ONNX Runtime.
 
     Raises:
-        ParagonExportError: If it is anything else.
+        ParagonExportError: If it is not phase 1.
     """
     opened = _open(path, NetworkOptions(), OnnxBackend.ONNXRUNTIME)
     if opened.phase != 1:
@@ -228,8 +234,8 @@ def open_phase_1(path: Path) -> Runner:
     return opened.runner
 
 
-def _chunks(array: np.ndarray, most: int) -> list[np.ndarray]:
-    return [array[start : start + most] for start in range(0, len(array), most)]
+def _chunks(array: np.ndarray, size: int) -> list[np.ndarray]:
+    return [array[start : start + size] for start in range(0, len(array), size)]
 
 
 def _open(path: Path, options: NetworkOptions, backend: OnnxBackend) -> _Opened:
@@ -255,7 +261,7 @@ def _open(path: Path, options: NetworkOptions, backend: OnnxBackend) -> _Opened:
 
 
 def _exported(network: LoadedNetwork) -> bytes:
-    """Return the ONNX model of a network, in memory."""
+    """Export a network and return the bytes of the ONNX model."""
     import onnx_ir as ir
 
     from paragon_export.pipeline.float32_graph import float32_graph
@@ -275,26 +281,31 @@ def _read_json(path: Path) -> Any:
         raise PlanError(f"label map {path} is not JSON: {error}") from error
 
 
-def _labels(told: Any, classes: int, path: Path | None) -> dict[int, str]:
-    """Turn {label: index} round.
+def _labels(indices: Any, classes: int, path: Path | None) -> dict[int, str]:
+    """Return {index: label} of a label map {label: index}.
+
+    Args:
+        indices: The parsed JSON.
+        classes: Number of the network's classes.
+        path: File of the label map; None if it is the checkpoint's.
 
     Raises:
-        PlanError: If it is anything else, or an index is none of the network's classes.
+        PlanError: If it is not such a map, or an index is not a class of the network.
     """
     where = f"label map {path}" if path else "the checkpoint's label map"
-    if not isinstance(told, Mapping) or not all(
-        isinstance(index, int) and not isinstance(index, bool) for index in told.values()
+    if not isinstance(indices, Mapping) or not all(
+        isinstance(index, int) and not isinstance(index, bool) for index in indices.values()
     ):
         raise PlanError(f"{where} is not an object of label: class index")
-    outside = [index for index in told.values() if not 0 <= index < classes]
+    outside = [index for index in indices.values() if not 0 <= index < classes]
     if outside:
         raise PlanError(
             f"{where} has index {outside[0]}, and the network has {classes} classes; give the "
             "label map it was trained with"
         )
     labels = {
-        index: label if isinstance(label, str) else brief(label) for label, index in told.items()
+        index: label if isinstance(label, str) else brief(label) for label, index in indices.items()
     }
-    if len(labels) != len(told):
+    if len(labels) != len(indices):
         raise PlanError(f"{where} gives one index to several labels")
     return labels

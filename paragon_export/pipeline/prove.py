@@ -1,11 +1,12 @@
-"""GPU: judge and time an engine itself, where there is a GPU to run it. Untested here."""
+"""Judge and time an engine on a GPU, if there is one."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
 
-from paragon_export.bench.measure import bench_runners, state_of
+from paragon_export.bench.contenders import state_of
+from paragon_export.bench.measure import bench_runners
 from paragon_export.engines.manifest import EngineFile
 from paragon_export.engines.open import open_engine
 from paragon_export.errors import RunError
@@ -20,12 +21,15 @@ from paragon_export.system.environment import cuda_gpu
 def prove_on_gpu(
     engine: EngineFile, reference: TorchReference | None, profile: Profile | BatchProfile
 ) -> Proof:
-    """Judge an engine against its network, and time it beside PyTorch at the optimal size.
+    """Judge an engine against its network, and time both at the optimal size of its profile.
 
     Args:
-        engine: With its manifest.
-        reference: The network that it claims to be; None if that is not known.
+        engine: The engine and its manifest.
+        reference: The network that it was built from; None if unknown.
         profile: The sizes or batches that it accepts.
+
+    Returns:
+        The verdict and the latencies. If the engine did not run, a note says why.
     """
     gpu = cuda_gpu()
     if gpu is None:

@@ -1,9 +1,9 @@
-"""INT8: phase 2 of the glyph classifier with 8-bit convolutions and linear layers.
+"""Quantize a network to INT8: entry point, and phase 2 of the glyph classifier.
 
-Quantised after training by ONNX Runtime: weights per channel, activations unsigned, ranges from
-real grids that the user gives. Eight bits change logits by a percent and more, so the verdict is
-another one than for float: on grids that were held back from calibration, the best class has to
-be that of the untouched network in a stated share of cases.
+ONNX Runtime quantizes convolutions and linear layers after training: weights per channel,
+activations unsigned, with ranges calibrated on real grids. INT8 changes logits by more than one
+percent, so the rule of float exports does not apply. The best class must equal that of the float64
+network on a given share of grids that were not calibrated on.
 """
 
 from __future__ import annotations
@@ -42,27 +42,28 @@ from paragon_export.system.reading import read_bytes
 from paragon_export.system.text import brief
 
 MIN_GRIDS = 64
+"""Fewest grids, calibrated and judged ones together."""
 
 MAX_ARRAY_BYTES = 2**28
-"""Of a file of grids, and of what an archive of them unpacks to."""
+"""Largest file of grids, and largest size that an archive unpacks to."""
 
-HELD_BACK = 4
-"""Every fourth grid is not calibrated on but judged on."""
+JUDGED_STRIDE = 4
+"""Every fourth grid is judged on and not calibrated on."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Calibration:
-    """What activation ranges are taken from, and how much may change."""
+    """Inputs to calibrate on, and the criterion of the verdict."""
 
     path: Path | None
-    """``.npy`` or ``.npz`` with grids (N, 16, 16) of IDs, or a folder of rasters. For pictures
-    a folder of photographs; None takes the shipped one."""
+    """``.npy`` or ``.npz`` with grids (N, 16, 16) of IDs, or a folder of rasters. For image
+    networks a folder of photographs; None takes the shipped one."""
     phase_1: Path | None = None
-    """Turns rasters into grids."""
+    """Checkpoint or ONNX file of phase 1, which turns rasters into grids."""
     agreement: float = 0.95
-    """Share of held-back grids whose best class has to stay."""
+    """Smallest share of judged grids that keep their best class, in [0, 1]."""
     accept_loss: bool = False
-    """Of pictures: whether the file is written however much is lost."""
+    """For image networks: whether the file is written whatever the loss."""
 
 
 def quantize(
@@ -74,7 +75,7 @@ def quantize(
     agreement: float = 0.95,
     accept_loss: bool = False,
 ) -> QuantizeResult:
-    """Quantize a network to INT8, measure the loss on inputs held back, and write it if it passes.
+    """Quantize a network to INT8, judge it on inputs not calibrated on, and write it if it passes.
 
     Args:
         network: An image network or phase 2 of a glyph classifier, or the path of its checkpoint.
@@ -82,11 +83,11 @@ def quantize(
         calibrate: Real inputs. For images a folder of photographs; None takes the shipped one. For
             glyphs a folder of rasters, or ``.npy`` or ``.npz`` with grids (N, 16, 16) of IDs.
         phase_1: Checkpoint or ONNX file that turns rasters into grids.
-        agreement: Share of held-back grids whose best class must stay, in [0, 1].
-        accept_loss: Write an image network whatever it loses.
+        agreement: Smallest share of judged grids that keep their best class, in [0, 1].
+        accept_loss: Write an image network whatever the loss.
 
     Returns:
-        The result. ``figures`` holds what was measured; the file was written only if ``passed``.
+        The result. ``figures`` holds the measured loss; the file was written only if ``passed``.
 
     Raises:
         ParagonExportError: If a step could not run. Nothing is written then.
@@ -107,7 +108,12 @@ def quantize(
 def export_int8(
     plan: ExportPlan, calibration: Calibration, network: LoadedNetwork | None = None
 ) -> QuantizeResult:
-    """Carry out a plan in INT8; ``network`` is that of the plan's checkpoint, if it was read.
+    """Carry out a plan in INT8.
+
+    Args:
+        plan: What to export.
+        calibration: Inputs, and the criterion of the verdict.
+        network: The network of the plan's checkpoint; None reads the checkpoint.
 
     Raises:
         ParagonExportError: As :func:`quantize`.
@@ -130,17 +136,18 @@ def _quantize_grids(
     """Quantize phase 2 of a glyph classifier and measure the agreement, in memory."""
     if network.spec.task is not Task.GRID:
         raise PlanError(
-            f"--int8 is for pictures and phase 2 of a glyph classifier, not {network.spec.variant}"
+            "--int8 is for image networks and phase 2 of a glyph classifier, not "
+            f"{network.spec.variant}; leave it out"
         )
     if calibration.path is None or calibration.accept_loss:
         raise PlanError(
-            "--int8 of a glyph classifier needs --calibrate with real grids, and knows no "
-            "--accept-loss: --agreement is its bar"
+            "--int8 of a glyph classifier needs --calibrate with real grids, and has no "
+            "--accept-loss; give --calibrate, and --agreement for another limit"
         )
     graph = float32_graph(network, replace(plan, rewrite=False, runtime=Runtime.ANY))
     (port,) = graph.reference.inputs
     grids = read_grids(calibration, port)
-    judged = np.arange(len(grids)) % HELD_BACK == HELD_BACK - 1
+    judged = np.arange(len(grids)) % JUDGED_STRIDE == JUDGED_STRIDE - 1
     calibrated = np.array_split(grids[~judged], -(-int((~judged).sum()) // 32))
     model = quantize_model(graph.model, [{port.name: part} for part in calibrated])
     file = finish(graph, model, plan, quantization=Quantization.INT8)
@@ -164,18 +171,18 @@ def read_grids(calibration: Calibration, port: Port) -> np.ndarray:
     """Return the grids to calibrate and judge on, (N, 16, 16) int64.
 
     Raises:
-        PlanError: If they cannot be read, are too few, or hold what ``port`` does not take.
+        PlanError: If they cannot be read, are too few, or hold IDs that ``port`` does not accept.
     """
     path = calibration.path
-    assert path is not None  # the caller has refused to guess
+    assert path is not None  # the caller has checked it
     if path.is_dir():
         if calibration.phase_1 is None:
             raise PlanError(f"--calibrate {path} is a folder of rasters; give --phase-1 as well")
         rasters = pictures_in(path, "--calibrate")
         if len(rasters) < MIN_GRIDS:
             raise PlanError(_too_few(path, len(rasters)))
-        pictures = np.stack([read_raster(raster) for raster in rasters])
-        grids = grids_of(pictures, open_phase_1(calibration.phase_1))
+        images = np.stack([read_raster(raster) for raster in rasters])
+        grids = grids_of(images, open_phase_1(calibration.phase_1))
     else:
         grids = _read_array(path)
     if grids.ndim and len(grids) < MIN_GRIDS:
@@ -188,6 +195,7 @@ def _too_few(path: Path, found: int) -> str:
 
 
 def _read_array(path: Path) -> np.ndarray:
+    """Read the one array of a ``.npy`` or ``.npz`` file; pickled objects are refused."""
     data = read_bytes(path, MAX_ARRAY_BYTES, "--calibrate", PlanError)
     try:
         _check_unpacked(data)
@@ -198,25 +206,26 @@ def _read_array(path: Path) -> np.ndarray:
             names = [name for name in ("grids", "ids") if name in arrays.files] or arrays.files
             if len(names) != 1:
                 raise PlanError(
-                    f"--calibrate {path} holds {brief(arrays.files)}; name one array grids"
+                    f"--calibrate {path} holds the arrays {brief(arrays.files)}; "
+                    "expected one named grids"
                 )
             loaded = arrays[names[0]]
             if not isinstance(loaded, np.ndarray):
-                raise PlanError(f"--calibrate {path}: {brief(names[0])} is no array")
+                raise PlanError(f"--calibrate {path}: {brief(names[0])} is not an array")
             return loaded
     except (OSError, ValueError, EOFError, KeyError, MemoryError, NotImplementedError,
             zipfile.BadZipFile, zlib.error) as error:  # fmt: skip
         reason = " ".join(str(error).split())[:200]
         raise PlanError(
-            f"--calibrate {path}: expected .npy, .npz or a folder of rasters; {reason}"
+            f"--calibrate {path}: expected .npy, .npz or a folder of rasters: {reason}"
         ) from error
 
 
 def _check_unpacked(data: bytes) -> None:
-    """Refuse an archive that unpacks to more than such a file may hold.
+    """Check the unpacked size of an archive.
 
     Raises:
-        ValueError: If it does.
+        ValueError: If it is larger than ``MAX_ARRAY_BYTES``.
     """
     if data[:2] == b"PK":
         check_directory(data)
@@ -226,7 +235,7 @@ def _check_unpacked(data: bytes) -> None:
 
 
 def _row(file: OnnxFile, grids: np.ndarray, truth: np.ndarray, agreement: float) -> ParityRow:
-    """Judge by the best class alone; the error of the logits is reported and not judged."""
+    """Judge by the best class; the error of the logits is reported but not judged."""
     gap, wrong, fault = NOT_COMPARED, len(grids), ""
     try:
         found = logits_of(grids, OnnxRunner(file.data))
@@ -259,7 +268,7 @@ def _notes(figures: dict[str, Any]) -> tuple[str, ...]:
     error = figures["relative_logit_error"]
     return (
         f"INT8 keeps the best class of {figures['top1_agreement']:.1%} of "
-        f"{figures['held_back_grids']} held-back grids (bar {figures['agreement_bar']:.1%}); "
+        f"{figures['held_back_grids']} held-back grids (minimum {figures['agreement_bar']:.1%}); "
         f"relative logit error {error if error is None else format(error, '.2%')}; "
         f"{figures['bytes_float32'] / 1e6:.2f} MB in float32, {figures['bytes_int8'] / 1e6:.2f} MB",
     )

@@ -1,8 +1,8 @@
-"""INT8 for super-resolution: what eight bits cost on photographs, and a file only if accepted.
+"""Quantize an image network to INT8 and measure the loss on photographs.
 
-Two figures tell it: how far INT8's picture is from the untouched network's, and how many decibels
-of fidelity are lost, on photographs that are made smaller and upscaled again. No loss is small
-enough to be taken silently: the file is refused unless the user accepts it.
+Two values are measured on photographs that were downscaled: the PSNR of the INT8 output against the
+float64 output, and the loss of PSNR against the original photograph. Every loss is visible enough
+that the user must accept it: otherwise the file is not written.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from paragon_export.errors import PlanError, RunError
 from paragon_export.inputs.probes import folder_probes, photograph_crop
 from paragon_export.networks.describe import LoadedNetwork
 from paragon_export.parity.acceptance import AcceptedLoss, Finite, NotConstant
+from paragon_export.parity.compare import BORDER_PX
 from paragon_export.parity.metrics import NOT_COMPARED, difference, psnr_db
 from paragon_export.parity.reference import TorchReference
 from paragon_export.parity.report import ParityReport, ParityRow
@@ -31,22 +32,24 @@ from paragon_export.specs.tolerance import Tolerance
 from paragon_export.specs.types import Precision, Quantization, Runtime, Size
 from paragon_export.system.progress import counted
 
-CROP_PX = 192
-"""Side of a piece of a photograph, large."""
+MAX_CROP_PX = 192
+"""Largest side of a crop before downscaling; a multiple of the scale is taken."""
 
-SHIPPED = 12
-"""Pieces of the shipped photograph that are used where no folder is given."""
+SHIPPED_CROPS = 12
+"""Number of crops of the shipped photograph that are used if there is no folder."""
 
 MIN_PHOTOGRAPHS = 4
+"""Fewest photographs of a folder, calibrated and judged ones together."""
 
 
 @dataclass(frozen=True)
 class Pair:
-    """A photograph and the same made smaller."""
+    """A photograph and its downscaled version."""
 
     large: np.ndarray
     """(1, C, H, W), float32, in [0, 1]."""
     small: np.ndarray
+    """(1, C, H / scale, W / scale), float32, in [0, 1]."""
 
 
 def quantize_images(
@@ -56,10 +59,10 @@ def quantize_images(
 
     Args:
         network: The network of the plan's checkpoint.
-        plan: Of the file.
-        folder: Photographs; None takes crops of the shipped one. Every other one calibrates, the
-            rest is judged on.
-        accept_loss: Whether the file passes however much is lost.
+        plan: What to export.
+        folder: Folder of photographs; None takes crops of the shipped one. Every second one is
+            calibrated on, the others are judged on.
+        accept_loss: Whether the file passes whatever the loss.
 
     Raises:
         ParagonExportError: If a step could not run.
@@ -77,32 +80,32 @@ def quantize_images(
 
 
 def photographs(spec: NetworkSpec, folder: Path | None) -> list[Pair]:
-    """Return pieces of photographs, large and small.
+    """Return crops of photographs with their downscaled versions.
 
     Raises:
-        PlanError: If a picture cannot be read, or the folder holds fewer than ``MIN_PHOTOGRAPHS`` pictures
-            of ``CROP_PX`` a side.
+        PlanError: If an image cannot be read, or the folder holds fewer than ``MIN_PHOTOGRAPHS``
+            images that are large enough.
     """
-    side = CROP_PX - CROP_PX % spec.scale
+    side = MAX_CROP_PX - MAX_CROP_PX % spec.scale
     if folder is None:
         size = Size(side, side)
-        large = [photograph_crop(spec.in_channels, size, i)[None] for i in range(SHIPPED)]
+        large = [photograph_crop(spec.in_channels, size, i)[None] for i in range(SHIPPED_CROPS)]
     else:
         if not folder.is_dir():
             raise PlanError(f"--calibrate {folder} is not a folder of photographs")
         probes = folder_probes(spec.in_channels, folder, "--calibrate")
         found = [probe.frames[0] for probe in probes]
-        large = [picture[:, :, :side, :side] for picture in found if min(picture.shape[2:]) >= side]
+        large = [image[:, :, :side, :side] for image in found if min(image.shape[2:]) >= side]
         if len(large) < MIN_PHOTOGRAPHS:
             raise PlanError(
-                f"--calibrate {folder} holds {len(large)} pictures of {side}x{side} pixels or "
-                f"more; give {MIN_PHOTOGRAPHS}"
+                f"--calibrate {folder} holds {len(large)} images of {side}x{side} pixels or "
+                f"more; give {MIN_PHOTOGRAPHS} or more"
             )
-    return [Pair(picture, _smaller(picture, spec.scale)) for picture in large]
+    return [Pair(image, _downscaled(image, spec.scale)) for image in large]
 
 
-def _smaller(large: np.ndarray, scale: int) -> np.ndarray:
-    """Make a picture smaller, bicubic, channel by channel."""
+def _downscaled(large: np.ndarray, scale: int) -> np.ndarray:
+    """Downscale an image (1, C, H, W) with bicubic filtering, channel by channel."""
     from PIL import Image
 
     size = large.shape[3] // scale, large.shape[2] // scale
@@ -120,47 +123,53 @@ def _measure(
     pairs: list[Pair],
     accept_loss: bool,
 ) -> tuple[list[ParityRow], dict[str, Any]]:
-    """Compare with the float64 network and with the photograph, on each pair."""
+    """Return a row for each pair, and the measured loss.
+
+    Outputs are compared with those of the float64 network and with the photographs.
+    """
     scale = reference.spec.scale
     exact, runner = reference.runner("float64"), OnnxRunner(data)
-    rows, gaps, before, after = [], [], [], []
+    rows, psnrs_db, before_db, after_db = [], [], [], []
     for index, pair in enumerate(counted("judging image", pairs)):
         truth = exact.infer({"input": pair.small})["output"]
-        fault, gap = "", NOT_COMPARED
+        row = _row(plan, pair, f"photograph {index + 1}", accept_loss)
         try:
             found = runner.infer({"input": pair.small})["output"]
         except RunError as error:
-            fault = f"cannot run: {error}"
+            row = replace(row, fault=f"cannot run: {error}")
         else:
-            gap = difference(found, truth, border=4 * scale)
-            gaps.append(gap.psnr_db)
-            before.append(_fidelity_db(truth, pair.large, scale))
-            after.append(_fidelity_db(found, pair.large, scale))
-        row = ParityRow(
-            candidate=plan.output.name,
-            precision=Quantization.INT8,
-            output="output",
-            picture=f"photograph {index + 1}",
-            size=Size(*pair.small.shape[2:]),
-            batch=1,
-            criteria=(Finite(), NotConstant(), AcceptedLoss(accept_loss)),
-            found=gap,
-            fault=fault,
-        )
+            row = replace(row, found=difference(found, truth, border=BORDER_PX * scale))
+            psnrs_db.append(row.found.psnr_db)
+            before_db.append(_fidelity_db(truth, pair.large, scale))
+            after_db.append(_fidelity_db(found, pair.large, scale))
         rows.append(row)
     return rows, {
         "photographs": len(pairs),
-        "psnr_to_float_db": min(gaps, default=None),
-        "fidelity_float_db": _mean(before),
-        "fidelity_int8_db": _mean(after),
-        "fidelity_lost_db": _mean(before) - _mean(after) if before else None,
+        "psnr_to_float_db": min(psnrs_db, default=None),
+        "fidelity_float_db": _mean(before_db),
+        "fidelity_int8_db": _mean(after_db),
+        "fidelity_lost_db": _mean(before_db) - _mean(after_db) if before_db else None,
         "accepted": accept_loss,
         "bytes_int8": len(data),
     }
 
 
+def _row(plan: ExportPlan, pair: Pair, label: str, accept_loss: bool) -> ParityRow:
+    """Return the row of a photograph, before anything is compared."""
+    return ParityRow(
+        candidate=plan.output.name,
+        precision=Quantization.INT8,
+        output="output",
+        picture=label,
+        size=Size(*pair.small.shape[2:]),
+        batch=1,
+        criteria=(Finite(), NotConstant(), AcceptedLoss(accept_loss)),
+        found=NOT_COMPARED,
+    )
+
+
 def _fidelity_db(output: np.ndarray, truth: np.ndarray, border: int) -> float:
-    """PSNR of an 8-bit picture against the photograph, a border of ``scale`` pixels left out."""
+    """Return the PSNR in dB of an 8-bit output, without ``border`` pixels at each side."""
     rounded = (output.clip(0, 1) * 255).round() / 255
     inside = (rounded - truth)[..., border:-border, border:-border]
     return psnr_db(inside)
@@ -176,9 +185,11 @@ def _notes(figures: dict[str, Any], accept_loss: bool) -> tuple[str, ...]:
     cost = (
         f"INT8 loses {figures['fidelity_lost_db']:.2f} dB on {figures['photographs']} photographs "
         f"that were not calibrated on ({figures['fidelity_float_db']:.2f} to "
-        f"{figures['fidelity_int8_db']:.2f} dB); its worst picture is "
-        f"{figures['psnr_to_float_db']:.1f} dB from float's, where half precision has to stay "
-        f"above {Tolerance.for_precision(Precision.FP16).min_psnr_db:.0f}"
+        f"{figures['fidelity_int8_db']:.2f} dB); its worst image is "
+        f"{figures['psnr_to_float_db']:.1f} dB from the float output, and half precision needs "
+        f"at least {Tolerance.for_precision(Precision.FP16).min_psnr_db:.0f}"
     )
-    advice = "accepted by --accept-loss" if accept_loss else "refused: --accept-loss writes it"
+    advice = (
+        "accepted by --accept-loss" if accept_loss else "refused; --accept-loss writes the file"
+    )
     return (f"{cost}; {advice}",)

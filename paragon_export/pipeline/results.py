@@ -1,4 +1,4 @@
-"""Outcomes: what became of a plan. Data only; the command line decides what it means."""
+"""Results of the flows, as data: exports, quantizations and engine builds."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from paragon_export.specs.profiles import BatchProfile, Profile
 
 @dataclass(frozen=True, kw_only=True)
 class ExportResult:
-    """What became of an export plan. The file is written only if the verdict passed."""
+    """Result of an export. The file is written only if ``passed``."""
 
     file: OnnxFile
     reference: TorchReference
     fired: Mapping[str, int]
-    """Rewrites, and how often each fired."""
+    """How often each rewrite was applied, by its name."""
     parity: ParityReport
     drop_cost: Difference | None = None
-    """How far dropping trained tensors moves the picture; None where none were dropped."""
+    """Change of the output caused by dropped trained tensors; None if none were dropped."""
     ranges: RangeAudit | None = None
-    """What half precision has to hold, of half models."""
+    """Range audit of a half-precision model; None in float32."""
     remarks: tuple[str, ...] = ()
-    """What was done otherwise than asked."""
+    """Where the export differs from what was asked."""
 
     @property
     def spec(self) -> NetworkSpec:
@@ -49,13 +49,13 @@ class ExportResult:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What the user should be told besides the verdict."""
+        """Notes for the user, in addition to the verdict."""
         ranges = self.ranges.notes if self.ranges else ()
         notes = (*self.spec.notes, *self.remarks, *ranges)
         if self.drop_cost is None:
             return notes
         cost = (
-            f"without the dropped tensors the picture moves by up to {self.drop_cost.max_abs:.3g}; "
+            f"without the dropped tensors the image changes by up to {self.drop_cost.max_abs:.3g}; "
             f"PSNR to the full network {self.drop_cost.psnr_db:.2f} dB"
         )
         return (*notes, cost)
@@ -63,31 +63,32 @@ class ExportResult:
 
 @dataclass(frozen=True, kw_only=True)
 class QuantizeResult(ExportResult):
-    """What became of a quantization. The file was written only if the verdict passed."""
+    """Result of a quantization. The file is written only if ``passed``."""
 
     figures: Mapping[str, Any]
-    """What INT8 costs: agreement or PSNR in dB, and file sizes in bytes."""
+    """The measured loss: agreement as a share, or PSNR in dB; and file sizes in bytes."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class BuildResult:
-    """What became of an engine plan. The engine was written only if no verdict failed."""
+    """Result of an engine build. The engine is written unless a verdict failed."""
 
     engine: Path
     manifest: Manifest | None
     """None if no engine was built, because the verdict on the ONNX file failed."""
     cached: bool
+    """Whether an existing engine was reused."""
     reason: str
     """Why the engine was built, or that it was reused."""
     parity: ParityReport | None = None
-    """Of the ONNX file; None where the engine was reused, or there was no reference."""
+    """Verdict on the ONNX file; None if the engine was reused, or there is no reference."""
     proof: Proof | None = None
-    """Of the engine itself, where a GPU is present."""
+    """What was measured of the engine on a GPU; None if it was not built."""
     notes: tuple[str, ...] = ()
 
     @property
     def passed(self) -> bool | None:
-        """The verdict, also of a reused engine; None where none was given."""
+        """The verdict, also of a reused engine; None if nothing was judged."""
         if self.cached:
             return self.manifest.parity.passed if self.manifest else None
         verdicts = [r.passed for r in (self.parity, self.proof and self.proof.parity) if r]
@@ -96,25 +97,25 @@ class BuildResult:
 
 @dataclass(frozen=True, kw_only=True)
 class Proof:
-    """What a GPU has shown of an engine."""
+    """Verdict and latencies of an engine on a GPU."""
 
     parity: ParityReport | None = None
-    """None where the engine did not run."""
+    """None if the engine did not run."""
     bench: BenchReport | None = None
     notes: tuple[str, ...] = ()
 
 
 Prover = Callable[[EngineFile, TorchReference | None, Profile | BatchProfile], Proof]
-"""Judges and times an engine."""
+"""Judges and times an engine. Its arguments are those of ``prove_on_gpu``."""
 
 
 @dataclass(frozen=True)
 class ModelToCompile:
-    """The ONNX file that is compiled, and what is known of it."""
+    """The ONNX file to compile, its verdict and its reference."""
 
     file: OnnxFile
     parity: ParityReport | None
     judged_against: TorchReference | None
     notes: tuple[str, ...] = ()
     is_ours: bool = False
-    """Whether it was made for this engine and is kept beside it."""
+    """Whether it was exported or converted for this engine, and is written next to it."""

@@ -249,7 +249,7 @@ def test_wrong_picture_is_a_reason(change: Callable[[np.ndarray], np.ndarray]) -
     good, bad = run(Recorded("good", []), Recorded("bad", [], change)).rows
     assert good.samples_ms
     assert not bad.samples_ms
-    assert "wrong picture" in bad.reason
+    assert "wrong image" in bad.reason
 
 
 def test_backend_that_cannot_be_opened_is_a_reason() -> None:

@@ -493,7 +493,7 @@ def test_checkpoint_named_later_is_heard(exports: dict[str, Path], tmp_path: Pat
 def test_another_checkpoint_is_refused(exports: dict[str, Path], tmp_path: Path) -> None:
     """An ONNX file is not judged against a checkpoint that it was not made from."""
     other = tiny_checkpoint(tmp_path / "other.safetensors", seed=9)
-    with pytest.raises(PlanError, match="was made from a checkpoint with SHA-256"):
+    with pytest.raises(PlanError, match="was exported from a checkpoint with SHA-256"):
         build(from_onnx(exports, "float32", tmp_path, checkpoint=other))
     assert not (tmp_path / "model.engine").exists()
 

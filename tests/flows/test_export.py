@@ -234,7 +234,7 @@ def test_wrong_switch_fails_and_is_named(exported: Finished, folder: Path, run_i
     )  # fmt: skip
     assert done.code == 1
     assert "FAILED" in done.stdout
-    (note,) = [line for line in done.stderr.splitlines() if "was made with" in line]
+    (note,) = [line for line in done.stderr.splitlines() if "was exported with" in line]
     assert "upsampler_alpha = 0.3" in note
     assert "0.9 (from the flag)" in note
     assert "--upsampler-alpha" in note

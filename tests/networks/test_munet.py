@@ -642,7 +642,7 @@ def test_the_command_line_asks_for_the_generation(tmp_path: Path, run_here: RunH
         (("parity", "c.safetensors", "o.onnx", "--sizes", "16x16,8x7"), "8x7 is too small"),
         (("trt", "c.safetensors", "--min", "1x1", "--opt", "8x8", "--max", "9x9"), "--min 8x8"),
         (("onnx", "c.safetensors", "--video"), "has no temporal input; leave --video out"),
-        (("inspect", "c.safetensors", "--probe"), "makes none"),
+        (("inspect", "c.safetensors", "--probe"), "returns none"),
     ],
 )
 def test_the_impossible_is_refused_in_one_line(

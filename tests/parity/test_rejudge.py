@@ -85,8 +85,8 @@ def test_a_spoilt_file_fails_alone_too(folder: Path, run_here: RunHere) -> None:
     change(folder / "net.onnx", scale_bias)
     done = run_here("parity", folder / "net.onnx", *SMALL, "--json")
     assert done.code == 1
-    assert any("was changed after it was made" in note for note in json.loads(done.stdout)["notes"])
-    assert "was changed after it was made" in done.stderr
+    assert any("was changed after export" in note for note in json.loads(done.stdout)["notes"])
+    assert "was changed after export" in done.stderr
 
 
 def test_a_change_that_does_no_harm_passes_and_is_told(folder: Path, run_here: RunHere) -> None:
@@ -95,14 +95,14 @@ def test_a_change_that_does_no_harm_passes_and_is_told(folder: Path, run_here: R
     done = run_here("parity", folder / "net.safetensors", folder / "net.onnx", *SMALL, "--json",
                     "--upsampler-alpha", "0.7")  # fmt: skip
     assert done.code == 0, done.stderr
-    assert any("was changed after it was made" in note for note in json.loads(done.stdout)["notes"])
+    assert any("was changed after export" in note for note in json.loads(done.stdout)["notes"])
 
 
 def test_given_switches_beat_recorded_ones(folder: Path, run_here: RunHere) -> None:
     """A flag that contradicts the file fails it, and the note says which."""
     done = run_here("parity", folder / "net.onnx", *SMALL, "--upsampler-alpha", "0.1")
     assert done.code == 1
-    assert "was made with upsampler_alpha = 0.7, the reference has 0.1" in done.stderr
+    assert "was exported with upsampler_alpha = 0.7, the reference has 0.1" in done.stderr
 
 
 def gone(folder: Path) -> None:
@@ -128,10 +128,10 @@ def too_long(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("lose", "words"),
     [
-        (gone, "neither beside it nor in the working folder"),
-        (another, "neither beside it nor in the working folder"),
-        (forgotten, "does not say what checkpoint it was made from"),
-        (too_long, "neither beside it nor in the working folder"),
+        (gone, "neither in its folder nor in the working folder"),
+        (another, "neither in its folder nor in the working folder"),
+        (forgotten, "does not record its checkpoint"),
+        (too_long, "neither in its folder nor in the working folder"),
     ],
 )
 def test_without_its_checkpoint_a_file_alone_is_refused(
@@ -159,7 +159,7 @@ def test_another_checkpoint_is_refused_unless_it_is_meant(folder: Path, run_here
     meant = run_here(*args, "--other-checkpoint", "--json")
     assert meant.code == 1  # another network's weights
     notes = json.loads(meant.stdout)["notes"]
-    assert any("was made from a checkpoint with SHA-256" in note for note in notes)
+    assert any("was exported from a checkpoint with SHA-256" in note for note in notes)
 
 
 def test_a_copy_under_another_name_is_the_same_checkpoint(folder: Path, run_here: RunHere) -> None:
@@ -185,9 +185,9 @@ def test_an_engine_is_known_by_its_manifest(folder: Path) -> None:
     manifest = {"onnx_metadata": facts, "checkpoint_sha256": "0" * 64}
     engine.write_bytes(b"engine")
     manifest_path(engine).write_bytes(manifest_bytes(sealed(manifest, b"engine")))
-    with pytest.raises(PlanError, match="was made from a checkpoint with SHA-256 0000"):
+    with pytest.raises(PlanError, match="was exported from a checkpoint with SHA-256 0000"):
         check_parity(folder / "net.safetensors", [engine])
-    with pytest.raises(PlanError, match="neither beside it nor in the working folder"):
+    with pytest.raises(PlanError, match="neither in its folder nor in the working folder"):
         check_parity(None, [engine])
     manifest_path(engine).unlink()
     with pytest.raises(PlanError, match="no manifest"):

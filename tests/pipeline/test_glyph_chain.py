@@ -216,7 +216,7 @@ def test_rasters_of_another_kind_are_refused(tmp_path: Path) -> None:
         np.zeros((128, 128), np.uint16),
     ):
         Image.fromarray(pixels).save(path)
-        with pytest.raises(PlanError, match="expected 128x128, 8-bit grey"):
+        with pytest.raises(PlanError, match="expected 128x128, 8-bit gray"):
             read_raster(path)
     path.write_text("no picture")
     with pytest.raises(PlanError, match="cannot read raster"):

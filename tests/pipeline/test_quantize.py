@@ -106,7 +106,7 @@ def test_int8_can_fail(grids: Path, run_here: RunHere, tmp_path: Path) -> None:
         (("--int8", "--calibrate", "absent.npy"), "absent.npy"),
         (("--int8", "--calibrate", "."), "give --phase-1"),
         (("--int8", "--fp16", "--calibrate", "grids.npy"), "no other precision"),
-        (("--int8", "--calibrate", "two.npz"), "name one array grids"),
+        (("--int8", "--calibrate", "two.npz"), "expected one named grids"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )
@@ -133,7 +133,7 @@ def test_what_cannot_be_is_refused(
 def test_phase_1_is_not_served(run_here: RunHere, grids: Path, tmp_path: Path) -> None:
     path = small_checkpoint(tmp_path / "cells.pt", SMALL_CELLS)
     done = run_here("onnx", path, "--int8", "--calibrate", grids)
-    assert (done.code, "is for pictures and phase 2" in done.stderr) == (3, True)
+    assert (done.code, "is for image networks and phase 2" in done.stderr) == (3, True)
 
 
 def test_rasters_calibrate_through_phase_1(

@@ -34,7 +34,7 @@ def test_loss_is_told_and_refused_unless_accepted(run_here: RunHere, tmp_path: P
     # With any kernel 0.255 and 46.81 dB, as in float arithmetic between the quantization steps.
     assert 0.05 < told["int8"]["fidelity_lost_db"] < 0.4
     assert 46 < told["int8"]["psnr_to_float_db"] < 50
-    assert "refused: --accept-loss writes it" in refused.stderr
+    assert "refused; --accept-loss writes the file" in refused.stderr
 
     accepted = run_here("onnx", CHECKPOINT, "--int8", "--accept-loss", *ALPHA, "-o", output)
     assert accepted.code == 0
@@ -78,7 +78,7 @@ def test_photographs_are_the_users_own(run_here: RunHere, tmp_path: Path) -> Non
     [
         (("--accept-loss",), "need --int8"),
         (("--int8", "--calibrate", "absent"), "absent is not a folder of photographs"),
-        (("--int8", "--calibrate", "few"), "holds 1 pictures of 192x192 pixels or more; give 4"),
+        (("--int8", "--calibrate", "few"), "holds 1 images of 192x192 pixels or more; give 4"),
         (("--int8", "--fp16"), "no other precision"),
     ],
 )

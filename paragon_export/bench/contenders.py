@@ -1,0 +1,164 @@
+"""Contenders: which backends run an artifact, and how each is opened."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Sequence
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+from functools import cache, partial
+from pathlib import Path
+
+from paragon_export.errors import PlanError
+from paragon_export.graph.onnx_io import OnnxFile, is_onnx, read_onnx_file
+from paragon_export.networks.describe import LoadedNetwork, read_network
+from paragon_export.parity.candidates import is_engine
+from paragon_export.parity.reference import build_reference
+from paragon_export.runtimes.base import Runner
+from paragon_export.runtimes.openvino_runner import OpenVinoRunner
+from paragon_export.runtimes.ort_runner import OnnxRunner
+from paragon_export.runtimes.torch_runner import TorchRunner
+from paragon_export.specs.network import Port
+from paragon_export.specs.plans import NetworkOptions
+from paragon_export.specs.types import OnnxBackend
+from paragon_export.system.optional import cuda_advice, import_without_telemetry
+from paragon_export.system.text import utf_8
+
+STATE, FEATURES, BLEND = "prev_feat", "feature_map", "alpha"
+"""Ports of a video network: features in and out, and the share of those that come in."""
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One backend on one artifact, not opened yet."""
+
+    artifact: str
+    """Name of the file."""
+    backend: str
+    """Label of the row."""
+    open: Callable[[], Runner]
+    """Opens the artifact. Fails if the backend is not installed or rejects it."""
+    channels: int = 3
+    """Number of channels of an image input."""
+    port: Port | None = None
+    """The input of a glyph classifier; None for networks that take images."""
+    state: Port | None = None
+    """The input ``prev_feat`` of a video network; None for other networks."""
+    untrusted: bytes | None = None
+    """An ONNX file. It runs once in an isolated process with limits before it is timed in this
+    one."""
+
+
+def contenders_of(
+    artifact: LoadedNetwork | str | Path,
+    options: NetworkOptions,
+    backends: Sequence[OnnxBackend],
+    video: bool = False,
+) -> list[Contender]:
+    """Return the backends that an artifact is measured on.
+
+    Args:
+        artifact: A network or checkpoint (PyTorch), an ONNX file or an engine.
+        options: Values that the tensors do not determine, for a checkpoint.
+        backends: What runs an ONNX file.
+        video: Measure a checkpoint as a video network.
+
+    Raises:
+        PlanError: If the number of input channels of an ONNX file is not fixed.
+        ParagonExportError: If the artifact cannot be read.
+    """
+    if isinstance(artifact, LoadedNetwork):
+        return _of_network(artifact, video)
+    path = Path(artifact)
+    if is_engine(path):
+        return _of_engine(path)
+    if is_onnx(path):
+        return _of_onnx(read_onnx_file(path), backends)
+    return _of_network(read_network(path, options), video)
+
+
+def _of_engine(path: Path) -> list[Contender]:
+    from paragon_export.engines.manifest import read_engine
+    from paragon_export.engines.open import classifier_ports, open_engine
+
+    engine = read_engine(path)
+    port = next(iter(classifier_ports(engine.manifest)), None)
+    is_video = engine.manifest is not None and engine.manifest.video
+    state = Port(STATE, ("batch", "features", "height", "width")) if is_video else None
+    opener = cache(lambda: open_engine(engine)[0])
+    return [Contender(utf_8(path.name), "TensorRT", opener, 3, port, state)]
+
+
+def _of_onnx(file: OnnxFile, backends: Sequence[OnnxBackend]) -> list[Contender]:
+    inputs, outputs = file.ports
+    channels = inputs[0].dims[1] if inputs and len(inputs[0].dims) > 1 else None
+    if not isinstance(channels, int) or not outputs:
+        raise PlanError(f"{file.path}: the number of input channels must be fixed")
+    port = inputs[0] if file.task.is_classifier else None
+    openers: dict[str, Callable[[], Runner]] = {}
+    if OnnxBackend.ONNXRUNTIME in backends:
+        openers |= {f"ONNX Runtime {d}": partial(_open_onnx, file.data, d) for d in ("CPU", "CUDA")}
+    if OnnxBackend.OPENVINO in backends:
+        openers["OpenVINO CPU"] = partial(OpenVinoRunner, file.data)
+    return [
+        Contender(
+            utf_8(file.path.name),
+            label,
+            opener,
+            channels,
+            port,
+            state_of(inputs),
+            untrusted=file.data,
+        )
+        for label, opener in openers.items()
+    ]
+
+
+def _of_network(network: LoadedNetwork, video: bool) -> list[Contender]:
+    name, reference = utf_8(network.checkpoint.path.name), build_reference(network, video=video)
+    channels = network.spec.in_channels
+    port = reference.inputs[0] if network.spec.task.is_classifier else None
+    state = state_of(reference.inputs)
+    device = "cuda" if _torch_has_gpu() else "cpu"
+    dtype = "float16" if device == "cuda" else "float32"
+
+    def eager() -> TorchRunner:
+        return reference.runner(dtype, device)
+
+    label = f"{device} {dtype}"
+    return [
+        Contender(name, f"PyTorch eager ({label})", eager, channels, port, state),
+        Contender(
+            name, f"torch.compile ({label})", lambda: _compiled(eager()), channels, port, state
+        ),
+    ]
+
+
+def state_of(inputs: Sequence[Port]) -> Port | None:
+    """Return the input of a video network that takes the features of the previous frame."""
+    return next((port for port in inputs if port.name == STATE), None)
+
+
+def _torch_has_gpu() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
+
+
+def _compiled(runner: TorchRunner) -> TorchRunner:
+    runner.module.compile(dynamic=False)
+    return runner
+
+
+def _open_onnx(data: bytes, device: str) -> OnnxRunner:
+    if device == "CPU":
+        return OnnxRunner(data)
+    ort = import_without_telemetry("onnxruntime")
+    provider = f"{device}ExecutionProvider"
+    if provider not in ort.get_available_providers():
+        raise PlanError(f"this ONNX Runtime has no {device}; {cuda_advice()}")
+    if hasattr(ort, "preload_dlls"):  # ONNX Runtime 1.21 or later
+        with redirect_stdout(io.StringIO()):  # it prints the libraries that are missing
+            ort.preload_dlls()
+    ort.set_default_logger_severity(4)  # the row reports what is missing
+    return OnnxRunner(data, provider)
