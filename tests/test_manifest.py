@@ -197,7 +197,7 @@ CHANGED_PLANS: dict[str, tuple[dict[str, Any], str]] = {
     "default profile": ({"profile": None}, "profile changed from"),
     "precision": ({"precision": Precision.BF16}, "precision changed from fp16 to bf16"),
     "switches": (
-        {"switches": NetworkOptions(flags={"upsampler_alpha": 0.1})},
+        {"options": NetworkOptions(flags={"upsampler_alpha": 0.1})},
         "switches changed from",
     ),
     "rewrite": ({"rewrite": False}, "rewrite changed from True to False"),
