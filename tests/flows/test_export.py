@@ -332,12 +332,13 @@ def rewrites_of(file: Path) -> tuple[dict[str, int], str]:
 def test_rewritten_by_default_and_said_so(run_here: RunHere, folder: Path) -> None:
     """Every way of export passes the same verdict, and the file and the user are told of it."""
     checkpoint = tiny_checkpoint(folder / "photo.safetensors", "photo", blocks=1)
+    small = ("--window-size", "8")
     sizes = {}
     for name, flags in {
         "any": (), "ort": ("--for", "onnxruntime"), "plain": ("--no-rewrite",)
     }.items():  # fmt: skip
         output = folder / f"{name}.onnx"
-        finished = run_here("onnx", checkpoint, "-o", output, *flags, "--json")
+        finished = run_here("onnx", checkpoint, "-o", output, *flags, *small, "--json")
         assert finished.code == 0, finished.stderr
         rewrites, runtime = rewrites_of(output)
         assert document(finished)["rewrites"] == rewrites
@@ -346,7 +347,7 @@ def test_rewritten_by_default_and_said_so(run_here: RunHere, folder: Path) -> No
     assert "fuse_tail" in sizes["any"]
     assert "fuse_heads" in sizes["ort"] - sizes["any"]
     assert not sizes["plain"]
-    told = run_here("onnx", checkpoint, "-o", folder / "any.onnx").stdout
+    told = run_here("onnx", checkpoint, "-o", folder / "any.onnx", *small).stdout
     assert "rewritten before export: gather_windows 1" in told
 
 

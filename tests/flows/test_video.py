@@ -285,6 +285,7 @@ def test_half_precision(
         precision=precision,
         io=precision,
         video=True,
+        options=NetworkOptions(flags={"window_size": 8} if variant == "photo" else {}),
     )
     result = export(plan)
     assert result.parity.passed

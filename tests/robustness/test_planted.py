@@ -97,8 +97,15 @@ def run(folder: Path, run_here: RunHere, monkeypatch: pytest.MonkeyPatch) -> Run
 
 
 @pytest.mark.parametrize("turn", [0, 1])
-def test_every_command_leaves_everything_alone(turn: int, folder: Path, run: RunHere) -> None:
-    """Every name is once a folder or a link, and once something else."""
+def test_every_command_leaves_everything_alone(
+    turn: int, folder: Path, run: RunHere, request: pytest.FixtureRequest
+) -> None:
+    """Every name is once a folder or a link, and once something else.
+
+    The first turn starts the processes that run files of others, the second does without them.
+    """
+    if turn:
+        request.getfixturevalue("foreign_files_here")
     outside = folder.parent / "outside"
     for index, name in enumerate(NAMES):
         PLANTS[(2 * turn + index) % len(PLANTS)](folder / name, outside)
