@@ -19,7 +19,7 @@ from paragon_export.errors import PlanError
 from paragon_export.networks.describe import LoadedNetwork
 from paragon_export.parity.metrics import luma
 from paragon_export.parity.reference import build_reference
-from paragon_export.specs.network import Task
+from paragon_export.specs.network import NetworkSpec, Task
 from paragon_export.system.progress import counted
 
 ALPHAS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6)
@@ -65,15 +65,7 @@ def fit_options(network: LoadedNetwork) -> list[Fit]:
             f"--probe compares RGB images, and {network.checkpoint.path} takes "
             f"{spec.in_channels} channels; leave it out"
         )
-    settings = spec.options
-    values = {"upsampler_alpha": ALPHAS, "window_size": WINDOW_SIZES_PX}
-    tried_values: dict[str, list[float]] = {
-        name: sorted({*tried, settings[name].value})
-        for name, tried in values.items()
-        if name in settings and settings[name].source not in ("flag", "tensors")
-    }
-    if not spec.scale:
-        tried_values["scale"] = list(SCALES)
+    tried_values = _values_to_try(spec)
     fits = []
     combinations = list(itertools.product(*tried_values.values()))
     for combination in counted("trying combination", combinations):
@@ -87,6 +79,19 @@ def fit_options(network: LoadedNetwork) -> list[Fit]:
         found = _psnr_y_db(output, truth, scale)
         fits.append(Fit(tried, found, found - _psnr_y_db(bicubic, truth, scale)))
     return sorted(fits, key=lambda fit: -fit.over_bicubic_db)
+
+
+def _values_to_try(spec: NetworkSpec) -> dict[str, list[float]]:
+    """Return the values of each option that neither a flag nor the tensors determine."""
+    values = {"upsampler_alpha": ALPHAS, "window_size": WINDOW_SIZES_PX}
+    tried: dict[str, list[float]] = {
+        name: sorted({*usual, spec.options[name].value})
+        for name, usual in values.items()
+        if name in spec.options and spec.options[name].source not in ("flag", "tensors")
+    }
+    if not spec.scale:
+        tried["scale"] = list(SCALES)
+    return tried
 
 
 @cache
