@@ -307,7 +307,7 @@ def test_pictures_are_read_before_a_network_is_run(
     (folder / "z.tif").write_bytes(REFUSED["float of 255"][0])
     monkeypatch.setattr(playing, "play", _never)
     monkeypatch.setattr(gauges, "play", _never)
-    monkeypatch.setattr(int8_pictures, "quantise", _never)
+    monkeypatch.setattr(int8_pictures, "quantize", _never)
     done = run_here(*COMMANDS[command](model, folder))
     assert done.code == 3
     assert f"{folder / 'z.tif'} is not read: its floats reach from 0 to 255" in done.stderr
