@@ -31,6 +31,8 @@ from paragon_export.errors import PlanError
 from paragon_export.specs.plans import ExportPlan, NetworkOptions
 from paragon_export.specs.types import Precision, Runtime
 
+ALIAS = "onnx --int8 is now the command quantize; use it instead"
+
 
 @takes_options
 def onnx(
@@ -69,9 +71,8 @@ def onnx(
     if int8:
         if precision.is_half or static or video or io is not Precision.FP32 or audit:
             raise PlanError("--int8 goes with float32 inputs and outputs and no other precision")
-        _note_alias()
         calibration = (calibrate, phase_1, agreement, accept_loss)
-        return quantize_checkpoint(checkpoint, output, opset, calibration, options, json)
+        return quantize_checkpoint(checkpoint, output, opset, calibration, options, json, ALIAS)
     if calibrate or phase_1 or accept_loss:
         raise PlanError(f"{CALIBRATION_OPTIONS} need --int8; better, use the command quantize")
     plan = ExportPlan(
@@ -120,12 +121,6 @@ def _export(plan: ExportPlan, audit: Path | None, json: bool) -> None:
     document["notes"] += replaced([*there, *audit_there])
     show(json, document, export_table, result, bool(there))
     exit_on_failure(result.passed)
-
-
-def _note_alias() -> None:
-    from paragon_export.cli.show.console import note
-
-    note("onnx --int8 is now the command quantize; use it: --int8 will be removed")
 
 
 def _check_audit(audit: Path, plan: ExportPlan) -> None:

@@ -49,9 +49,14 @@ def quantize_checkpoint(
     calibration: tuple[Path | None, Path | None, float, bool],
     options: NetworkOptions,
     json: bool,
+    advice: str = "",
 ) -> None:
-    """Quantize and show the result; ``calibration`` holds the fields of ``Calibration`` in order."""
-    from paragon_export.cli.show.console import show
+    """Quantize and show the result.
+
+    ``calibration`` holds the fields of ``Calibration`` in their order; ``advice`` is a note about
+    the command line, printed with the result.
+    """
+    from paragon_export.cli.show.console import note, show
     from paragon_export.cli.show.onnx import export_table, exported
     from paragon_export.pipeline.quantize import Calibration, export_int8
 
@@ -72,5 +77,7 @@ def quantize_checkpoint(
     there = there if result.passed else []
     document = exported(result)
     document["notes"] += replaced(there)
+    if advice:
+        note(advice)
     show(json, {**document, "int8": dict(result.figures)}, export_table, result, bool(there))
     exit_on_failure(result.passed)

@@ -38,7 +38,7 @@ def test_loss_is_told_and_refused_unless_accepted(run_here: RunHere, tmp_path: P
 
     accepted = run_here("onnx", CHECKPOINT, "--int8", "--accept-loss", *ALPHA, "-o", output)
     assert accepted.code == 0
-    assert "the worst picture on inputs held back" in accepted.stdout
+    assert "the worst image on inputs held back" in accepted.stdout
     rows = list(weight_rows(onnx.load(output)))
     assert len(rows) == 15
     assert max(map(largest_pair, rows)) <= 2**15 - 1
