@@ -26,12 +26,6 @@ SIZE = Size(16, 16)
 
 
 @pytest.fixture(scope="module")
-def tiny_realtime(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a network of one block, which is compiled in half the time."""
-    return tiny_checkpoint(tmp_path_factory.mktemp("one") / "realtime.safetensors", blocks=1)
-
-
-@pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory, tiny_realtime: Path) -> Path:
     file = tmp_path_factory.mktemp("bench") / "model.onnx"
     export(ExportPlan(checkpoint=tiny_realtime, output=file))
