@@ -163,7 +163,7 @@ def open_onnx(
     _check_ports(file)
     if any(node.op_type == "QuantizeLinear" for node in file.model.graph):
         raise PlanError(
-            f"{path} is INT8: it cannot be judged here; onnx --int8 judges it on real inputs"
+            f"{path} is INT8: it cannot be judged here; quantize judges it on real inputs"
         )
     if precision is not Precision.FP32 and backend is OnnxBackend.OPENVINO:
         raise PlanError(

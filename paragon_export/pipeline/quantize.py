@@ -136,12 +136,12 @@ def _quantize_grids(
     """Quantize phase 2 of a glyph classifier and measure the agreement, in memory."""
     if network.spec.task is not Task.GRID:
         raise PlanError(
-            "--int8 is for image networks and phase 2 of a glyph classifier, not "
-            f"{network.spec.variant}; leave it out"
+            f"{network.checkpoint.path} is a {network.spec.variant} network; quantize is for image "
+            "networks and phase 2 of a glyph classifier; export it with onnx"
         )
     if calibration.path is None or calibration.accept_loss:
         raise PlanError(
-            "--int8 of a glyph classifier needs --calibrate with real grids, and has no "
+            "quantize of a glyph classifier needs --calibrate with real grids, and has no "
             "--accept-loss; give --calibrate, and --agreement for another limit"
         )
     graph = float32_graph(network, replace(plan, rewrite=False, runtime=Runtime.ANY))

@@ -64,7 +64,7 @@ def end_with_parent(parent: int) -> None:
     """
     import ctypes
 
-    with suppress(OSError, AttributeError):
+    with suppress(OSError, AttributeError, TypeError):  # elsewhere than on Linux
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
     if hasattr(os, "getppid") and os.getppid() != parent:
         os._exit(128 + signal.SIGTERM)  # the parent has died already
