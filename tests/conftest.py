@@ -72,12 +72,12 @@ RunCli = Callable[..., Finished]
 RunIn = Callable[..., Finished]
 
 
-def run_started(folder: Path, *args: str | Path) -> Finished:
+def run_started(folder: Path, *args: str | Path, **environment: str) -> Finished:
     """Run ``paragon-export`` in a folder, as a shell starts it: no library is loaded before."""
     done = subprocess.run(
         [sys.executable, "-m", "paragon_export", *map(str, args)],
         cwd=folder,
-        env=shell_environment(),
+        env=shell_environment(**environment),
         capture_output=True,
         encoding="utf-8",
         timeout=LONGEST_RUN_S,

@@ -92,6 +92,9 @@ def settings(
 
 def main() -> None:
     """Run the command line. Whatever is raised is one line and exit code 3."""
+    from paragon_export.cli.show.console import forget_notes
+
+    forget_notes()
     arguments = _global_first(sys.argv[1:])
     with guarded():
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Callable, Sequence
 from functools import wraps
 from inspect import signature
@@ -181,16 +182,16 @@ def backends_of(given: list[OnnxBackend] | None) -> list[OnnxBackend]:
 
 
 def size_of(text: str, flag: str) -> Size:
-    """Read a size, and note it where it is higher than wide: WIDTHxHEIGHT is an easy slip.
+    """Read a size, and note it if it is higher than wide, because it may be WIDTHxHEIGHT.
 
     Raises:
         PlanError: If it is no size.
     """
     size = Size.parse(text)
     if size.height > size.width:
-        from paragon_export.cli.show.console import note
+        from paragon_export.cli.show.console import note_with_result
 
-        note(
+        note_with_result(
             f"{flag} {size} is {size.height} pixels high, {size.width} wide: portrait; sizes are "
             f"{SIZE}"
         )
@@ -204,7 +205,7 @@ def default_name(stem: str, parts: Sequence[str], suffix: str) -> Path:
 
 def existing(*paths: Path | None) -> list[Path]:
     """Return the files that are there: what is written later replaces them."""
-    return [path for path in paths if path is not None and path.is_file()]
+    return [path for path in paths if path is not None and os.path.isfile(path)]
 
 
 def replaced(paths: Sequence[Path]) -> list[str]:

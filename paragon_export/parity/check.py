@@ -29,6 +29,7 @@ from paragon_export.parity.reference import OnnxReference, TorchReference, build
 from paragon_export.parity.report import Finding, ParityReport, ParityRow
 from paragon_export.specs.plans import NetworkOptions, ParityPlan
 from paragon_export.specs.types import OnnxBackend, Size
+from paragon_export.system.progress import step
 
 Alternatives = Callable[[], Sequence[Alternative]]
 """Returns other networks that a failed candidate may have been exported from."""
@@ -161,7 +162,8 @@ def judge(
                     probes=probes,
                     possible=possible,
                 )
-                findings += diagnose(failed, report.rows)
+                with step("diagnosing the failure"):
+                    findings += diagnose(failed, report.rows)
     return ParityReport(
         rows=tuple(rows),
         notes=tuple(dict.fromkeys(notes)),

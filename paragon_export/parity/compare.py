@@ -25,6 +25,7 @@ from paragon_export.parity.report import ParityReport, ParityRow
 from paragon_export.runtimes.base import Arrays
 from paragon_export.specs.network import Port, Task
 from paragon_export.specs.types import Precision
+from paragon_export.system.progress import counted, step
 from paragon_export.system.text import brief
 
 BORDER_PX = 4
@@ -87,11 +88,13 @@ def _image_rows(
     exact = reference.runner("float64")
     own_runners = {p: reference.runner(_DTYPES[p]) for p in sorted(rules)}
     is_map = reference.input_spec.task is Task.MAP
-    for probe in probes:
-        run = partial(play, inputs=reference.inputs)
+    run = partial(play, inputs=reference.inputs)
+    for probe in counted("judging image", probes):
+        with step("float64 reference"):
+            outputs = run(exact, probe)
         truth = _Truth(
             probe=probe,
-            outputs=run(exact, probe),
+            outputs=outputs,
             own={p: run(runner, probe) for p, runner in own_runners.items()},
             moved=run(exact, nudged(probe)) if is_map else {},
         )
@@ -178,7 +181,7 @@ def _logit_rows(
     for candidate in candidates:
         precision = candidate.precision
         largest = max((truth.errors[precision] for truth in truths), default=0.0)
-        for truth in truths:
+        for truth in counted("judging batch", truths):
             found, fault = _run(candidate, truth.probe, reference.inputs)
             own = largest if precision.is_half else truth.errors[precision]
             row = ParityRow(
@@ -203,7 +206,7 @@ def _logit_truths(
 ) -> Iterable[_LogitTruth]:
     exact = reference.runner("float64")
     own_runners = {p: reference.runner(_DTYPES[p]) for p in precisions}
-    for probe in probes:
+    for probe in counted("float64 reference on batch", probes):
         truth = play(exact, probe, reference.inputs)[name]
         peak = max(1.0, float(np.abs(truth).max()))
         errors = {

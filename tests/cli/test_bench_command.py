@@ -9,10 +9,10 @@ import pytest
 
 from paragon_export.bench import doubts
 from paragon_export.bench.doubts import doubt
-from paragon_export.bench.measure import bench
+from paragon_export.bench.measure import benchmark
 from paragon_export.bench.report import BenchReport, BenchRow
 from paragon_export.pipeline.export import export
-from paragon_export.specs.plans import ExportPlan, NetworkOptions
+from paragon_export.specs.plans import ExportPlan
 from paragon_export.specs.types import Size
 from tests.conftest import RunHere
 
@@ -28,7 +28,7 @@ def video(tmp_path_factory: pytest.TempPathFactory, tiny_realtime: Path) -> Path
 
 def test_video_models_are_timed(video: Path, tiny_realtime: Path) -> None:
     """ONNX files say themselves that they are of video, checkpoints are told."""
-    report = bench([video, tiny_realtime], [SIZE], NetworkOptions(), video=True)
+    report = benchmark([video, tiny_realtime], sizes=[SIZE], video=True)
 
     by_backend = {row.backend.split(" (")[0]: row for row in report.rows}
     for backend in ("ONNX Runtime CPU", "PyTorch eager"):

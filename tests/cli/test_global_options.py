@@ -11,7 +11,7 @@ import paragon_export
 from paragon_export.networks.options import FLAGS
 from paragon_export.specs.profiles import recipe_names
 from paragon_export.specs.types import TARGETS
-from tests.conftest import RunCli, RunHere
+from tests.conftest import RunHere, run_started
 
 
 def test_version(run_here: RunHere) -> None:
@@ -70,16 +70,15 @@ def test_what_follows_two_dashes_is_left_alone(run_here: RunHere) -> None:
         ("quan", ["quantize"]),
     ],
 )
-def test_completion(words: str, wanted: list[str], run_cli: RunCli) -> None:
+def test_completion(words: str, wanted: list[str], tmp_path: Path) -> None:
     """Commands, options, recipes, targets and precisions are completed."""
     line = f"paragon-export {words}"
-    done = run_cli(
-        env={
-            "_PARAGON_EXPORT_COMPLETE": "complete_bash",
-            "COMP_WORDS": line,
-            "COMP_CWORD": str(len(line.split()) - (not line.endswith(" "))),
-        }
-    )
+    asked = {
+        "_PARAGON_EXPORT_COMPLETE": "complete_bash",
+        "COMP_WORDS": line,
+        "COMP_CWORD": str(len(line.split()) - (not line.endswith(" "))),
+    }
+    done = run_started(tmp_path, **asked)
 
     assert done.stdout.split() == wanted
 

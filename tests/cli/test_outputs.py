@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,12 +17,11 @@ from paragon_export.cli.show.console import output_console
 from paragon_export.cli.show.inspect import inspection_table
 from paragon_export.cli.show.parity import parity_table
 from paragon_export.errors import PlanError
-from paragon_export.networks.describe import describe
+from paragon_export.networks.describe import load_network
+from paragon_export.parity.acceptance import default_criteria
 from paragon_export.parity.metrics import Difference
 from paragon_export.parity.report import ParityReport, ParityRow
 from paragon_export.pipeline.glyph_chain import read_raster
-from paragon_export.specs.plans import NetworkOptions
-from paragon_export.specs.tolerance import Tolerance
 from paragon_export.specs.types import Precision, Size
 from tests.conftest import RunHere
 
@@ -66,7 +66,7 @@ def test_default_names_of_engines(
     done = run_here("trt", "c.onnx", *flags)
 
     assert done.code == 3
-    assert f"{name} is in the way" in done.stderr
+    assert f"{name} exists and was not written by this tool" in done.stderr
 
 
 def test_replaced_is_said(tiny_realtime: Path, run_here: RunHere) -> None:
@@ -86,23 +86,35 @@ def test_replaced_is_said(tiny_realtime: Path, run_here: RunHere) -> None:
 @pytest.mark.parametrize(
     "arguments",
     [
-        ["onnx", "absent.pth", "--static", "1920x1080"],
-        ["parity", "absent.pth", "absent.onnx", "--sizes", "8x8,1920x1080"],
-        ["bench", "absent.pth", "--size", "1920x1080"],
-        ["trt", "absent.pth", "--min", "1x1", "--opt", "8x8", "--max", "1920x1080"],
+        ["onnx", "c.safetensors", "--static", "12x8", "-o", "o.onnx"],
+        ["parity", "c.safetensors", "c.onnx", "--sizes", "8x8,12x8"],
+        ["bench", "c.onnx", "--size", "12x8"],
+        ["trt", "c.onnx", "--target", "sm86", "--min", "1x1", "--opt", "8x8", "--max", "12x8"],
     ],
 )
-def test_portrait_sizes_are_noted(arguments: list[str], run_here: RunHere) -> None:
-    """Also where the command fails afterwards."""
-    done = run_here(*arguments)
+def test_portrait_sizes_are_noted(
+    arguments: list[str], tiny_realtime: Path, tmp_path: Path, run_here: RunHere
+) -> None:
+    """They may be WIDTHxHEIGHT by mistake."""
+    shutil.copy(tiny_realtime, tmp_path / "c.safetensors")
+    assert run_here("onnx", "c.safetensors", "-o", "c.onnx").code == 0
+    noted = run_here(*arguments)
+    turned = run_here(*(word.replace("12x8", "8x12") for word in arguments))
 
     flag = next(word for word in arguments if word.startswith("--s") or word == "--max")
     assert (
-        f"note: {flag} 1920x1080 is 1920 pixels high, 1080 wide: portrait; sizes are HEIGHTxWIDTH"
-        in done.stderr
+        f"note: {flag} 12x8 is 12 pixels high, 8 wide: portrait; sizes are HEIGHTxWIDTH"
+        in noted.stderr
     )
-    turned = [word.replace("1920x1080", "1080x1920") for word in arguments]
-    assert "portrait" not in run_here(*turned).stderr
+    assert "portrait" not in turned.stderr
+
+
+def test_an_error_stays_one_line(run_here: RunHere) -> None:
+    """A note that belongs to a result is not printed where there is none, nor later."""
+    refused = run_here("onnx", "absent.pth", "--static", "12x8")
+
+    assert len(refused.stderr.splitlines()) == 1
+    assert "portrait" not in run_here("inspect", "absent.pth").stderr
 
 
 # --- tables ----------------------------------------------------------------------------------
@@ -118,7 +130,7 @@ def verdict(label: str) -> ParityReport:
         batch=1,
         found=Difference(1e-7, 120.0, 1e-8, 1e-7, True, False),
         reference_max_abs=2e-7,
-        tolerance=Tolerance.for_precision(Precision.FP32),
+        criteria=default_criteria(Precision.FP32),
     )
     return ParityReport(rows=(row, replace(row, fault="cannot run: " + "reason " * 20)))
 
@@ -142,7 +154,7 @@ def test_tables_fit_a_terminal(width: int, tiny_photo: Path) -> None:
     console = Console(file=text, width=width, force_terminal=True, color_system=None)
 
     parity_table(console, verdict("a photograph with a long name " * 4))
-    inspection_table(console, *describe(tiny_photo, NetworkOptions()))
+    inspection_table(console, load_network(tiny_photo))
 
     assert max(len(line) for line in text.getvalue().splitlines()) <= width
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import tomllib
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from paragon_export.engines.manifest import _profile, _profile_entry
+from paragon_export.engines.profile_entry import profile_entry, profile_of
 from paragon_export.errors import PlanError
 from paragon_export.runtimes.trt_runner import EngineRunner
 from paragon_export.specs.plans import EnginePlan
@@ -22,7 +23,7 @@ from paragon_export.specs.profiles import (
     recipe_names,
 )
 from paragon_export.specs.types import Size
-from tests.conftest import RunHere
+from tests.conftest import ROOT, RunHere
 
 TABLE = '[[profile]]\nmin = "{}"\nopt = "{}"\nmax = "{}"\n'
 
@@ -41,11 +42,13 @@ def write(path: Path, *profiles: Profile) -> Path:
     return path
 
 
-def test_recipes_lie_in_the_package() -> None:
-    """So the wheel holds them."""
-    import paragon_export
+def test_recipes_are_in_the_wheel() -> None:
+    """A checkout finds them in ``engines/``; the build copies them to where the package looks."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    included = project["tool"]["hatch"]["build"]["targets"]["wheel"]["force-include"]
 
-    assert RECIPES.is_relative_to(Path(paragon_export.__file__).parent)
+    assert included == {"engines": "paragon_export/assets/recipes"}
+    assert RECIPES == ROOT / "engines"
     assert {"realtime-1080p", "pro-720p"} <= set(recipe_names())
 
 
@@ -89,10 +92,10 @@ def test_every_profile_is_checked_against_the_network() -> None:
 
 def test_the_manifest_records_them() -> None:
     """One profile is recorded as it always was."""
-    assert _profile_entry(SMALL) == {"min": "1x1", "opt": "8x8", "max": "16x16", "batch": 1}
-    entry = _profile_entry(BOTH)
-    assert entry["also"] == [_profile_entry(LARGE)]
-    assert _profile(json.loads(json.dumps(entry))) == BOTH
+    assert profile_entry(SMALL) == {"min": "1x1", "opt": "8x8", "max": "16x16", "batch": 1}
+    entry = profile_entry(BOTH)
+    assert entry["also"] == [profile_entry(LARGE)]
+    assert profile_of(json.loads(json.dumps(entry))) == BOTH
     for bad in (
         {**entry, "also": "x"},
         {**entry, "also": [1]},
@@ -101,7 +104,7 @@ def test_the_manifest_records_them() -> None:
         {"min": 1, "opt": 2, "max": 3, "also": []},
     ):
         with pytest.raises(ValueError, match="profile"):
-            _profile(bad)
+            profile_of(bad)
 
 
 def test_one_engine_holds_them(tmp_path: Path, tiny_realtime: Path, run_here: RunHere) -> None:
@@ -117,7 +120,7 @@ def test_one_engine_holds_them(tmp_path: Path, tiny_realtime: Path, run_here: Ru
     turned = json.loads(run_here(*build, "turned.toml").stdout)
     alone = json.loads(run_here(*build, "large.toml").stdout)
 
-    assert first["profile"] == _profile_entry(BOTH)
+    assert first["profile"] == profile_entry(BOTH)
     assert again["cached"] is True
     assert turned["reason"].startswith("profile changed")
     assert alone["cached"] is False
@@ -152,6 +155,7 @@ def test_the_runner_chooses_the_profile_that_holds_the_shape() -> None:
     runner = EngineRunner.__new__(EngineRunner)
     fake = FakeRunner()
     runner.name, runner._ports, runner._runner, runner._profile = "fake", (), fake, 0
+    runner._backend = "rtx"
     runner._profiles = runner._ranges()
 
     for side in (1, 4, 5, 9, 3, 20):

@@ -67,7 +67,7 @@ def videos(
         result = export(ExportPlan(checkpoint=checkpoint, output=file, video=True))
         assert result.parity.passed
         described = read_network(checkpoint, NetworkOptions())
-        modules = [build_reference(*described, video=video).module for video in (True, False)]
+        modules = [build_reference(described, video=video).module for video in (True, False)]
         made[variant] = Video(checkpoint, file, *modules)
     return made
 
@@ -317,5 +317,5 @@ def test_stills_and_videos_are_judged_apart(videos: dict[str, Video], tmp_path: 
     assert report.passed
     still = tmp_path / "still.onnx"
     export(ExportPlan(checkpoint=video.checkpoint, output=still))
-    with pytest.raises(PlanError, match="apart"):
+    with pytest.raises(PlanError, match="separate runs"):
         check_parity(video.checkpoint, [video.file, still])

@@ -238,7 +238,7 @@ def test_what_could_not_be_judged_is_not_asked_for(tmp_path: Path) -> None:
     plan = ExportPlan(checkpoint=Path("c"), output=Path("m.onnx"), static=Size(2160, 3840))
     with pytest.raises(PlanError, match="pixels"):
         replace(plan, static=Size(4096, 4096))
-    with pytest.raises(PlanError, match="TensorRT cannot hold"):
+    with pytest.raises(PlanError, match="TensorRT's limit"):
         Profile(smallest=Size(1, 1), optimal=Size(1, 1), largest=Size(16384, 16384), batch=8)
     wide = tiny_checkpoint(tmp_path / "wide.safetensors", in_channels=300)
     with pytest.raises(CheckpointError, match="300 channels"):

@@ -38,7 +38,7 @@ from paragon_export.parity.report import ParityRow
 from paragon_export.pipeline.export import export
 from paragon_export.rewrite.rules import rewrite
 from paragon_export.runtimes.ort_runner import OnnxRunner
-from paragon_export.specs.network import NetworkSpec, Port
+from paragon_export.specs.network import NetworkSpec, Port, Task
 from paragon_export.specs.plans import ExportPlan, NetworkOptions
 from paragon_export.specs.profiles import Profile
 from paragon_export.specs.types import Backend, Precision, Size
@@ -342,7 +342,7 @@ def test_tensors_tell_the_version_where_they_can(version: str, tmp_path: Path) -
     hyperparameters = variant.structure["hyperparameters"]
     assert (variant.architecture, variant.scale, variant.out_channels) == ("MUNet", 1, 1)
     assert (hyperparameters.features, variant.in_channels) == (features, 3)
-    assert not variant.is_picture
+    assert variant.task is Task.MAP
     if version in ALIKE:
         assert variant.generation == "munet3, munet4 or munet5"
         assert variant.needs == ("generation (--set generation=munet3, munet4 or munet5)",)
@@ -520,7 +520,7 @@ def test_a_slightly_wrong_graph_fails_its_verdict(
     tmp_path: Path, reference_of: ReferenceOf
 ) -> None:
     """One tensor of a deep block scaled by 1.001 is seen."""
-    reference, variant = reference_of(SMALL["munet3"])
+    reference, _ = reference_of(SMALL["munet3"])
     model = simplify(trace(reference.module, reference.inputs, reference.outputs, 20))
     write_onnx(model, tmp_path / "good.onnx")
     weight = model.graph.initializers["up_blocks.0.fusion_conv.0.weight"]
@@ -528,8 +528,8 @@ def test_a_slightly_wrong_graph_fails_its_verdict(
     weight.const_value = ir.tensor(weight.const_value.numpy() * np.float32(1.001))
     write_onnx(model, tmp_path / "bad.onnx")
 
-    assert judge(reference, variant, [read_artifact(tmp_path / "good.onnx")]).passed
-    assert not judge(reference, variant, [read_artifact(tmp_path / "bad.onnx")]).passed
+    assert judge(reference, [read_artifact(tmp_path / "good.onnx")]).passed
+    assert not judge(reference, [read_artifact(tmp_path / "bad.onnx")]).passed
 
 
 def test_another_generation_fails_the_default_verdict(
@@ -539,9 +539,9 @@ def test_another_generation_fails_the_default_verdict(
     reference, _ = reference_of(WIDE.format(5), version="munet5")
     model = simplify(trace(reference.module, reference.inputs, reference.outputs, 20))
     write_onnx(model, tmp_path / "o.onnx")
-    other, variant = reference_of(WIDE.format(5), version="munet4")
+    other, _ = reference_of(WIDE.format(5), version="munet4")
 
-    report = judge(other, variant, [read_artifact(tmp_path / "o.onnx")])
+    report = judge(other, [read_artifact(tmp_path / "o.onnx")])
 
     assert {str(row.size) for row in report.rows if row.failure} == {"328x40"}
 

@@ -419,5 +419,5 @@ def test_batches_are_for_classifiers() -> None:
         BatchProfile(smallest=4, optimal=2)
     size = Size(4, 4)
     sizes = Profile(smallest=size, optimal=size, largest=size)
-    with pytest.raises(PlanError, match="has one input size"):
+    with pytest.raises(PlanError, match="has one grid size"):
         replace(plan, profile=sizes).batches()

@@ -146,7 +146,7 @@ def test_one_output_twice_is_refused(
     [
         (lambda found: {**found, "more": found["output"] * 2}, "wrong outputs"),
         (lambda found: {"output": found["output"].astype(np.float64)}, "wrong type float64"),
-        (lambda found: {"output": np.float32(1)}, "which are no batches"),
+        (lambda found: {"output": np.float32(1)}, "expected batches of one shape"),
         (lambda found: {"output": found["output"][0]}, "wrong shape"),
         (lambda found: {}, "output missing"),
     ],

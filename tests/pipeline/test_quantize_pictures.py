@@ -29,7 +29,7 @@ def test_loss_is_told_and_refused_unless_accepted(run_here: RunHere, tmp_path: P
     refused = run_here("onnx", CHECKPOINT, "--int8", *ALPHA, "-o", output, "--json")
     told = json.loads(refused.stdout)
     assert (refused.code, told["passed"], output.exists()) == (1, False, False)
-    assert {row["failure"] for row in told["rows"]} == {"PSNR"}
+    assert {row["failure"] for row in told["rows"]} == {"loss not accepted"}
     assert told["int8"]["photographs"] == 6
     # With any kernel 0.255 and 46.81 dB, as in float arithmetic between the quantization steps.
     assert 0.05 < told["int8"]["fidelity_lost_db"] < 0.4

@@ -576,7 +576,7 @@ def test_an_audit_that_fails_ends_in_1(tmp_path: Path, run_here: RunHere) -> Non
 
 REFUSED = {
     "no half": (["onnx", "{c}", "--audit", "a.json"], "--audit is about half precision"),
-    "over the checkpoint": (["onnx", "{c}", "--fp16", "--audit", "{c}"], "would be made from"),
+    "over the checkpoint": (["onnx", "{c}", "--fp16", "--audit", "{c}"], "is also the source"),
     "over the output": (
         ["onnx", "{c}", "--fp16", "-o", "m.onnx", "--audit", "m.onnx"],
         "is the file to export to",

@@ -301,13 +301,13 @@ def test_pictures_are_read_before_a_network_is_run(
     command: str, model: Path, folder: Path, run_here: RunHere, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The last of the pictures is refused before the first is upscaled."""
-    from paragon_export.pipeline import quantize_pictures as int8_pictures
+    from paragon_export.pipeline import quantize_images as int8_pictures
     from paragon_export.precision import instrument as gauges
 
     (folder / "z.tif").write_bytes(REFUSED["float of 255"][0])
     monkeypatch.setattr(playing, "play", _never)
     monkeypatch.setattr(gauges, "play", _never)
-    monkeypatch.setattr(int8_pictures, "quantize", _never)
+    monkeypatch.setattr(int8_pictures, "quantize_model", _never)
     done = run_here(*COMMANDS[command](model, folder))
     assert done.code == 3
     assert f"{folder / 'z.tif'} is not read: its floats reach from 0 to 255" in done.stderr
@@ -325,6 +325,6 @@ def test_a_stick_of_a_mac_is_no_error(
 def test_calibration_passes_over_them_too(folder: Path, run_here: RunHere) -> None:
     """Of pictures, and of rasters of glyphs."""
     done = run_here(*COMMANDS["int8"](folder, folder))
-    assert "holds 0 pictures of 192x192 pixels" in done.stderr
+    assert "holds 0 images of 192x192 pixels" in done.stderr
     with pytest.raises(PlanError, match="holds 2 grids"):
         read_grids(Calibration(path=folder, phase_1=folder), Port("input", ("batch", 16, 16)))

@@ -20,6 +20,8 @@ Document = dict[str, Any]
 MAX_PIPED_COLUMNS = 100_000
 """Width of a table where nobody's window limits it."""
 
+_held: ContextVar[tuple[str, ...]] = ContextVar("held", default=())
+
 _is_quiet: ContextVar[bool] = ContextVar("is_quiet", default=False)
 
 
@@ -36,10 +38,11 @@ def quiet() -> Iterator[None]:
 def show(as_json: bool, document: Document, table: Callable[..., None], *results: object) -> None:
     """Print a result: the document as JSON on stdout, or else ``table(console, *results)``.
 
-    The notes of the document go to stderr.
+    The notes of the document go to stderr, after those of ``note_with_result``.
     """
-    for text in document.get("notes", ()):
+    for text in (*_held.get(), *document.get("notes", ())):
         note(text)
+    _held.set(())
     if as_json:
         write_json(document)
     else:
@@ -57,6 +60,16 @@ def note(text: str) -> None:
     if not _is_quiet.get():
         console = Console(stderr=True, soft_wrap=True, highlight=False)
         console.print(f"note: {one_line(text)}", markup=False, style="yellow")
+
+
+def note_with_result(text: str) -> None:
+    """Hold a note until the result is shown: an error stays the only line on stderr."""
+    _held.set((*_held.get(), text))
+
+
+def forget_notes() -> None:
+    """Drop the notes that are held for a result that will not come."""
+    _held.set(())
 
 
 def error_document(message: str) -> Document:
