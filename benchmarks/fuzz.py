@@ -61,6 +61,10 @@ ALLOWED = ("libcuda", "tensorrt_rtx_libs", "paragon_export.isolated_worker")
 """Libraries that are loaded to see whether there is a GPU and to build engines, and the child
 process in which files of others are run."""
 
+AS_COMMANDS_RUN = {"OMP_WAIT_POLICY": "PASSIVE"}
+"""What the command line sets before PyTorch is imported. Without it PyTorch's half-precision
+convolutions, of many small parallel steps, take minutes on a machine that does something else."""
+
 CHANGES = {"os.remove", "os.rename", "os.rmdir", "os.mkdir", "os.link", "os.symlink", "os.chmod",
            "os.truncate", "shutil.rmtree", "shutil.move", "shutil.copyfile"}  # fmt: skip
 
@@ -843,6 +847,7 @@ class Worker:
             [sys.executable, __file__, "--worker", str(self.base), "--seed", self.seed,
              "--answers", str(writing), *more],
             stdin=subprocess.PIPE, pass_fds=[writing], cwd=REPOSITORY,
+            env={**os.environ, **AS_COMMANDS_RUN},
         )  # fmt: skip
         os.close(writing)
         self.answers = os.fdopen(reading, "rb", 0)
