@@ -14,6 +14,7 @@ import typer
 
 import paragon_export
 from paragon_export.cli import audit, bench, demo, glyphs, inspect, onnx, parity, quantize, trt
+from paragon_export.cli.show.held_notes import take_notes
 from paragon_export.errors import COULD_NOT_RUN, reason_of
 from paragon_export.system.streams import guarded
 from paragon_export.system.text import one_line
@@ -92,9 +93,7 @@ def settings(
 
 def main() -> None:
     """Run the command line. Whatever is raised is one line and exit code 3."""
-    from paragon_export.cli.show.console import forget_notes
-
-    forget_notes()
+    take_notes()  # of a command that failed earlier in this process
     arguments = _global_first(sys.argv[1:])
     with guarded():
         try:

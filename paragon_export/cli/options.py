@@ -12,6 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
+from paragon_export.cli.show.held_notes import hold_note
 from paragon_export.errors import PlanError
 from paragon_export.networks.options import FLAGS, parse_option
 from paragon_export.specs.plans import NetworkOptions
@@ -189,9 +190,7 @@ def size_of(text: str, flag: str) -> Size:
     """
     size = Size.parse(text)
     if size.height > size.width:
-        from paragon_export.cli.show.console import note_with_result
-
-        note_with_result(
+        hold_note(
             f"{flag} {size} is {size.height} pixels high, {size.width} wide: portrait; sizes are "
             f"{SIZE}"
         )

@@ -56,11 +56,11 @@ def on_terminal(tmp_path: Path) -> OnTerminal:
 
 
 @pytest.mark.skipif(not hasattr(os, "setsid"), reason="POSIX signals")
-def test_ctrl_c_restores_the_terminal(tiny_realtime: Path, tmp_path: Path) -> None:
+def test_ctrl_c_restores_the_terminal(tiny_photo: Path, tmp_path: Path) -> None:
     """The command ends at once; the cursor, which the moving line hides, is shown again."""
     master, slave = pty.openpty()
     process = subprocess.Popen(
-        [sys.executable, "-m", "paragon_export", "onnx", str(tiny_realtime)],
+        [sys.executable, "-m", "paragon_export", "onnx", str(tiny_photo)],
         cwd=tmp_path,
         env={**shell_environment(), "TERM": "xterm"},
         stdout=subprocess.DEVNULL,

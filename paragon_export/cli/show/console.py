@@ -13,14 +13,13 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
+from paragon_export.cli.show.held_notes import take_notes
 from paragon_export.system.text import finite, one_line, printable
 
 Document = dict[str, Any]
 
 MAX_PIPED_COLUMNS = 100_000
 """Width of a table where nobody's window limits it."""
-
-_held: ContextVar[tuple[str, ...]] = ContextVar("held", default=())
 
 _is_quiet: ContextVar[bool] = ContextVar("is_quiet", default=False)
 
@@ -38,11 +37,10 @@ def quiet() -> Iterator[None]:
 def show(as_json: bool, document: Document, table: Callable[..., None], *results: object) -> None:
     """Print a result: the document as JSON on stdout, or else ``table(console, *results)``.
 
-    The notes of the document go to stderr, after those of ``note_with_result``.
+    The notes of the document go to stderr, after those that were held.
     """
-    for text in (*_held.get(), *document.get("notes", ())):
+    for text in (*take_notes(), *document.get("notes", ())):
         note(text)
-    _held.set(())
     if as_json:
         write_json(document)
     else:
@@ -60,16 +58,6 @@ def note(text: str) -> None:
     if not _is_quiet.get():
         console = Console(stderr=True, soft_wrap=True, highlight=False)
         console.print(f"note: {one_line(text)}", markup=False, style="yellow")
-
-
-def note_with_result(text: str) -> None:
-    """Hold a note until the result is shown: an error stays the only line on stderr."""
-    _held.set((*_held.get(), text))
-
-
-def forget_notes() -> None:
-    """Drop the notes that are held for a result that will not come."""
-    _held.set(())
 
 
 def error_document(message: str) -> Document:
