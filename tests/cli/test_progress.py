@@ -65,6 +65,8 @@ def test_ctrl_c_restores_the_terminal(tiny_photo: Path, tmp_path: Path) -> None:
         env={**shell_environment(), "TERM": "xterm"},
         stdout=subprocess.DEVNULL,
         stderr=slave,
+        # A suite that a shell runs in the background ignores Ctrl-C, and so would this process.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     os.close(slave)
     seen = b""
