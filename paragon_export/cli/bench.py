@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated
-
-import typer
-
 from paragon_export.cli.options import (
-    SIZE,
+    Artifacts,
     Backends,
+    BenchBatches,
+    BenchSizes,
     Json,
+    ReportFile,
+    TimeVideo,
     backends_of,
     existing,
     exit_on_failure,
@@ -24,20 +23,12 @@ from paragon_export.specs.types import check_suffix
 
 @takes_options
 def bench(
-    artifacts: Annotated[list[Path], typer.Argument(help="Checkpoints, ONNX files and engines.")],
-    size: Annotated[
-        list[str] | None, typer.Option(metavar=SIZE, help="Input size (repeatable).")
-    ] = None,
-    batch: Annotated[
-        list[int] | None, typer.Option(min=1, help="Glyphs at a time (repeatable).")
-    ] = None,
-    video: Annotated[
-        bool, typer.Option("--video", help="Time checkpoints as video networks.")
-    ] = False,
+    artifacts: Artifacts,
+    size: BenchSizes = None,
+    batch: BenchBatches = None,
+    video: TimeVideo = False,
     backend: Backends = None,
-    report: Annotated[
-        Path | None, typer.Option(help="Markdown file to write, and JSON with the same name.")
-    ] = None,
+    report: ReportFile = None,
     *,
     options: NetworkOptions,
     json: Json = False,

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
-
-import typer
 
 from paragon_export.cli.options import (
-    SIZE,
+    AcceptLossAlias,
+    AgreementAlias,
+    AuditFile,
     Bf16,
+    CalibrateAlias,
     CheckpointFile,
+    ForRuntime,
     Fp16,
+    Int8Alias,
+    Io,
     Json,
     Opset,
     Output,
+    Phase1Alias,
     Rewrite,
+    Static,
     Video,
     default_name,
     existing,
@@ -40,27 +45,18 @@ def onnx(
     output: Output = None,
     fp16: Fp16 = False,
     bf16: Bf16 = False,
-    io: Annotated[
-        Precision, typer.Option(help="Type of the image inputs and outputs of a half model.")
-    ] = Precision.FP32,
-    static: Annotated[
-        str | None, typer.Option(metavar=SIZE, help="Export for this input size and batch 1 only.")
-    ] = None,
+    io: Io = Precision.FP32,
+    static: Static = None,
     video: Video = False,
     rewrite: Rewrite = True,
-    runtime: Annotated[
-        Runtime, typer.Option("--for", help="Runtime that the rewritten network is optimized for.")
-    ] = Runtime.ANY,
+    runtime: ForRuntime = Runtime.ANY,
     opset: Opset = None,
-    audit: Annotated[
-        Path | None,
-        typer.Option(help="JSON file to write: the range of every tensor in half precision."),
-    ] = None,
-    int8: Annotated[bool, typer.Option("--int8", hidden=True)] = False,
-    calibrate: Annotated[Path | None, typer.Option(hidden=True)] = None,
-    phase_1: Annotated[Path | None, typer.Option("--phase-1", hidden=True)] = None,
-    agreement: Annotated[float, typer.Option(min=0, max=1, hidden=True)] = 0.95,
-    accept_loss: Annotated[bool, typer.Option("--accept-loss", hidden=True)] = False,
+    audit: AuditFile = None,
+    int8: Int8Alias = False,
+    calibrate: CalibrateAlias = None,
+    phase_1: Phase1Alias = None,
+    agreement: AgreementAlias = 0.95,
+    accept_loss: AcceptLossAlias = False,
     *,
     options: NetworkOptions,
     json: Json = False,

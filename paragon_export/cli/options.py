@@ -21,8 +21,10 @@ from paragon_export.specs.types import (
     ENGINE_SUFFIXES,
     ONNX_SUFFIXES,
     TARGETS,
+    Backend,
     OnnxBackend,
     Precision,
+    Runtime,
     Size,
 )
 
@@ -118,6 +120,59 @@ Agreement = Annotated[
 ]
 AcceptLoss = Annotated[
     bool, typer.Option("--accept-loss", help="Write the file whatever quality images lose.")
+]
+
+Io = Annotated[
+    Precision, typer.Option(help="Type of the image inputs and outputs of a half model.")
+]
+Static = Annotated[
+    str | None, typer.Option(metavar=SIZE, help="Export for this input size and batch 1 only.")
+]
+ForRuntime = Annotated[
+    Runtime, typer.Option("--for", help="Runtime that the rewritten network is optimized for.")
+]
+AuditFile = Annotated[
+    Path | None,
+    typer.Option(help="JSON file to write: the range of every tensor in half precision."),
+]
+Int8Alias = Annotated[bool, typer.Option("--int8", hidden=True)]
+CalibrateAlias = Annotated[Path | None, typer.Option(hidden=True)]
+Phase1Alias = Annotated[Path | None, typer.Option("--phase-1", hidden=True)]
+AgreementAlias = Annotated[float, typer.Option(min=0, max=1, hidden=True)]
+AcceptLossAlias = Annotated[bool, typer.Option("--accept-loss", hidden=True)]
+Reference = Annotated[
+    Path, typer.Argument(help="Checkpoint; or one ONNX file or engine, which names its own.")
+]
+Candidates = Annotated[list[Path] | None, typer.Argument(help="ONNX files and engines.")]
+Sizes = Annotated[
+    str | None,
+    typer.Option(metavar=f"{SIZE},...", help="Input sizes to judge at, not the default ones."),
+]
+JunitFile = Annotated[Path | None, typer.Option(help="JUnit XML file to write.")]
+OtherCheckpoint = Annotated[
+    bool,
+    typer.Option(
+        "--other-checkpoint", help="Also judge files that were made from another checkpoint."
+    ),
+]
+EngineSource = Annotated[Path, typer.Argument(help="Checkpoint or ONNX file.")]
+TensorRtBackend = Annotated[Backend, typer.Option(help="TensorRT that builds the engine.")]
+MinSize = Annotated[str | None, typer.Option(metavar=SIZE, help="Smallest input size, or batch.")]
+OptSize = Annotated[str | None, typer.Option(metavar=SIZE, help="Input size or batch to tune for.")]
+MaxSize = Annotated[str | None, typer.Option(metavar=SIZE, help="Largest input size, or batch.")]
+ReferenceCheckpoint = Annotated[
+    Path | None, typer.Option(help="Checkpoint to judge an ONNX source against.")
+]
+Artifacts = Annotated[list[Path], typer.Argument(help="Checkpoints, ONNX files and engines.")]
+BenchSizes = Annotated[
+    list[str] | None, typer.Option(metavar=SIZE, help="Input size (repeatable).")
+]
+BenchBatches = Annotated[
+    list[int] | None, typer.Option(min=1, help="Glyphs at a time (repeatable).")
+]
+TimeVideo = Annotated[bool, typer.Option("--video", help="Time checkpoints as video networks.")]
+ReportFile = Annotated[
+    Path | None, typer.Option(help="Markdown file to write, and JSON with the same name.")
 ]
 
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated
-
 import typer
 
 from paragon_export.cli.options import (
-    SIZE,
     Backends,
+    Candidates,
     Images,
     Json,
+    JunitFile,
+    OtherCheckpoint,
+    Reference,
+    Sizes,
     backends_of,
     existing,
     exit_on_failure,
@@ -25,23 +26,13 @@ from paragon_export.specs.plans import NetworkOptions
 
 @takes_options
 def parity(
-    reference: Annotated[
-        Path, typer.Argument(help="Checkpoint; or one ONNX file or engine, which names its own.")
-    ],
-    candidates: Annotated[list[Path] | None, typer.Argument(help="ONNX files and engines.")] = None,
-    sizes: Annotated[
-        str | None,
-        typer.Option(metavar=f"{SIZE},...", help="Input sizes to judge at, not the default ones."),
-    ] = None,
+    reference: Reference,
+    candidates: Candidates = None,
+    sizes: Sizes = None,
     images: Images = None,
     backend: Backends = None,
-    junit: Annotated[Path | None, typer.Option(help="JUnit XML file to write.")] = None,
-    other_checkpoint: Annotated[
-        bool,
-        typer.Option(
-            "--other-checkpoint", help="Also judge files that were made from another checkpoint."
-        ),
-    ] = False,
+    junit: JunitFile = None,
+    other_checkpoint: OtherCheckpoint = False,
     *,
     options: NetworkOptions,
     json: Json = False,

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
-
-import typer
 
 from paragon_export.cli.options import (
-    SIZE,
     Bf16,
+    EngineSource,
     Fp16,
     Json,
+    MaxSize,
+    MinSize,
+    OptSize,
     Output,
     Recipe,
+    ReferenceCheckpoint,
     Rewrite,
     Target,
+    TensorRtBackend,
     Video,
     default_name,
     existing,
@@ -41,27 +43,17 @@ from paragon_export.specs.types import Backend
 
 @takes_options
 def trt(
-    source: Annotated[Path, typer.Argument(help="Checkpoint or ONNX file.")],
+    source: EngineSource,
     output: Output = None,
     fp16: Fp16 = False,
     bf16: Bf16 = False,
-    backend: Annotated[
-        Backend, typer.Option(help="TensorRT that builds the engine.")
-    ] = Backend.RTX,
+    backend: TensorRtBackend = Backend.RTX,
     target: Target = None,
-    min: Annotated[
-        str | None, typer.Option(metavar=SIZE, help="Smallest input size, or batch.")
-    ] = None,
-    opt: Annotated[
-        str | None, typer.Option(metavar=SIZE, help="Input size or batch to tune for.")
-    ] = None,
-    max: Annotated[
-        str | None, typer.Option(metavar=SIZE, help="Largest input size, or batch.")
-    ] = None,
+    min: MinSize = None,
+    opt: OptSize = None,
+    max: MaxSize = None,
     recipe: Recipe = None,
-    checkpoint: Annotated[
-        Path | None, typer.Option(help="Checkpoint to judge an ONNX source against.")
-    ] = None,
+    checkpoint: ReferenceCheckpoint = None,
     video: Video = False,
     rewrite: Rewrite = True,
     *,
