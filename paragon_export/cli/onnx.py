@@ -72,19 +72,11 @@ def onnx(
     if calibrate or phase_1 or accept_loss:
         raise PlanError(f"{CALIBRATION_OPTIONS} need --int8; better, use the command quantize")
     plan = ExportPlan(
-        checkpoint=checkpoint,
-        output=output or Path("unnamed.onnx"),
-        is_named=output is not None,
-        options=options,
-        precision=precision,
-        io=io,
-        static=size,
-        video=video,
-        rewrite=rewrite,
-        runtime=runtime,
-        opset=opset,
+        checkpoint=checkpoint, output=output or Path("unnamed.onnx"),
+        is_named=output is not None, options=options, precision=precision, io=io, static=size,
+        video=video, rewrite=rewrite, runtime=runtime, opset=opset,
         error_shares=audit is not None,
-    )
+    )  # fmt: skip
     _export(plan if output else replace(plan, output=_default_output(plan)), audit, json)
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import TYPE_CHECKING
+
 import typer
 
 from paragon_export.cli.options import (
@@ -23,6 +26,9 @@ from paragon_export.cli.options import (
 )
 from paragon_export.specs.plans import NetworkOptions
 
+if TYPE_CHECKING:
+    from paragon_export.parity.report import ParityReport
+
 
 @takes_options
 def parity(
@@ -41,8 +47,7 @@ def parity(
     from paragon_export.cli.show.console import show
     from paragon_export.cli.show.parity import judged, parity_table
     from paragon_export.parity.check import check_parity
-    from paragon_export.parity.junit import junit as junit_xml
-    from paragon_export.system.atomic_write import check_writable, write_text
+    from paragon_export.system.atomic_write import check_writable
 
     files = candidates or [reference]
     if not candidates and not is_artifact(reference):
@@ -60,9 +65,16 @@ def parity(
         other_checkpoint=other_checkpoint,
         options=options,
     )
-    if junit:
-        write_text(junit, junit_xml(report))
+    _write_junit(report, junit)
     document = judged(report, files)
     document["notes"] += replaced(there)
     show(json, document, parity_table, report)
     exit_on_failure(report.passed)
+
+
+def _write_junit(report: ParityReport, path: Path | None) -> None:
+    from paragon_export.parity.junit import junit
+    from paragon_export.system.atomic_write import write_text
+
+    if path is not None:
+        write_text(path, junit(report))

@@ -36,8 +36,7 @@ def build_engine(
     Args:
         source: A network, the path of a checkpoint, or an ONNX file.
         output: The ``.engine`` file to write. The manifest has the same name with ``.json`` added.
-        checkpoint: The reference for an ONNX source; None takes the one that its metadata names,
-            from its folder or the working folder.
+        checkpoint: The reference for an ONNX source; None takes the one that its metadata names.
         precision: ``"fp32"``, ``"fp16"`` or ``"bf16"``.
         targets: Compute capabilities of the engine, as ``"sm86"``; empty means Ampere and later.
         backend: ``"rtx"`` compiles without a GPU; ``"tensorrt"`` needs one.
@@ -46,26 +45,19 @@ def build_engine(
         rewrite: Build an algebraically equal network that runs faster.
 
     Returns:
-        The result. ``passed`` is the verdict on the compiled ONNX file and, with a GPU, on the
-        engine; None if no reference is known. No engine is written if it is False.
+        The result. ``passed`` is the verdict, None without a reference; False writes nothing.
 
     Raises:
-        PlanError: If the arguments do not fit each other or the network.
         MissingDependencyError: If TensorRT is not installed.
-        ParagonExportError: If a step could not run. No engine is written then.
+        ParagonExportError: If the arguments do not fit, or a step could not run; nothing is written.
     """
     network = source if isinstance(source, LoadedNetwork) else None
     plan = EnginePlan(
-        source=network.checkpoint.path if network else Path(str(source)),
-        output=Path(output),
-        checkpoint=None if checkpoint is None else Path(checkpoint),
-        precision=Precision(precision),
-        targets=tuple(dict.fromkeys(targets)),
-        backend=Backend(backend),
-        profile=profile,
-        video=video,
-        rewrite=rewrite,
-    )
+        source=network.checkpoint.path if network else Path(str(source)), output=Path(output),
+        checkpoint=None if checkpoint is None else Path(checkpoint), profile=profile,
+        precision=Precision(precision), targets=tuple(dict.fromkeys(targets)),
+        backend=Backend(backend), video=video, rewrite=rewrite,
+    )  # fmt: skip
     return build(plan, network=network)
 
 

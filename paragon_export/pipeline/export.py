@@ -38,12 +38,10 @@ def export_onnx(
         output: The ``.onnx`` file to write. An existing file is replaced.
         precision: ``"fp32"``, ``"fp16"`` or ``"bf16"``; the type of the tensors in the file.
         io: Type of the image inputs and outputs: ``"fp32"``, or that of ``precision``.
-        static: The only input size, as ``"720x1280"`` (height x width), with batch 1; None keeps
-            batch, height and width dynamic.
+        static: The only input size, as ``"720x1280"`` (height x width); None for any size and batch.
         video: Add ``prev_feat`` and ``alpha`` to the inputs and ``feature_map`` to the outputs.
         rewrite: Export an algebraically equal network that runs faster.
-        runtime: Runtime that the rewrites are chosen for: ``"any"``, ``"onnxruntime"``,
-            ``"openvino"`` or ``"tensorrt"``.
+        runtime: What the rewrites are for: ``any``, ``onnxruntime``, ``openvino`` or ``tensorrt``.
         opset: ONNX operator set, 18 to 23; None takes the oldest that has every operator.
 
     Returns:
@@ -52,26 +50,14 @@ def export_onnx(
     Raises:
         PlanError: If the arguments do not fit each other or the network.
         ParagonExportError: If a step could not run. Nothing is written then.
-
-    Example:
-        >>> from paragon_export.assets import CHECKPOINT
-        >>> result = export_onnx(CHECKPOINT, "realtime.onnx", static="16x16")
-        >>> result.passed
-        True
     """
     loaded = network if isinstance(network, LoadedNetwork) else load_network(network)
     plan = ExportPlan(
-        checkpoint=loaded.checkpoint.path,
-        output=Path(output),
-        options=loaded.options,
-        precision=Precision(precision),
-        io=Precision(io),
+        checkpoint=loaded.checkpoint.path, output=Path(output), options=loaded.options,
+        precision=Precision(precision), io=Precision(io), video=video, rewrite=rewrite,
         static=Size.parse(static) if isinstance(static, str) else static,
-        video=video,
-        rewrite=rewrite,
-        runtime=Runtime(runtime),
-        opset=opset,
-    )
+        runtime=Runtime(runtime), opset=opset,
+    )  # fmt: skip
     return export(plan, loaded)
 
 

@@ -23,6 +23,10 @@ MAX_MODULES = 12
 """Of one folder, ``__init__.py`` not counted."""
 
 MAX_LINES = 350
+"""Of one module."""
+
+MAX_FUNCTION_LINES = 40
+"""Of one function, its signature and docstring included."""
 
 
 def _name(path: Path) -> str:
@@ -119,6 +123,20 @@ def test_folders_and_modules_stay_small() -> None:
     ]
 
     assert crowded == []
+    assert long == []
+
+
+def test_functions_stay_small() -> None:
+    """A function fits on a screen. Tables and generators of test data do not count."""
+    long = [
+        f"{module}.{node.name}"
+        for module, path in MODULES.items()
+        if package_of(module) != "testing"
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.FunctionDef) and node.end_lineno is not None
+        if node.end_lineno - node.lineno + 1 > MAX_FUNCTION_LINES
+    ]
+
     assert long == []
 
 

@@ -17,7 +17,6 @@ import paragon_export
 EXAMPLES = (
     "paragon_export",
     "paragon_export.networks.describe",
-    "paragon_export.pipeline.export",
     "paragon_export.runtimes.open",
 )
 """Modules whose docstrings hold examples."""
