@@ -233,7 +233,7 @@ def _feeds(contender: Contender, size: Size, batch: int | None) -> dict[str, np.
     fed = {"input": photograph_crop(contender.channels, size)[None]}
     if contender.state is not None:
         features = contender.state.dims[1]
-        if is_engine(Path(contender.artifact)):  # which alone knows how many there are
+        if is_engine(Path(contender.artifact)):  # the number is in the engine, not in its manifest
             features = contender.open().channels_of(STATE)  # type: ignore[attr-defined]
         if not isinstance(features, int):
             raise PlanError(f"{contender.artifact}: the channels of {STATE} must be fixed")

@@ -128,7 +128,7 @@ def _engine(console: Console, output: Path) -> bool:
 
 
 def _upscale(onnx: Path, folder: Path) -> list[Path]:
-    """Write the photograph upscaled, and a detail beside plain bicubic upscaling."""
+    """Write the photograph upscaled, and a detail of it next to bicubic upscaling."""
     from PIL import Image
 
     source = photograph()
@@ -140,12 +140,12 @@ def _upscale(onnx: Path, folder: Path) -> list[Path]:
 
     width, height = upscaled.size
     box = (width // 4, height // 6, width // 4 + 300, height // 6 + 300)
-    beside = Image.new("RGB", (1210, 600), "white")
+    side_by_side = Image.new("RGB", (1210, 600), "white")
     for index, picture in enumerate((bicubic, upscaled)):
         detail = picture.crop(box).resize((600, 600), Image.Resampling.NEAREST)
-        beside.paste(detail, (index * 610, 0))
+        side_by_side.paste(detail, (index * 610, 0))
     paths = [folder / "photograph_2x.png", folder / "bicubic_left_network_right.png"]
-    write_files({p: _png(image) for p, image in zip(paths, (upscaled, beside), strict=True)})
+    write_files({p: _png(image) for p, image in zip(paths, (upscaled, side_by_side), strict=True)})
     return paths
 
 

@@ -134,7 +134,7 @@ def _check_widths(checkpoint: Checkpoint) -> None:
         if max(array.shape[:2]) > MAX_CHANNELS or max(array.shape[2:]) > MAX_KERNEL:
             raise CheckpointError(
                 f"{checkpoint.path}: {name} is {list(array.shape)}; at most {MAX_CHANNELS} "
-                f"channels and kernels of {MAX_KERNEL} are served"
+                f"channels and kernels of {MAX_KERNEL} are supported"
             )
 
 
@@ -153,5 +153,5 @@ def _check_growth(path: Path, spec: NetworkSpec) -> None:
     else:
         return
     raise CheckpointError(
-        f"{path}: a network of {what} at a scale of {spec.scale} is larger than any that is served"
+        f"{path}: a network of {what} at a scale of {spec.scale} is larger than any that is supported"
     )

@@ -27,7 +27,7 @@ def video(tmp_path_factory: pytest.TempPathFactory, tiny_realtime: Path) -> Path
 
 
 def test_video_models_are_timed(video: Path, tiny_realtime: Path) -> None:
-    """ONNX files say themselves that they are of video, checkpoints are told."""
+    """ONNX files record that they are video models; for checkpoints `--video` says so."""
     report = benchmark([video, tiny_realtime], sizes=[SIZE], video=True)
 
     by_backend = {row.backend.split(" (")[0]: row for row in report.rows}

@@ -19,7 +19,7 @@ from paragon_export.system.text import finite, one_line, printable
 Document = dict[str, Any]
 
 MAX_PIPED_COLUMNS = 100_000
-"""Width of a table where nobody's window limits it."""
+"""Width of a table that is not printed on a terminal, in characters."""
 
 _is_quiet: ContextVar[bool] = ContextVar("is_quiet", default=False)
 

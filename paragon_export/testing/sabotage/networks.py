@@ -49,7 +49,7 @@ def last_weights(case: Case) -> ir.Model:
 
 
 def both_weights(path: Path) -> Path:
-    """Write a training checkpoint with averaged weights beside the last ones."""
+    """Write a training checkpoint with averaged weights next to the last ones."""
     averaged = tiny_tensors(tiny_hyperparameters("realtime"))
     rng = np.random.default_rng(1)
     last = {
