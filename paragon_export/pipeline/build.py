@@ -138,7 +138,7 @@ def _compile_and_write(
 def _profile(plan: EnginePlan, file: OnnxFile) -> Profile | BatchProfile:
     if file.task.is_classifier:
         return plan.batches()
-    return plan.profile_for(file.static, file.metadata.smallest)
+    return plan.profile_for(file.fixed, file.metadata.smallest)
 
 
 def check_outputs(plan: EnginePlan, existing: ExistingEngine) -> None:
