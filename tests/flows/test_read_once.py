@@ -15,6 +15,8 @@ import pytest
 from paragon_export.pipeline.export import export_onnx
 from tests.conftest import RunHere
 
+pytestmark = pytest.mark.usefixtures("foreign_files_here")
+
 SIZES = ("--sizes", "5x7")
 
 BUILD = ("--target", "sm86", "--min", "1x1", "--opt", "5x7", "--max", "8x8")
