@@ -99,7 +99,8 @@ def run_in(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunIn]:
     """Return a function that runs ``paragon-export`` in a folder, in a process of its own.
 
     The processes are forked from one that has loaded the large libraries (``tests/forked.py``).
-    They share a cache folder and see the environment as it was when the first of them ran.
+    They share a cache folder and see the environment as it was when the first of them ran, and
+    the variables that are given by name. ``terminal`` is the device that takes stderr.
     """
     folder = tmp_path_factory.mktemp("forked")
     servers: list[subprocess.Popen[str]] = []
@@ -117,7 +118,7 @@ def run_in(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunIn]:
             servers.append(started)
         return servers[0]
 
-    def run(cwd: Path, *args: str | Path) -> Finished:
+    def run(cwd: Path, *args: str | Path, terminal: str = "", **env: str) -> Finished:
         files = folder / "stdout", folder / "stderr"
         for file in files:
             file.write_bytes(b"")
@@ -125,7 +126,8 @@ def run_in(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunIn]:
             "args": [str(arg) for arg in args],
             "cwd": str(cwd),
             "stdout": str(files[0]),
-            "stderr": str(files[1]),
+            "stderr": terminal or str(files[1]),
+            "env": env,
             "seconds": LONGEST_RUN_S,
         }
         stdin, stdout = server().stdin, server().stdout
@@ -187,7 +189,33 @@ def foreign_files_here(monkeypatch: pytest.MonkeyPatch) -> None:
 
         return open_runner(data, backend, is_own=True, **options)
 
-    monkeypatch.setattr("paragon_export.runtimes.isolated.IsolatedRunner", open_here)
+    for module in ("runtimes.isolated", "bench.measure"):
+        monkeypatch.setattr(f"paragon_export.{module}.IsolatedRunner", open_here)
+
+
+@pytest.fixture(scope="session")
+def compiled() -> dict[Any, Any]:
+    """Return the engines that ``same_engines_once`` keeps."""
+    return {}
+
+
+@pytest.fixture
+def same_engines_once(compiled: dict[Any, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compile the same file for the same targets and profile once a session, with TensorRT.
+
+    For tests of what is written beside engines; ``tests/engines/test_build.py`` is about building.
+    """
+    from paragon_export.engines import build
+
+    compile_engine = build.compile_engine
+
+    def compile_once(file: Any, *how: Any) -> Any:
+        key = (file.data, *how)
+        if key not in compiled:
+            compiled[key] = compile_engine(file, *how)
+        return compiled[key]
+
+    monkeypatch.setattr(build, "compile_engine", compile_once)
 
 
 @pytest.fixture(scope="session")

@@ -2,8 +2,8 @@
 
 Loading PyTorch, ONNX and ONNX Runtime takes 3 s of processor time, and unloading them 0.5 s. This
 process loads them once, then forks for every request that it reads: a JSON object a line with
-``args``, ``cwd``, ``stdout`` and ``stderr`` (the files to write) and ``seconds`` (the time limit).
-It answers each with the exit code. The child runs ``python -m paragon_export`` and the functions
+``args``, ``cwd``, ``stdout`` and ``stderr`` (the files to write), ``env`` (variables to set) and
+``seconds`` (the time limit). It answers each with the exit code. The child runs ``python -m paragon_export`` and the functions
 registered for its end, then leaves without unloading modules. Of the tool itself nothing is loaded
 before the fork.
 """
@@ -28,6 +28,7 @@ import torch.fx  # noqa: F401
 def become(request: dict[str, Any]) -> None:
     """Set up what a shell sets up for a new process."""
     os.chdir(request["cwd"])
+    os.environ.update(request["env"])
     for handle, name in ((0, os.devnull), (1, request["stdout"]), (2, request["stderr"])):
         opened = os.open(name, os.O_RDONLY if handle == 0 else os.O_WRONLY)
         os.dup2(opened, handle)

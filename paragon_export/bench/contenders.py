@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
@@ -151,6 +152,7 @@ def _torch_has_gpu() -> bool:
 
 
 def _compiled(runner: TorchRunner) -> TorchRunner:
+    runner.module = copy.deepcopy(runner.module)  # compiling changes it
     runner.module.compile(dynamic=False)
     return runner
 

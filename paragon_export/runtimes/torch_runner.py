@@ -13,6 +13,7 @@ from paragon_export.runtimes.validate import checked
 from paragon_export.specs.network import Port
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
 
 
@@ -31,22 +32,21 @@ class TorchRunner:
         """Copy a module to a dtype and a device.
 
         Args:
-            module: It is not changed.
+            module: A network. It is not changed. In float32 it runs without a copy if it is on the
+                device and in eval mode already.
             inputs: Names of the arguments of its ``forward``, in order.
             outputs: Names of its results, in order.
             dtype: Name of a floating dtype of PyTorch, of the weights and the arithmetic.
             device: Name of a device of PyTorch.
             ports: Inputs whose arrays are checked (see ``validate.checked``).
         """
-        import copy
-
         import torch
 
         self.name = f"PyTorch {dtype}"
         self.inputs, self.outputs = tuple(inputs), tuple(outputs)
         self.dtype, self.device = getattr(torch, dtype), device
         self.ports = tuple(ports)
-        self.module = copy.deepcopy(module).to(device=device, dtype=self.dtype).eval()
+        self.module = _at(module, self.device, self.dtype)
         if dtype == "float16" and device == "cpu":
             _compute_wide_kernels_in_float32(self.module)
 
@@ -79,6 +79,22 @@ class TorchRunner:
         # NumPy has no bfloat16. Float64 keeps its precision.
         wide = [r if r.dtype == torch.float64 else r.float() for r in results]
         return {n: r.cpu().numpy() for n, r in zip(self.outputs, wide, strict=True)}
+
+
+def _at(module: nn.Module, device: str, dtype: torch.dtype) -> nn.Module:
+    """Return a copy of a module, or itself if it is in float32, eval mode and on the device."""
+    import copy
+
+    import torch
+
+    def fits(tensor: torch.Tensor) -> bool:
+        right_type = tensor.dtype == torch.float32 or not tensor.is_floating_point()
+        return right_type and str(tensor.device) == device
+
+    tensors = (*module.parameters(), *module.buffers())
+    if dtype == torch.float32 and not module.training and all(map(fits, tensors)):
+        return module
+    return copy.deepcopy(module).to(device=device, dtype=dtype).eval()
 
 
 def _compute_wide_kernels_in_float32(module: nn.Module) -> None:

@@ -236,6 +236,7 @@ def test_api_is_shown_in_code_that_runs() -> None:
         assert f"pe.{name}(" in code
 
 
+@pytest.mark.usefixtures("foreign_files_here", "same_engines_once")
 @pytest.mark.parametrize("page", pages_that_run(), ids=lambda page: name_of(page.path))
 def test_code_runs(page: Page, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The runnable blocks of a page run in order, in a folder with the shipped checkpoint."""

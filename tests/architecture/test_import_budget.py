@@ -6,6 +6,7 @@ import json
 import resource
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -20,14 +21,17 @@ HEAVY = {
 RUN_AND_REPORT = """
 import json, sys
 from paragon_export.cli.app import main
-sys.argv = ["paragon-export", *sys.argv[1:]]
-code = 0
-try:
-    main()
-except SystemExit as exit_:
-    code = exit_.code or 0
-loaded = sorted({name.partition(".")[0] for name in sys.modules})
-print("\\n" + json.dumps({"code": code, "loaded": loaded}))
+reports = []
+for args in json.loads(sys.argv[1]):
+    sys.argv = ["paragon-export", *args]
+    code = 0
+    try:
+        main()
+    except SystemExit as exit_:
+        code = exit_.code or 0
+    loaded = sorted({name.partition(".")[0] for name in sys.modules})
+    reports.append({"code": code, "loaded": loaded})
+print("\\n" + json.dumps(reports))
 """
 
 WITHOUT = """
@@ -85,30 +89,28 @@ def python(code: str, *args: str | Path, cwd: Path) -> subprocess.CompletedProce
     )
 
 
-def loaded_by(*args: str | Path, cwd: Path) -> set[str]:
-    """Run the command line and return the top-level modules that it loaded."""
-    done = python(RUN_AND_REPORT, *args, cwd=cwd)
-    report = json.loads(done.stdout.splitlines()[-1])
-    assert report["code"] == 0, done.stderr
-    return set(report["loaded"])
+def loaded_by(*commands: Sequence[str | Path], cwd: Path) -> list[set[str]]:
+    """Run command lines in one process; return the top-level modules that are loaded after each."""
+    arguments = json.dumps([[str(arg) for arg in args] for args in commands])
+    done = python(RUN_AND_REPORT, arguments, cwd=cwd)
+    reports = json.loads(done.stdout.splitlines()[-1])
+    assert [report["code"] for report in reports] == [0] * len(commands), done.stderr
+    return [set(report["loaded"]) for report in reports]
 
 
 COMMANDS = ("inspect", "onnx", "quantize", "audit", "trt", "parity", "bench", "glyphs", "demo")
 
 
-@pytest.mark.parametrize(
-    "args",
-    [
-        ["--help"],
-        *([c, "--help"] for c in COMMANDS),
-    ],
-    ids=" ".join,
-)
-def test_help_loads_nothing_heavy(args: list[str], tmp_path: Path) -> None:
+def test_help_loads_nothing_heavy(tmp_path: Path) -> None:
     """Asking how to use the tool costs no import of what the tool works with."""
-    loaded = loaded_by(*args, cwd=tmp_path)
+    helps = [["--help"], *([command, "--help"] for command in COMMANDS)]
 
-    assert not loaded & (HEAVY | {"numpy", "rich"})
+    loaded = loaded_by(*helps, cwd=tmp_path)
+
+    heavy = HEAVY | {"numpy", "rich"}
+    assert {args[0]: found & heavy for args, found in zip(helps, loaded, strict=True)} == {
+        args[0]: set() for args in helps
+    }
 
 
 def test_help_is_quick(tmp_path: Path) -> None:
@@ -123,14 +125,14 @@ def test_help_is_quick(tmp_path: Path) -> None:
     assert min(seconds) < 0.3
 
 
-@pytest.mark.parametrize("variant", ["realtime", "pro"])
 def test_inspect_of_safetensors_loads_no_torch(
-    variant: str, tiny_checkpoints: dict[str, Path], tmp_path: Path
+    tiny_checkpoints: dict[str, Path], tmp_path: Path
 ) -> None:
     """Describing a safetensors file needs its tensors' names and shapes, not a framework."""
-    loaded = loaded_by("inspect", tiny_checkpoints[variant], cwd=tmp_path)
+    commands = [("inspect", tiny_checkpoints[variant]) for variant in ("realtime", "pro")]
 
-    assert not loaded & HEAVY
+    for loaded in loaded_by(*commands, cwd=tmp_path):
+        assert not loaded & HEAVY
 
 
 def test_inspect_with_an_option_file_loads_yaml_alone(tiny_photo: Path, tmp_path: Path) -> None:
@@ -138,7 +140,7 @@ def test_inspect_with_an_option_file_loads_yaml_alone(tiny_photo: Path, tmp_path
     config = tmp_path / "train.yml"
     config.write_text("network_g: {upsampler_alpha: 0.0}\n")
 
-    loaded = loaded_by("inspect", tiny_photo, "--config", config, cwd=tmp_path)
+    (loaded,) = loaded_by(("inspect", tiny_photo, "--config", config), cwd=tmp_path)
 
     assert loaded & HEAVY == {"yaml"}
 

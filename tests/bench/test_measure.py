@@ -22,6 +22,8 @@ from paragon_export.specs.types import Size
 from paragon_export.system.environment import cuda_gpu
 from paragon_export.testing.tiny import tiny_checkpoint
 
+pytestmark = pytest.mark.usefixtures("foreign_files_here")
+
 SIZE = Size(16, 16)
 
 
@@ -34,7 +36,10 @@ def model(tmp_path_factory: pytest.TempPathFactory, tiny_realtime: Path) -> Path
 
 @pytest.fixture(scope="module")
 def measured(tiny_realtime: Path, model: Path) -> BenchReport:
-    """Return a measurement of a checkpoint and its ONNX file; compiling takes a while."""
+    """Return a measurement of a checkpoint and its ONNX file; compiling takes a while.
+
+    The file is first run in a process of its own, as for users.
+    """
     return benchmark([tiny_realtime, model], sizes=[SIZE])
 
 

@@ -16,6 +16,8 @@ from paragon_export.specs.plans import ExportPlan
 from paragon_export.specs.types import Size
 from tests.conftest import RunHere
 
+pytestmark = pytest.mark.usefixtures("foreign_files_here")
+
 SIZE = Size(16, 24)
 
 

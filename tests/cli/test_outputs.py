@@ -21,6 +21,7 @@ from paragon_export.networks.describe import load_network
 from paragon_export.parity.acceptance import default_criteria
 from paragon_export.parity.metrics import Difference
 from paragon_export.parity.report import ParityReport, ParityRow
+from paragon_export.pipeline.export import export_onnx
 from paragon_export.pipeline.glyph_chain import read_raster
 from paragon_export.specs.types import Precision, Size
 from tests.conftest import RunHere
@@ -83,6 +84,13 @@ def test_replaced_is_said(tiny_realtime: Path, run_here: RunHere) -> None:
 # --- orientation -----------------------------------------------------------------------------
 
 
+@pytest.fixture(scope="module")
+def exported(tiny_realtime: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("exported") / "c.onnx"
+    assert export_onnx(tiny_realtime, path).passed
+    return path
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -92,12 +100,13 @@ def test_replaced_is_said(tiny_realtime: Path, run_here: RunHere) -> None:
         ["trt", "c.onnx", "--target", "sm86", "--min", "1x1", "--opt", "8x8", "--max", "12x8"],
     ],
 )
+@pytest.mark.usefixtures("foreign_files_here")
 def test_portrait_sizes_are_noted(
-    arguments: list[str], tiny_realtime: Path, tmp_path: Path, run_here: RunHere
+    arguments: list[str], tiny_realtime: Path, exported: Path, tmp_path: Path, run_here: RunHere
 ) -> None:
     """They may be WIDTHxHEIGHT by mistake."""
     shutil.copy(tiny_realtime, tmp_path / "c.safetensors")
-    assert run_here("onnx", "c.safetensors", "-o", "c.onnx").code == 0
+    shutil.copy(exported, tmp_path / "c.onnx")
     noted = run_here(*arguments)
     turned = run_here(*(word.replace("12x8", "8x12") for word in arguments))
 

@@ -8,13 +8,13 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from paragon_export.system.progress import Reporter, advance, counted, reporting, step
-from tests.conftest import LONGEST_RUN_S, Finished, RunCli, shell_environment
+from tests.conftest import Finished, RunCli, shell_environment
 
 pty = pytest.importorskip("pty", reason="pseudo-terminals are POSIX")
 
@@ -22,10 +22,10 @@ OnTerminal = Callable[..., Finished]
 
 
 @pytest.fixture
-def on_terminal(tmp_path: Path) -> OnTerminal:
+def on_terminal(run_cli: RunCli) -> OnTerminal:
     """Return a function that runs the command line with stderr on a pseudo-terminal."""
 
-    def run(*args: str | Path, env: Mapping[str, str] | None = None) -> Finished:
+    def run(*args: str | Path) -> Finished:
         master, slave = pty.openpty()
         seen: list[bytes] = []
 
@@ -38,19 +38,11 @@ def on_terminal(tmp_path: Path) -> OnTerminal:
 
         reader = threading.Thread(target=read)
         reader.start()
-        done = subprocess.run(
-            [sys.executable, "-m", "paragon_export", *map(str, args)],
-            cwd=tmp_path,
-            env={**shell_environment(**(env or {})), "TERM": "xterm"},
-            stdout=subprocess.PIPE,
-            stderr=slave,
-            timeout=LONGEST_RUN_S,
-            check=False,
-        )
+        done = run_cli(*args, terminal=os.ttyname(slave), TERM="xterm")
         os.close(slave)
         reader.join(timeout=30)
         os.close(master)
-        return Finished(done.returncode, done.stdout.decode(), b"".join(seen).decode())
+        return Finished(done.code, done.stdout, b"".join(seen).decode())
 
     return run
 

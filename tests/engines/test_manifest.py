@@ -41,7 +41,7 @@ from paragon_export.system.atomic_write import sha256_of
 from paragon_export.system.environment import cuda_gpu
 from paragon_export.testing.tiny import tiny_checkpoint
 
-pytestmark = pytest.mark.usefixtures("foreign_files_here")
+pytestmark = pytest.mark.usefixtures("foreign_files_here", "same_engines_once")
 
 PROFILE = Profile(smallest=Size(1, 1), optimal=Size(24, 40), largest=Size(64, 65))
 

@@ -280,6 +280,7 @@ def test_the_ir_version_is_that_of_the_operator_set(
             output=output,
             opset=opset,
             precision=precision,
+            static=Size(8, 8),
             options=NetworkOptions(flags={"window_size": 8} if variant == "photo" else {}),
         )
         assert export(plan).passed

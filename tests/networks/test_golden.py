@@ -83,31 +83,15 @@ def reference_of(case: dict[str, Any], folder: Path) -> tuple[TorchReference, Ne
     ), variant
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_network_computes_what_the_original_computed(name: str, tmp_path: Path) -> None:
-    """Every recorded case of v9, v10 and v11 is reproduced within its own tolerance."""
-    case = CASES[name]
-    reference, _ = reference_of(case, tmp_path)
-    feeds, truth = feeds_and_truth(case)
-
-    found = reference.runner("float32").infer(feeds)
-
-    assert excess(case, found, truth) <= 0
-
-
-@pytest.mark.parametrize("name", CASES)
-def test_tensors_tell_what_the_case_is(name: str, tmp_path: Path) -> None:
+def assert_described(case: dict[str, Any], spec: NetworkSpec) -> None:
     """Variant, scale, generation and size come from the tensors; the rest says its source."""
-    case = CASES[name]
-    _, variant = load(case, recorded_weights(case), tmp_path)
-
     expected_name = case["factory"].removeprefix("paragonsr2_")
-    assert variant.variant == expected_name
-    assert variant.scale == case["kwargs"]["scale"]
-    assert variant.parameters == case["params"]
-    assert variant.generation == GENERATIONS.get((case["version"], expected_name), "v11")
-    assert (variant.in_channels, variant.out_channels) == (3, 3)
-    assert variant.dropped == ()
+    assert spec.variant == expected_name
+    assert spec.scale == case["kwargs"]["scale"]
+    assert spec.parameters == case["params"]
+    assert spec.generation == GENERATIONS.get((case["version"], expected_name), "v11")
+    assert (spec.in_channels, spec.out_channels) == (3, 3)
+    assert spec.dropped == ()
 
     defaults = {
         "upsampler_alpha": VARIANTS[expected_name].upsampler_alpha,
@@ -116,14 +100,27 @@ def test_tensors_tell_what_the_case_is(name: str, tmp_path: Path) -> None:
     }
     for switch in SWITCHES:
         if switch == "window_size" and not VARIANTS[expected_name].attention:
-            assert switch not in variant.options
+            assert switch not in spec.options
             continue
-        setting = variant.options[switch]
+        setting = spec.options[switch]
         given = case["kwargs"].get(switch)
         if given is None:
             assert (setting.value, setting.source) == (defaults[switch], "default")
         else:
             assert (setting.value, setting.source) == (given, "flag")
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_network_computes_what_the_original_computed(name: str, tmp_path: Path) -> None:
+    """Every recorded case of v9, v10 and v11 is described and reproduced within its tolerance."""
+    case = CASES[name]
+    reference, spec = reference_of(case, tmp_path)
+    assert_described(case, spec)
+    feeds, truth = feeds_and_truth(case)
+
+    found = reference.runner("float32").infer(feeds)
+
+    assert excess(case, found, truth) <= 0
 
 
 @pytest.mark.parametrize(

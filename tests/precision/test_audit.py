@@ -52,6 +52,14 @@ def loud(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save(tensors, tmp_path_factory.mktemp("loud") / "loud.safetensors")
 
 
+@pytest.fixture(scope="module")
+def wide(loud: Path) -> Path:
+    """Return the float32 export of ``loud``."""
+    path = loud.with_name("wide.onnx")
+    assert export(ExportPlan(checkpoint=loud, output=path)).passed
+    return path
+
+
 def subject(model: ir.Model, *, task: Task = Task.IMAGE) -> Subject:
     return replace(subject_of_file(serialized(model, Path("m.onnx"))), task=task)
 
@@ -263,7 +271,9 @@ def test_rounding_over_the_edge_is_mended() -> None:
         assert rounds_to_infinity(model, asked, [other for other in found if other != name])
 
 
-def test_a_network_that_overflows_is_mended_and_passes(loud: Path, tmp_path: Path) -> None:
+def test_a_network_that_overflows_is_mended_and_passes(
+    loud: Path, wide: Path, tmp_path: Path
+) -> None:
     """With its islands it passes the verdict, without them it fails; all of it is told."""
     plan = ExportPlan(checkpoint=loud, output=tmp_path / "loud.onnx", precision=FP16)
     result = export(plan)
@@ -276,18 +286,15 @@ def test_a_network_that_overflows_is_mended_and_passes(loud: Path, tmp_path: Pat
     told = metadata_of(written).islands
     assert told == tuple(island.to_json() for island in result.ranges.islands)
     assert any(node.op_type == "Cast" for node in written.graph)
-    wide = export(replace(plan, precision=FP32, output=tmp_path / "wide.onnx"))
     bare = tmp_path / "bare.onnx"
-    write_onnx(to_precision(read_onnx(wide.output), FP16, FP32), bare)
+    write_onnx(to_precision(read_onnx(wide), FP16, FP32), bare)
     unmended = judge(result.reference, [read_artifact(bare)])
     assert not unmended.passed
     assert "non-finite" in {failing.failure for failing in unmended.rows}
 
 
-def test_every_island_is_needed(loud: Path, tmp_path: Path) -> None:
+def test_every_island_is_needed(wide: Path) -> None:
     """Without any one of them the overflow returns."""
-    wide = tmp_path / "wide.onnx"
-    export(ExportPlan(checkpoint=loud, output=wide))
     model = read_onnx(wide)
     asked = replace(subject(model), probes=subject(model).probes[:3])
     mended, result = audit(model, FP16, FP32, asked)
@@ -316,10 +323,10 @@ def test_an_engine_builds_from_islands(loud: Path, tmp_path: Path) -> None:
     assert any("computed in float32 instead" in note for note in result.notes)
 
 
-def test_an_onnx_file_is_mended_on_its_way_to_an_engine(loud: Path, tmp_path: Path) -> None:
+def test_an_onnx_file_is_mended_on_its_way_to_an_engine(
+    loud: Path, wide: Path, tmp_path: Path
+) -> None:
     """So is a float32 file that is converted for an engine."""
-    wide = tmp_path / "wide.onnx"
-    export(ExportPlan(checkpoint=loud, output=wide))
     tiny = Size(8, 8)
     plan = EnginePlan(
         source=wide,

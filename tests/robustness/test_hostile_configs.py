@@ -549,7 +549,7 @@ def _npy(text: str) -> bytes:
 def _npz(data: bytes, compression: int) -> bytes:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", compression) as zipped:
-        zipped.writestr("grids.npy", data)
+        zipped.writestr("grids.npy", data, compresslevel=1)
     return buffer.getvalue()
 
 

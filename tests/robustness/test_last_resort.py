@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from paragon_export.pipeline.export import export
-from paragon_export.specs.plans import ExportPlan
-from paragon_export.specs.types import Size
 from tests.conftest import LONGEST_RUN_S, RunHere, shell_environment
 
 ERRORS = [
@@ -86,7 +81,10 @@ def with_memory(megabytes: int, *args: str | Path, folder: Path) -> tuple[int, s
     return done.returncode, done.stderr
 
 
-@pytest.mark.parametrize("megabytes", [150, 1000, 2000, 4000])
+@pytest.mark.parametrize(
+    "megabytes",
+    [150, 1000, pytest.param(2000, marks=pytest.mark.slow), 4000],  # 2000 ends as 1000 or as 4000
+)
 def test_short_memory_ends_right_or_in_one_line(
     megabytes: int, tiny_realtime: Path, tmp_path: Path
 ) -> None:
@@ -120,86 +118,3 @@ def test_exit_codes_and_output_pass_through(tiny_realtime: Path, tmp_path: Path)
     code, said = with_memory(8000, "inspect", "missing.pth", folder=tmp_path)
     assert (code, len(said.splitlines())) == (3, 1)
     assert with_memory(8000, "inspect", tiny_realtime, folder=tmp_path)[0] == 0
-
-
-# --- names ---------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def exported(tiny_realtime: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return an ONNX file that names ``net.safetensors`` as its checkpoint."""
-    folder = tmp_path_factory.mktemp("exported")
-    checkpoint = Path(shutil.copy(tiny_realtime, folder / "net.safetensors"))
-    plan = ExportPlan(checkpoint=checkpoint, output=folder / "net.onnx", static=Size(9, 12))
-    assert export(plan).passed
-    return plan.output
-
-
-ODD = os.fsdecode(b"n\xff\xfe")
-
-LONG = "n" * 300
-
-
-@pytest.mark.usefixtures("foreign_files_here")
-@pytest.mark.parametrize("name", [ODD, LONG], ids=["no UTF-8", "too long"])
-@pytest.mark.parametrize(
-    "args",
-    [
-        ("inspect", "{n}.safetensors"),
-        ("onnx", "{n}.safetensors", "--static", "9x12"),
-        ("onnx", "net.safetensors", "-o", "{n}.onnx", "--static", "9x12"),
-        ("trt", "net.safetensors", "-o", "{n}.engine", "--target", "sm86"),
-        ("trt", "{n}.safetensors", "--target", "sm86"),
-        ("parity", "net.safetensors", "{n}.onnx"),
-        ("parity", "{n}.onnx", "--json"),
-        ("audit", "{n}.onnx"),
-        ("bench", "{n}.onnx", "--report", "{n}.md"),
-        ("bench", "out.onnx", "--size", "9x12", "--report", "{n}.md"),
-    ],
-    ids=" ".join,
-)
-def test_names_of_any_kind(
-    args: tuple[str, ...],
-    name: str,
-    tiny_realtime: Path,
-    exported: Path,
-    tmp_path: Path,
-    run_here: RunHere,
-) -> None:
-    """A name that is no UTF-8 works like any other; one that is too long is refused."""
-    data = tiny_realtime.read_bytes()
-    (tmp_path / "net.safetensors").write_bytes(data)
-    if name == ODD:
-        (tmp_path / f"{name}.safetensors").write_bytes(data)
-    if any(arg.endswith(".onnx") for arg in args) and "-o" not in args:
-        made = "out" if args[1] == "out.onnx" else ODD
-        shutil.copy(exported, tmp_path / f"{made}.onnx")
-    done = run_here(*(arg.format(n=name) for arg in args))
-    if name == LONG:
-        assert done.code == 3
-        assert len(done.stderr.splitlines()) == 1
-        assert "unexpected" not in done.stderr
-    else:
-        assert done.code in (0, 1), done.stderr  # 1: parity assumes another alpha
-        assert "Traceback" not in done.stderr
-
-
-def test_a_user_without_a_home(tiny_realtime: Path, tmp_path: Path, run_here: RunHere) -> None:
-    """As in a container with a number for a user."""
-    flags = ("--static", "9x12", "--upsampler-alpha", "0")
-    assert run_here("onnx", tiny_realtime, "-o", "net.onnx", *flags).code == 0
-    args = ("parity", tiny_realtime, "net.onnx", "--backend", "openvino", *flags[2:])
-    gone = {"HOME", "XDG_CACHE_HOME", "USER", "LOGNAME"}
-    environment = {n: v for n, v in shell_environment().items() if n not in gone}
-    code = (
-        "import pathlib, sys, runpy\n"
-        "def homeless(): raise RuntimeError('Could not determine home directory.')\n"
-        "pathlib.Path.home = homeless\n"
-        "sys.argv = ['paragon-export', *sys.argv[1:]]\n"
-        "runpy.run_module('paragon_export', run_name='__main__')"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code, *map(str, args)],
-        cwd=tmp_path, env=environment, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr

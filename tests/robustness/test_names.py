@@ -69,6 +69,8 @@ def test_the_name_of_a_checkpoint_is_written_as_text(folder: Path, run_here: Run
         ["bench", f"{ODD}.onnx", "--size", "8x8", "--report", f"{ODD}.md"],
         ["bench", f"{ODD}.engine"],
         ["trt", f"{ODD}.onnx", "-o", f"{ODD}.engine", *PROFILE],
+        ["parity", f"{ODD}.onnx", "--sizes", "5x7", "--json"],
+        ["trt", f"{ODD}.safetensors", *PROFILE],
         ["trt", f"{ODD}.onnx", "--checkpoint", "c.safetensors", "--fp16", *PROFILE],
     ],
     ids=lambda arguments: ascii(" ".join(arguments[:4])),
@@ -99,9 +101,11 @@ def test_names_that_are_no_text_work_or_are_one_line(
         ["onnx", "c.safetensors", "--config", f"{LONG}.yml"],
         ["parity", "c.safetensors", f"{LONG}.onnx"],
         ["parity", "c.safetensors", "c.onnx", "--junit", f"{LONG}.xml"],
+        ["parity", f"{LONG}.onnx", "--json"],
         ["parity", f"{LONG}.engine"],
         ["audit", f"{LONG}.onnx"],
         ["bench", "c.onnx", "--report", f"{LONG}.md"],
+        ["trt", f"{LONG}.safetensors"],
         ["trt", "c.onnx", "-o", f"{LONG}.engine"],
         ["trt", "c.onnx", "-o", f"{'n' * 245}.engine"],
         ["trt", "c.onnx", "--recipe", f"{LONG}.toml"],
@@ -142,7 +146,7 @@ def test_a_user_without_a_home_is_served(folder: Path) -> None:
     small = ["--sizes", "5x7"]
     commands = [
         ["inspect", "c.safetensors"],
-        ["onnx", "c.safetensors", "--fp16", "-o", "m.onnx"],
+        ["onnx", "c.safetensors", "--fp16", "--static", "5x7", "-o", "m.onnx"],
         ["parity", "c.safetensors", "c.onnx", *small],
         ["parity", "c.safetensors", "c.onnx", *small, "--backend", "openvino"],
         ["audit", "c.onnx"],
@@ -150,7 +154,7 @@ def test_a_user_without_a_home_is_served(folder: Path) -> None:
         ["trt", "c.onnx", "-o", "e.engine", *PROFILE],
     ]
     environment = shell_environment()
-    for name in ("HOME", "XDG_CACHE_HOME"):
+    for name in ("HOME", "XDG_CACHE_HOME", "USER", "LOGNAME"):
         environment.pop(name, None)
 
     done = subprocess.run(

@@ -166,10 +166,10 @@ def test_memory_counts_over_all_runs() -> None:
 
 def test_larger_inputs_may_take_more_memory() -> None:
     """The allowance for an input holds before its array arrives in the child."""
-    limits = Limits(base_bytes=2**27, bytes_per_value=64)
+    limits = Limits(base_bytes=2**26, bytes_per_value=64)
     runner = IsolatedRunner(model_of(helper.make_node("Tanh", ["input"], ["output"])),
                             limits=limits)  # fmt: skip
-    picture = np.ones((1, 3, 4000, 4000), np.float32)
+    picture = np.ones((1, 3, 2600, 2600), np.float32)
     assert runner.infer({"input": picture})["output"].shape == picture.shape
 
 
