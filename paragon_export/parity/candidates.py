@@ -177,15 +177,7 @@ def open_onnx(
             is to be run in OpenVINO.
     """
     path, precision, names = file.path, file.precision, file.names
-    if any(node.op_type == "QuantizeLinear" for node in file.model.graph):
-        raise PlanError(
-            f"{path} is INT8: it cannot be judged here; quantize judges it on real inputs"
-        )
-    if precision is not Precision.FP32 and backend is OnnxBackend.OPENVINO:
-        raise PlanError(
-            f"{path} is {precision.value}: OpenVINO computes it in float32 here and would hide "
-            "every overflow; judge it with --backend onnxruntime"
-        )
+    _check_precision(file, backend)
 
     def open_it(data: bytes, backend: OnnxBackend = OnnxBackend.ONNXRUNTIME) -> Runner:
         runner = open_runner(data, backend, is_own=file.is_own, title=str(path))
@@ -205,6 +197,23 @@ def open_onnx(
         fault=_outputs_fault(file, outputs),
     )
     return OpenedArtifact(artifact=file, candidate=candidate)
+
+
+def _check_precision(file: OnnxFile, backend: OnnxBackend) -> None:
+    """Check that a backend computes a file in its own precision.
+
+    Raises:
+        PlanError: If the file is INT8, or in half precision and for OpenVINO.
+    """
+    if any(node.op_type == "QuantizeLinear" for node in file.model.graph):
+        raise PlanError(
+            f"{file.path} is INT8: it cannot be judged here; quantize judges it on real inputs"
+        )
+    if file.precision is not Precision.FP32 and backend is OnnxBackend.OPENVINO:
+        raise PlanError(
+            f"{file.path} is {file.precision.value}: OpenVINO computes it in float32 here and would "
+            "hide every overflow; judge it with --backend onnxruntime"
+        )
 
 
 def _outputs_fault(file: OnnxFile, expected: Sequence[Port]) -> str:
