@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import numpy as np
 import pytest
 
@@ -32,6 +33,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # Test files import ONNX Runtime directly. Subprocesses do not inherit this variable.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
+# The same examples in every run: what fails here fails everywhere. benchmarks/fuzz.py draws others.
+hypothesis.settings.register_profile("same", derandomize=True, deadline=None)
+hypothesis.settings.load_profile("same")
 
 SET_BY_PROCESS = ("POLYGRAPHY_USE_TENSORRT_RTX", "ORT_DISABLE_TELEMETRY")
 """Environment variables that this process may have set for itself."""

@@ -119,7 +119,8 @@ def _another_scalar(rng: random.Random, field: Any, value: Any) -> Any:
         return rng.choice([value.number for value in field.enum_type.values])
     bits = 31 if cpp in (field.CPPTYPE_INT32, field.CPPTYPE_UINT32) else 63
     number = rng.choice((*NUMBERS, (value or 0) + 1, (value or 0) - 1))
-    return max(0 if "UINT" in str(field.type) else -(2**bits), min(2**bits - 1, number))
+    is_unsigned = cpp in (field.CPPTYPE_UINT32, field.CPPTYPE_UINT64)
+    return max(0 if is_unsigned else -(2**bits), min(2**bits - 1, number))
 
 
 def mutate_metadata(rng: random.Random, data: bytes) -> bytes:
