@@ -14,18 +14,20 @@ import pytest
 
 from paragon_export.checkpoints.load import Checkpoint
 from paragon_export.errors import PlanError
+from paragon_export.networks.describe import load_network
 from paragon_export.networks.options import (
     Resolver,
     attention_mode,
     blend_factor,
+    parse_option,
     read_option_file,
     whole_number,
     yes_or_no,
 )
 from paragon_export.networks.registry import architecture_of
-from paragon_export.specs.network import ResolvedOption
+from paragon_export.specs.network import NetworkSpec, ResolvedOption
 from paragon_export.specs.plans import NetworkOptions
-from paragon_export.testing.tiny import tiny_hyperparameters, tiny_tensors
+from paragon_export.testing.tiny import tiny_checkpoint, tiny_hyperparameters, tiny_tensors
 
 PHOTO = tiny_tensors(tiny_hyperparameters("photo"))
 
@@ -416,7 +418,15 @@ def test_a_misspelt_key_is_named(key: str, tmp_path: Path) -> None:
 
 
 def test_keys_of_the_trainer_are_no_misspelt_options(tmp_path: Path) -> None:
-    keys = ("type", "num_feat", "num_groups", "num_blocks", "ffn_expansion", "detail_gain", "upscale")
+    keys = (
+        "type",
+        "num_feat",
+        "num_groups",
+        "num_blocks",
+        "ffn_expansion",
+        "detail_gain",
+        "upscale",
+    )
     table = ", ".join(f"{key}: 1" for key in keys if key != "type")
     _, note = noted(tmp_path, f"network_g: {{type: paragonsr2_realtime, {table}}}\n")
 
