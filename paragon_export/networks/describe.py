@@ -118,6 +118,10 @@ def describe(checkpoint: Checkpoint, options: NetworkOptions) -> LoadedNetwork:
     """
     _check_widths(checkpoint)
     spec = architecture_of(checkpoint).describe(checkpoint, options)
+    if checkpoint.also_in_file:
+        others = " and ".join(checkpoint.also_in_file)
+        note = f"the weights are those of {checkpoint.container}; {others} of the file are not used"
+        spec = replace(spec, notes=(note, *spec.notes))
     if options.config:
         spec = replace(spec, notes=(*notes_on_option_file(options.config), *spec.notes))
     _check_growth(checkpoint.path, spec)

@@ -33,6 +33,9 @@ with 64 pixels they take 9 GB."""
 MAX_ALPHA = 1000.0
 """Networks are trained with 0 to 1. Far larger values make every output infinite."""
 
+TABLES = ("network_g", "metadata")
+"""Entries of a checkpoint's metadata that hold options: traiNNer-redux writes ``metadata``."""
+
 CLOSE = 0.85
 """Similarity of a misspelt key to an option, from 0 to 1 (see ``difflib``)."""
 
@@ -77,10 +80,11 @@ class Resolver:
             PlanError: If the option file cannot be read.
         """
         self.options = read_option_file(options.config, tables) if options.config else {}
+        self.recorded = _from_metadata(metadata)
         self._sources: list[tuple[Any, Mapping[str, Any]]] = [
             ("flag", options.flags),
             ("config", self.options),
-            ("metadata", _from_metadata(metadata)),
+            ("metadata", self.recorded),
         ]
 
     def unchecked(self, name: str) -> Any:
@@ -154,9 +158,9 @@ def notes_on_option_file(path: Path) -> tuple[str, ...]:
 
 
 def _from_metadata(metadata: Mapping[str, str]) -> dict[str, Any]:
-    """Return the options in the metadata of a checkpoint: its entries, and those of ``network_g``.
+    """Return the options in the metadata of a checkpoint: its entries, and those of ``TABLES``.
 
-    Values are parsed as JSON if possible. An entry takes precedence over one of ``network_g``.
+    Values are parsed as JSON if possible. An entry takes precedence over one of a table.
     """
     values: dict[str, Any] = {}
     for name, text in metadata.items():
@@ -164,7 +168,7 @@ def _from_metadata(metadata: Mapping[str, str]) -> dict[str, Any]:
             value = parse_json(text)
         except (TypeError, ValueError):
             value = text
-        if name == "network_g" and isinstance(value, dict):
+        if name in TABLES and isinstance(value, dict):
             values = {**value, **values}
         else:
             values[name] = value
