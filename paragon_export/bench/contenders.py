@@ -6,7 +6,7 @@ import copy
 import io
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache, partial
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from paragon_export.runtimes.ort_runner import OnnxRunner
 from paragon_export.runtimes.torch_runner import TorchRunner
 from paragon_export.specs.network import Port
 from paragon_export.specs.plans import NetworkOptions
+from paragon_export.specs.ports import FixedExtents, PortNames
 from paragon_export.specs.types import OnnxBackend
 from paragon_export.system.optional import cuda_advice, import_without_telemetry
 from paragon_export.system.text import utf_8
@@ -48,6 +49,10 @@ class Contender:
     untrusted: bytes | None = None
     """An ONNX file. It runs once in an isolated process with limits before it is timed in this
     one."""
+    names: PortNames = field(default_factory=PortNames)
+    """How the file calls its image input and its result."""
+    fixed: FixedExtents = field(default_factory=FixedExtents)
+    """The extents that the file fixes."""
 
 
 def contenders_of(
@@ -65,7 +70,7 @@ def contenders_of(
         video: Measure a checkpoint as a video network.
 
     Raises:
-        PlanError: If the number of input channels of an ONNX file is not fixed.
+        PlanError: If an ONNX file does not take pictures, glyphs or the frames of a video.
         ParagonExportError: If the artifact cannot be read.
     """
     if isinstance(artifact, LoadedNetwork):
@@ -91,10 +96,8 @@ def _of_engine(path: Path) -> list[Contender]:
 
 
 def _of_onnx(file: OnnxFile, backends: Sequence[OnnxBackend]) -> list[Contender]:
-    inputs, outputs = file.ports
-    channels = inputs[0].dims[1] if inputs and len(inputs[0].dims) > 1 else None
-    if not isinstance(channels, int) or not outputs:
-        raise PlanError(f"{file.path}: the number of input channels must be fixed")
+    inputs, _ = file.ports
+    channels = file.input_spec.channels
     port = inputs[0] if file.task.is_classifier else None
     openers: dict[str, Callable[[], Runner]] = {}
     if OnnxBackend.ONNXRUNTIME in backends:
@@ -110,6 +113,8 @@ def _of_onnx(file: OnnxFile, backends: Sequence[OnnxBackend]) -> list[Contender]
             port,
             state_of(inputs),
             untrusted=file.data,
+            names=file.names,
+            fixed=file.fixed,
         )
         for label, opener in openers.items()
     ]

@@ -25,6 +25,7 @@ from paragon_export.networks.describe import LoadedNetwork
 from paragon_export.parity.candidates import is_engine
 from paragon_export.runtimes.base import Arrays, Runner
 from paragon_export.runtimes.isolated import IsolatedRunner
+from paragon_export.runtimes.named import with_standard_names
 from paragon_export.specs.network import Port
 from paragon_export.specs.plans import NetworkOptions
 from paragon_export.specs.types import OnnxBackend, Size
@@ -100,14 +101,27 @@ def _bench(
         )
         raise PlanError(f"{wrong} does not suit these artifacts, all {kind}; give {right}")
     rows: list[BenchRow] = []
-    for size in (sizes or DEFAULT_SIZES) if images else ():
-        rows += _bench_size(images, size)
+    for size, chosen in _by_size(images, sizes):
+        rows += _bench_size(chosen, size)
     for batch in (batches or DEFAULT_BATCHES) if glyphs else ():
         for grid in dict.fromkeys(_grid(c.port) for c in glyphs if c.port):
             rows += _bench_size(
                 [c for c in glyphs if c.port and _grid(c.port) == grid], grid, batch
             )
     return BenchReport(rows=tuple(rows), environment=environment())
+
+
+def _by_size(
+    images: Sequence[Contender], sizes: Sequence[Size]
+) -> Iterable[tuple[Size, list[Contender]]]:
+    """Yield the sizes, each with what is measured at it.
+
+    By default a file that fixes its height or width is measured there, and not at the default size.
+    """
+    for size in sizes or DEFAULT_SIZES:
+        own = dict.fromkeys(size if sizes else c.fixed.at(size) for c in images)
+        for one in own:
+            yield one, [c for c in images if sizes or c.fixed.at(size) == one]
 
 
 def is_report(path: Path) -> bool:
@@ -153,7 +167,8 @@ def _bench_size(
 ) -> list[BenchRow]:
     """Measure all contenders at one size, or at one batch of a glyph classifier."""
     rows = [
-        BenchRow(artifact=c.artifact, backend=c.backend, size=size, batch=batch) for c in contenders
+        BenchRow(artifact=c.artifact, backend=c.backend, size=size, batch=batch or _batch_of(c))
+        for c in contenders
     ]
     running: dict[int, Callable[[], Arrays]] = {}
     extent = size if batch is None else f"batch {batch}"
@@ -182,6 +197,12 @@ def _bench_size(
     return [replace(row, samples_ms=tuple(samples.get(i, ()))) for i, row in enumerate(rows)]
 
 
+def _batch_of(contender: Contender) -> int | None:
+    """Return the batch that a file fixes; None if it takes single images."""
+    batch = contender.fixed.batch
+    return None if batch in (None, 1) else batch
+
+
 def _wants_more(samples_ms: Sequence[float]) -> bool:
     if len(samples_ms) < MIN_SAMPLES:
         return True
@@ -198,14 +219,17 @@ def _warm_up(
 
     Raises:
         RunError: If the output has a wrong shape or is not finite.
+        PlanError: If the file does not accept the size.
     """
+    contender.fixed.check(size)
     feeds = _feeds(contender, size, batch)
     if contender.untrusted is not None:
         backend = OnnxBackend.OPENVINO if "OpenVINO" in contender.backend else None
-        IsolatedRunner(contender.untrusted, backend or OnnxBackend.ONNXRUNTIME).infer(feeds)
+        isolated = IsolatedRunner(contender.untrusted, backend or OnnxBackend.ONNXRUNTIME)
+        with_standard_names(isolated, contender.names).infer(feeds)
     gc.collect()
     before = reset_peak_memory()
-    runner = contender.open()
+    runner = with_standard_names(contender.open(), contender.names)
 
     def run() -> Arrays:
         return runner.infer(feeds)
@@ -216,8 +240,8 @@ def _warm_up(
             feeds |= {STATE: found[FEATURES], BLEND: np.array(BLEND_OF_FRAMES, np.float32)}
     output = found["output"]
     if contender.port is None:
-        height, width = output.shape[-2:]
-        fits = not (height % size.height or width % size.width)
+        height, width = output.shape[-2:] if output.ndim == 4 else (0, 1)
+        fits = height > 0 and not (height % size.height or width % size.width)
     else:
         fits = output.ndim == 2 and len(output) == batch
     if not np.isfinite(output).all() or not fits:
@@ -230,14 +254,16 @@ def _feeds(contender: Contender, size: Size, batch: int | None) -> dict[str, np.
     """Return what a backend is fed first; a video network gets the first frame of a video."""
     if contender.port is not None:
         return {"input": glyph_batch(contender.port, batch or 1)}
-    fed = {"input": photograph_crop(contender.channels, size)[None]}
+    count = _batch_of(contender) or 1
+    image = photograph_crop(contender.channels, size)[None]
+    fed = {"input": image.repeat(count, axis=0)}
     if contender.state is not None:
         features = contender.state.dims[1]
         if is_engine(Path(contender.artifact)):  # the number is in the engine, not in its manifest
             features = contender.open().channels_of(STATE)  # type: ignore[attr-defined]
         if not isinstance(features, int):
             raise PlanError(f"{contender.artifact}: the channels of {STATE} must be fixed")
-        shape = (1, features, size.height, size.width)
+        shape = (count, features, size.height, size.width)
         fed |= {STATE: np.zeros(shape, np.float32), BLEND: np.array(0, np.float32)}
     return fed
 

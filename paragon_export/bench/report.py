@@ -26,7 +26,7 @@ class BenchRow:
     reason: str = ""
     """Why the backend could not run; empty if it did."""
     batch: int | None = None
-    """Batch of a glyph classifier; None for image networks, which run at batch 1."""
+    """Batch of a glyph classifier, or that an image network fixes; None for single images."""
 
     @property
     def median_ms(self) -> float:

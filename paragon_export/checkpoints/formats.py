@@ -19,12 +19,13 @@ from paragon_export.system.reading import parse_json
 from paragon_export.system.text import brief
 
 CONTAINERS = (
-    "params_ema", "params", "state_dict", "model_state", "model_state_dict", "model", "net",
+    "params_ema", "params-ema", "params", "state_dict", "model_state", "model_state_dict", "model",
+    "net",
 )  # fmt: skip
 """Keys of a pickled dict under which trainers store the state dict. Averaged weights are first, so
 that they are preferred."""
 
-EXTRA_ENTRIES = ("config", "label_map", "epoch", "metrics")
+EXTRA_ENTRIES = ("config", "label_map", "epoch", "metrics", "metadata")
 """Keys next to the state dict whose values are kept for architectures that use them."""
 
 MAX_CONTAINER_DEPTH = 4
@@ -142,8 +143,10 @@ def _to_float32(array: np.ndarray) -> np.ndarray:
 
 def read_pickle(
     path: Path, data: bytes, leave_out: str
-) -> tuple[dict[str, np.ndarray], dict[str, Any], str]:
-    """Return the state dict, the ``EXTRA_ENTRIES`` and the container name of a pickle.
+) -> tuple[dict[str, np.ndarray], dict[str, Any], tuple[str, ...]]:
+    """Return the state dict, the ``EXTRA_ENTRIES`` and the containers of a pickle.
+
+    The first container held the state dict; the others beside it hold other weights.
 
     Args:
         path: The file, for error messages.
@@ -174,10 +177,10 @@ def read_pickle(
             "again"
         ) from error
     extra: dict[str, Any] = {}
-    state, container = _unwrap(path, loaded, extra, leave_out)
+    state, containers = _unwrap(path, loaded, extra, leave_out)
     _check_sizes(path, [(name, tuple(tensor.shape)) for name, tensor in state.items()])
     tensors = {name: _torch_to_float32(path, name, tensor) for name, tensor in state.items()}
-    return tensors, extra, container
+    return tensors, extra, containers
 
 
 def _reason(error: Exception) -> str:
@@ -188,9 +191,14 @@ def _reason(error: Exception) -> str:
 
 
 def _unwrap(
-    path: Path, loaded: Any, extra: dict[str, Any], leave_out: str, parents: tuple[str, ...] = ()
-) -> tuple[dict[str, Any], str]:
-    """Return the state dict in nested containers, and the name of the innermost container.
+    path: Path,
+    loaded: Any,
+    extra: dict[str, Any],
+    leave_out: str,
+    parents: tuple[str, ...] = (),
+    siblings: tuple[str, ...] = (),
+) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Return the state dict in nested containers, and the innermost containers, its own first.
 
     Args:
         path: The file, for error messages.
@@ -198,6 +206,7 @@ def _unwrap(
         extra: The ``EXTRA_ENTRIES`` of each container are added to it.
         leave_out: Name of a container to ignore.
         parents: Names of the containers around ``loaded``.
+        siblings: The innermost of them and the containers beside it.
 
     Raises:
         CheckpointError: If there is no state dict.
@@ -205,14 +214,16 @@ def _unwrap(
     import torch
 
     if isinstance(loaded, Mapping) and len(parents) < MAX_CONTAINER_DEPTH:
-        for container in CONTAINERS:
-            if container != leave_out and isinstance(loaded.get(container), Mapping):
-                extra |= {name: loaded[name] for name in EXTRA_ENTRIES if name in loaded}
-                path_in_file = (*parents, container)
-                return _unwrap(path, loaded[container], extra, leave_out, path_in_file)
+        found = tuple(c for c in CONTAINERS if isinstance(loaded.get(c), Mapping))
+        chosen = next((c for c in found if c != leave_out), None)
+        if chosen is not None:
+            extra |= {name: loaded[name] for name in EXTRA_ENTRIES if name in loaded}
+            beside = (chosen, *(c for c in found if c != chosen))
+            inner = loaded[chosen]
+            return _unwrap(path, inner, extra, leave_out, (*parents, chosen), beside)
         tensors = {k: v for k, v in loaded.items() if isinstance(v, torch.Tensor)}
         if tensors and len(tensors) == len(loaded) and all(isinstance(k, str) for k in tensors):
-            return tensors, parents[-1] if parents else ""
+            return tensors, siblings
     raise CheckpointError(
         f"{path} holds no state dict: expected tensors by name, at the top level or under "
         f"{', '.join(CONTAINERS)}; found {_outline(loaded)}"

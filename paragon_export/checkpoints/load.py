@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +18,7 @@ from paragon_export.system.reading import read_bytes
 MAX_FILE_BYTES = 3 * 2**29
 """File, float32 tensors and the network built from them together stay within 4 GiB."""
 
-WRAPPERS = ("model", "net")
+WRAPPERS = ("model", "net", "netG", "net_g", "generator", "ema_model")
 """Prefixes of tensor names that are removed if all tensors have them. Otherwise they are part of
 the network's own names."""
 
@@ -32,11 +33,13 @@ class Checkpoint:
     tensors: Mapping[str, np.ndarray]
     """Floating point tensors are converted to float32."""
     metadata: Mapping[str, str]
-    """The metadata of a safetensors file; empty for other formats."""
+    """The metadata of a safetensors file, or the entry ``metadata`` of a pickle as JSON text."""
     extra: Mapping[str, Any] = field(default_factory=dict)
     """The ``EXTRA_ENTRIES`` of a pickle: plain values, not validated. Empty for other formats."""
     container: str = ""
     """The element of ``CONTAINERS`` that held the tensors; empty if there was none."""
+    also_in_file: tuple[str, ...] = ()
+    """Other containers of weights beside it, which are not used."""
     data: bytes = field(default=b"", repr=False)
     """The bytes of a file with containers: it may hold other weights as well."""
 
@@ -83,18 +86,19 @@ def _parse(path: Path, data: bytes, leave_out: str = "") -> Checkpoint:
         raise CheckpointError(f"{path} is empty: expected a checkpoint")
     metadata: dict[str, str] = {}
     extra: dict[str, Any] = {}
-    container = ""
+    containers: tuple[str, ...] = ()
     is_pickle = data[:2] == b"PK" or data[:1] == b"\x80"
     if data[8:9] == b"{" and (not is_pickle or header_fits(data)):
         tensors, metadata = read_safetensors(path, data)
     elif is_pickle:
-        tensors, extra, container = read_pickle(path, data, leave_out)
+        tensors, extra, containers = read_pickle(path, data, leave_out)
+        metadata = _plain_metadata(extra.pop("metadata", None))
     else:
         raise CheckpointError(
             f"{path} is not a checkpoint: expected .safetensors, .pth or .pt, "
             f"found a file that starts with {data[:4]!r}"
         )
-    tensors = _strip_prefixes(path, tensors)
+    tensors = _strip_prefixes(path, _without_counter(tensors))
     _check_finite(path, tensors)
     return Checkpoint(
         path=path,
@@ -102,9 +106,32 @@ def _parse(path: Path, data: bytes, leave_out: str = "") -> Checkpoint:
         tensors=tensors,
         metadata=metadata,
         extra=extra,
-        container=container,
-        data=data if container else b"",
+        container=containers[0] if containers else "",
+        also_in_file=containers[1:],
+        data=data if containers else b"",
     )
+
+
+def _plain_metadata(found: Any) -> dict[str, str]:
+    """Return the texts, numbers and booleans that a trainer stored beside the weights, as JSON."""
+    if not isinstance(found, Mapping):
+        return {}
+    plain = (str, int, float, bool)
+    return {
+        "metadata": json.dumps(
+            {k: v for k, v in found.items() if isinstance(k, str) and isinstance(v, plain)}
+        )
+    }
+
+
+def _without_counter(tensors: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
+    """Leave out the counter that PyTorch's ``AveragedModel`` keeps beside ``module``."""
+    counter = tensors.get("n_averaged")
+    others = [name for name in tensors if name != "n_averaged"]
+    is_averaged = others and all(name.startswith("module.") for name in others)
+    if counter is None or counter.ndim or not is_averaged:
+        return tensors
+    return {name: tensors[name] for name in others}
 
 
 def _strip_prefixes(path: Path, tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from paragon_export.engines.planned_memory import largest_bytes
 from paragon_export.errors import EngineBuildError, PlanError
+from paragon_export.graph.inspection import fed_inputs
 from paragon_export.graph.onnx_io import OnnxFile
 from paragon_export.runtimes.polygraphy import polygraphy_trt, python_logging, tensorrt
 from paragon_export.specs.profiles import AnyProfile, BatchProfile
@@ -129,7 +130,7 @@ def _check_gpu(backend: Backend) -> None:
 def _memory_doubt(model: ir.Model, profile: AnyProfile) -> str:
     """Return why TensorRT's planned memory for a profile may be wrong; empty if it is right."""
     sizes = [
-        largest_bytes(model, {str(v.name): _extents(v, one)[-1] for v in model.graph.inputs})
+        largest_bytes(model, {str(v.name): _extents(v, one)[-1] for v in fed_inputs(model)})
         for one in _each(profile)
     ]
     known = [size for size in sizes if size is not None]
@@ -151,7 +152,25 @@ def _network(trt: Any, file: OnnxFile, backend: Backend) -> Any:
     # RTX has strongly typed networks only; full TensorRT 10 needs the flag.
     flags = {} if backend is Backend.RTX else {"strongly_typed": True}
     # From bytes: the file name may not be UTF-8.
-    return trt.network_from_onnx_bytes(file.data, **flags)
+    return trt.network_from_onnx_bytes(_with_distinct_axes(file.data), **flags)
+
+
+def _with_distinct_axes(data: bytes) -> bytes:
+    """Return a serialized model in which no input has two dynamic axes of one name.
+
+    TensorRT takes axes of one name as equal; other runtimes accept any size. The name is removed.
+    """
+    import onnx
+
+    proto = onnx.ModelProto.FromString(data)
+    repeated = []
+    for port in proto.graph.input:
+        axes = [axis for axis in port.type.tensor_type.shape.dim if axis.dim_param]
+        names = [axis.dim_param for axis in axes]
+        repeated += [axis for axis in axes if names.count(axis.dim_param) > 1]
+    for axis in repeated:
+        axis.ClearField("dim_param")
+    return proto.SerializeToString() if repeated else data
 
 
 def _config(trt: Any, backend: Backend, targets: tuple[str, ...], profiles: list[Any]) -> Any:
@@ -175,7 +194,7 @@ def _shapes(trt: Any, model: ir.Model, profile: AnyProfile) -> list[Any]:
     profiles = []
     for one in _each(profile):
         shapes = trt.Profile()
-        for value in model.graph.inputs:
+        for value in fed_inputs(model):
             if not all(isinstance(dim, int) for dim in value.shape or ()):
                 shapes.add(str(value.name), *_extents(value, one))
         profiles.append(shapes)
@@ -194,9 +213,13 @@ def _extents(value: ir.Value, profile: AnyProfile) -> list[tuple[int, ...]]:
     if isinstance(profile, BatchProfile):
         batches = (profile.smallest, profile.optimal, profile.largest)
         return [(batch, *_as_ints(dims[1:])) for batch in batches]
-    return [
-        (batch, *_as_ints(dims[1:2]), size.height, size.width)
+    wanted = [
+        (batch, 0, size.height, size.width)
         for batch, size in zip((1, 1, profile.batch), profile.sizes, strict=True)
+    ]
+    return [
+        tuple(d if isinstance(d, int) else extent for d, extent in zip(dims, shape, strict=True))
+        for shape in wanted
     ]
 
 

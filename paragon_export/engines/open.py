@@ -7,6 +7,8 @@ from pathlib import Path
 from paragon_export.engines.manifest import EngineFile, Manifest, read_engine
 from paragon_export.errors import PlanError
 from paragon_export.networks.glyph.layout import CELL, GRID
+from paragon_export.runtimes.base import Runner
+from paragon_export.runtimes.named import with_standard_names
 from paragon_export.runtimes.trt_runner import EngineRunner
 from paragon_export.specs.network import Port
 from paragon_export.specs.profiles import AnyProfile
@@ -24,14 +26,15 @@ def classifier_ports(manifest: Manifest | None) -> tuple[Port, ...]:
     return (Port("input", ("batch", GRID, GRID), "int64", span=(0, vocabulary - 1)),)
 
 
-def open_engine(engine: Path | EngineFile) -> tuple[EngineRunner, Precision, AnyProfile]:
+def open_engine(engine: Path | EngineFile) -> tuple[Runner, Precision, AnyProfile]:
     """Load an engine onto a GPU.
 
     A TensorRT engine is code, so it is loaded only if its bytes match its manifest. The bytes that
     are checked are the bytes that are loaded.
 
     Returns:
-        The runner, the precision of the engine, and the profile that it accepts.
+        A runner that takes ``input`` and gives ``output``, the precision of the engine, and the
+        profile that it accepts.
 
     Raises:
         PlanError: If there is no GPU, or no manifest that matches the bytes.
@@ -53,4 +56,4 @@ def open_engine(engine: Path | EngineFile) -> tuple[EngineRunner, Precision, Any
     if cuda_gpu() is None:
         raise PlanError(f"{path} needs a GPU and none was found; judge {manifest.onnx}")
     runner = EngineRunner(file.data, path.name, backend.value, classifier_ports(manifest))
-    return runner, precision, profile
+    return with_standard_names(runner, runner.port_names), precision, profile

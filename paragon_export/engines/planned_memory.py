@@ -47,6 +47,9 @@ def _prepared(model: ir.Model, inputs: Mapping[str, Dims]) -> onnx.ModelProto:
     """Return a copy with fixed input shapes, and with inputs in place of large weights."""
     proto = ir.to_proto(model)
     del proto.graph.value_info[:]
+    fed = [port for port in proto.graph.input if port.name in inputs]
+    del proto.graph.input[:]  # old files list their weights as well
+    proto.graph.input.extend(fed)
     for port in proto.graph.input:
         kind = port.type.tensor_type.elem_type
         port.CopyFrom(helper.make_tensor_value_info(port.name, kind, inputs[port.name]))

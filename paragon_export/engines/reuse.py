@@ -21,6 +21,7 @@ from paragon_export.graph.onnx_io import OnnxFile, is_onnx, read_onnx_file
 from paragon_export.networks.describe import LoadedNetwork, read_network
 from paragon_export.runtimes.polygraphy import tensorrt
 from paragon_export.specs.plans import EnginePlan, compiled_onnx
+from paragon_export.specs.ports import FixedExtents
 from paragon_export.system.atomic_write import sha256_of
 from paragon_export.system.environment import cuda_gpu
 from paragon_export.system.text import one_line
@@ -46,20 +47,20 @@ def identify(plan: EnginePlan, source: Source) -> dict[str, Any]:
     Raises:
         ParagonExportError: If the profile is invalid, or TensorRT is not installed.
     """
-    precision, video, static = plan.precision, plan.video, None
+    precision, video, fixed = plan.precision, plan.video, FixedExtents()
     rewritten: bool | None = plan.rewrite
     if isinstance(source, OnnxFile):
         sha256, metadata, task = source.sha256, source.metadata, source.task
         options = metadata.to_document()["switches"]
         checkpoint_sha256, smallest = metadata.checkpoint_sha256, metadata.smallest
-        static, video, rewritten = source.static, source.video, None
+        fixed, video, rewritten = source.fixed, source.video, None
         precision = precision if precision.is_half else source.precision
     else:
         spec, task = source.spec, source.spec.task
         options = {name: asdict(option) for name, option in spec.options.items()}
         sha256 = checkpoint_sha256 = source.checkpoint.sha256
         smallest = spec.smallest
-    profile = plan.batches() if task.is_classifier else plan.profile_for(static, smallest)
+    profile = plan.batches() if task.is_classifier else plan.profile_for(fixed, smallest)
     return {
         "source": plan.source.name,
         "source_sha256": sha256,

@@ -7,9 +7,19 @@ from dataclasses import replace
 import onnx_ir as ir
 
 from paragon_export.errors import PlanError
+from paragon_export.graph.extents import MAP_RANK
 from paragon_export.graph.metadata import ModelMetadata
-from paragon_export.specs.network import InputSpec, Port, Task
-from paragon_export.specs.types import Precision, Size
+from paragon_export.graph.onnx_checks import MAX_RANK
+from paragon_export.specs.network import MAX_CHANNELS, InputSpec, Port, Task
+from paragon_export.specs.ports import FixedExtents, PortNames
+from paragon_export.specs.types import Precision
+from paragon_export.system.text import brief
+
+FLOAT_TYPES = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
+"""Types that the image input and the outputs of a model may have."""
+
+VIDEO_INPUTS = frozenset({"input", "prev_feat", "alpha"})
+"""Inputs of a video network."""
 
 
 def metadata_of(model: ir.Model) -> ModelMetadata:
@@ -29,6 +39,55 @@ def precision_of(model: ir.Model) -> Precision:
     return Precision.BF16 if ir.DataType.BFLOAT16 in types else Precision.FP32
 
 
+def fed_inputs(model: ir.Model) -> list[ir.Value]:
+    """Return the inputs that must be fed: files of an old format list their weights as well."""
+    return [value for value in model.graph.inputs if value.const_value is None]
+
+
+def port_names(model: ir.Model, title: str) -> PortNames:
+    """Return how a model calls its image input and its result.
+
+    They are ``input`` and ``output`` where both exist. One input and one output may have any
+    names. ``title`` is for errors.
+
+    Raises:
+        PlanError: If the ports are neither these nor those of a video network, or the input holds
+            no pictures of a fixed number of channels.
+    """
+    inputs = {str(value.name): value for value in fed_inputs(model)}
+    outputs = [str(value.name) for value in model.graph.outputs]
+    if "input" in inputs and "output" in outputs and set(inputs) in ({"input"}, VIDEO_INPUTS):
+        names = PortNames()
+    elif len(inputs) == len(outputs) == 1:
+        names = PortNames(image=next(iter(inputs)), result=outputs[0])
+    else:
+        raise PlanError(
+            f"{title}: inputs are {brief(list(inputs))} and outputs {brief(outputs)}; expected one "
+            "input and one output, or those of a video network of this tool; export the network alone"
+        )
+    if not task_of(model).is_classifier:
+        _check_picture(inputs[names.image], title)
+    return names
+
+
+def _check_picture(value: ir.Value, title: str) -> None:
+    """Refuse an input that is not a picture of floats with a fixed number of channels.
+
+    Raises:
+        PlanError: Naming its shape and type.
+    """
+    dims = None if value.shape is None else port_of(value).dims
+    is_picture = dims is not None and len(dims) == MAP_RANK and dims[1] in range(1, MAX_CHANNELS)
+    if value.dtype in FLOAT_TYPES and is_picture:
+        return
+    shape = "no shape" if dims is None else f"shape ({', '.join(map(str, dims[:MAX_RANK]))})"
+    kind = "no type" if value.dtype is None else f"type {value.dtype.name.lower()}"
+    raise PlanError(
+        f"{title}: input {brief(value.name)} has {shape} and {kind}; expected pictures (batch, "
+        "channels, height, width) with a fixed number of channels, in float32 or half"
+    )
+
+
 def ports_of(model: ir.Model) -> tuple[tuple[Port, ...], tuple[Port, ...]]:
     """Return the inputs and outputs of a model as ports.
 
@@ -37,14 +96,14 @@ def ports_of(model: ir.Model) -> tuple[tuple[Port, ...], tuple[Port, ...]]:
     Raises:
         PlanError: If IDs of a classifier index no table, so that their span is unknown.
     """
+    fed = fed_inputs(model)
     inputs, outputs = (
-        tuple(port_of(value) for value in values)
-        for values in (model.graph.inputs, model.graph.outputs)
+        tuple(port_of(value) for value in values) for values in (fed, model.graph.outputs)
     )
     if any(port.is_logits for port in outputs):
         spans = [
             (0, _table_rows(value) - 1) if port.dtype == "int64" else (0, 1)
-            for value, port in zip(model.graph.inputs, inputs, strict=True)
+            for value, port in zip(fed, inputs, strict=True)
         ]
         inputs = tuple(replace(p, span=span) for p, span in zip(inputs, spans, strict=True))
     return inputs, outputs
@@ -96,36 +155,35 @@ def input_spec_of(model: ir.Model, name: str) -> InputSpec:
     """Return what a model is fed, by its ports and its metadata; ``name`` is for errors.
 
     Raises:
-        PlanError: If it takes images and the number of channels is not fixed.
+        PlanError: As :func:`port_names`.
     """
     task, metadata = task_of(model), metadata_of(model)
     if task.is_classifier:
         return InputSpec(task=task, channels=1)
-    channels = [port.dims[1] for port in map(port_of, model.graph.inputs) if len(port.dims) == 4]
-    if not channels or not isinstance(channels[0], int):
-        raise PlanError(f"{name}: the number of input channels must be fixed")
     return InputSpec(
         task=task,
-        channels=channels[0],
+        channels=int(_picture_of(model, name).dims[1]),
         window=metadata.window,
         smallest=metadata.smallest,
     )
 
 
-def static_size(model: ir.Model) -> Size | None:
-    """Return the image size of a static model; None for a dynamic one and for a classifier.
+def fixed_extents(model: ir.Model, name: str) -> FixedExtents:
+    """Return the extents that a model fixes; none for a classifier. ``name`` is for errors.
 
     Raises:
-        PlanError: If the input is not of rank 4.
+        PlanError: As :func:`port_names`.
     """
     if task_of(model).is_classifier:
-        return None
-    dims = [
-        dim for value in model.graph.inputs if value.name == "input" for dim in value.shape or ()
-    ]
-    if len(dims) != 4:
-        raise PlanError(
-            f"input has {len(dims)} dimensions; expected batch, channels, height, width"
-        )
-    height, width = dims[2:]
-    return Size(height, width) if isinstance(height, int) and isinstance(width, int) else None
+        port_names(model, name)
+        return FixedExtents()
+    batch, _, height, width = (
+        dim if isinstance(dim, int) and dim > 0 else None for dim in _picture_of(model, name).dims
+    )
+    return FixedExtents(batch=batch, height=height, width=width)
+
+
+def _picture_of(model: ir.Model, name: str) -> Port:
+    """Return the image input of a model that takes images."""
+    image = port_names(model, name).image
+    return next(port_of(value) for value in fed_inputs(model) if value.name == image)

@@ -6,7 +6,7 @@ import hashlib
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,12 +15,14 @@ import onnx_ir as ir
 
 from paragon_export.errors import PlanError, RunError
 from paragon_export.graph.inspection import (
+    fed_inputs,
+    fixed_extents,
     input_spec_of,
     metadata_of,
+    port_names,
     port_of,
     ports_of,
     precision_of,
-    static_size,
     task_of,
 )
 from paragon_export.graph.metadata import TOOL, ModelMetadata
@@ -29,6 +31,7 @@ from paragon_export.networks.describe import LoadedNetwork
 from paragon_export.networks.glyph.layout import CELL, GRID
 from paragon_export.specs.network import InputSpec, Port, Task
 from paragon_export.specs.plans import ExportPlan
+from paragon_export.specs.ports import FixedExtents, PortNames
 from paragon_export.specs.types import ONNX_SUFFIXES, Precision, Size
 from paragon_export.system.environment import export_versions
 from paragon_export.system.limits import limited_memory
@@ -99,9 +102,27 @@ class OnnxFile:
         return task_of(self.model)
 
     @cached_property
+    def fixed(self) -> FixedExtents:
+        """The extents of its image input that are fixed.
+
+        Raises:
+            PlanError: If its ports are not those of a supported network.
+        """
+        return fixed_extents(self.model, str(self.path))
+
+    @property
     def static(self) -> Size | None:
-        """The only image size that it accepts; None where height and width are dynamic."""
-        return static_size(self.model)
+        """The only image size that it accepts; None unless height and width are fixed."""
+        return self.fixed.size
+
+    @cached_property
+    def names(self) -> PortNames:
+        """How it calls its image input and its result.
+
+        Raises:
+            PlanError: If its ports are not those of a supported network.
+        """
+        return port_names(self.model, str(self.path))
 
     @property
     def is_ours(self) -> bool:
@@ -119,8 +140,16 @@ class OnnxFile:
 
     @cached_property
     def ports(self) -> tuple[tuple[Port, ...], tuple[Port, ...]]:
-        """Inputs and outputs; those of a classifier with the values that may be fed."""
-        return ports_of(self.model)
+        """Inputs and outputs under their standard names; a classifier's with the values allowed.
+
+        Raises:
+            PlanError: If they are not those of a supported network.
+        """
+        names, (inputs, outputs) = self.names, ports_of(self.model)
+        return (
+            tuple(replace(p, name="input") if p.name == names.image else p for p in inputs),
+            tuple(replace(p, name="output") if p.name == names.result else p for p in outputs),
+        )
 
     @property
     def was_changed(self) -> bool:
@@ -256,7 +285,7 @@ def describe_in(
 
 def _check_items(path: Path, model: ir.Model) -> None:
     """Refuse a classifier whose input is neither grids of IDs nor cells."""
-    inputs, outputs = ([port_of(v) for v in vs] for vs in (model.graph.inputs, model.graph.outputs))
+    inputs, outputs = ([port_of(v) for v in vs] for vs in (fed_inputs(model), model.graph.outputs))
     if not outputs or not outputs[0].is_logits:
         return
     for port in inputs:

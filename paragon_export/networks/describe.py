@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from paragon_export.checkpoints.load import Checkpoint, load_checkpoint
 from paragon_export.errors import CheckpointError, PlanError
-from paragon_export.networks.options import FLAGS
+from paragon_export.networks.options import FLAGS, notes_on_option_file
 from paragon_export.networks.registry import architecture_named, architecture_of
 from paragon_export.specs.network import (
     MAX_CHANNELS,
@@ -118,6 +118,12 @@ def describe(checkpoint: Checkpoint, options: NetworkOptions) -> LoadedNetwork:
     """
     _check_widths(checkpoint)
     spec = architecture_of(checkpoint).describe(checkpoint, options)
+    if checkpoint.also_in_file:
+        others = " and ".join(checkpoint.also_in_file)
+        note = f"the weights are those of {checkpoint.container}; {others} of the file are not used"
+        spec = replace(spec, notes=(note, *spec.notes))
+    if options.config:
+        spec = replace(spec, notes=(*notes_on_option_file(options.config), *spec.notes))
     _check_growth(checkpoint.path, spec)
     return LoadedNetwork(checkpoint=checkpoint, spec=spec, options=options)
 

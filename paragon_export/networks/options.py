@@ -6,6 +6,7 @@ The sources are, by precedence: flag, option file, metadata of the checkpoint, d
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from paragon_export.errors import PlanError
 from paragon_export.specs.network import MAX_SCALE, ResolvedOption
 from paragon_export.specs.plans import NetworkOptions
 from paragon_export.system.reading import parse_json
-from paragon_export.system.strict_yaml import parse_yaml, read_yaml
+from paragon_export.system.strict_yaml import parse_yaml, read_document
 from paragon_export.system.text import brief
 
 SET_OPTIONS = (
@@ -31,6 +32,12 @@ with 64 pixels they take 9 GB."""
 
 MAX_ALPHA = 1000.0
 """Networks are trained with 0 to 1. Far larger values make every output infinite."""
+
+TABLES = ("network_g", "metadata")
+"""Entries of a checkpoint's metadata that hold options: traiNNer-redux writes ``metadata``."""
+
+CLOSE = 0.85
+"""Similarity of a misspelt key to an option, from 0 to 1 (see ``difflib``)."""
 
 MIN_EPSILON, MAX_EPSILON = 1e-12, 1.0
 """Bounds of what is added to a variance: float32 can represent the sum."""
@@ -73,10 +80,11 @@ class Resolver:
             PlanError: If the option file cannot be read.
         """
         self.options = read_option_file(options.config, tables) if options.config else {}
+        self.recorded = _from_metadata(metadata)
         self._sources: list[tuple[Any, Mapping[str, Any]]] = [
             ("flag", options.flags),
             ("config", self.options),
-            ("metadata", _from_metadata(metadata)),
+            ("metadata", self.recorded),
         ]
 
     def unchecked(self, name: str) -> Any:
@@ -107,31 +115,52 @@ class Resolver:
 
 
 def read_option_file(path: Path, tables: Sequence[str] = ("network_g",)) -> dict[str, Any]:
-    """Return the network's table of a traiNNer option file, and ``scale`` if the file has it.
+    """Return the network's table of an option file, and ``scale`` if the file has it.
 
     Args:
-        path: The option file.
+        path: The option file: YAML of traiNNer-redux or TOML of neosr.
         tables: Names of tables; the first one that exists is returned. ``network_g`` describes the
             generator, ``network_d`` the discriminator.
 
     Raises:
-        PlanError: If the file cannot be read, is not YAML, or has no such table.
+        PlanError: If the file cannot be read, is not YAML or TOML, or has no such table.
     """
-    document = read_yaml(path)
+    document, _ = read_document(path)
     document = document if isinstance(document, dict) else {}
     network = next((document[name] for name in tables if name in document), None)
     if not isinstance(network, dict):
-        raise PlanError(f"option file {path} has no {tables[0]} table; give a traiNNer option file")
+        raise PlanError(
+            f"option file {path} has no {tables[0]} table; give an option file of the trainer"
+        )
     options = {str(key): value for key, value in network.items()}
     if "scale" in document:
         options.setdefault("scale", document["scale"])
     return options
 
 
-def _from_metadata(metadata: Mapping[str, str]) -> dict[str, Any]:
-    """Return the options in the metadata of a checkpoint: its entries, and those of ``network_g``.
+def notes_on_option_file(path: Path) -> tuple[str, ...]:
+    """Return a note for each key that is twice in an option file or that looks misspelt.
 
-    Values are parsed as JSON if possible. An entry takes precedence over one of ``network_g``.
+    Raises:
+        PlanError: As :func:`read_option_file`.
+    """
+    document, notes = read_document(path)
+    if not isinstance(document, dict):
+        return notes
+    tables = [document[name] for name in ("network_g", "network_d") if name in document]
+    keys = {str(key) for table in tables if isinstance(table, dict) for key in table}
+    misspelt = [
+        f"option file {path}: {brief(key)} has no effect; did you mean {meant[0]}?"
+        for key in sorted(keys - set(FLAGS))
+        if (meant := get_close_matches(key, FLAGS, n=1, cutoff=CLOSE))
+    ]
+    return (*notes, *misspelt)
+
+
+def _from_metadata(metadata: Mapping[str, str]) -> dict[str, Any]:
+    """Return the options in the metadata of a checkpoint: its entries, and those of ``TABLES``.
+
+    Values are parsed as JSON if possible. An entry takes precedence over one of a table.
     """
     values: dict[str, Any] = {}
     for name, text in metadata.items():
@@ -139,7 +168,7 @@ def _from_metadata(metadata: Mapping[str, str]) -> dict[str, Any]:
             value = parse_json(text)
         except (TypeError, ValueError):
             value = text
-        if name == "network_g" and isinstance(value, dict):
+        if name in TABLES and isinstance(value, dict):
             values = {**value, **values}
         else:
             values[name] = value

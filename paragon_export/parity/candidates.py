@@ -12,6 +12,7 @@ import onnx_ir as ir
 from paragon_export.engines.manifest import EngineFile, read_engine
 from paragon_export.engines.open import open_engine
 from paragon_export.errors import PlanError
+from paragon_export.graph.inspection import FLOAT_TYPES
 from paragon_export.graph.onnx_io import OnnxFile, is_onnx, read_onnx_file
 from paragon_export.inputs.glyph_probes import GLYPHS
 from paragon_export.inputs.probes import default_sizes
@@ -19,16 +20,15 @@ from paragon_export.networks.options import FLAGS, SET_OPTIONS
 from paragon_export.precision.rounding import rounding_model
 from paragon_export.runtimes.base import Runner
 from paragon_export.runtimes.isolated import open_runner
+from paragon_export.runtimes.named import with_standard_names
 from paragon_export.specs.network import InputSpec, NetworkSpec, Port
+from paragon_export.specs.ports import FixedExtents
 from paragon_export.specs.profiles import BatchProfile, Profile
 from paragon_export.specs.types import ENGINE_SUFFIXES, OnnxBackend, Precision, Size
 from paragon_export.system.text import brief
 
 Artifact = OnnxFile | EngineFile
 """A file that has been read."""
-
-FLOAT_TYPES = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
-"""Types that an output of an ONNX file may have."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +57,23 @@ class OpenedArtifact:
     def static(self) -> Size | None:
         """The only input size that it accepts; None if height and width are dynamic."""
         return self.artifact.static if isinstance(self.artifact, OnnxFile) else None
+
+    @property
+    def fixed(self) -> FixedExtents:
+        """The extents that it fixes, and the largest batch of an engine."""
+        if isinstance(self.artifact, OnnxFile):
+            return self.artifact.fixed
+        batch = self.profile.batch if isinstance(self.profile, Profile) else None
+        return FixedExtents(batch=batch)
+
+    @property
+    def limits(self) -> list[str]:
+        """A note on the extents that an ONNX file fixes, unless it is static at batch 1."""
+        fixed = self.fixed
+        is_usual = fixed.batch in (None, 1) if fixed.size else fixed == FixedExtents()
+        if is_usual or not isinstance(self.artifact, OnnxFile):
+            return []
+        return [f"{self.candidate.name} is fixed to {fixed}; it is judged there only"]
 
     def allowed_sizes(self, spec: InputSpec) -> list[Size]:
         """Return the default sizes clamped to the range of an engine; empty for ONNX files."""
@@ -159,56 +176,52 @@ def open_onnx(
         PlanError: If its inputs are not those of a supported network, or a half-precision model
             is to be run in OpenVINO.
     """
-    path, precision = file.path, file.precision
-    _check_ports(file)
-    if any(node.op_type == "QuantizeLinear" for node in file.model.graph):
-        raise PlanError(
-            f"{path} is INT8: it cannot be judged here; quantize judges it on real inputs"
-        )
-    if precision is not Precision.FP32 and backend is OnnxBackend.OPENVINO:
-        raise PlanError(
-            f"{path} is {precision.value}: OpenVINO computes it in float32 here and would hide "
-            "every overflow; judge it with --backend onnxruntime"
-        )
-    open_it = partial(open_runner, is_own=file.is_own, title=str(path))
+    path, precision, names = file.path, file.precision, file.names
+    _check_precision(file, backend)
+
+    def open_it(data: bytes, backend: OnnxBackend = OnnxBackend.ONNXRUNTIME) -> Runner:
+        runner = open_runner(data, backend, is_own=file.is_own, title=str(path))
+        return with_standard_names(runner, names)
+
     data, wide = file.data, None
     if precision is not Precision.FP32:
         data = ir.to_proto(rounding_model(file.model)).SerializeToString()
         # ONNX Runtime's CPU provider computes FP16 graphs in float32 from end to end.
         wide = partial(open_it, file.data) if precision is Precision.FP16 else None
     name = path.name if backend is OnnxBackend.ONNXRUNTIME else f"{path.name} in OpenVINO"
-    _ = file.static  # raises if the input has another rank
     candidate = Candidate(
         name=name,
         runner=open_it(data, backend),
         precision=precision,
         wide=wide,
-        fault=_outputs_fault(file.model, outputs),
+        fault=_outputs_fault(file, outputs),
     )
     return OpenedArtifact(artifact=file, candidate=candidate)
 
 
-def _check_ports(file: OnnxFile) -> None:
-    """Check the names of the ports.
+def _check_precision(file: OnnxFile, backend: OnnxBackend) -> None:
+    """Check that a backend computes a file in its own precision.
 
     Raises:
-        PlanError: If no input is named ``input``, or no output ``output``.
+        PlanError: If the file is INT8, or in half precision and for OpenVINO.
     """
-    inputs = [str(value.name) for value in file.model.graph.inputs]
-    outputs = [str(value.name) for value in file.model.graph.outputs]
-    if "input" not in inputs or "output" not in outputs:
+    if any(node.op_type == "QuantizeLinear" for node in file.model.graph):
         raise PlanError(
-            f"{file.path}: ports are {brief(inputs)} and {brief(outputs)}; expected input and "
-            "output"
+            f"{file.path} is INT8: it cannot be judged here; quantize judges it on real inputs"
+        )
+    if file.precision is not Precision.FP32 and backend is OnnxBackend.OPENVINO:
+        raise PlanError(
+            f"{file.path} is {file.precision.value}: OpenVINO computes it in float32 here and would "
+            "hide every overflow; judge it with --backend onnxruntime"
         )
 
 
-def _outputs_fault(model: ir.Model, expected: Sequence[Port]) -> str:
+def _outputs_fault(file: OnnxFile, expected: Sequence[Port]) -> str:
     """Return how outputs differ from the expected ones in number, name, type or rank; or ''."""
-    found = {str(value.name): value for value in model.graph.outputs}
+    listed = [port.name for port in file.ports[1]]
+    found = dict(zip(listed, file.model.graph.outputs, strict=True))
     names = [port.name for port in expected]
-    if set(found) - set(names) or len(found) != len(model.graph.outputs):
-        listed = [str(value.name) for value in model.graph.outputs]
+    if set(found) - set(names) or len(found) != len(listed):
         return f"wrong outputs {brief(listed)}, expected {brief(names)}"
     for port in expected:
         value = found.get(port.name)
@@ -217,7 +230,7 @@ def _outputs_fault(model: ir.Model, expected: Sequence[Port]) -> str:
         if value.dtype is not None and value.dtype not in FLOAT_TYPES:
             kind = value.dtype.name.lower()
             return f"wrong type of {port.name}: {kind}, expected float32 or half"
-        if value.shape is not None and len(value.shape) != len(port.dims):
+        if value.shape is not None and port.dims and len(value.shape) != len(port.dims):
             return (
                 f"wrong shape of {port.name}: {len(value.shape)} dimensions, "
                 f"expected {len(port.dims)}"

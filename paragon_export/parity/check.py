@@ -10,6 +10,7 @@ from pathlib import Path
 from paragon_export.engines.manifest import EngineFile
 from paragon_export.errors import PlanError
 from paragon_export.graph.onnx_io import OnnxFile
+from paragon_export.inputs.fit import fitted
 from paragon_export.inputs.glyph_probes import glyph_probes
 from paragon_export.inputs.probes import Probe, choose_probes
 from paragon_export.networks.describe import LoadedNetwork, read_network
@@ -154,7 +155,7 @@ def judge(
             probes = _probes(reference, opened, plan)
             report = verify(reference, [opened.candidate], probes)
             rows += report.rows
-            notes += [*report.notes, *opened.disagreements(reference.spec)]
+            notes += [*report.notes, *opened.limits, *opened.disagreements(reference.spec)]
             if not report.passed:
                 failed = Subject(
                     candidate=opened.candidate,
@@ -186,11 +187,14 @@ def judge_conversion(source: OnnxFile, converted: OnnxFile) -> ParityReport:
     probes = (
         glyph_probes(inputs[0])
         if spec.task.is_classifier
-        else choose_probes(spec, static=converted.static, video=converted.video)
+        else fitted(
+            choose_probes(spec, static=converted.static, video=converted.video), converted.fixed
+        )
     )
     reference = OnnxReference(file=source, inputs=inputs, outputs=outputs)
     criteria = {precision: conversion_criteria(precision)}
-    return verify(reference, [opened.candidate], probes, criteria)
+    report = verify(reference, [opened.candidate], probes, criteria)
+    return replace(report, notes=(*report.notes, *opened.limits))
 
 
 def _probes(reference: TorchReference, opened: OpenedArtifact, plan: ParityPlan) -> list[Probe]:
@@ -201,10 +205,15 @@ def _probes(reference: TorchReference, opened: OpenedArtifact, plan: ParityPlan)
             option = "--sizes" if plan.sizes else "--images"
             raise PlanError(f"{option} is for networks that take images, not glyphs; leave it out")
         return glyph_probes(reference.inputs[0], opened.largest_batch)
-    return choose_probes(
+    for size in plan.sizes if opened.static is None else ():
+        opened.fixed.check(size)
+    if plan.images and opened.fixed.at(Size(1, 1)) != Size(1, 1):
+        raise PlanError(f"--images is for models of any size; the model is fixed to {opened.fixed}")
+    probes = choose_probes(
         spec,
         static=opened.static,
         video=reference.video,
         sizes=plan.sizes or opened.allowed_sizes(spec),
         images=plan.images,
     )
+    return fitted(probes, opened.fixed)

@@ -12,6 +12,7 @@ from paragon_export.networks.registry import architecture_named
 from paragon_export.parity.metrics import Difference, difference
 from paragon_export.runtimes.base import Runner
 from paragon_export.runtimes.isolated import open_runner
+from paragon_export.runtimes.named import with_standard_names
 from paragon_export.runtimes.torch_runner import TorchRunner
 from paragon_export.specs.network import InputSpec, NetworkSpec, Port
 from paragon_export.specs.types import Size
@@ -91,7 +92,8 @@ class OnnxReference:
         return self.file.input_spec
 
     def runner(self, dtype: str) -> Runner:
-        return open_runner(self.file.data, is_own=self.file.is_own, title=str(self.file.path))
+        opened = open_runner(self.file.data, is_own=self.file.is_own, title=str(self.file.path))
+        return with_standard_names(opened, self.file.names)
 
 
 def _at(ports: Sequence[Port], extents: dict[str, int]) -> tuple[Port, ...]:

@@ -138,7 +138,7 @@ def _compile_and_write(
 def _profile(plan: EnginePlan, file: OnnxFile) -> Profile | BatchProfile:
     if file.task.is_classifier:
         return plan.batches()
-    return plan.profile_for(file.static, file.metadata.smallest)
+    return plan.profile_for(file.fixed, file.metadata.smallest)
 
 
 def check_outputs(plan: EnginePlan, existing: ExistingEngine) -> None:
@@ -209,10 +209,12 @@ def _from_onnx(plan: EnginePlan, file: OnnxFile) -> ModelToCompile:
         if reference is None:  # TensorRT folds constants without limits: try it isolated
             open_runner(file.data, is_own=False, title=str(plan.source))
         parity = judge(reference, [file]) if reference else None
+        notes = (*notes, *(parity.notes if parity else ()))
         return ModelToCompile(file, parity, reference, notes)
     converted, audit_notes = _converted(plan, file)
     parity = judge(reference, [converted]) if reference else judge_conversion(file, converted)
-    return ModelToCompile(converted, parity, reference, (*notes, *audit_notes), is_ours=True)
+    notes = (*notes, *audit_notes, *parity.notes)
+    return ModelToCompile(converted, parity, reference, notes, is_ours=True)
 
 
 def _converted(plan: EnginePlan, file: OnnxFile) -> tuple[OnnxFile, tuple[str, ...]]:

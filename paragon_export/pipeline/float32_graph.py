@@ -15,6 +15,7 @@ from paragon_export.graph.onnx_io import OnnxFile, describe_in, serialized
 from paragon_export.networks.describe import LoadedNetwork
 from paragon_export.parity.reference import TorchReference, build_reference
 from paragon_export.specs.plans import ExportPlan
+from paragon_export.specs.ports import FixedExtents
 from paragon_export.specs.types import Quantization, Size
 
 if TYPE_CHECKING:
@@ -40,7 +41,10 @@ class Float32Graph:
         from paragon_export.precision.audit import subject_of
 
         reference = self.reference
-        return subject_of(reference.input_spec, reference.inputs, static=self.static, images=images)
+        fixed = FixedExtents()
+        if self.static:
+            fixed = FixedExtents(batch=1, height=self.static.height, width=self.static.width)
+        return subject_of(reference.input_spec, reference.inputs, fixed=fixed, images=images)
 
 
 def float32_graph(network: LoadedNetwork, plan: ExportPlan) -> Float32Graph:

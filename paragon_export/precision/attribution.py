@@ -14,12 +14,21 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
+from paragon_export.graph.inspection import port_names
 from paragon_export.inputs.play import play
 from paragon_export.inputs.probes import Probe
 from paragon_export.precision.rounding import round_after, widened
-from paragon_export.precision.typed_graph import FLOAT, constant, origin_of, typed_copy, values_of
+from paragon_export.precision.typed_graph import (
+    FLOAT,
+    constant,
+    forget_axis_names,
+    origin_of,
+    typed_copy,
+    values_of,
+)
 from paragon_export.runtimes.base import Arrays, Runner
 from paragon_export.runtimes.isolated import open_runner
+from paragon_export.runtimes.named import with_standard_names
 from paragon_export.specs.network import Port
 from paragon_export.system.progress import step
 
@@ -63,7 +72,8 @@ def error_shares(
         of the total error of ``output``. Empty if nothing is rounded or the error is not finite.
     """
     model, names = selective_model(half, exact)
-    runner = open_runner(ir.to_proto(model).SerializeToString(), is_own=is_own)
+    opened = open_runner(ir.to_proto(model).SerializeToString(), is_own=is_own)
+    runner = with_standard_names(opened, port_names(exact, "the model"))
 
     def output(chosen: slice) -> np.ndarray:
         enabled = np.zeros(len(names), np.float32)
@@ -142,4 +152,4 @@ def selective_model(half: ir.Model, exact: ir.Model) -> tuple[ir.Model, tuple[st
         cast.append(one)
         round_after(copy.graph, node, value, dtype, one.outputs[0])
         names.append(str(origin.name))
-    return copy, tuple(names)
+    return forget_axis_names(copy), tuple(names)

@@ -24,8 +24,10 @@ import numpy as np
 import onnx_ir as ir
 
 from paragon_export.errors import PlanError
+from paragon_export.graph.inspection import port_names
 from paragon_export.graph.metadata import FLOAT32_MARK
 from paragon_export.graph.onnx_io import OnnxFile
+from paragon_export.inputs.fit import fitted
 from paragon_export.inputs.glyph_probes import glyph_probes
 from paragon_export.inputs.probes import Probe, audit_probes
 from paragon_export.precision.attribution import error_shares
@@ -42,8 +44,9 @@ from paragon_export.precision.range_report import (
 from paragon_export.precision.rounding import rounding_model
 from paragon_export.precision.typed_graph import FLOAT, is_float32, origin_of, typed_copy, values_of
 from paragon_export.specs.network import InputSpec, Port, Task
+from paragon_export.specs.ports import FixedExtents
 from paragon_export.specs.tolerance import DIVERGED
-from paragon_export.specs.types import Precision, Size
+from paragon_export.specs.types import Precision
 
 ROUNDING_MARGIN = 1.02
 """Peaks within this factor of ``MIN_OVERFLOW`` are checked again in the rounded model."""
@@ -53,10 +56,12 @@ def subject_of(
     spec: InputSpec,
     inputs: Sequence[Port],
     *,
-    static: Size | None = None,
+    fixed: FixedExtents | None = None,
     images: Path | None = None,
 ) -> Subject:
-    """Return what a network with these inputs is audited on; the rest is as for ``audit_probes``.
+    """Return what a network with these inputs is audited on.
+
+    ``fixed`` are the extents that it fixes, ``images`` a folder of images to add.
 
     Raises:
         PlanError: If ``images`` are given for a network that takes no images of any size.
@@ -66,8 +71,9 @@ def subject_of(
         if images:
             raise PlanError("--images is for networks that take pictures; leave it out")
         return Subject(inputs=ports, probes=tuple(glyph_probes(ports[0])), task=spec.task)
-    probes = audit_probes(spec, static=static, video=len(ports) > 1, images=images)
-    return Subject(inputs=ports, probes=tuple(probes), task=spec.task)
+    fixed = fixed or FixedExtents()
+    probes = audit_probes(spec, static=fixed.size, video=len(ports) > 1, images=images)
+    return Subject(inputs=ports, probes=tuple(fitted(probes, fixed)), task=spec.task)
 
 
 def subject_of_file(file: OnnxFile, images: Path | None = None) -> Subject:
@@ -76,13 +82,8 @@ def subject_of_file(file: OnnxFile, images: Path | None = None) -> Subject:
     Raises:
         PlanError: If its ports are not those of a supported network.
     """
-    inputs, outputs = file.ports
-    names = [port.name for port in inputs], [port.name for port in outputs]
-    if names[0][:1] != ["input"] or "output" not in names[1]:
-        raise PlanError(
-            f"{file.path}: ports are {names[0]} and {names[1]}; expected input and output"
-        )
-    subject = subject_of(file.input_spec, inputs, static=file.static, images=images)
+    inputs, _ = file.ports
+    subject = subject_of(file.input_spec, inputs, fixed=file.fixed, images=images)
     return replace(subject, is_own=file.is_own)
 
 
@@ -108,7 +109,7 @@ def audit(
     graph = typed_copy(model)
     check_convertible(graph, precision)
     found = measure(graph, subject, MIN_NORMAL[precision])
-    converges = _converges(found, subject)
+    converges = _converges(found, subject, port_names(graph, "the model").result)
     selected = replace(subject, probes=tuple(itertools.compress(subject.probes, converges)))
     peaks = {**_weight_peaks(graph), **found.peak_of(converges)}
     islands, fault = _IslandSearch(graph, precision, io, selected, peaks).run()
@@ -128,9 +129,9 @@ def audit(
     return (marked if islands else model), result
 
 
-def _converges(found: Measured, subject: Subject) -> np.ndarray:
-    """Return (probes,) bool: False for stress probes on which the network diverges."""
-    column = found.names.index("output")
+def _converges(found: Measured, subject: Subject, output: str) -> np.ndarray:
+    """Return (probes,) bool: False for stress probes on which the tensor ``output`` diverges."""
+    column = found.names.index(output)
     return np.array(
         [
             not (subject.task is not Task.MAP and probe.is_stress and not peak <= DIVERGED)

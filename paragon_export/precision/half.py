@@ -164,5 +164,6 @@ class _Converter:
         derive(value, value)
         name, value.name = value.name, f"{value.name}/half"
         cast = self._cast(value, wanted, before=None)
+        value.shape = None  # the names of its axes are those of the output
         cast.name = name
         self.graph.outputs[index] = cast

@@ -12,10 +12,18 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
+from paragon_export.graph.inspection import port_names
 from paragon_export.inputs.play import play
 from paragon_export.inputs.probes import Probe
-from paragon_export.precision.typed_graph import FLOAT, constant, typed_copy, values_of
+from paragon_export.precision.typed_graph import (
+    FLOAT,
+    constant,
+    forget_axis_names,
+    typed_copy,
+    values_of,
+)
 from paragon_export.runtimes.isolated import open_runner
+from paragon_export.runtimes.named import with_standard_names
 from paragon_export.specs.network import Port, Task
 from paragon_export.system.progress import counted
 
@@ -77,7 +85,8 @@ def measure(model: ir.Model, subject: Subject, floor: float) -> Measured:
     columns = [measured[source] for source in sources.values()]
     # In graph order each tensor is measured and freed before the next one is computed.
     data = ir.to_proto(instrumented).SerializeToString()
-    runner = open_runner(data, is_own=subject.is_own, in_order=True)
+    opened = open_runner(data, is_own=subject.is_own, in_order=True)
+    runner = with_standard_names(opened, port_names(model, "the model"))
     results = [
         play(runner, probe, subject.inputs)
         for probe in counted("measuring ranges on image", subject.probes)
@@ -122,7 +131,7 @@ def _instrumented(model: ir.Model, floor: float) -> tuple[ir.Model, dict[str, st
         joined.outputs[0].name, joined.outputs[0].type = name, ir.TensorType(FLOAT)
         copy.graph.append(joined)
         copy.graph.outputs.append(joined.outputs[0])
-    return copy, sources
+    return forget_axis_names(copy), sources
 
 
 def _reductions(

@@ -7,7 +7,14 @@ from collections.abc import Iterator
 import numpy as np
 import onnx_ir as ir
 
-from paragon_export.precision.typed_graph import FLOAT, NUMPY_TYPES, derive, typed_copy, values_of
+from paragon_export.precision.typed_graph import (
+    FLOAT,
+    NUMPY_TYPES,
+    derive,
+    forget_axis_names,
+    typed_copy,
+    values_of,
+)
 
 MOVES = frozenset(
     {"Concat", "DepthToSpace", "Expand", "Flatten", "Gather", "Identity", "Pad", "Reshape"}
@@ -28,7 +35,7 @@ def rounding_model(model: ir.Model) -> ir.Model:
     for node, value, half in widened(copy):
         if value.const_value is None:
             round_after(copy.graph, node, value, half)
-    return copy
+    return forget_axis_names(copy)
 
 
 def widened(copy: ir.Model) -> Iterator[tuple[ir.Node, ir.Value, ir.DataType]]:

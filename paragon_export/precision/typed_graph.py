@@ -66,7 +66,11 @@ def _inferred_copy(model: ir.Model) -> ir.Model:
             "the model has subgraphs or custom operators and cannot be converted; export it without "
             "them"
         )
+    common.RemoveInitializersFromInputsPass()(copy)
     common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(copy)
+    for value in (value for node in copy.graph for value in node.outputs):
+        if not value.is_graph_output():
+            value.shape = None  # inferred below; what a foreign file declares may be wrong
     attentions = [(n, n.domain, n.op_type, tuple(n.inputs)) for n in copy.graph if n.domain]
     for node, _, _, operands in attentions:
         # Shape inference sees a Max of the values: the result has their type and shape.
@@ -79,6 +83,19 @@ def _inferred_copy(model: ir.Model) -> ir.Model:
         for index, operand in enumerate(operands):
             node.replace_input_with(index, operand)
     return copy
+
+
+def forget_axis_names(model: ir.Model) -> ir.Model:
+    """Remove the names of dynamic axes from all computed values of a graph; return the graph.
+
+    Files of other tools give the axes of the output the names of the input's axes, also where the
+    output is larger. ONNX Runtime then reuses the memory of a smaller tensor for an output that
+    another node reads, and fails.
+    """
+    for value in (value for node in model.graph for value in node.outputs):
+        if value.shape is not None:
+            value.shape = ir.Shape([dim if isinstance(dim, int) else None for dim in value.shape])
+    return model
 
 
 def values_of(model: ir.Model) -> list[ir.Value]:

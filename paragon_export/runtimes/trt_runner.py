@@ -10,6 +10,7 @@ from paragon_export.errors import RunError
 from paragon_export.runtimes.base import Arrays, reason_of_runtime
 from paragon_export.runtimes.validate import checked
 from paragon_export.specs.network import Port
+from paragon_export.specs.ports import PortNames
 
 Shape = tuple[int, ...]
 
@@ -49,6 +50,16 @@ class EngineRunner:
     def channels_of(self, name: str) -> int:
         """Return the channels of the input ``name``, (N, channels, H, W)."""
         return int(self._runner.get_input_metadata()[name].shape[1])
+
+    @property
+    def port_names(self) -> PortNames:
+        """How the engine calls its image input and its result (see ``PortNames``)."""
+        engine, inputs = self._runner.engine, list(self._runner.get_input_metadata())
+        names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
+        outputs = [name for name in names if name not in inputs]
+        if ("input" in inputs and "output" in outputs) or len(inputs) + len(outputs) != 2:
+            return PortNames()
+        return PortNames(image=inputs[0], result=outputs[0])
 
     def _ranges(self) -> list[dict[str, tuple[Shape, Shape]]]:
         """Return the smallest and the largest shape of every input, for each of several profiles.

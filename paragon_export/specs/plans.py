@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from paragon_export.errors import PlanError
+from paragon_export.specs.ports import FixedExtents
 from paragon_export.specs.profiles import DEFAULT_PROFILE, BatchProfile, Profile
 from paragon_export.specs.types import (
     ENGINE_SUFFIXES,
@@ -150,15 +151,15 @@ class EnginePlan:
                 "leave --target out"
             )
 
-    def profile_for(self, static: Size | None, smallest: int = 1) -> Profile:
+    def profile_for(self, fixed: FixedExtents, smallest: int = 1) -> Profile:
         """Return the profile of an image network: the requested one, or the default.
 
         Args:
-            static: The size that the model is fixed to; None for a dynamic model.
+            fixed: The extents that the model fixes.
             smallest: Least height and width in pixels at which the network is defined.
 
         Raises:
-            PlanError: If the requested profile has other sizes than ``static``, has sizes below
+            PlanError: If the requested profile contradicts ``fixed``, has sizes below
                 ``smallest``, or is a range of batches.
         """
         if isinstance(self.profile, BatchProfile):
@@ -166,23 +167,11 @@ class EnginePlan:
                 "--min, --opt and --max are sizes of pictures here, as in 720x1280; a range of "
                 "batches is for glyph classifiers"
             )
-        if static is None:
-            min_size = Size(smallest, smallest)
-            profile = self.profile or replace(DEFAULT_PROFILE, smallest=min_size)
-            for low in (one.smallest for one in profile.all):
-                if min(low.height, low.width) < smallest:
-                    raise PlanError(
-                        f"impossible profile: the network is defined from {min_size} on, not at "
-                        f"{low}; give --min {min_size}"
-                    )
-            return profile
-        only = Profile(smallest=static, optimal=static, largest=static)
-        if self.profile not in (None, only):
-            raise PlanError(
-                f"impossible profile: the model is fixed to {static}; "
-                "leave --min, --opt, --max and --recipe out"
-            )
-        return only
+        if self.profile:
+            return _requested_profile(self.profile, fixed, smallest)
+        sizes = (Size(smallest, smallest), DEFAULT_PROFILE.optimal, DEFAULT_PROFILE.largest)
+        low, optimal, high = (fixed.at(size) for size in sizes)
+        return Profile(smallest=low, optimal=optimal, largest=high, batch=fixed.batch or 1)
 
     def batches(self) -> BatchProfile:
         """Return the profile of a glyph classifier: the requested one, or the default.
@@ -196,6 +185,37 @@ class EnginePlan:
                 "as in --min 1 --opt 32 --max 256"
             )
         return self.profile or BatchProfile()
+
+
+def _requested_profile(profile: Profile, fixed: FixedExtents, smallest: int) -> Profile:
+    """Return a requested profile with the batch of the model, if the model accepts its sizes.
+
+    Raises:
+        PlanError: If it does not.
+    """
+    advice = (
+        "leave --min, --opt, --max and --recipe out"
+        if fixed.size
+        else f"give --min, --opt, --max or a --recipe with {fixed}"
+    )
+    for one in profile.all:
+        if any(fixed.at(size) != size for size in one.sizes) or one.batch not in (
+            1,
+            fixed.batch or one.batch,
+        ):
+            raise PlanError(
+                f"impossible profile: the model is fixed to {fixed.size or fixed}; {advice}"
+            )
+        low = one.smallest
+        if not fixed.size and min(low.height, low.width) < smallest:
+            raise PlanError(
+                f"impossible profile: the network is defined from {Size(smallest, smallest)} on, "
+                f"not at {low}; give --min {fixed.at(Size(smallest, smallest))}"
+            )
+    if fixed.batch is None:
+        return profile
+    also = tuple(replace(one, batch=fixed.batch) for one in profile.also)
+    return replace(profile, batch=fixed.batch, also=also)
 
 
 def compiled_onnx(engine: Path) -> Path:

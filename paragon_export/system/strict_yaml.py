@@ -1,4 +1,4 @@
-"""Parse YAML option files strictly and within limits of size, depth and time."""
+"""Parse option files, YAML or TOML, strictly and within limits of size, depth and time."""
 
 from __future__ import annotations
 
@@ -21,23 +21,50 @@ MAX_DEPTH = 50
 """Levels of nested lists and mappings."""
 
 
-def read_yaml(path: Path) -> Any:
-    """Return the document of an option file, of any structure.
+def read_document(path: Path) -> tuple[Any, tuple[str, ...]]:
+    """Read an option file: TOML if its name ends in ``.toml``, else YAML.
+
+    Returns:
+        The document, of any structure, and a note for each key that YAML has twice in a mapping. The
+        last value is used, as by the trainers.
 
     Raises:
-        PlanError: If the file cannot be read or is not YAML.
+        PlanError: If the file cannot be read, or is not TOML or YAML.
     """
     data = read_bytes(path, MAX_OPTION_FILE_BYTES, "option file", PlanError)
+    is_toml = path.suffix.lower() == ".toml"
+    duplicates: list[str] = []
     try:
-        return parse_yaml(data.decode("utf-8"))
+        text = data.decode("utf-8")
+        document = _parse_toml(text) if is_toml else parse_yaml(text, duplicates)
     except ValueError as error:
-        raise PlanError(
-            f"option file {path} is not YAML: {' '.join(str(error).split())}"
-        ) from error
+        kind = "TOML" if is_toml else "YAML"
+        reason = " ".join(str(error).split())
+        raise PlanError(f"option file {path} is not {kind}: {reason}") from error
+    return document, tuple(f"option file {path}: {duplicate}" for duplicate in duplicates)
 
 
-def parse_yaml(text: str) -> Any:
+def _parse_toml(text: str) -> Any:
+    """Return the document of a TOML text.
+
+    Raises:
+        ValueError: If it is not TOML or nested too deeply.
+    """
+    import tomllib
+
+    try:
+        return tomllib.loads(text)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+
+
+def parse_yaml(text: str, duplicates: list[str] | None = None) -> Any:
     """Return the document of a YAML text; None if it is empty.
+
+    Args:
+        text: The text.
+        duplicates: Takes a message for each key that appears twice in a mapping; the last value is
+            used. None refuses such a text.
 
     Raises:
         ValueError: If it is not YAML, has a duplicate key, is nested more than ``MAX_DEPTH`` levels
@@ -51,7 +78,11 @@ def parse_yaml(text: str) -> Any:
         node = loader.get_single_node()
         if node is None:
             return None
-        _count_values(node, {}, MAX_DEPTH)
+        found: list[str] = []
+        _count_values(node, {}, MAX_DEPTH, found)
+        if found and duplicates is None:
+            raise ValueError(found[0])
+        (duplicates if duplicates is not None else []).extend(found)
         return loader.construct_document(node)
     except (yaml.YAMLError, TypeError, KeyError, AttributeError, OverflowError,
             RecursionError) as error:  # fmt: skip
@@ -59,22 +90,23 @@ def parse_yaml(text: str) -> Any:
         raise ValueError(str(error)) from error
 
 
-def _count_values(node: Any, counts: dict[int, int], levels: int) -> int:
+def _count_values(node: Any, counts: dict[int, int], levels: int, duplicates: list[str]) -> int:
     """Return how many values a node expands to. A value counts once for each alias of it.
 
     Args:
         node: A node of PyYAML's tree.
         counts: The counts of nodes that were visited before, by id; extended here.
         levels: How many levels of nesting are allowed from here on.
+        duplicates: Takes a message for each key that appears twice in a mapping.
 
     Raises:
-        ValueError: If a limit is exceeded or a key is duplicate.
+        ValueError: If a limit is exceeded.
     """
     if id(node) not in counts:
         if not levels:
             raise ValueError("it is nested too deeply")
-        children = _children(node)
-        count = 1 + sum(_count_values(child, counts, levels - 1) for child in children)
+        children = _children(node, duplicates)
+        count = 1 + sum(_count_values(child, counts, levels - 1, duplicates) for child in children)
         if count > MAX_VALUES:
             raise ValueError(f"it expands to more than {MAX_VALUES} values")
         if node.tag.endswith((":int", ":float")) and len(node.value) > MAX_NUMBER_CHARACTERS:
@@ -83,20 +115,22 @@ def _count_values(node: Any, counts: dict[int, int], levels: int) -> int:
     return counts[id(node)]
 
 
-def _children(node: Any) -> list[Any]:
-    """Return the nodes of a list, or the keys and values of a mapping.
-
-    Raises:
-        ValueError: If a key is duplicate.
-    """
+def _children(node: Any, duplicates: list[str]) -> list[Any]:
+    """Return the nodes of a list, or the keys and values of a mapping."""
     import yaml
 
     if isinstance(node, yaml.SequenceNode):
         return list(node.value)
     if not isinstance(node, yaml.MappingNode):
         return []
-    keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-    if len(set(keys)) != len(keys):
-        duplicate = next(key for key in keys if keys.count(key) > 1)
-        raise ValueError(f"key {brief(duplicate)} appears twice")
+    lines: dict[str, int] = {}
+    for key, _ in node.value:
+        if not isinstance(key, yaml.ScalarNode):
+            continue
+        line = key.start_mark.line + 1
+        if key.value in lines:
+            duplicates.append(
+                f"key {brief(key.value)} appears twice, on lines {lines[key.value]} and {line}"
+            )
+        lines[key.value] = line
     return [child for pair in node.value for child in pair]

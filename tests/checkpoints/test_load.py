@@ -15,10 +15,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import safetensors.numpy
 import torch
 
 from paragon_export.checkpoints.load import load_checkpoint
-from paragon_export.errors import CheckpointError
+from paragon_export.errors import CheckpointError, PlanError
+from paragon_export.networks.describe import load_network
 from paragon_export.testing.tiny import (
     Tensors,
     save,
@@ -453,3 +455,67 @@ def test_loading_leaves_the_file_as_it_was(tmp_path: Path) -> None:
 
     assert path.read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == ["c.pth"]
+
+
+# --- what trainers store beside the weights ------------------------------------------------
+
+
+RECORDED = {"scale": 2, "upsampler_alpha": 0.0, "attention_mode": "sdpa"}
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "pth"])
+def test_hyperparameters_of_trainner_redux_are_read(kind: str, tmp_path: Path) -> None:
+    """As its ``save_network`` writes them: JSON in the header, or a dict beside the weights."""
+    tensors = tiny_tensors(tiny_hyperparameters("realtime"))
+    path = tmp_path / f"c.{kind}"
+    if kind == "pth":
+        weights = {name: torch.from_numpy(array) for name, array in tensors.items()}
+        torch.save({"metadata": RECORDED, "params": weights}, path)
+    else:
+        safetensors.numpy.save_file(tensors, path, metadata={"metadata": json.dumps(RECORDED)})
+
+    option = load_network(path).spec.options["upsampler_alpha"]
+
+    assert (option.value, option.source) == (0.0, "metadata")
+
+
+@pytest.mark.parametrize("key", ["scale", "network_g", "metadata"])
+def test_metadata_that_contradicts_the_tensors_is_refused(key: str, tmp_path: Path) -> None:
+    """As an option file of another network is."""
+    table = json.dumps({"type": "paragonsr2_photo"} if key == "network_g" else {"scale": 4})
+    metadata = {key: "4" if key == "scale" else table}
+    path = tiny_checkpoint(tmp_path / "c.safetensors", metadata=metadata)
+
+    with pytest.raises(PlanError, match="the metadata of the checkpoint"):
+        load_network(path)
+
+
+@pytest.mark.parametrize("prefix", ["module.", "module._orig_mod.", "module.netG."])
+def test_an_averaged_model_is_read(prefix: str, tmp_path: Path) -> None:
+    """``torch.optim.swa_utils.AveragedModel`` counts in ``n_averaged``."""
+    tensors = tiny_tensors(tiny_hyperparameters("realtime"))
+    saved = {f"{prefix}{name}": array for name, array in tensors.items()}
+    saved["n_averaged"] = np.array(7, np.int64)
+    safetensors.numpy.save_file(saved, tmp_path / "c.safetensors")
+
+    assert set(load_checkpoint(tmp_path / "c.safetensors").tensors) == set(tensors)
+
+
+def test_a_counter_without_averaged_weights_stays(tmp_path: Path) -> None:
+    tensors = tiny_tensors(tiny_hyperparameters("realtime"))
+    tensors["n_averaged"] = np.array(7, np.int64)
+    safetensors.numpy.save_file(tensors, tmp_path / "c.safetensors")
+
+    assert "n_averaged" in load_checkpoint(tmp_path / "c.safetensors").tensors
+
+
+def test_which_weights_are_used_is_said(tmp_path: Path) -> None:
+    arrays = tiny_tensors(tiny_hyperparameters("realtime"))
+    weights = {name: torch.from_numpy(array) for name, array in arrays.items()}
+    torch.save({"params": weights, "params_ema": weights}, tmp_path / "both.pth")
+    torch.save({"params": weights}, tmp_path / "one.pth")
+
+    both, one = (load_network(tmp_path / f"{name}.pth").spec.notes for name in ("both", "one"))
+
+    assert "the weights are those of params_ema; params of the file are not used" in both
+    assert not any("the weights are those" in note for note in one)

@@ -14,6 +14,7 @@ from paragon_export.engines.profile_entry import profile_entry, profile_of
 from paragon_export.errors import PlanError
 from paragon_export.runtimes.trt_runner import EngineRunner
 from paragon_export.specs.plans import EnginePlan
+from paragon_export.specs.ports import FixedExtents
 from paragon_export.specs.profiles import (
     MAX_PROFILES,
     RECIPES,
@@ -85,9 +86,9 @@ def test_several_profiles(tmp_path: Path) -> None:
 def test_every_profile_is_checked_against_the_network() -> None:
     plan = EnginePlan(source=Path("c.onnx"), output=Path("e.engine"), profile=BOTH)
     with pytest.raises(PlanError, match="defined from 4x4 on, not at 1x1"):
-        plan.profile_for(None, smallest=4)
+        plan.profile_for(FixedExtents(), smallest=4)
     with pytest.raises(PlanError, match="fixed to 8x8"):
-        plan.profile_for(Size(8, 8))
+        plan.profile_for(FixedExtents(height=8, width=8))
 
 
 def test_the_manifest_records_them() -> None:

@@ -21,7 +21,6 @@ import paragon_export.engines.build as engine_module
 from paragon_export.engines.build import BuiltEngine, compile_engine
 from paragon_export.engines.planned_memory import largest_bytes
 from paragon_export.errors import EngineBuildError, PlanError, RunError
-from paragon_export.graph.inspection import static_size
 from paragon_export.graph.onnx_io import read_onnx, read_onnx_file, write_onnx
 from paragon_export.graph.simplify import simplify
 from paragon_export.graph.trace import trace
@@ -29,6 +28,7 @@ from paragon_export.networks.describe import LoadedNetwork, read_network
 from paragon_export.parity.reference import build_reference
 from paragon_export.precision.half import to_precision
 from paragon_export.specs.plans import EnginePlan, NetworkOptions
+from paragon_export.specs.ports import FixedExtents
 from paragon_export.specs.profiles import DEFAULT_PROFILE, Profile, read_recipe
 from paragon_export.specs.profiles import RECIPES as SHIPPED
 from paragon_export.specs.types import TARGETS, Backend, Precision, Size
@@ -305,7 +305,7 @@ def test_static_model_needs_no_profile(models: Models) -> None:
     """A static model builds for its own size."""
     file = models.file("photo", Precision.FP16, static=Size(37, 53))
     plan = EnginePlan(source=file, output=file.with_suffix(".engine"))
-    profile = plan.profile_for(static_size(read_onnx(file)))
+    profile = plan.profile_for(read_onnx_file(file).fixed)
     assert profile.sizes == (Size(37, 53),) * 3
     assert_whole(compiled(file, "sm86", profile=profile))
 
@@ -313,7 +313,7 @@ def test_static_model_needs_no_profile(models: Models) -> None:
 def test_profile_that_a_static_model_cannot_have(models: Models) -> None:
     """A static model with another profile is refused in one line; with its own it is not."""
     file = models.file("photo", Precision.FP16, static=Size(37, 53))
-    size = static_size(read_onnx(file))
+    fixed = read_onnx_file(file).fixed
     output = file.with_suffix(".engine")
     for wrong in (
         FULL_HD,
@@ -321,19 +321,19 @@ def test_profile_that_a_static_model_cannot_have(models: Models) -> None:
     ):
         plan = EnginePlan(source=file, output=output, profile=wrong)
         with pytest.raises(PlanError, match="impossible profile: the model is fixed to 37x53"):
-            plan.profile_for(size)
+            plan.profile_for(fixed)
     own = Profile(smallest=Size(37, 53), optimal=Size(37, 53), largest=Size(37, 53))
-    assert EnginePlan(source=file, output=output, profile=own).profile_for(size) == own
+    assert EnginePlan(source=file, output=output, profile=own).profile_for(fixed) == own
 
 
 def test_dynamic_model_takes_the_profile(models: Models) -> None:
     """A dynamic model is built for the profile asked for, or for everything up to 1080p."""
     file = models.file("realtime")
-    size, output = static_size(read_onnx(file)), file.with_suffix(".engine")
-    assert size is None
+    fixed, output = read_onnx_file(file).fixed, file.with_suffix(".engine")
+    assert fixed == FixedExtents()
     asked = Profile(smallest=Size(2, 2), optimal=Size(8, 8), largest=Size(9, 9))
-    assert EnginePlan(source=file, output=output, profile=asked).profile_for(size) == asked
-    assert EnginePlan(source=file, output=output).profile_for(size) == DEFAULT_PROFILE
+    assert EnginePlan(source=file, output=output, profile=asked).profile_for(fixed) == asked
+    assert EnginePlan(source=file, output=output).profile_for(fixed) == DEFAULT_PROFILE
 
 
 # --- what does not build -------------------------------------------------------------------

@@ -14,18 +14,20 @@ import pytest
 
 from paragon_export.checkpoints.load import Checkpoint
 from paragon_export.errors import PlanError
+from paragon_export.networks.describe import load_network
 from paragon_export.networks.options import (
     Resolver,
     attention_mode,
     blend_factor,
+    parse_option,
     read_option_file,
     whole_number,
     yes_or_no,
 )
 from paragon_export.networks.registry import architecture_of
-from paragon_export.specs.network import ResolvedOption
+from paragon_export.specs.network import NetworkSpec, ResolvedOption
 from paragon_export.specs.plans import NetworkOptions
-from paragon_export.testing.tiny import tiny_hyperparameters, tiny_tensors
+from paragon_export.testing.tiny import tiny_checkpoint, tiny_hyperparameters, tiny_tensors
 
 PHOTO = tiny_tensors(tiny_hyperparameters("photo"))
 
@@ -348,3 +350,84 @@ def test_the_resolver_reads_its_sources_once(tmp_path: Path) -> None:
     assert resolver.resolve("window_size", 16, whole_number) == ResolvedOption(8, "config")
     assert resolver.resolve("export_safe", False, yes_or_no) == ResolvedOption(True, "metadata")
     assert resolver.resolve("detail", np.pi, blend_factor) == ResolvedOption(np.pi, "default")
+
+
+# --- what the trainers read ---------------------------------------------------------------
+
+
+def noted(folder: Path, text: str, name: str = "train.yml") -> tuple[NetworkSpec, str]:
+    """Return a network described with an option file, and the first note on that file."""
+    path = folder / name
+    path.write_text(text, encoding="utf-8")
+    checkpoint = tiny_checkpoint(folder / "c.safetensors")
+    spec = load_network(checkpoint, config=path).spec
+    return spec, next((note for note in spec.notes if str(path) in note), "")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("network_g:\n  upsampler_alpha: 0.3\n  upsampler_alpha: 0.0\n",
+         "key 'upsampler_alpha' appears twice, on lines 2 and 3"),
+        ("network_g: {upsampler_alpha: 0.0}\ntrain:\n  a: 1\n  b: 2\n  a: 3\n",
+         "key 'a' appears twice, on lines 3 and 5"),
+        ("network_g: {upsampler_alpha: 0.1}\nnetwork_g: {upsampler_alpha: 0.0}\n",
+         "key 'network_g' appears twice, on lines 1 and 2"),
+    ],
+    ids=["in the table", "in another table", "a table"],
+)  # fmt: skip
+def test_the_last_of_two_keys_is_used_and_noted(text: str, words: str, tmp_path: Path) -> None:
+    """As the trainer reads it; the note names the key and the lines."""
+    spec, note = noted(tmp_path, text)
+
+    assert spec.options["upsampler_alpha"] == ResolvedOption(0.0, "config")
+    assert words in note
+
+
+def test_an_option_on_the_command_line_has_no_key_twice() -> None:
+    with pytest.raises(PlanError, match="not a YAML value"):
+        parse_option("bn_eps={a: 1, a: 2}")
+
+
+def test_an_option_file_of_neosr_is_read(tmp_path: Path) -> None:
+    """It is TOML."""
+    text = 'scale = 2\n[network_g]\ntype = "paragonsr2_realtime"\nupsampler_alpha = 0.0\n'
+    spec, note = noted(tmp_path, text, "train.toml")
+
+    assert spec.options["upsampler_alpha"] == ResolvedOption(0.0, "config")
+    assert note == ""
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["[network_g", "[network_g]\na = 1\na = 2\n", "x = " + "[" * 40_000, "x = " + "9" * 10_000, "\0"],
+    ids=["unfinished", "a key twice", "deep", "digits", "nul"],
+)  # fmt: skip
+def test_a_file_that_is_not_toml_is_refused(text: str, tmp_path: Path) -> None:
+    with pytest.raises(PlanError, match="is not TOML"):
+        noted(tmp_path, text, "train.toml")
+
+
+@pytest.mark.parametrize("key", ["upsampler_alfa", "upsampler_alpha_", "Upsampler_alpha"])
+def test_a_misspelt_key_is_named(key: str, tmp_path: Path) -> None:
+    """It has no effect, so the default is used."""
+    spec, note = noted(tmp_path, f"network_g: {{type: paragonsr2_realtime, {key}: 0.0}}\n")
+
+    assert spec.options["upsampler_alpha"].source == "default"
+    assert f"'{key}' has no effect; did you mean upsampler_alpha?" in note
+
+
+def test_keys_of_the_trainer_are_no_misspelt_options(tmp_path: Path) -> None:
+    keys = (
+        "type",
+        "num_feat",
+        "num_groups",
+        "num_blocks",
+        "ffn_expansion",
+        "detail_gain",
+        "upscale",
+    )
+    table = ", ".join(f"{key}: 1" for key in keys if key != "type")
+    _, note = noted(tmp_path, f"network_g: {{type: paragonsr2_realtime, {table}}}\n")
+
+    assert note == ""

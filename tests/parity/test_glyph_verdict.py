@@ -29,6 +29,7 @@ from paragon_export.runtimes.ort_runner import OnnxRunner
 from paragon_export.runtimes.torch_runner import TorchRunner
 from paragon_export.specs.network import Port
 from paragon_export.specs.plans import EnginePlan
+from paragon_export.specs.ports import FixedExtents
 from paragon_export.specs.profiles import BatchProfile, Profile
 from paragon_export.specs.types import Precision, Size
 from paragon_export.system.atomic_write import sha256_of
@@ -414,7 +415,7 @@ def test_engine_of_a_range_of_batches(checkpoint: Path, run_here: RunHere, tmp_p
 def test_batches_are_for_classifiers() -> None:
     plan = EnginePlan(source=Path("n.pt"), output=Path("n.engine"), profile=BatchProfile())
     with pytest.raises(PlanError, match="glyph classifiers"):
-        plan.profile_for(None)
+        plan.profile_for(FixedExtents())
     with pytest.raises(PlanError, match="must rise"):
         BatchProfile(smallest=4, optimal=2)
     size = Size(4, 4)

@@ -28,7 +28,7 @@ from paragon_export.networks.options import CHECKS
 from paragon_export.networks.state_dict import Shapes, check_tensors, shapes_of, with_path
 from paragon_export.specs.network import NetworkSpec, Port, ResolvedOption, Source, Task
 from paragon_export.specs.plans import NetworkOptions
-from paragon_export.system.strict_yaml import read_yaml
+from paragon_export.system.strict_yaml import read_document
 from paragon_export.system.text import brief
 
 if TYPE_CHECKING:
@@ -174,7 +174,7 @@ def _resolve(
     """
     sources: list[tuple[Source, Mapping[str, Any]]] = [("flag", options.flags)]
     if options.config:
-        document = read_yaml(options.config)
+        document, _ = read_document(options.config)
         try:
             sources.append(("config", entries_of(document)))
         except PlanError as error:

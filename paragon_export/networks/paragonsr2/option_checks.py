@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 from paragon_export.errors import PlanError
-from paragon_export.networks.options import SET_OPTIONS
+from paragon_export.networks.options import SET_OPTIONS, Resolver
 from paragon_export.specs.network import ResolvedOption
 from paragon_export.specs.plans import NetworkOptions
 from paragon_export.system.text import brief
@@ -45,19 +44,19 @@ def notes_on_unused_flags(
     ]
 
 
-def check_option_file(options: Mapping[str, Any], scale: int, variant: str = "") -> None:
-    """Check that an option file was written for this network.
+def check_sources(resolver: Resolver, scale: int, variant: str = "") -> None:
+    """Check that the option file and the metadata of the checkpoint are those of this network.
 
     Args:
-        options: The network's table of the option file; empty without a file.
-        scale: Upscaling factor of the network.
-        variant: Variant that the file's ``type`` must name, as in ``paragonsr2_photo``. If it is
-            empty, any ``type`` that begins with ``paragonsr`` is accepted.
+        resolver: It holds both.
+        scale: Upscaling factor that the tensors determine; 0 if they do not.
+        variant: Variant that the option file's ``type`` must name, as in ``paragonsr2_photo``. If it
+            is empty, any ``type`` that begins with ``paragonsr`` is accepted.
 
     Raises:
-        PlanError: If the file names another network or scale.
+        PlanError: If one of them names another network or scale.
     """
-    kind = options.get("type", "paragonsr2")
+    kind = resolver.options.get("type", "paragonsr2")
     lower = kind.lower() if isinstance(kind, str) else ""
     allowed = ("paragonsr2", f"paragonsr2_{variant}")
     if not (lower in allowed if variant else lower.startswith("paragonsr")):
@@ -66,10 +65,29 @@ def check_option_file(options: Mapping[str, Any], scale: int, variant: str = "")
             f"the option file is for {brief(kind)}, the checkpoint is {network}; give the option "
             "file it was trained with"
         )
-    if options.get("scale", scale) != scale:
+    recorded = str(resolver.recorded.get("type", "")).lower()
+    if variant and recorded.startswith("paragonsr2_") and recorded not in allowed:
         raise PlanError(
-            f"the option file says scale {brief(options['scale'])}, the checkpoint's tensors say "
-            f"{scale}; give the option file it was trained with"
+            f"the metadata of the checkpoint is for {brief(recorded)}, its tensors are {allowed[1]}; "
+            "correct the metadata or get the file again"
+        )
+    if scale:
+        _check_scales(resolver, scale)
+
+
+def _check_scales(resolver: Resolver, scale: int) -> None:
+    """Raise PlanError if the option file or the metadata has another scale."""
+    said = resolver.options.get("scale", scale)
+    if said != scale:
+        raise PlanError(
+            f"the option file says scale {brief(said)}, the checkpoint's tensors say {scale}; give "
+            "the option file it was trained with"
+        )
+    said = resolver.recorded.get("scale", scale)
+    if isinstance(said, (int, float)) and said != scale:
+        raise PlanError(
+            f"the metadata of the checkpoint says scale {brief(said)}, its tensors say {scale}; "
+            "correct the metadata or get the file again"
         )
 
 

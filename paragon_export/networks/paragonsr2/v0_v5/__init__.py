@@ -11,8 +11,8 @@ from paragon_export.checkpoints.load import Checkpoint
 from paragon_export.networks.options import Resolver, blend_factor, scale_factor, yes_or_no
 from paragon_export.networks.paragonsr2.generations import Generation
 from paragon_export.networks.paragonsr2.option_checks import (
-    check_option_file,
     check_scale,
+    check_sources,
     notes_on_defaults,
     notes_on_unused_flags,
 )
@@ -125,9 +125,9 @@ def _check_scale(
     scale = scale_of(shapes, hp.features)
     if scale:
         check_scale(options, scale)
-        check_option_file(resolver.options, scale)
+        check_sources(resolver, scale)
     else:
-        check_option_file(resolver.options, resolver.options.get("scale", 0))
+        check_sources(resolver, 0)
         resolved["scale"] = resolver.resolve("scale", 0, scale_factor)
 
 

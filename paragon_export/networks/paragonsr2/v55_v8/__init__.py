@@ -9,8 +9,8 @@ from paragon_export.checkpoints.load import Checkpoint
 from paragon_export.networks.options import Resolver, blend_factor, window_side
 from paragon_export.networks.paragonsr2.generations import Generation
 from paragon_export.networks.paragonsr2.option_checks import (
-    check_option_file,
     check_scale,
+    check_sources,
     notes_on_defaults,
     notes_on_unused_flags,
 )
@@ -56,7 +56,7 @@ def describe(checkpoint: Checkpoint, found: Generation, options: NetworkOptions)
     notes += notes_on_unused_flags(options, network, resolved)
     expected, parameters = shapes_built_by(partial(_network, hp), IGNORED)
     check_tensors(checkpoint, shapes, expected)
-    check_option_file(resolver.options, hp.scale)
+    check_sources(resolver, hp.scale)
     check_scale(options, hp.scale)
     return NetworkSpec(
         architecture="ParagonSR2",

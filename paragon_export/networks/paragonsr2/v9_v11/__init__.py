@@ -17,8 +17,8 @@ from paragon_export.networks.options import (
 )
 from paragon_export.networks.paragonsr2.generations import Generation
 from paragon_export.networks.paragonsr2.option_checks import (
-    check_option_file,
     check_scale,
+    check_sources,
     notes_on_defaults,
 )
 from paragon_export.networks.paragonsr2.v9_v11.layout import (
@@ -58,7 +58,7 @@ def describe(checkpoint: Checkpoint, found: Generation, options: NetworkOptions)
         )
     kept = {n: shape for n, shape in shapes.items() if n not in set(dropped)}
     hyperparameters = _checked(checkpoint, kept, resolved, attention=attention)
-    check_option_file(resolver.options, hyperparameters.scale, variant)
+    check_sources(resolver, hyperparameters.scale, variant)
     check_scale(options, hyperparameters.scale)
     if attention:
         resolved["heads"] = ResolvedOption(HEADS, "default")
