@@ -102,14 +102,15 @@ class Extents:
         return found.pop() if len(found) == 1 else None
 
     def _is_one(self, value: ir.Value, axis: int) -> bool:
-        """Return whether ``axis`` of a map has extent 1 because a mean was taken over it."""
+        """Return whether ``axis`` of a map has extent 1: it was added, or a mean was taken over it."""
         node = value.producer()
-        if node is None or node.op_type != "ReduceMean":
+        if node is None or node.op_type not in ("ReduceMean", "Unsqueeze"):
             return False
         axes = node.inputs[1]
-        if axes is None or axes.const_value is None or not node.attributes["keepdims"].as_int():
+        if axes is None or axes.const_value is None:
             return False
-        return axis in axes.const_value.numpy()
+        keeps_rank = node.op_type == "Unsqueeze" or node.attributes["keepdims"].as_int()
+        return bool(keeps_rank) and axis in axes.const_value.numpy()
 
 
 def _rank(value: ir.Value) -> int | None:
@@ -118,11 +119,15 @@ def _rank(value: ir.Value) -> int | None:
     The operators that :meth:`Extents.source` steps over keep the rank of their first operand.
     """
     node = value.producer()
-    if node is None:
+    if node is None or value.shape is not None:
         return None if value.shape is None else len(value.shape)
     if node.op_type in MAP_OPERATORS:
         return MAP_RANK
     first = node.inputs[0] if node.inputs else None
+    if node.op_type == "Unsqueeze" and first is not None and first.shape is not None:
+        axes = node.inputs[1]
+        added = None if axes is None or axes.const_value is None else axes.const_value.size
+        return None if added is None else len(first.shape) + added
     if first is None or node.op_type not in {
         "Concat",
         "Slice",

@@ -21,6 +21,9 @@ FLOAT_TYPES = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
 VIDEO_INPUTS = frozenset({"input", "prev_feat", "alpha"})
 """Inputs of a video network."""
 
+TYPE_ATTRIBUTES = ("to", "dtype", "output_datatype", "output_dtype")
+"""Attributes of ONNX operators that name the type of a result."""
+
 
 def metadata_of(model: ir.Model) -> ModelMetadata:
     """Return the metadata of a model.
@@ -32,8 +35,25 @@ def metadata_of(model: ir.Model) -> ModelMetadata:
 
 
 def precision_of(model: ir.Model) -> Precision:
-    """Return the precision of a model: the type of its weights."""
-    types = {value.dtype for value in model.graph.initializers.values()}
+    """Return the precision of a model: FP16 or BF16 if any tensor that it uses is of that type.
+
+    Half tensors begin at an input, a weight, a constant or a cast. What no output depends on does
+    not count.
+    """
+    types = {value.dtype for value in model.graph.inputs}
+    waiting: list[ir.Value | None] = list(model.graph.outputs)
+    seen: set[ir.Value] = set()
+    while waiting:
+        value = waiting.pop()
+        if value is None or value in seen:
+            continue
+        seen.add(value)
+        node = value.producer()
+        if node is not None:
+            types |= _types_made_by(node)
+            waiting.extend(node.inputs)
+        elif value.const_value is not None:
+            types.add(value.const_value.dtype)
     if ir.DataType.FLOAT16 in types:
         return Precision.FP16
     return Precision.BF16 if ir.DataType.BFLOAT16 in types else Precision.FP32
@@ -86,6 +106,17 @@ def _check_picture(value: ir.Value, title: str) -> None:
         f"{title}: input {brief(value.name)} has {shape} and {kind}; expected pictures (batch, "
         "channels, height, width) with a fixed number of channels, in float32 or half"
     )
+
+
+def _types_made_by(node: ir.Node) -> set[ir.DataType]:
+    """Return the types that the attributes of a node ask for: ``to``, ``dtype`` or of a tensor."""
+    types = set()
+    for name, attribute in node.attributes.items():
+        if attribute.type == ir.AttributeType.TENSOR:
+            types.add(attribute.as_tensor().dtype)
+        elif name in TYPE_ATTRIBUTES and attribute.type == ir.AttributeType.INT:
+            types.add(ir.DataType(attribute.as_int()))
+    return types
 
 
 def ports_of(model: ir.Model) -> tuple[tuple[Port, ...], tuple[Port, ...]]:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from paragon_export.networks.float32 import narrow, widen
-from paragon_export.networks.ops import sized_like
+from paragon_export.networks.ops import picture_mean, sized_like
 
 
 class SeparableFilter(nn.Module):
@@ -151,7 +151,8 @@ class ChannelAttention(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        return sized_like(x * self.fc(x.mean(dim=(2, 3)))[:, :, None, None], x)
+        gains = self.fc(picture_mean(x, x.shape[2], x.shape[3]))
+        return sized_like(x * gains[:, :, None, None], x)
 
 
 class TokenAttention(nn.Module):

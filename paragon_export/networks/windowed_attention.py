@@ -79,7 +79,9 @@ class BlendedWindows(nn.Module):
         inside = rows.inside[:, None, :, None] * columns.inside[:, None]
         inside = inside.reshape(1, -1, rows.width * columns.width, 1)
         tokens = (rows.lengths[:, None] * columns.lengths).reshape(-1, 1, 1)
-        query = _cut(q, rows, columns) / torch.sqrt(floating(tokens, q))
+        # In float32: float16 holds no count above 65504, and no odd one above 2048.
+        scale = torch.sqrt(floating(tokens, widen(q)))
+        query = _cut(q, rows, columns) / narrow(scale, q)
         key, value = _cut(k, rows, columns), _cut(v, rows, columns)
         attended = self.attend(query, key, value, inside)
         blended = _blend(_join(attended, rows, columns), rows, columns)

@@ -17,6 +17,7 @@ from paragon_export.graph.onnx_io import OnnxFile, is_onnx, read_onnx_file
 from paragon_export.inputs.glyph_probes import GLYPHS
 from paragon_export.inputs.probes import default_sizes
 from paragon_export.networks.options import FLAGS, SET_OPTIONS
+from paragon_export.precision.counts import check_counts
 from paragon_export.precision.rounding import rounding_model
 from paragon_export.runtimes.base import Runner
 from paragon_export.runtimes.isolated import open_runner
@@ -169,12 +170,12 @@ def open_onnx(
     """Open an ONNX file for comparison. ``outputs`` are the output ports of the reference.
 
     Half precision is computed node by node in float32 and rounded after each node, so that the CPU
-    rounds and overflows where a GPU would.
+    rounds and overflows where a GPU would. A file that says it is fp32 is judged as fp32 also then.
 
     Raises:
         RunError: If the backend refuses it.
         PlanError: If its inputs are not those of a supported network, or a half-precision model
-            is to be run in OpenVINO.
+            is to be run in OpenVINO or holds sizes in half precision.
     """
     path, precision, names = file.path, file.precision, file.names
     _check_precision(file, backend)
@@ -185,18 +186,24 @@ def open_onnx(
 
     data, wide = file.data, None
     if precision is not Precision.FP32:
-        data = ir.to_proto(rounding_model(file.model)).SerializeToString()
+        data = _rounded(file)
         # ONNX Runtime's CPU provider computes FP16 graphs in float32 from end to end.
         wide = partial(open_it, file.data) if precision is Precision.FP16 else None
     name = path.name if backend is OnnxBackend.ONNXRUNTIME else f"{path.name} in OpenVINO"
     candidate = Candidate(
         name=name,
         runner=open_it(data, backend),
-        precision=precision,
+        precision=Precision.FP32 if file.metadata.precision == "fp32" else precision,
         wide=wide,
         fault=_outputs_fault(file, outputs),
     )
     return OpenedArtifact(artifact=file, candidate=candidate)
+
+
+def _rounded(file: OnnxFile) -> bytes:
+    """Return the float32 model that simulates a half one; refuse sizes in half precision."""
+    check_counts(file.model, str(file.path))
+    return ir.to_proto(rounding_model(file.model)).SerializeToString()
 
 
 def _check_precision(file: OnnxFile, backend: OnnxBackend) -> None:

@@ -199,6 +199,7 @@ def _from_onnx(plan: EnginePlan, file: OnnxFile) -> ModelToCompile:
     from paragon_export.parity.check import judge, judge_conversion
     from paragon_export.parity.provenance import network_of_source
     from paragon_export.parity.reference import build_reference
+    from paragon_export.precision.counts import check_counts
     from paragon_export.runtimes.isolated import open_runner
 
     network, notes = network_of_source(file, plan.checkpoint, plan.options)
@@ -207,6 +208,7 @@ def _from_onnx(plan: EnginePlan, file: OnnxFile) -> ModelToCompile:
         notes = (*notes, "--no-rewrite has no effect: an ONNX file is compiled as it is")
     if not plan.precision.is_half or file.precision is plan.precision:
         if reference is None:  # TensorRT folds constants without limits: try it isolated
+            check_counts(file.model, str(plan.source))
             open_runner(file.data, is_own=False, title=str(plan.source))
         parity = judge(reference, [file]) if reference else None
         notes = (*notes, *(parity.notes if parity else ()))

@@ -31,7 +31,7 @@ from paragon_export.inputs.fit import fitted
 from paragon_export.inputs.glyph_probes import glyph_probes
 from paragon_export.inputs.probes import Probe, audit_probes
 from paragon_export.precision.attribution import error_shares
-from paragon_export.precision.half import FLOAT32_INPUTS, check_convertible, to_precision
+from paragon_export.precision.half import FLOAT32_INPUTS, convertible_copy, to_precision
 from paragon_export.precision.instrument import Measured, Subject, measure
 from paragon_export.precision.range_report import (
     MAX_FINITE,
@@ -106,8 +106,7 @@ def audit(
         PlanError: If the model cannot be converted.
         RunError: If the model cannot run.
     """
-    graph = typed_copy(model)
-    check_convertible(graph, precision)
+    graph = convertible_copy(model, precision)
     found = measure(graph, subject, MIN_NORMAL[precision])
     converges = _converges(found, subject, port_names(graph, "the model").result)
     selected = replace(subject, probes=tuple(itertools.compress(subject.probes, converges)))

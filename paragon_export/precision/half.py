@@ -12,6 +12,7 @@ import onnx_ir as ir
 from onnx_ir.passes import common
 
 from paragon_export.errors import PlanError
+from paragon_export.precision.counts import keep_counts
 from paragon_export.precision.typed_graph import (
     FLOAT,
     HALF_TYPES,
@@ -46,20 +47,21 @@ def to_precision(model: ir.Model, precision: Precision, io: Precision) -> ir.Mod
         PlanError: If the model is half already, its operator set has no bfloat16, or a weight is
             too large for ``precision``.
     """
-    copy = typed_copy(model)
-    if precision.is_half:
-        check_convertible(copy, precision)
-        _Converter(copy, HALF_TYPES[precision], io_is_half=io.is_half).run()
+    if not precision.is_half:
+        return typed_copy(model)
+    copy = convertible_copy(model, precision)
+    _Converter(copy, HALF_TYPES[precision], io_is_half=io.is_half).run()
     return copy
 
 
-def check_convertible(model: ir.Model, precision: Precision) -> None:
-    """Refuse a typed model that cannot be converted to half precision.
+def convertible_copy(model: ir.Model, precision: Precision) -> ir.Model:
+    """Return a typed copy whose sizes, positions and indices are marked as float32 islands.
 
     Raises:
         PlanError: If it is half already, or its operator set has no bfloat16.
     """
-    if any(v.dtype in NUMPY_TYPES for v in values_of(model)):
+    copy = typed_copy(model)
+    if any(v.dtype in NUMPY_TYPES for v in values_of(copy)):
         raise PlanError(
             f"--{precision.value} wants a float32 model, and this one is half already; convert the "
             "float32 model"
@@ -69,6 +71,8 @@ def check_convertible(model: ir.Model, precision: Precision) -> None:
             f"--bf16 wants a model of operator set {BFLOAT16_OPSET} or later, and this one is of "
             f"{model.opset_imports.get('', 0)}; export it with --opset {BFLOAT16_OPSET}"
         )
+    keep_counts(copy)
+    return copy
 
 
 class _Converter:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import onnx_ir as ir
 
+from paragon_export.errors import PlanError
+from paragon_export.graph.inspection import TYPE_ATTRIBUTES
 from paragon_export.precision.typed_graph import (
     FLOAT,
     NUMPY_TYPES,
@@ -15,6 +17,7 @@ from paragon_export.precision.typed_graph import (
     typed_copy,
     values_of,
 )
+from paragon_export.system.text import brief
 
 MOVES = frozenset(
     {"Concat", "DepthToSpace", "Expand", "Flatten", "Gather", "Identity", "Pad", "Reshape"}
@@ -45,8 +48,13 @@ def widened(copy: ir.Model) -> Iterator[tuple[ir.Node, ir.Value, ir.DataType]]:
         A node, a value and the half type of the value. The value is an output of the node, or an
         input or weight of the graph; then the node is the first of the graph. Weights are rounded
         already.
+
+    Raises:
+        PlanError: If the type of a value is unknown or is not the one that its node makes.
     """
     halves = {v: dtype for v in values_of(copy) if (dtype := v.dtype) in NUMPY_TYPES and dtype}
+    for node in copy.graph:
+        _widen_attributes(node, halves)
     nodes = list(copy.graph)
     for value in halves:
         value.dtype = FLOAT
@@ -57,15 +65,35 @@ def widened(copy: ir.Model) -> Iterator[tuple[ir.Node, ir.Value, ir.DataType]]:
         if value in halves:
             yield nodes[0], value, halves[value]
     for node in nodes:
-        if node.op_type == "Cast":
-            to = ir.DataType(node.attributes["to"].as_int())
-            if to in NUMPY_TYPES:
-                node.attributes["to"] = ir.AttrInt64("to", FLOAT.value)
         if node.op_type in MOVES or (node.op_type == "Resize" and _is_nearest(node)):
             continue
         for value in node.outputs:
             if value in halves:
                 yield node, value, halves[value]
+
+
+def _widen_attributes(node: ir.Node, halves: Mapping[ir.Value, ir.DataType]) -> None:
+    """Let a node make float32 where its attributes ask for half.
+
+    Raises:
+        PlanError: If the type of a result is unknown or another: it would not be rounded.
+    """
+    makes_half = False
+    for name, attribute in list(node.attributes.items()):
+        if name in TYPE_ATTRIBUTES and attribute.type == ir.AttributeType.INT:
+            if ir.DataType(attribute.as_int()) in NUMPY_TYPES:
+                makes_half, node.attributes[name] = True, ir.AttrInt64(name, FLOAT.value)
+        elif attribute.type == ir.AttributeType.TENSOR:
+            tensor = attribute.as_tensor()
+            if tensor.dtype in NUMPY_TYPES:
+                wide = ir.tensor(tensor.numpy().astype(np.float32), name=tensor.name)
+                makes_half, node.attributes[name] = True, ir.AttrTensor(name, wide)
+    for value in node.outputs:
+        if value.uses() and (value.dtype is None or (makes_half and value not in halves)):
+            raise PlanError(
+                f"the type of {brief(str(value.name))} of {node.op_type} is not the one that the file "
+                "declares, so that its rounding is unknown; export it again"
+            )
 
 
 def _is_nearest(node: ir.Node) -> bool:

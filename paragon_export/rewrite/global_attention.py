@@ -13,6 +13,7 @@ from paragon_export.networks.layers import (
     RMSNorm,
     TokenAttention,
 )
+from paragon_export.networks.ops import picture_mean
 from paragon_export.rewrite.fx_network import Network, feeds_only, is_call
 
 
@@ -106,6 +107,7 @@ class ChannelGate(nn.Module):
         self.channels_last = False
 
     def forward(self, x: Tensor) -> Tensor:
-        dims = (1, 2) if self.channels_last else (2, 3)
-        gate = self.fc(x.mean(dim=dims)) * self.gain + 1
+        top = 1 if self.channels_last else 2
+        means = picture_mean(x, x.shape[top], x.shape[top + 1], self.channels_last)
+        gate = self.fc(means) * self.gain + 1
         return x * (gate[:, None, None, :] if self.channels_last else gate[:, :, None, None])

@@ -392,12 +392,13 @@ ISLANDS = {
     "realtime": Counter(),
     "stream": Counter(Mul=2, Clip=2),
     "photo": Counter(Mul=4, ReduceMean=4, Add=4, Sqrt=4, Div=4),
-    "pro": Counter(Mul=6, ReduceMean=6, Add=6, Sqrt=6, Div=6),
+    "pro": Counter(Mul=6, ReduceMean=6, Add=6, Sqrt=6, Div=6)
+    + Counter(Pad=4, Reshape=4, ReduceMean=4, ReduceSum=4, Cast=1, Mul=1, Div=2),
 }
-"""In two blocks: the gated product, and two or three norms."""
+"""In two blocks: the gated product, two or three norms, and the means over the picture."""
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_islands_of_networks(variant: str) -> None:
-    """The norms' means of squares and the gated products are marked, and nothing else."""
+    """Norms' means of squares, gated products and pictures' means are marked, and nothing else."""
     assert marked(traced(variant)) == ISLANDS[variant]

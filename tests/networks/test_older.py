@@ -18,6 +18,7 @@ from paragon_export.errors import CheckpointError, PlanError
 from paragon_export.graph.onnx_io import serialized
 from paragon_export.graph.simplify import simplify
 from paragon_export.graph.trace import trace
+from paragon_export.inputs.probes import choose_probes
 from paragon_export.networks.describe import LoadedNetwork
 from paragon_export.networks.paragonsr2.v0_v5.attention import HierarchicalAttention
 from paragon_export.networks.paragonsr2.v55_v8.layout import TRAITS
@@ -444,3 +445,12 @@ def test_index_tables_are_named_by_their_content(tmp_path: Path) -> None:
     first, second = (ir.to_proto(model).SerializeToString() for model in models)
     assert any(name.startswith("table_") for name in models[0].graph.initializers)
     assert first == second
+
+
+def test_hierarchical_attention_is_judged_above_its_limit(tmp_path: Path) -> None:
+    """Without it, an export that lost the regions, used above 16384 pixels, would pass."""
+    for name, sizes in (("v5_nano_x2_48x48_hier", {(129, 128)}), ("v5_nano_x2_40x56_win", set())):
+        spec = reference_of(name, tmp_path).spec
+        assert set(spec.also_probed) == sizes
+        judged = {(p.size.height, p.size.width) for p in choose_probes(spec.input_spec)}
+        assert sizes <= judged

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from paragon_export.graph.lowerings import arithmetic, attention, layers, shapes
+from paragon_export.graph.lowerings import arithmetic, attention, layers, reductions, shapes
 from paragon_export.graph.spectrum import lower_spectrum
 from paragon_export.networks import ops
 
@@ -63,6 +63,7 @@ FUNCTIONS: Mapping[Callable[..., Any], Callable[..., Any]] = {
     ops.multi_head_attention: attention.multi_head_attention,
     ops.single_head_attention: attention.single_head_attention,
     ops.padding_penalty: attention.padding_penalty,
+    ops.picture_mean: reductions.picture_mean,
     ops.sized_like: shapes.sized_like,
     F.leaky_relu: layers.leaky_relu,
     F.mish: lambda g, x, inplace=False: g.op("Mish", x),

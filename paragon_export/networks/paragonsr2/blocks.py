@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from paragon_export.networks.float32 import narrow, widen
+from paragon_export.networks.ops import picture_mean
 
 SLOPE = 0.1
 """Negative slope of all leaky ReLUs."""
@@ -29,9 +30,9 @@ def convolution(into: int, out: int, side: int = 3) -> nn.Conv2d:
 
 
 def squeeze_gate(channels: int, inner: int) -> nn.Sequential:
-    """Return layers that map the means of channels, (N, C, 1, 1), to gains in (0, 1)."""
+    """Return layers that map a map to gains in (0, 1), (N, C, 1, 1), by the means of its channels."""
     return nn.Sequential(
-        nn.Identity(),
+        Means(),
         nn.Conv2d(channels, inner, 1),
         nn.ReLU(),
         nn.Conv2d(inner, channels, 1),
@@ -39,9 +40,11 @@ def squeeze_gate(channels: int, inner: int) -> nn.Sequential:
     )
 
 
-def means(x: Tensor) -> Tensor:
-    """Return the means of the channels, (N, C, 1, 1)."""
-    return x.mean(dim=(2, 3), keepdim=True)
+class Means(nn.Module):
+    """The means of the channels, (N, C, 1, 1)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return picture_mean(x, x.shape[2], x.shape[3])[:, :, None, None]
 
 
 class FlatLayerScale(nn.Module):
@@ -113,12 +116,9 @@ class GroupNorm(nn.Module):
 
 
 def _mean(x: Tensor) -> Tensor:
-    """Return the mean over C, H and W, (N, 1, 1, 1).
-
-    It is a mean of means: ONNX Runtime adds values sequentially, so the rounding error of one sum
-    over all values would grow with the image.
-    """
-    return x.mean(3, keepdim=True).mean(2, keepdim=True).mean(1, keepdim=True)
+    """Return the mean over C, H and W, (N, 1, 1, 1)."""
+    means = picture_mean(x, x.shape[2], x.shape[3])
+    return means.mean(1, keepdim=True)[:, :, None, None]
 
 
 class Shuffle(nn.Module):

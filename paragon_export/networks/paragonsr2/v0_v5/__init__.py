@@ -41,6 +41,9 @@ if TYPE_CHECKING:
 
 ATTENTION_MODES = ("local", "global", "hierarchical")
 
+SEVERAL_REGIONS_PX = (129, 128)
+"""The smallest map of about square shape that the hierarchical attention attends in regions."""
+
 OPTIONAL = ("identity_kernel", "tracked_initialized")
 """Tensors that a checkpoint may lack, by the last component of their name."""
 
@@ -74,6 +77,7 @@ def describe(checkpoint: Checkpoint, found: Generation, options: NetworkOptions)
         window=32 if hp.attention == "local" else 1,
         options=resolved,
         structure={"hyperparameters": hp, "folder": found.folder},
+        also_probed=(SEVERAL_REGIONS_PX,) if hp.attention == "hierarchical" else (),
         needs=() if hp.scale else ("scale (give --scale or --config)",),
         notes=tuple(notes),
     )

@@ -16,10 +16,10 @@ from torch.nn import functional as F
 
 from paragon_export.networks.paragonsr2.blocks import (
     SLOPE,
+    Means,
     convolution,
     depthwise,
     leaky,
-    means,
     squeeze_gate,
 )
 from paragon_export.networks.paragonsr2.v0_v5.attention import ATTENTIONS
@@ -81,7 +81,7 @@ class KernelGenerator(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.predictor = nn.Sequential(
-            nn.Identity(),
+            Means(),
             convolution(channels, channels, 1),
             nn.ReLU(),
             convolution(channels, 9 * channels, 1),
@@ -89,7 +89,7 @@ class KernelGenerator(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return kernels (N, C, 9), with the taps row by row."""
-        return self.predictor(means(x)).reshape(x.shape[0], -1, 9)
+        return self.predictor(x).reshape(x.shape[0], -1, 9)
 
 
 class DynamicMixer(nn.Module):
@@ -176,7 +176,7 @@ class ChannelGate(nn.Module):
         self.net = squeeze_gate(channels, inner)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x * self.net(means(x))
+        return x * self.net(x)
 
 
 class StaticMixer(nn.Module):

@@ -19,11 +19,11 @@ from paragon_export.networks.paragonsr2.blocks import (
     FlatLayerScale,
     GroupNorm,
     InceptionContext,
+    Means,
     PreV9RMSNorm,
     Shuffle,
     convolution,
     leaky,
-    means,
 )
 from paragon_export.networks.paragonsr2.v0_v5.layout import Hyperparameters
 from paragon_export.networks.paragonsr2.v0_v5.mixers import MIXERS
@@ -173,13 +173,6 @@ class ContentProcessor(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return 0.05 + 0.15 * (1 - self.content_analyzer(x))
-
-
-class Means(nn.Module):
-    """The means of the channels, (N, C, 1, 1)."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return means(x)
 
 
 class ImageTail(Trunk):

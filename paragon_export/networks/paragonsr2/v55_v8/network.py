@@ -25,7 +25,6 @@ from paragon_export.networks.paragonsr2.blocks import (
     Shuffle,
     convolution,
     depthwise,
-    means,
     squeeze_gate,
 )
 from paragon_export.networks.paragonsr2.v55_v8.layout import HEADS, Hyperparameters
@@ -79,7 +78,7 @@ class PhotoBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.ls1(self.context(x))
         y = self.attn(self.dw_mixer(self.project_in(self.norm(x))))
-        return x + self.ls2(self.project_out(y * self.gate(means(y))))
+        return x + self.ls2(self.project_out(y * self.gate(y)))
 
 
 class WindowAttention(nn.Module):
