@@ -35,6 +35,11 @@ class Measured:
     logits differ by more than the error allowed. None if the output is an image or a map."""
 
     @property
+    def reference_is_finite(self) -> bool:
+        """Whether PyTorch is finite in the candidate's precision."""
+        return math.isfinite(self.reference_max_abs)
+
+    @property
     def has_diverged(self) -> bool:
         """Whether the float64 output itself is far outside of its range."""
         return self.reference_peak > DIVERGED * self.full_range
@@ -77,23 +82,25 @@ class MaxError:
     def limit(self, measured: Measured) -> float:
         """Return the largest error allowed.
 
-        It is the smaller of two limits. The absolute one is ``max_abs`` times full range, or times
-        the float64 output's peak if that is larger, because the rounding error of a float grows
-        with its value. The relative one is ``times_reference`` times PyTorch's own error, which
-        is at least the change that one rounding of the input causes. If ``times_reference`` such
-        roundings exceed the absolute limit, no arithmetic could meet it, and the relative limit
-        alone applies.
+        It is the smaller of two limits. The relative one is ``times_reference`` times PyTorch's
+        own error, which is at least the change that one rounding of the input causes. The
+        absolute one is ``max_abs`` times full range, or times the float64 output's peak if that
+        is larger, because the rounding error of a float grows with its value. Where PyTorch itself
+        errs as much, ``times_beyond`` times its error takes the place of the absolute limit. Where
+        ``times_reference`` roundings of the input exceed it, no arithmetic could meet it, and the
+        relative limit alone applies. Where PyTorch is not finite, the absolute one alone applies.
         """
         t = self.tolerance
-        floor = t.reference_floor * measured.full_range
-        own_error = max(measured.reference_max_abs, floor, measured.reference_moved)
-        relative = t.times_reference * own_error
         is_logits = measured.wrong_top1 is not None  # their errors are divided by the peak already
         peak = 1.0 if is_logits else measured.reference_peak
         absolute = t.max_abs * max(measured.full_range, peak)
-        if t.times_reference * measured.reference_moved > absolute:
+        if not measured.reference_is_finite:
+            return absolute
+        moved, found = measured.reference_moved, measured.reference_max_abs
+        relative = t.times_reference * max(found, moved, t.reference_floor * measured.full_range)
+        if t.times_reference * moved > absolute:
             return relative
-        return min(absolute, relative)
+        return min(relative, max(absolute, t.times_beyond * found))
 
     def check(self, measured: Measured) -> str:
         limit = self.limit(measured)

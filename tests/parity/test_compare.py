@@ -538,13 +538,40 @@ def row_with(
 
 @pytest.mark.parametrize(
     ("reference", "limit"),
-    [(0.0, 1e-6), (1e-7, 1e-6), (2.5e-7, 1e-6), (1e-6, 4e-6), (2.5e-6, 1e-5), (1e-4, 1e-5)],
-)
+    [(0.0, 1e-6), (1e-7, 1e-6), (2.5e-7, 1e-6), (1e-6, 4e-6), (2.5e-6, 1e-5), (5e-6, 1e-5),
+     (6.5e-5, 1.3e-4)],
+)  # fmt: skip
 def test_float32_limit(reference: float, limit: float) -> None:
-    """A float32 candidate may err 4 times what PyTorch errs, or 1e-6, and never over 1e-5."""
+    """It is 4 times what PyTorch errs, or 1e-6; from 1e-5 on, twice what PyTorch errs."""
     row = row_with(Precision.FP32, reference)
     assert row.limit == pytest.approx(limit, rel=1e-12)
-    assert row.limit == pytest.approx(min(1e-5, max(4 * reference, 1e-6)), rel=1e-12)
+    bar = max(1e-5, 2 * reference)
+    assert row.limit == pytest.approx(min(bar, max(4 * reference, 1e-6)), rel=1e-12)
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("own", [3e-7, 9.9e-6, 6.5e-5, 2e-3, 0.3, 40.0])
+def test_nearer_to_the_truth_than_pytorch_is_never_refused(
+    precision: Precision, own: float
+) -> None:
+    """Whatever PyTorch errs, a candidate that errs as much or less passes."""
+    assert row_with(precision, own, own).failure == ""
+    assert row_with(precision, own, 0.9 * own).failure == ""
+    assert row_with(precision, own, 5 * own).failure == "error"
+
+
+@pytest.mark.parametrize(
+    ("precision", "limit"), [(Precision.FP32, 1e-5), (Precision.FP16, 0.05), (Precision.BF16, 0.25)]
+)
+@pytest.mark.parametrize("own", [math.inf, math.nan])
+def test_where_pytorch_overflows_the_limit_is_finite(
+    precision: Precision, limit: float, own: float
+) -> None:
+    """An infinite yardstick allows no infinite error."""
+    row = row_with(precision, own, limit)
+    assert row.limit == limit
+    assert row.failure == ""
+    assert row_with(precision, own, 1.01 * limit).failure == "error"
 
 
 @pytest.mark.parametrize("precision", [Precision.FP16, Precision.BF16])
@@ -579,7 +606,9 @@ def test_given_tolerances_replace_the_defaults(
     realtime: Case, good_runners: dict[Precision, Runner], probes: list[Probe]
 ) -> None:
     """A caller may be stricter than the defaults."""
-    impossible = Tolerance(max_abs=0, times_reference=0, reference_floor=0, min_psnr_db=0)
+    impossible = Tolerance(
+        max_abs=0, times_reference=0, times_beyond=0, reference_floor=0, min_psnr_db=0
+    )
     candidate = Candidate(
         name="good", runner=good_runners[Precision.FP32], precision=Precision.FP32
     )
