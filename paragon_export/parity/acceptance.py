@@ -25,9 +25,13 @@ class Measured:
     reference_max_abs: float = 0.0
     """Largest error of PyTorch in the candidate's precision, against the same reference."""
     reference_peak: float = 1.0
-    """Largest magnitude of the float64 output, in units of full range."""
+    """Largest magnitude of the float64 output."""
     full_range: float = 1.0
-    """Divisor of errors: 1.0 for images, else max(1, peak of the float64 output)."""
+    """Divisor of errors: 1.0 for images, max(1, peak) for maps, the peak for all other outputs."""
+    is_stress: bool = False
+    """Whether the probe is an artificial pattern, on which a network may diverge."""
+    picture_diverges: bool = False
+    """Of an output beside the image: whether the float64 image is far outside of its range."""
     reference_moved: float = 0.0
     """Change of the float64 output when its input changes by one rounding; 0 if not measured."""
     wrong_top1: int | None = None
@@ -41,13 +45,30 @@ class Measured:
 
     @property
     def has_diverged(self) -> bool:
-        """Whether the float64 output itself is far outside of its range."""
-        return self.reference_peak > DIVERGED * self.full_range
+        """Whether the float64 network itself diverges on an artificial pattern."""
+        is_near = self.reference_peak <= DIVERGED * self.full_range  # False if it is NaN
+        return self.is_stress and (self.picture_diverges or not is_near)
 
     @property
     def is_undetermined(self) -> bool:
-        """Whether one rounding of the input changes the output by a visible part of its range."""
-        return self.reference_moved > UNDETERMINED * self.full_range
+        """Whether one rounding of an artificial pattern changes the output visibly."""
+        return self.is_stress and self.reference_moved > UNDETERMINED * self.full_range
+
+    @property
+    def is_judged(self) -> bool:
+        """Whether the verdict depends on the values. Photographs always count.
+
+        Not judged is an artificial pattern on which float64 overflows. Where the network does not
+        determine its output, and where it diverges and PyTorch overflows in this precision, only
+        values that are not finite although PyTorch's are finite count.
+        """
+        if not (self.has_diverged or self.is_undetermined):
+            return True
+        if not math.isfinite(self.reference_peak):
+            return False
+        if not self.found.is_finite:
+            return self.reference_is_finite
+        return not self.is_undetermined
 
 
 class Criterion(Protocol):
@@ -89,6 +110,8 @@ class MaxError:
         errs as much, ``times_beyond`` times its error takes the place of the absolute limit. Where
         ``times_reference`` roundings of the input exceed it, no arithmetic could meet it, and the
         relative limit alone applies. Where PyTorch is not finite, the absolute one alone applies.
+        Where the network diverges, it is the larger of the absolute limit and ``times_diverged``
+        times PyTorch's error.
         """
         t = self.tolerance
         is_logits = measured.wrong_top1 is not None  # their errors are divided by the peak already
@@ -97,6 +120,8 @@ class MaxError:
         if not measured.reference_is_finite:
             return absolute
         moved, found = measured.reference_moved, measured.reference_max_abs
+        if measured.has_diverged:
+            return max(absolute, t.times_diverged * found)
         relative = t.times_reference * max(found, moved, t.reference_floor * measured.full_range)
         if t.times_reference * moved > absolute:
             return relative
@@ -116,6 +141,8 @@ class MinPsnr:
     decibels: float
 
     def check(self, measured: Measured) -> str:
+        if measured.has_diverged:
+            return ""  # judged relative to the output, by ``MaxError``
         found_db = measured.found.psnr_db + 20 * math.log10(measured.full_range)
         return "" if found_db >= self.decibels else "PSNR"
 

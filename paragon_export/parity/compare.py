@@ -7,6 +7,7 @@ probe. The largest error of any pixel decides. A candidate that cannot be compar
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -24,6 +25,7 @@ from paragon_export.parity.reference import Reference
 from paragon_export.parity.report import ParityReport, ParityRow
 from paragon_export.runtimes.base import Arrays
 from paragon_export.specs.network import Port, Task
+from paragon_export.specs.tolerance import DIVERGED
 from paragon_export.specs.types import Precision
 from paragon_export.system.progress import counted, step
 from paragon_export.system.text import brief
@@ -33,6 +35,9 @@ BORDER_PX = 4
 
 OUTPUT_TYPES = (np.float32, np.float16, ml_dtypes.bfloat16)
 """Types that a candidate's output may have."""
+
+IMAGE = "output"
+"""Name of the output that is the image, the map or the logits."""
 
 _DTYPES = {Precision.FP32: "float32", Precision.FP16: "float16", Precision.BF16: "bfloat16"}
 
@@ -60,7 +65,7 @@ def verify(
     if logits:
         return ParityReport(rows=tuple(_logit_rows(reference, candidates, probes, rules)))
     rows = list(_image_rows(reference, candidates, probes, rules))
-    return ParityReport(rows=tuple(rows), notes=tuple(_not_judged(rows)))
+    return ParityReport(rows=tuple(rows), notes=tuple(_special_cases(rows)))
 
 
 # --- images and maps ----------------------------------------------------------------------
@@ -109,15 +114,16 @@ def _row(
 ) -> ParityRow:
     """Measure one output of a candidate on one probe.
 
-    Errors of an output without a fixed range are relative to its peak, if that is above 1, and
-    its change after one rounding of the input is measured too.
+    Errors of a map are relative to its peak, if that is above 1, and its change after one rounding
+    of the input is measured too. Errors of outputs beside the image are relative to their peak.
     """
     probe, expected, moved = truth.probe, truth.outputs[name], truth.moved
     got = found.get(name)
     problem = fault or _fault(found, truth.outputs, name)
     border = BORDER_PX * (expected.shape[-1] // probe.size.width)
     own = truth.own[candidate.precision][name]
-    peak = float(np.abs(truth.outputs["output"]).max())
+    peak, picture_peak = (float(np.abs(truth.outputs[n]).max()) for n in (name, IMAGE))
+    full_range = max(1.0, peak) if moved else 1.0 if name == IMAGE else peak or 1.0
     return ParityRow(
         candidate=candidate.name,
         precision=candidate.precision,
@@ -129,24 +135,44 @@ def _row(
         found=NOT_COMPARED if problem or got is None else difference(got, expected, border),
         reference_max_abs=difference(own, expected, border).max_abs,
         reference_peak=peak,
-        full_range=max(1.0, peak) if moved else 1.0,
+        full_range=full_range,
         reference_moved=difference(moved[name], expected, 0).max_abs if moved else 0.0,
         is_stress=probe.is_stress,
+        picture_diverges=name != IMAGE and not picture_peak <= DIVERGED,
         fault=problem,
     )
 
 
-def _not_judged(rows: Sequence[ParityRow]) -> list[str]:
-    """Return a note for each image and size on which rows are not judged."""
-    unjudged = {f"{row.picture} {row.size}": row for row in rows if not row.is_judged}
-    return [
-        f"the network does not determine its output on {picture}: one rounding of the input "
-        f"changes the float64 output by {row.reference_moved:.3g}; not judged"
-        if row.is_undetermined
-        else f"the network itself diverges on {picture}: its float64 output reaches "
-        f"{row.reference_peak:.3g} times full range; not judged"
-        for picture, row in unjudged.items()
-    ]
+def _special_cases(rows: Sequence[ParityRow]) -> list[str]:
+    """Return a note for each image and size that is judged in another way, or not at all."""
+    notes = (
+        f"{text} on {row.picture} {row.size}" + rest for row in rows for text, rest in _notes(row)
+    )
+    return list(dict.fromkeys(notes))
+
+
+def _notes(row: ParityRow) -> Iterable[tuple[str, str]]:
+    """Yield what is special about a row: the texts before and after the name of its image."""
+    precision = row.precision.value
+    if row.is_undetermined:
+        yield (
+            "the network does not determine its output",
+            f": one rounding of the input changes the float64 output by "
+            f"{row.reference_moved:.3g}; only judged to be finite",
+        )
+    elif row.has_diverged and row.output == IMAGE:
+        how = "judged relative to it" if row.is_judged else "not judged"
+        if not row.is_judged and math.isfinite(row.reference_peak):
+            how = f"PyTorch's {precision} output is not finite there either, so not judged"
+        yield (
+            "the network itself diverges",
+            f": its float64 output reaches {row.reference_peak:.3g} times full range; {how}",
+        )
+    elif not row.reference_is_finite:
+        yield (
+            f"PyTorch's own {precision} {row.output} is not finite",
+            f"; errors there may reach {row.limit:.3g}",
+        )
 
 
 # --- logits -------------------------------------------------------------------------------

@@ -18,6 +18,8 @@ class Tolerance:
     """Nor further than this many times what PyTorch errs in the same precision."""
     times_beyond: float
     """Where PyTorch errs more than ``max_abs``, this many times its error is allowed instead."""
+    times_diverged: float
+    """Where the network diverges, this many times PyTorch's error is allowed, or ``max_abs``."""
     reference_floor: float
     """PyTorch's error counts as at least this: below it, rounding is a matter of luck."""
     min_psnr_db: float
@@ -35,6 +37,7 @@ class Tolerance:
                 max_abs=1e-5,
                 times_reference=4,
                 times_beyond=2,
+                times_diverged=4,
                 reference_floor=2.5e-7,
                 min_psnr_db=-math.inf,
             )
@@ -43,6 +46,7 @@ class Tolerance:
             max_abs=0.05 if is_fp16 else 0.25,
             times_reference=1.5,
             times_beyond=1.5,
+            times_diverged=4,
             reference_floor=0.0,
             min_psnr_db=50.0 if is_fp16 else 30.0,
         )

@@ -7,12 +7,14 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 import pytest
 
 from paragon_export.errors import RunError
+from paragon_export.graph.trace import trace
 from paragon_export.inputs.play import play
 from paragon_export.inputs.probes import Probe, default_sizes, still_probes, video_probe
 from paragon_export.parity.acceptance import default_criteria, image_criteria
@@ -469,6 +471,50 @@ def test_dimmed_first_frame_fails(video: Case, tmp_path: Path) -> None:
     assert failures(report) == {"error"}
 
 
+@dataclass
+class OtherUnits:
+    """A runner, or a reference, whose features are multiplied by a factor wherever they are seen."""
+
+    inner: Any
+    factor: float
+    name: str = "other units"
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.inner, name)
+
+    def runner(self, dtype: str) -> OtherUnits:
+        return OtherUnits(self.inner.runner(dtype), self.factor)
+
+    def infer(self, feeds: Mapping[str, np.ndarray]) -> Arrays:
+        results = self.inner.infer({**feeds, "prev_feat": feeds["prev_feat"] / self.factor})
+        return {**results, "feature_map": results["feature_map"] * self.factor}
+
+
+def features_off(results: Arrays, feeds: Mapping[str, np.ndarray]) -> Arrays:
+    features = results["feature_map"].copy()
+    features.flat[0] += 0.1 * np.abs(features).max()
+    return {**results, "feature_map": features}
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("factor", [2.0**-13, 1.0, 2.0**10])
+def test_features_are_judged_relative_to_their_peak(
+    factor: float, precision: Precision, video: Case, tmp_path: Path
+) -> None:
+    """The unit of the features is the network's own: neither tiny nor large ones change a verdict."""
+    model = to_precision(video.model, precision, Precision.FP32)
+    good = opened(write(model, tmp_path / "video.onnx"), video)
+    reference = OtherUnits(video.reference, factor)
+    clip = [video_probe(3, Size(9, 12), frames=4)]
+    for change, passes in ((None, True), (features_off, False)):
+        runner: Any = Altered(good.runner, change) if change else good.runner
+        candidate = replace(good, runner=OtherUnits(runner, factor))
+        report = verify(reference, [candidate], clip)
+        assert report.passed is passes
+        (row,) = (row for row in report.rows if row.output == "feature_map")
+        assert row.full_range == row.reference_peak != 1.0
+
+
 def test_play_feeds_a_runner_its_own_state(video: Case) -> None:
     """Frame by frame a runner gets its last feature map, zeros at first, and the probe's blend."""
     seen: list[Mapping[str, np.ndarray]] = []
@@ -490,10 +536,10 @@ def test_play_feeds_a_runner_its_own_state(video: Case) -> None:
 # --- pictures on which the network itself diverges ------------------------------------------
 
 
-def test_divergence_is_told_and_not_judged(
+def test_divergence_is_told_and_judged_relative_to_the_output(
     realtime: Case, good_runners: dict[Precision, Runner], tmp_path: Path
 ) -> None:
-    """Where the float64 network blows up on a stress picture, the row is told apart in a note."""
+    """Where the float64 network blows up on a stress picture, a note says so."""
     tensors = tiny_tensors(tiny_hyperparameters("realtime"))
     tensors["detail_gain"] = np.array(1e3, np.float32)
     case = case_of(save(tensors, tmp_path / "loud.safetensors"))
@@ -502,11 +548,78 @@ def test_divergence_is_told_and_not_judged(
     )
     probes = still_probes(3, [(Size(17, 33), 1)])
     photograph, stress = verify(case.reference, [candidate], probes).rows
-    assert (photograph.is_judged, stress.is_judged) == (True, False)
-    assert photograph.failure == "error"
+    assert photograph.is_judged
+    assert stress.is_judged
+    assert photograph.failure == stress.failure == "error"
     assert "diverges" in verify(case.reference, [candidate], probes).notes[0]
     only_stress = verify(case.reference, [candidate], probes[1:])
     assert not only_stress.passed
+
+
+NAN_ABOVE_4 = real(four=4) + (
+    "zero = Sub(y, y) nan = Div(zero, zero) high = Greater(y, four) output = Where(high, nan, y)"
+)
+
+CLAMPED_TO_4 = real(low=-4, high=4) + "output = Clip(y, low, high)"
+
+
+@pytest.fixture(scope="module")
+def loud(tmp_path_factory: pytest.TempPathFactory) -> Case:
+    """Return a network whose output exceeds 4 on stress pictures alone."""
+    tensors = tiny_tensors(tiny_hyperparameters("realtime"))
+    tensors["detail_gain"] = np.array(1.3, np.float32)
+    return case_of(save(tensors, tmp_path_factory.mktemp("loud") / "loud.safetensors"), opset=22)
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("static", [None, Size(48, 21)])
+def test_pictures_on_which_the_network_diverges_are_judged(
+    static: Size | None, precision: Precision, loud: Case, tmp_path: Path
+) -> None:
+    """NaN and wrong values there fail a file that is right wherever the output is a picture."""
+    case = loud
+    if static:
+        graph = trace(loud.reference.module, *loud.reference.fixed(static), 22)
+        case = replace(loud, model=graph)
+    models = {"good": case.model}
+    models |= {name: behind(body)(case) for name, body in
+               {"nan": NAN_ABOVE_4, "clamped": CLAMPED_TO_4}.items()}  # fmt: skip
+    reports = {
+        name: judge(
+            loud.reference,
+            [read_artifact(write(to_precision(model, precision, Precision.FP32), tmp_path / name))],
+        )
+        for name, model in ((f"{name}.onnx", model) for name, model in models.items())
+    }
+    assert reports["good.onnx"].passed
+    assert any("diverges on saturated" in note for note in reports["good.onnx"].notes)
+    assert failures(reports["nan.onnx"]) == {"non-finite"}
+    assert failures(reports["clamped.onnx"]) & {"error", "error at the border"}
+    for name in ("nan.onnx", "clamped.onnx"):
+        failed = [row for row in reports[name].rows if row.failure]
+        assert all(row.has_diverged for row in failed)
+
+
+@pytest.mark.parametrize(
+    ("own", "found", "judged"),
+    [(math.inf, math.inf, False), (0.1, math.inf, True), (math.inf, 0.1, True)],
+)
+def test_an_overflow_that_pytorch_shares_is_no_fault_where_the_network_diverges(
+    own: float, found: float, judged: bool
+) -> None:
+    """Half's range is no fault of the file; a NaN of its own is."""
+    gap = Difference(found, 0, found, found, math.isfinite(found), False)
+    row = replace(row_with(Precision.FP16, own), found=gap, is_stress=True, reference_peak=300.0)
+    assert row.is_judged is judged
+    assert row.failure == ("non-finite" if judged and math.isinf(found) else "")
+    assert replace(row, reference_peak=1.0).is_judged
+
+
+def test_where_float64_overflows_nothing_is_judged() -> None:
+    for peak in (math.inf, math.nan):
+        row = replace(row_with(Precision.FP32, math.inf), is_stress=True, reference_peak=peak)
+        assert not row.is_judged
+        assert replace(row, is_stress=False).is_judged
 
 
 def test_what_cannot_be_compared_fails_even_there() -> None:
@@ -607,7 +720,12 @@ def test_given_tolerances_replace_the_defaults(
 ) -> None:
     """A caller may be stricter than the defaults."""
     impossible = Tolerance(
-        max_abs=0, times_reference=0, times_beyond=0, reference_floor=0, min_psnr_db=0
+        max_abs=0,
+        times_reference=0,
+        times_beyond=0,
+        times_diverged=0,
+        reference_floor=0,
+        min_psnr_db=0,
     )
     candidate = Candidate(
         name="good", runner=good_runners[Precision.FP32], precision=Precision.FP32
