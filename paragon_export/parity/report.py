@@ -72,6 +72,11 @@ class ParityRow(Measured):
                 "interior_max_abs": self.found.interior_max_abs,
                 "reference_max_abs": self.reference_max_abs,
                 "limit": self.limit,
+                "rms": self.found.rms,
+                "reference_rms": None
+                if self.reference_errors is None
+                else self.reference_errors.rms,
+                "rms_over_all": None if self.overall is None else self.overall[0],
                 "reference_peak": self.reference_peak,
                 "reference_moved": self.reference_moved,
                 "judged": self.is_judged,
