@@ -84,7 +84,7 @@ def test_failures_by_name() -> None:
         row(found=Difference(2e-6, 99.0, 2e-6, 1e-7, True, False)).failure == "error at the border"
     )
     assert row(found=BROKEN).failure == "non-finite"
-    assert row(found=replace(row().found, is_constant=True)).failure == "constant"
+    assert row(found=replace(row().found, max_abs=1e-4, is_constant=True)).failure == "constant"
     assert row(found=BROKEN, fault="output missing").failure == "output missing"
     half = default_criteria(Precision.FP16)
     assert row(1e-7, criteria=half, found=replace(row().found, psnr_db=49.9)).failure == "PSNR"
