@@ -24,10 +24,18 @@ class Measured:
     """Difference from the float64 reference."""
     reference_max_abs: float = 0.0
     """Largest error of PyTorch in the candidate's precision, against the same reference."""
+    reference_errors: Difference | None = None
+    """All errors of PyTorch in that precision: the worst of several roundings; None if unknown."""
+    overall: tuple[float, int] | None = None
+    """The geometric mean of ``rms_ratio`` over all images of this output, and their number."""
     reference_peak: float = 1.0
-    """Largest magnitude of the float64 output, in units of full range."""
+    """Largest magnitude of the float64 output."""
     full_range: float = 1.0
-    """Divisor of errors: 1.0 for images, else max(1, peak of the float64 output)."""
+    """Divisor of errors: 1.0 for images, max(1, peak) for maps, the peak for all other outputs."""
+    is_stress: bool = False
+    """Whether the probe is an artificial pattern, on which a network may diverge."""
+    picture_diverges: bool = False
+    """Of an output beside the image: whether the float64 image is far outside of its range."""
     reference_moved: float = 0.0
     """Change of the float64 output when its input changes by one rounding; 0 if not measured."""
     wrong_top1: int | None = None
@@ -35,14 +43,47 @@ class Measured:
     logits differ by more than the error allowed. None if the output is an image or a map."""
 
     @property
+    def reference_is_finite(self) -> bool:
+        """Whether PyTorch is finite in the candidate's precision."""
+        return math.isfinite(self.reference_max_abs)
+
+    @property
+    def has_yardstick(self) -> bool:
+        """Whether the distribution of the errors can be compared with PyTorch's."""
+        own = self.reference_errors
+        return own is not None and own.is_finite and self.found.is_finite and not self.has_diverged
+
+    def rms_ratio(self, floor: float) -> float:
+        """Return the root mean square of the error, in PyTorch's, which is at least ``floor``."""
+        assert self.reference_errors is not None
+        return self.found.rms / max(self.reference_errors.rms, floor * self.full_range)
+
+    @property
     def has_diverged(self) -> bool:
-        """Whether the float64 output itself is far outside of its range."""
-        return self.reference_peak > DIVERGED * self.full_range
+        """Whether the float64 network itself diverges on an artificial pattern."""
+        is_near = self.reference_peak <= DIVERGED * self.full_range  # False if it is NaN
+        return self.is_stress and (self.picture_diverges or not is_near)
 
     @property
     def is_undetermined(self) -> bool:
-        """Whether one rounding of the input changes the output by a visible part of its range."""
-        return self.reference_moved > UNDETERMINED * self.full_range
+        """Whether one rounding of an artificial pattern changes the output visibly."""
+        return self.is_stress and self.reference_moved > UNDETERMINED * self.full_range
+
+    @property
+    def is_judged(self) -> bool:
+        """Whether the verdict depends on the values. Photographs always count.
+
+        Not judged is an artificial pattern on which float64 overflows. Where the network does not
+        determine its output, and where it diverges and PyTorch overflows in this precision, only
+        values that are not finite although PyTorch's are finite count.
+        """
+        if not (self.has_diverged or self.is_undetermined):
+            return True
+        if not math.isfinite(self.reference_peak):
+            return False
+        if not self.found.is_finite:
+            return self.reference_is_finite
+        return not self.is_undetermined
 
 
 class Criterion(Protocol):
@@ -62,10 +103,16 @@ class Finite:
 
 @dataclass(frozen=True)
 class NotConstant:
-    """No item of the output is constant where the reference's is not."""
+    """No item of the output is constant where the reference's is not.
+
+    A constant that is within ``NOT_VISIBLE`` of the reference, or as near to it as PyTorch, is
+    right: the reference hardly varies there, as on a black image.
+    """
 
     def check(self, measured: Measured) -> str:
-        return "constant" if measured.found.is_constant else ""
+        own = measured.reference_max_abs if measured.reference_is_finite else 0.0
+        near = measured.found.max_abs <= max(own, NOT_VISIBLE * measured.full_range)
+        return "constant" if measured.found.is_constant and not near else ""
 
 
 @dataclass(frozen=True)
@@ -77,23 +124,29 @@ class MaxError:
     def limit(self, measured: Measured) -> float:
         """Return the largest error allowed.
 
-        It is the smaller of two limits. The absolute one is ``max_abs`` times full range, or times
-        the float64 output's peak if that is larger, because the rounding error of a float grows
-        with its value. The relative one is ``times_reference`` times PyTorch's own error, which
-        is at least the change that one rounding of the input causes. If ``times_reference`` such
-        roundings exceed the absolute limit, no arithmetic could meet it, and the relative limit
-        alone applies.
+        It is the smaller of two limits. The relative one is ``times_reference`` times PyTorch's
+        own error, which is at least the change that one rounding of the input causes. The
+        absolute one is ``max_abs`` times full range, or times the float64 output's peak if that
+        is larger, because the rounding error of a float grows with its value. Where PyTorch itself
+        errs as much, ``times_beyond`` times its error takes the place of the absolute limit. Where
+        ``times_reference`` roundings of the input exceed it, no arithmetic could meet it, and the
+        relative limit alone applies. Where PyTorch is not finite, the absolute one alone applies.
+        Where the network diverges, it is the larger of the absolute limit and ``times_diverged``
+        times PyTorch's error.
         """
         t = self.tolerance
-        floor = t.reference_floor * measured.full_range
-        own_error = max(measured.reference_max_abs, floor, measured.reference_moved)
-        relative = t.times_reference * own_error
         is_logits = measured.wrong_top1 is not None  # their errors are divided by the peak already
         peak = 1.0 if is_logits else measured.reference_peak
         absolute = t.max_abs * max(measured.full_range, peak)
-        if t.times_reference * measured.reference_moved > absolute:
+        if not measured.reference_is_finite:
+            return absolute
+        moved, found = measured.reference_moved, measured.reference_max_abs
+        if measured.has_diverged:
+            return max(absolute, t.times_diverged * found)
+        relative = t.times_reference * max(found, moved, t.reference_floor * measured.full_range)
+        if t.times_reference * moved > absolute:
             return relative
-        return min(absolute, relative)
+        return min(relative, max(absolute, t.times_beyond * found))
 
     def check(self, measured: Measured) -> str:
         limit = self.limit(measured)
@@ -103,14 +156,63 @@ class MaxError:
 
 
 @dataclass(frozen=True)
+class Distribution:
+    """The errors are distributed as PyTorch's own: on each image, and over all images.
+
+    The largest of many rounding errors is a random number. Their root mean square and the error
+    that 99 % of them stay within vary far less, so that smaller mistakes are seen.
+    """
+
+    tolerance: Tolerance
+
+    def check(self, measured: Measured) -> str:
+        own, t = measured.reference_errors, self.tolerance
+        if own is None or not measured.has_yardstick:
+            return ""
+        ratio = measured.rms_ratio(t.reference_floor)
+        if not ratio <= t.times_rms:
+            return "RMS error"
+        floor = t.reference_floor * measured.full_range
+        if not measured.found.high <= t.times_high * max(own.high, floor):
+            return "error of 1 %"
+        overall, images = measured.overall or (0.0, 1)
+        limit = t.overall_limit(images)
+        return "RMS error over all" if overall > limit and ratio > limit else ""
+
+
+@dataclass(frozen=True)
 class MinPsnr:
-    """The PSNR against the reference is at least ``decibels``; its peak is ``full_range``."""
+    """The PSNR against the reference is at least ``decibels``; its peak is ``full_range``.
+
+    An image on which PyTorch itself is below, in the same precision, may fall below it too: by no
+    more than ``ROOM_DB`` below PyTorch.
+    """
 
     decibels: float
 
     def check(self, measured: Measured) -> str:
-        found_db = measured.found.psnr_db + 20 * math.log10(measured.full_range)
-        return "" if found_db >= self.decibels else "PSNR"
+        if measured.has_diverged:
+            return ""  # judged relative to the output, by ``MaxError``
+        return "" if self.found_db(measured) >= self.bar(measured) else "PSNR"
+
+    def bar(self, measured: Measured) -> float:
+        """Return the least PSNR in dB."""
+        own = measured.reference_errors
+        if own is None or not own.is_finite:
+            return self.decibels
+        return min(self.decibels, _in_range(own.psnr_db, measured) - ROOM_DB)
+
+    def found_db(self, measured: Measured) -> float:
+        """Return the PSNR in dB, relative to ``full_range``."""
+        return _in_range(measured.found.psnr_db, measured)
+
+
+def _in_range(decibels: float, measured: Measured) -> float:
+    return decibels + 20 * math.log10(measured.full_range)
+
+
+ROOM_DB = 6.0
+"""Twice the error."""
 
 
 @dataclass(frozen=True)
@@ -141,17 +243,22 @@ class AcceptedLoss:
         return "" if self.accepted else "loss not accepted"
 
 
+NOT_VISIBLE = 1e-6
+"""Share of full range that no variation of an output is seen below, in any precision."""
+
+
 Criteria = tuple[Criterion, ...]
 
 
 def image_criteria(tolerance: Tolerance) -> Criteria:
     """Return the rule for images and maps."""
-    return Finite(), NotConstant(), MaxError(tolerance), MinPsnr(tolerance.min_psnr_db)
+    bar = MinPsnr(tolerance.min_psnr_db)
+    return Finite(), NotConstant(), MaxError(tolerance), Distribution(tolerance), bar
 
 
 def logit_criteria(tolerance: Tolerance) -> Criteria:
     """Return the rule for logits."""
-    return Finite(), NotConstant(), MaxError(tolerance), SameTopClass()
+    return Finite(), NotConstant(), MaxError(tolerance), Distribution(tolerance), SameTopClass()
 
 
 def default_criteria(precision: Precision, *, logits: bool = False) -> Criteria:

@@ -7,9 +7,10 @@ probe. The largest error of any pixel decides. A candidate that cannot be compar
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import partial, reduce
 
 import ml_dtypes
 import numpy as np
@@ -17,13 +18,15 @@ import numpy as np
 from paragon_export.errors import PlanError, RunError
 from paragon_export.inputs.play import nudged, play
 from paragon_export.inputs.probes import Probe
-from paragon_export.parity.acceptance import Criteria, default_criteria
+from paragon_export.parity.acceptance import Criteria, MinPsnr, default_criteria
 from paragon_export.parity.candidates import Candidate
-from paragon_export.parity.metrics import NOT_COMPARED, difference, wrong_top1
+from paragon_export.parity.metrics import NOT_COMPARED, Difference, difference, wrong_top1
 from paragon_export.parity.reference import Reference
 from paragon_export.parity.report import ParityReport, ParityRow
+from paragon_export.parity.yardstick import Yardstick, with_overall
 from paragon_export.runtimes.base import Arrays
 from paragon_export.specs.network import Port, Task
+from paragon_export.specs.tolerance import DIVERGED
 from paragon_export.specs.types import Precision
 from paragon_export.system.progress import counted, step
 from paragon_export.system.text import brief
@@ -34,7 +37,8 @@ BORDER_PX = 4
 OUTPUT_TYPES = (np.float32, np.float16, ml_dtypes.bfloat16)
 """Types that a candidate's output may have."""
 
-_DTYPES = {Precision.FP32: "float32", Precision.FP16: "float16", Precision.BF16: "bfloat16"}
+IMAGE = "output"
+"""Name of the output that is the image, the map or the logits."""
 
 
 def verify(
@@ -58,9 +62,10 @@ def verify(
     precisions = {candidate.precision for candidate in candidates}
     rules = {p: default_criteria(p, logits=logits) for p in precisions} | dict(criteria or {})
     if logits:
-        return ParityReport(rows=tuple(_logit_rows(reference, candidates, probes, rules)))
-    rows = list(_image_rows(reference, candidates, probes, rules))
-    return ParityReport(rows=tuple(rows), notes=tuple(_not_judged(rows)))
+        rows = with_overall(list(_logit_rows(reference, candidates, probes, rules)))
+        return ParityReport(rows=tuple(rows))
+    rows = with_overall(list(_image_rows(reference, candidates, probes, rules)))
+    return ParityReport(rows=tuple(rows), notes=tuple(_special_cases(rows)))
 
 
 # --- images and maps ----------------------------------------------------------------------
@@ -73,8 +78,8 @@ class _Truth:
     probe: Probe
     outputs: Arrays
     """In float64."""
-    own: Mapping[Precision, Arrays]
-    """PyTorch's outputs in each precision."""
+    own: Mapping[Precision, Mapping[str, Difference]]
+    """PyTorch's errors in each precision, by output: the worst of several roundings."""
     moved: Arrays
     """In float64, on the input changed by one rounding; empty unless the outputs are maps."""
 
@@ -86,7 +91,7 @@ def _image_rows(
     rules: Mapping[Precision, Criteria],
 ) -> Iterable[ParityRow]:
     exact = reference.runner("float64")
-    own_runners = {p: reference.runner(_DTYPES[p]) for p in sorted(rules)}
+    yardsticks = {p: Yardstick(reference, p) for p in sorted(rules)}
     is_map = reference.input_spec.task is Task.MAP
     run = partial(play, inputs=reference.inputs)
     for probe in counted("judging image", probes):
@@ -95,7 +100,7 @@ def _image_rows(
         truth = _Truth(
             probe=probe,
             outputs=outputs,
-            own={p: run(runner, probe) for p, runner in own_runners.items()},
+            own={p: yardstick.errors(probe, outputs) for p, yardstick in yardsticks.items()},
             moved=run(exact, nudged(probe)) if is_map else {},
         )
         for candidate in candidates:
@@ -109,15 +114,16 @@ def _row(
 ) -> ParityRow:
     """Measure one output of a candidate on one probe.
 
-    Errors of an output without a fixed range are relative to its peak, if that is above 1, and
-    its change after one rounding of the input is measured too.
+    Errors of a map are relative to its peak, if that is above 1, and its change after one rounding
+    of the input is measured too. Errors of outputs beside the image are relative to their peak.
     """
     probe, expected, moved = truth.probe, truth.outputs[name], truth.moved
     got = found.get(name)
     problem = fault or _fault(found, truth.outputs, name)
     border = BORDER_PX * (expected.shape[-1] // probe.size.width)
     own = truth.own[candidate.precision][name]
-    peak = float(np.abs(truth.outputs["output"]).max())
+    peak, picture_peak = (float(np.abs(truth.outputs[n]).max()) for n in (name, IMAGE))
+    full_range = max(1.0, peak) if moved else 1.0 if name == IMAGE else peak or 1.0
     return ParityRow(
         candidate=candidate.name,
         precision=candidate.precision,
@@ -127,26 +133,53 @@ def _row(
         batch=probe.batch,
         criteria=criteria,
         found=NOT_COMPARED if problem or got is None else difference(got, expected, border),
-        reference_max_abs=difference(own, expected, border).max_abs,
+        reference_max_abs=own.max_abs,
+        reference_errors=own,
         reference_peak=peak,
-        full_range=max(1.0, peak) if moved else 1.0,
+        full_range=full_range,
         reference_moved=difference(moved[name], expected, 0).max_abs if moved else 0.0,
         is_stress=probe.is_stress,
+        picture_diverges=name != IMAGE and not picture_peak <= DIVERGED,
         fault=problem,
     )
 
 
-def _not_judged(rows: Sequence[ParityRow]) -> list[str]:
-    """Return a note for each image and size on which rows are not judged."""
-    unjudged = {f"{row.picture} {row.size}": row for row in rows if not row.is_judged}
-    return [
-        f"the network does not determine its output on {picture}: one rounding of the input "
-        f"changes the float64 output by {row.reference_moved:.3g}; not judged"
-        if row.is_undetermined
-        else f"the network itself diverges on {picture}: its float64 output reaches "
-        f"{row.reference_peak:.3g} times full range; not judged"
-        for picture, row in unjudged.items()
-    ]
+def _special_cases(rows: Sequence[ParityRow]) -> list[str]:
+    """Return a note for each image and size that is judged in another way, or not at all."""
+    notes = (
+        f"{text} on {row.picture} {row.size}" + rest for row in rows for text, rest in _notes(row)
+    )
+    return list(dict.fromkeys(notes))
+
+
+def _notes(row: ParityRow) -> Iterable[tuple[str, str]]:
+    """Yield what is special about a row: the texts before and after the name of its image."""
+    precision = row.precision.value
+    if row.is_undetermined:
+        yield (
+            "the network does not determine its output",
+            f": one rounding of the input changes the float64 output by "
+            f"{row.reference_moved:.3g}; only judged to be finite",
+        )
+    elif row.has_diverged and row.output == IMAGE:
+        how = "judged relative to it" if row.is_judged else "not judged"
+        if not row.is_judged and math.isfinite(row.reference_peak):
+            how = f"PyTorch's {precision} output is not finite there either, so not judged"
+        yield (
+            "the network itself diverges",
+            f": its float64 output reaches {row.reference_peak:.3g} times full range; {how}",
+        )
+    elif not row.reference_is_finite:
+        yield (
+            f"PyTorch's own {precision} {row.output} is not finite",
+            f"; errors there may reach {row.limit:.3g}",
+        )
+    for rule in row.criteria if row.is_judged and not row.failure else ():
+        if isinstance(rule, MinPsnr) and rule.found_db(row) < rule.decibels:
+            yield (
+                f"{precision} is coarse for this network",
+                f": PyTorch's own {row.output} is below {rule.decibels:g} dB there too",
+            )
 
 
 # --- logits -------------------------------------------------------------------------------
@@ -161,8 +194,8 @@ class _LogitTruth:
     """Largest logit, at least 1."""
     logits: np.ndarray
     """In float64, divided by ``peak``."""
-    errors: Mapping[Precision, float]
-    """PyTorch's largest error in each precision, in units of ``peak``."""
+    errors: Mapping[Precision, Difference]
+    """PyTorch's errors in each precision, in units of ``peak``."""
 
 
 def _logit_rows(
@@ -173,16 +206,17 @@ def _logit_rows(
 ) -> Iterable[ParityRow]:
     """Yield one row for each candidate and probe; errors are relative to the largest logit.
 
-    The largest error in half precision on a few dozen items varies at random. So PyTorch's own
-    error in half precision is its largest on any probe.
+    The errors in half precision on a few dozen items vary at random. So PyTorch's own errors in
+    half precision are the largest on any probe.
     """
     name = reference.outputs[0].name
     truths = list(_logit_truths(reference, name, probes, sorted(rules)))
     for candidate in candidates:
         precision = candidate.precision
-        largest = max((truth.errors[precision] for truth in truths), default=0.0)
+        own_errors = [truth.errors[precision] for truth in truths]
         for truth in counted("judging batch", truths):
             found, fault = _run(candidate, truth.probe, reference.inputs)
+            largest = reduce(Difference.worse, own_errors)
             own = largest if precision.is_half else truth.errors[precision]
             row = ParityRow(
                 candidate=candidate.name,
@@ -193,7 +227,8 @@ def _logit_rows(
                 batch=truth.probe.batch,
                 criteria=rules[precision],
                 found=NOT_COMPARED,
-                reference_max_abs=own,
+                reference_max_abs=own.max_abs,
+                reference_errors=own,
                 reference_peak=truth.peak,
                 fault=fault or _fault(found, {name: truth.logits}, name),
                 wrong_top1=0,
@@ -205,15 +240,13 @@ def _logit_truths(
     reference: Reference, name: str, probes: Iterable[Probe], precisions: Sequence[Precision]
 ) -> Iterable[_LogitTruth]:
     exact = reference.runner("float64")
-    own_runners = {p: reference.runner(_DTYPES[p]) for p in precisions}
+    yardsticks = {p: Yardstick(reference, p) for p in precisions}
     for probe in counted("float64 reference on batch", probes):
         truth = play(exact, probe, reference.inputs)[name]
         peak = max(1.0, float(np.abs(truth).max()))
         errors = {
-            p: difference(
-                play(runner, probe, reference.inputs)[name] / peak, truth / peak, border=0
-            ).max_abs
-            for p, runner in own_runners.items()
+            p: yardstick.errors(probe, {name: truth})[name].divided(peak)
+            for p, yardstick in yardsticks.items()
         }
         yield _LogitTruth(probe, peak, truth / peak, errors)
 

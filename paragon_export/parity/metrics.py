@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -17,7 +17,8 @@ class Difference:
 
     max_abs: float
     psnr_db: float
-    """Lowest PSNR of any item of the batch; infinite if both are equal."""
+    """Lowest PSNR of any item of the batch; infinite if both are equal. Items of less than
+    ``MIN_ITEM_VALUES`` count together."""
     border_max_abs: float
     """Largest error in the border band; 0 if its width is 0."""
     interior_max_abs: float
@@ -25,9 +26,44 @@ class Difference:
     is_finite: bool
     is_constant: bool
     """Whether any item of the candidate is constant while the reference's is not."""
+    rms: float = 0.0
+    """Root mean square of the error of all values."""
+    high: float = 0.0
+    """The error that all but ``HIGH_SHARE`` of the values stay within."""
+
+    def worse(self, other: Difference) -> Difference:
+        """Return the worse value of each measure, of two candidates on the same input."""
+        return Difference(
+            max_abs=max(self.max_abs, other.max_abs),
+            psnr_db=min(self.psnr_db, other.psnr_db),
+            border_max_abs=max(self.border_max_abs, other.border_max_abs),
+            interior_max_abs=max(self.interior_max_abs, other.interior_max_abs),
+            is_finite=self.is_finite and other.is_finite,
+            is_constant=self.is_constant or other.is_constant,
+            rms=max(self.rms, other.rms),
+            high=max(self.high, other.high),
+        )
+
+    def divided(self, unit: float) -> Difference:
+        """Return the same errors in another unit."""
+        return replace(
+            self,
+            max_abs=self.max_abs / unit,
+            psnr_db=self.psnr_db + 20 * math.log10(unit),
+            border_max_abs=self.border_max_abs / unit,
+            interior_max_abs=self.interior_max_abs / unit,
+            rms=self.rms / unit,
+            high=self.high / unit,
+        )
 
 
-NOT_COMPARED = Difference(math.inf, -math.inf, math.inf, math.inf, False, False)
+MIN_ITEM_VALUES = 256
+"""Least number of values of an item whose PSNR is computed by itself."""
+
+HIGH_SHARE = 0.01
+"""Share of the values whose errors exceed ``Difference.high``."""
+
+NOT_COMPARED = Difference(math.inf, -math.inf, math.inf, math.inf, False, False, math.inf, math.inf)
 """Used if nothing could be compared."""
 
 
@@ -46,7 +82,7 @@ def difference(candidate: np.ndarray, reference: np.ndarray, border: int) -> Dif
         raise ValueError(f"cannot compare {candidate.shape} with {reference.shape}")
     wide = candidate.astype(np.float64)
     if not np.isfinite(wide).all():
-        return Difference(math.inf, -math.inf, math.inf, math.inf, False, False)
+        return NOT_COMPARED
     error = np.abs(wide - reference)
     inside = error[..., border:-border, border:-border] if border else error
     interior = float(inside.max()) if inside.size else 0.0
@@ -65,6 +101,8 @@ def difference(candidate: np.ndarray, reference: np.ndarray, border: int) -> Dif
             np.ptp(got) == 0 and np.ptp(expected) > 0
             for got, expected in zip(wide, reference, strict=True)
         ),
+        rms=rms(error),
+        high=_high(error),
     )
 
 
@@ -82,6 +120,17 @@ def wrong_top1(candidate: np.ndarray, reference: np.ndarray, allowed: float) -> 
     return int(np.count_nonzero(differs & (gap > allowed)))
 
 
+def rms(error: np.ndarray) -> float:
+    """Return the root mean square of errors."""
+    return math.sqrt(float(np.mean(np.square(error, dtype=np.float64))))
+
+
+def _high(error: np.ndarray) -> float:
+    """Return the smallest error that all but ``HIGH_SHARE`` of the values do not exceed."""
+    rank = min(math.floor((1 - HIGH_SHARE) * error.size), error.size - 1)
+    return float(np.partition(error, rank, axis=None)[rank])
+
+
 def psnr_db(error: np.ndarray) -> float:
     """Return ``10 log10(PEAK^2 / mean(error^2))`` in dB; infinite if all errors are 0."""
     mean_square = float(np.mean(np.square(error, dtype=np.float64)))
@@ -89,8 +138,11 @@ def psnr_db(error: np.ndarray) -> float:
 
 
 def _worst_psnr_db(error: np.ndarray) -> float:
-    """Return the lowest PSNR of any item of the batch; a mean would hide one broken item."""
-    return min(psnr_db(item) for item in error)
+    """Return the lowest PSNR of any item of the batch; a mean would hide one broken item.
+
+    The mean square of a few rounding errors is a random number, so tiny items count together.
+    """
+    return min(psnr_db(e) for e in (error if error[0].size >= MIN_ITEM_VALUES else [error]))
 
 
 def luma(rgb: np.ndarray) -> np.ndarray:

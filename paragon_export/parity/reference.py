@@ -40,8 +40,11 @@ class Reference(Protocol):
     @property
     def input_spec(self) -> InputSpec: ...
 
-    def runner(self, dtype: str) -> Runner:
-        """Return a runner that computes in ``dtype``, as ``"float64"``."""
+    def runner(self, dtype: str, *, nudge: int = 0) -> Runner:
+        """Return a runner that computes in ``dtype``, as ``"float64"``.
+
+        In half precision each ``nudge`` is another rounding (``TorchRunner``).
+        """
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,9 +70,11 @@ class TorchReference:
         """Whether the network has temporal ports."""
         return len(self.inputs) > 1
 
-    def runner(self, dtype: str, device: str = "cpu") -> TorchRunner:
+    def runner(self, dtype: str, device: str = "cpu", *, nudge: int = 0) -> TorchRunner:
         names = [port.name for port in self.inputs], [port.name for port in self.outputs]
-        return TorchRunner(self.module, *names, dtype=dtype, device=device, ports=self.inputs)
+        return TorchRunner(
+            self.module, *names, dtype=dtype, device=device, ports=self.inputs, nudge=nudge
+        )
 
     def fixed(self, size: Size) -> tuple[tuple[Port, ...], tuple[Port, ...]]:
         """Return inputs and outputs for one input size and batch 1."""
@@ -91,7 +96,7 @@ class OnnxReference:
     def input_spec(self) -> InputSpec:
         return self.file.input_spec
 
-    def runner(self, dtype: str) -> Runner:
+    def runner(self, dtype: str, *, nudge: int = 0) -> Runner:
         opened = open_runner(self.file.data, is_own=self.file.is_own, title=str(self.file.path))
         return with_standard_names(opened, self.file.names)
 

@@ -30,8 +30,6 @@ class ParityRow(Measured):
     batch: int
     criteria: Criteria
     """The acceptance rule, in the order in which it is checked."""
-    is_stress: bool = False
-    """Whether the probe is an artificial pattern, on which a network may diverge."""
     fault: str = ""
     """Why nothing could be compared, as a wrong shape or a failed run; empty if it was."""
 
@@ -42,15 +40,8 @@ class ParityRow(Measured):
 
     @property
     def is_judged(self) -> bool:
-        """Whether the row counts in the verdict.
-
-        It does not where the float64 network itself diverges on a stress probe, such as a
-        checkerboard: one rounding changes the output then, and no candidate could match it.
-        Photographs always count.
-        """
-        return bool(self.fault) or not (
-            self.is_stress and (self.has_diverged or self.is_undetermined)
-        )
+        """Whether the row counts in the verdict: what cannot be compared always does."""
+        return bool(self.fault) or super().is_judged
 
     @property
     def failure(self) -> str:
@@ -81,6 +72,11 @@ class ParityRow(Measured):
                 "interior_max_abs": self.found.interior_max_abs,
                 "reference_max_abs": self.reference_max_abs,
                 "limit": self.limit,
+                "rms": self.found.rms,
+                "reference_rms": None
+                if self.reference_errors is None
+                else self.reference_errors.rms,
+                "rms_over_all": None if self.overall is None else self.overall[0],
                 "reference_peak": self.reference_peak,
                 "reference_moved": self.reference_moved,
                 "judged": self.is_judged,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -28,6 +29,7 @@ class TorchRunner:
         dtype: str = "float32",
         device: str = "cpu",
         ports: Sequence[Port] = (),
+        nudge: int = 0,
     ) -> None:
         """Copy a module to a dtype and a device.
 
@@ -39,16 +41,15 @@ class TorchRunner:
             dtype: Name of a floating dtype of PyTorch, of the weights and the arithmetic.
             device: Name of a device of PyTorch.
             ports: Inputs whose arrays are checked (see ``validate.checked``).
+            nudge: For a half type on the CPU: which rounding is computed (``HalfArithmetic``).
         """
         import torch
 
         self.name = f"PyTorch {dtype}"
         self.inputs, self.outputs = tuple(inputs), tuple(outputs)
         self.dtype, self.device = getattr(torch, dtype), device
-        self.ports = tuple(ports)
+        self.ports, self.nudge = tuple(ports), nudge
         self.module = _at(module, self.device, self.dtype)
-        if dtype == "float16" and device == "cpu":
-            _compute_wide_kernels_in_float32(self.module)
 
     def infer(self, feeds: Mapping[str, np.ndarray]) -> Arrays:
         """Run the network once (see ``Runner.infer``).
@@ -65,7 +66,7 @@ class TorchRunner:
         arrays = [torch.from_numpy(np.asarray(feeds[name])) for name in self.inputs]
         tensors = [t.to(self.device, self.dtype if t.is_floating_point() else None) for t in arrays]
         try:
-            with torch.inference_mode():
+            with torch.inference_mode(), self._arithmetic():
                 results = self.module(*tensors)
         except (RuntimeError, MemoryError) as error:
             if not is_memory_error(error):
@@ -79,6 +80,16 @@ class TorchRunner:
         # NumPy has no bfloat16. Float64 keeps its precision.
         wide = [r if r.dtype == torch.float64 else r.float() for r in results]
         return {n: r.cpu().numpy() for n, r in zip(self.outputs, wide, strict=True)}
+
+    def _arithmetic(self) -> AbstractContextManager[object]:
+        """Return the context that rounds as a GPU does, for a half type on the CPU."""
+        import torch
+
+        from paragon_export.runtimes.half_torch import HalfArithmetic
+
+        is_half = self.dtype in (torch.float16, torch.bfloat16)
+        on_cpu = self.device == "cpu"
+        return HalfArithmetic(self.dtype, self.nudge) if is_half and on_cpu else nullcontext()
 
 
 def _at(module: nn.Module, device: str, dtype: torch.dtype) -> nn.Module:
@@ -95,18 +106,3 @@ def _at(module: nn.Module, device: str, dtype: torch.dtype) -> nn.Module:
     if dtype == torch.float32 and not module.training and all(map(fits, tensors)):
         return module
     return copy.deepcopy(module).to(device=device, dtype=dtype).eval()
-
-
-def _compute_wide_kernels_in_float32(module: nn.Module) -> None:
-    """Let wide depthwise convolutions of a float16 network compute in float32, then round.
-
-    oneDNN hangs in some of them (PyTorch 2.13: kernels of 1x15 and wider, images of 31 pixels and
-    more). It accumulates in float32 too, so the result is the same.
-    """
-    from torch import nn
-
-    for layer in module.modules():
-        if isinstance(layer, nn.Conv2d) and layer.groups > 1 and max(layer.kernel_size) > 13:
-            layer.float()  # the weights are rounded to float16 already
-            layer.register_forward_pre_hook(lambda _, inputs: tuple(x.float() for x in inputs))
-            layer.register_forward_hook(lambda _, inputs, result: result.half())

@@ -15,9 +15,9 @@ from paragon_export.runtimes.torch_runner import TorchRunner
 class RememberingRunner(TorchRunner):
     """Runs a module that never changes; what it was fed before gives the same arrays again."""
 
-    def __init__(self, reference: TorchReference, dtype: str, device: str) -> None:
+    def __init__(self, reference: TorchReference, dtype: str, device: str, nudge: int) -> None:
         names = [port.name for port in reference.inputs], [port.name for port in reference.outputs]
-        super().__init__(reference.module, *names, dtype, device, reference.inputs)
+        super().__init__(reference.module, *names, dtype, device, reference.inputs, nudge)
         self._known: dict[tuple[tuple[str, str, tuple[int, ...], bytes], ...], Arrays] = {}
 
     def infer(self, feeds: Mapping[str, np.ndarray]) -> Arrays:
@@ -37,11 +37,12 @@ class RememberingReference(TorchReference):
     ``dataclasses.replace`` gives one that remembers nothing yet: it may have another module.
     """
 
-    _runners: dict[tuple[str, str], TorchRunner] = field(
+    _runners: dict[tuple[str, str, int], TorchRunner] = field(
         init=False, repr=False, default_factory=dict
     )
 
-    def runner(self, dtype: str, device: str = "cpu") -> TorchRunner:
-        if (dtype, device) not in self._runners:
-            self._runners[dtype, device] = RememberingRunner(self, dtype, device)
-        return self._runners[dtype, device]
+    def runner(self, dtype: str, device: str = "cpu", *, nudge: int = 0) -> TorchRunner:
+        key = dtype, device, nudge
+        if key not in self._runners:
+            self._runners[key] = RememberingRunner(self, *key)
+        return self._runners[key]

@@ -37,7 +37,9 @@ def measured(**changes: Any) -> Measured:
 
 CASES: tuple[tuple[Criterion, Measured, str], ...] = (
     (Finite(), measured(found=replace(RIGHT, is_finite=False)), "non-finite"),
-    (NotConstant(), measured(found=replace(RIGHT, is_constant=True)), "constant"),
+    (NotConstant(), measured(found=replace(RIGHT, max_abs=1e-4, is_constant=True)), "constant"),
+    (NotConstant(), measured(found=replace(RIGHT, max_abs=1e-4, is_constant=True),
+                             reference_max_abs=math.inf), "constant"),
     (MaxError(SINGLE), measured(found=replace(RIGHT, max_abs=1e-3, interior_max_abs=1e-3)), "error"),
     (MaxError(SINGLE), measured(found=replace(RIGHT, max_abs=1e-3)), "error at the border"),
     (MaxError(SINGLE), measured(found=replace(RIGHT, max_abs=math.nan,
@@ -65,6 +67,15 @@ def test_a_criterion_passes_what_is_right(criterion: Criterion) -> None:
     assert criterion.check(measured(wrong_top1=0)) == ""
 
 
+@pytest.mark.parametrize(("error", "own"), [(1e-8, 0.0), (1e-6, 1e-7), (1e-3, 1e-3)])
+def test_a_constant_as_near_as_pytorch_is_right(error: float, own: float) -> None:
+    """On a black image the reference varies by less than rounding, and a candidate may not."""
+    flat = replace(RIGHT, max_abs=error, is_constant=True)
+    assert NotConstant().check(measured(found=flat, reference_max_abs=own)) == ""
+    wrong = replace(flat, max_abs=1.01 * max(error, 1e-6))
+    assert NotConstant().check(measured(found=wrong, reference_max_abs=own)) == "constant"
+
+
 def test_an_agreement_is_a_number_of_items() -> None:
     assert Agreement(2).check(measured(wrong_top1=2)) == ""
 
@@ -76,7 +87,7 @@ def test_every_default_rule_sees_every_kind_of_fault(precision: Precision, logit
     rule = default_criteria(precision, logits=logits)
     worst = replace(RIGHT, max_abs=0.9, interior_max_abs=0.9, psnr_db=1.0)
     counted = 1 if logits else None
-    for changes in ({"is_finite": False}, {"is_constant": True}):
+    for changes in ({"is_finite": False}, {"is_constant": True, "max_abs": 1e-4}):
         assert any(c.check(measured(found=replace(RIGHT, **changes))) for c in rule)
     assert any(c.check(measured(found=worst, wrong_top1=counted)) for c in rule)
     if logits:

@@ -16,6 +16,7 @@ from paragon_export.parity.candidates import open_candidate, read_artifact
 from paragon_export.parity.check import judge
 from paragon_export.parity.compare import verify
 from paragon_export.parity.diagnosis.diagnose import Subject, diagnose
+from paragon_export.parity.diagnosis.symptoms import Scene, symptom_of
 from paragon_export.parity.junit import junit
 from paragon_export.parity.report import ParityReport
 from paragon_export.runtimes.base import Runner
@@ -180,3 +181,28 @@ def test_names_do_not_depend_on_luck(cases: dict[str, Case], tmp_path: Path) -> 
         wrong = Sabotage("scrambled", "error everywhere", weight("conv_mid.weight", scramble))
         report = verdict(case, written(wrong, case, tmp_path / "wrong.onnx"))
         assert [finding.symptom for finding in report.findings] == ["error everywhere"]
+
+
+@pytest.mark.parametrize("name", ["detail_gain", "conv_mid.weight", "conv_in.weight"])
+def test_wrong_weights_of_a_half_file_are_no_rounding(
+    name: str, cases: dict[str, Case], tmp_path: Path
+) -> None:
+    """In float32 the file is as wrong as in half, though by less than 1 % of most pixels."""
+    case = cases["realtime"]
+    scaled = weight(name, lambda w: w * 1.01)
+    wrong = Sabotage("scaled", "error everywhere", scaled, precision=Precision.FP16)
+    report = verdict(case, written(wrong, case, tmp_path / "wrong.onnx"))
+    assert not report.passed
+    assert [finding.symptom for finding in report.findings] == ["error everywhere"]
+
+
+def test_an_item_that_hardly_varies_is_not_called_constant() -> None:
+    """The error is in the other item of the batch: all of it is brighter."""
+    rng = np.random.default_rng(0)
+    truth = np.stack([np.zeros((3, 8, 8)), rng.random((3, 8, 8))])
+    truth[0, 0, 0, 0] = 1e-8
+    found = truth + 0.1
+    found[0] = 0
+    assert symptom_of(Scene(found=found, truth=truth, limit=1e-6)).symptom == "contrast"
+    found[0], truth[0, 0, 0, 0] = 0, 1e-3
+    assert symptom_of(Scene(found=found, truth=truth, limit=1e-6)).symptom == "all zero"

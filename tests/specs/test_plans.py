@@ -183,16 +183,19 @@ def test_targets_are_for_rtx_alone() -> None:
 
 
 def test_the_bar_is_what_was_promised() -> None:
-    """FP32: 1e-5, and 4 times PyTorch or 1e-6. FP16: 1.5 times PyTorch and 50 dB."""
+    """FP32: 1e-5, and 4 times PyTorch or 1e-6. FP16: 4 times PyTorch, twice its RMS, and 50 dB."""
     single = Tolerance.for_precision(Precision.FP32)
     assert single.max_abs == 1e-5
     assert single.times_reference == 4
+    assert single.times_beyond == 3
     assert single.times_reference * single.reference_floor == pytest.approx(1e-6)
     assert single.min_psnr_db == -math.inf
 
     half = Tolerance.for_precision(Precision.FP16)
-    assert half.times_reference == 1.5
-    assert half.reference_floor == 0
+    assert half.max_abs == 0.05
+    assert half.times_reference == half.times_beyond == 4
+    assert (half.times_rms, half.times_high, half.times_overall) == (2, 2.5, 1.35)
+    assert half.reference_floor == 2.0**-14
     assert half.min_psnr_db == 50
 
 

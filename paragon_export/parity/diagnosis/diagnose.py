@@ -6,11 +6,14 @@ the reference network under several hypotheses about the error.
 
 from __future__ import annotations
 
+import copy
 import itertools
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+from torch import nn
 
 from paragon_export.errors import ParagonExportError, PlanError, RunError
 from paragon_export.inputs.play import play
@@ -20,10 +23,11 @@ from paragon_export.parity.compare import BORDER_PX
 from paragon_export.parity.diagnosis.alternatives import Alternative
 from paragon_export.parity.diagnosis.suspects import Rerun, suspects
 from paragon_export.parity.diagnosis.symptoms import Scene, symptom_of
+from paragon_export.parity.metrics import Difference, rms
 from paragon_export.parity.reference import TorchReference
 from paragon_export.parity.report import Finding, ParityRow
 from paragon_export.runtimes.base import Runner
-from paragon_export.specs.types import Size
+from paragon_export.specs.types import Precision, Size
 
 MIN_PROBE_PIXELS = 400
 """Smallest image, in pixels, that is preferred for a diagnosis. Larger ones cost more time."""
@@ -34,8 +38,17 @@ TRACE_SIDES_PX = (16, 20, 24, 32, 48, 64, 96, 128, 192, 256)
 MAX_REPEAT_ERROR = 1e-7
 """Largest difference between two runs of a repeatable model, as a share of full range."""
 
-MAX_HALF_WEIGHT_ERROR = 0.01
-"""Largest error from rounding weights to half precision, as a share of the output's range."""
+MAX_HALF_WEIGHT_RATIO = 2.0
+"""Largest error of a half file in float32, in the error that rounding the weights causes."""
+
+HALF_ERROR_FLOOR = 2.0**-14
+"""That error counts as at least this share of the output's range: 1/8 of float16's step at 1."""
+
+LARGE_ERROR = 0.01
+"""Errors above this share of full range are no rounding: values overflow."""
+
+ROUNDING_RATIO = 1.5
+"""Errors up to this many times PyTorch's own, in half precision, are called rounding."""
 
 PORT_FAULTS = ("wrong outputs", "wrong type", "wrong shape of")
 """Beginnings of the faults that a candidate's outputs have at every size."""
@@ -180,15 +193,24 @@ def _not_finite(subject: Subject, row: ParityRow) -> Finding:
 
 
 def _is_right_in_float32(subject: Subject, row: ParityRow) -> bool:
-    """Return whether a half-precision file computed in float32 is finite and close to the truth."""
+    """Return whether a half-precision file is right when it is computed in float32.
+
+    Its weights are rounded to half. So its error may be ``MAX_HALF_WEIGHT_RATIO`` times that of the
+    reference with rounded weights, computed in float64. Wrong weights err more.
+    """
     if subject.candidate.wide is None:
         return False
     truth = _played(subject, subject.reference.runner("float64"), row)
     wide = _played(subject, subject.candidate.wide(), row)
-    error = np.abs(wide - truth)
-    return bool(np.isfinite(wide).all()) and float(error.max()) <= MAX_HALF_WEIGHT_ERROR * max(
-        1, np.abs(truth).max()
-    )
+    rounded = replace(subject.reference, module=_with_half_weights(subject.reference.module))
+    rounding = rms(_played(subject, rounded.runner("float64"), row) - truth)
+    floor = HALF_ERROR_FLOOR * max(1.0, float(np.abs(truth).max()))
+    return rms(wide - truth) <= MAX_HALF_WEIGHT_RATIO * max(rounding, floor)  # False if NaN
+
+
+def _with_half_weights(module: nn.Module) -> nn.Module:
+    """Return a copy whose weights are rounded to float16, in float64."""
+    return copy.deepcopy(module).half().double()
 
 
 # --- outputs that can be compared ------------------------------------------------------------
@@ -231,7 +253,8 @@ def _look(subject: Subject, row: ParityRow) -> Finding:
     scene = Scene(
         found=found,
         truth=truth,
-        limit=row.limit * peak,
+        limit=_pixel_limit(row) * peak,
+        rounding=_rounding(row) * peak,
         scale=scale,
         border=BORDER_PX * scale,
         tile=window * scale if window > 1 else 1,
@@ -239,11 +262,32 @@ def _look(subject: Subject, row: ParityRow) -> Finding:
     )
     finding = symptom_of(scene)
     if subject.candidate.wide is not None and _is_right_in_float32(subject, row):
-        is_large = row.found.max_abs > max(MAX_HALF_WEIGHT_ERROR, row.limit)
+        is_large = row.found.max_abs > max(LARGE_ERROR * row.full_range, row.limit)
         is_flat = finding.symptom in ("constant", "all zero")
         symptom = "overflow" if is_large or is_flat else "rounding"
         return Finding(symptom, f"right in float32; in half it looks like {finding}")
     return finding
+
+
+def _pixel_limit(row: ParityRow) -> float:
+    """Return the error from which on a pixel counts as wrong.
+
+    The verdict leaves room for single pixels of a half-precision file; a diagnosis needs none.
+    """
+    own = _half_errors(row)
+    return row.limit if own is None else min(row.limit, ROUNDING_RATIO * own.max_abs)
+
+
+def _rounding(row: ParityRow) -> float:
+    """Return the largest root mean square of an error that is rounding; infinite if unknown."""
+    own = _half_errors(row)
+    return math.inf if own is None else ROUNDING_RATIO * own.rms
+
+
+def _half_errors(row: ParityRow) -> Difference | None:
+    """Return what PyTorch errs in half precision; None if the row is of another, or unknown."""
+    is_half = row.precision in (Precision.FP16, Precision.BF16)
+    return row.reference_errors if is_half and row.has_yardstick else None
 
 
 def _probe_of(subject: Subject, row: ParityRow) -> Probe:

@@ -58,7 +58,9 @@ class Scene:
     truth: np.ndarray
     """Output of the reference, of the same shape, float64."""
     limit: float
-    """The largest error allowed, in units of the output."""
+    """Pixels with a larger error are wrong; in units of the output."""
+    rounding: float = math.inf
+    """Root mean square up to which the error of the other pixels is rounding."""
     scale: int = 1
     """Upscaling factor."""
     border: int = 0
@@ -128,8 +130,9 @@ def _residual(scene: Scene, predicted: np.ndarray) -> float:
 
 
 def _constant(scene: Scene) -> Finding | None:
+    """Name an item without any variation, where the truth varies by more than errors may."""
     for index, (found, truth) in enumerate(zip(scene.found, scene.truth, strict=True)):
-        if np.ptp(found) == 0 and np.ptp(truth) > 0:
+        if np.ptp(found) == 0 and np.ptp(truth) > scene.limit:
             value = float(found.flat[0])
             item = f"item {index} of {len(scene.found)}"
             return Finding("constant", f"{value:g}, {item}") if value else Finding("all zero", item)
@@ -257,17 +260,19 @@ def _spans(down: int, right: int, height: int, width: int) -> tuple[slice, slice
 
 
 def _location(scene: Scene) -> Finding | None:
-    """Name an error by its location; None if it is everywhere."""
+    """Name an error by its location; None if it is everywhere: also among the other pixels."""
     if not scene.is_map:
         return None
     wrong = (np.abs(scene.error) > scene.limit).any(axis=(0, 1))
+    if not wrong.any() or _rms(scene.error[..., ~wrong]) > scene.rounding:
+        return None
     height, width = wrong.shape
     border = scene.border
     has_interior = border and min(height, width) > 2 * border
     if has_interior and not wrong[border:-border, border:-border].any():
         return Finding("border", _sides(wrong, border))
     if wrong.mean() <= MAX_SPOT_SHARE and wrong.sum() <= max(4, min(height, width) // 2):
-        row, column = np.argwhere(wrong)[0] if wrong.any() else (0, 0)
+        row, column = np.argwhere(wrong)[0]
         return Finding(
             "spots", f"{int(wrong.sum())} pixels, the first at row {row}, column {column}"
         )

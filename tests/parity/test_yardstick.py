@@ -1,0 +1,76 @@
+"""The yardstick: PyTorch's own error, in two roundings, and the mean over all images."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from paragon_export.inputs.play import nudged, play
+from paragon_export.inputs.probes import still_probes
+from paragon_export.parity.acceptance import default_criteria
+from paragon_export.parity.metrics import Difference, difference
+from paragon_export.parity.report import ParityRow
+from paragon_export.parity.yardstick import LEAST_RATIO, Yardstick, with_overall
+from paragon_export.specs.types import Precision, Size
+from paragon_export.testing.sabotage.case import case_of
+
+OWN = Difference(1e-2, 60.0, 1e-2, 1e-2, True, False, rms=1e-3, high=4e-3)
+
+
+def row(rms: float, output: str = "output", candidate: str = "c") -> ParityRow:
+    return ParityRow(
+        candidate=candidate,
+        precision=Precision.FP16,
+        output=output,
+        picture="p",
+        size=Size(9, 9),
+        batch=1,
+        found=replace(OWN, rms=rms),
+        reference_max_abs=OWN.max_abs,
+        reference_errors=OWN,
+        criteria=default_criteria(Precision.FP16),
+    )
+
+
+@pytest.mark.parametrize("precision", list(Precision))
+def test_it_is_the_worse_of_two_roundings(precision: Precision, tiny_realtime: Path) -> None:
+    """No measure is below that of PyTorch as it is, and the second run differs from the first."""
+    reference = case_of(tiny_realtime, upsampler_alpha=0.3).reference
+    (probe, *_) = still_probes(3, [(Size(17, 33), 1)])
+    truth = play(reference.runner("float64"), probe, reference.inputs)
+    dtype = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}[precision.value]
+    nudge, moved = (1, probe) if precision.is_half else (0, nudged(probe))
+    plain = play(reference.runner(dtype), probe, reference.inputs)["output"]
+    other = play(reference.runner(dtype, nudge=nudge), moved, reference.inputs)["output"]
+    first, second = (difference(result, truth["output"], 0) for result in (plain, other))
+    assert first != second
+    worse = Yardstick(reference, precision).errors(probe, truth)["output"]
+    for name in ("max_abs", "rms", "high"):
+        assert getattr(worse, name) == max(getattr(first, name), getattr(second, name))
+    assert worse.psnr_db == min(first.psnr_db, second.psnr_db)
+    assert worse.rms < 1.5 * first.rms
+
+
+def test_the_mean_is_geometric_and_of_one_output_of_one_candidate() -> None:
+    """Each row gets the mean of its own group, and their number."""
+    rows = with_overall(
+        [row(1e-3), row(2e-3), row(1.5e-3, "feature_map"), row(3e-3, candidate="d")]
+    )
+    means = [r.overall for r in rows]
+    assert means[0] == means[1] == (pytest.approx(math.sqrt(2)), 2)
+    assert means[2] == (pytest.approx(1.5), 1)
+    assert means[3] == (pytest.approx(3.0), 1)
+
+
+def test_an_image_without_any_error_makes_up_for_no_other() -> None:
+    (first, _) = with_overall([row(0.0), row(2e-3)])
+    assert first.overall == (pytest.approx(math.sqrt(LEAST_RATIO * 2)), 2)
+
+
+def test_a_small_error_on_all_images_fails_where_one_image_passes() -> None:
+    """Half more than PyTorch's error is luck on one image, and none on a dozen."""
+    assert [r.failure for r in with_overall([row(1.5e-3)])] == [""]
+    assert {r.failure for r in with_overall([row(1.5e-3)] * 12)} == {"RMS error over all"}

@@ -1,0 +1,94 @@
+"""Half arithmetic on a CPU: float32 inside an operator, one rounding of its result."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from paragon_export.runtimes.half_torch import HalfArithmetic
+
+HALVES = [torch.float16, torch.bfloat16]
+
+
+def network(x: Tensor) -> Tensor:
+    """A convolution, a norm, an attention and a residual, all in the dtype of ``x``."""
+    generator = torch.Generator().manual_seed(1)
+    kernel = torch.randn(8, 8, 3, 3, generator=generator).mul(0.1).to(x.dtype)
+    y = F.gelu(F.conv2d(x, kernel, padding=1))
+    y = y / (y.pow(2).mean(1, keepdim=True) + 1e-3).sqrt()
+    tokens = y.flatten(2).transpose(1, 2)
+    scores = (tokens @ tokens.transpose(1, 2)).softmax(-1)
+    return x + (scores @ tokens).transpose(1, 2).reshape(x.shape)
+
+
+def image(dtype: torch.dtype) -> Tensor:
+    return torch.rand(2, 8, 12, 12, generator=torch.Generator().manual_seed(0)).to(dtype)
+
+
+def error(result: Tensor, truth: Tensor) -> float:
+    return float((result.double() - truth).square().mean().sqrt())
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+def test_it_errs_as_pytorchs_half_kernels_do(dtype: torch.dtype) -> None:
+    """The errors have the same size; which values are rounded up may differ."""
+    truth = network(image(torch.float64))
+    plain = network(image(dtype))
+    with torch.inference_mode(), HalfArithmetic(dtype):
+        found = network(image(dtype))
+    assert found.dtype == dtype
+    assert error(found, truth) == pytest.approx(error(plain, truth), rel=0.1)
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+def test_a_nudge_is_another_rounding_of_the_same_size(dtype: torch.dtype) -> None:
+    """Seeds differ from each other and errors do not grow; the same seed gives the same values."""
+    truth = network(image(torch.float64))
+    results = {}
+    for nudge in (0, 1, 2):
+        with torch.inference_mode(), HalfArithmetic(dtype, nudge):
+            results[nudge] = network(image(dtype))
+        with torch.inference_mode(), HalfArithmetic(dtype, nudge):
+            assert torch.equal(network(image(dtype)), results[nudge])
+    size = error(results[0], truth)
+    for nudge in (1, 2):
+        assert error(results[nudge], truth) == pytest.approx(size, rel=0.15)
+        assert error(results[nudge], results[0].double()) > 0.3 * size
+
+
+@pytest.mark.parametrize("nudge", [0, 3])
+@pytest.mark.parametrize("dtype", HALVES)
+def test_a_value_that_needs_no_rounding_stays(dtype: torch.dtype, nudge: int) -> None:
+    """Powers of two, the largest number, the least, zeros and infinities among them."""
+    limits = torch.finfo(dtype)
+    special = [0.0, 1.0, -2.0, 0.5, limits.max, limits.tiny, limits.smallest_normal / 2, torch.inf]
+    values = torch.cat([torch.tensor(special), torch.randn(999)]).to(dtype)
+    with torch.inference_mode(), HalfArithmetic(dtype, nudge):
+        kept = values + torch.zeros((), dtype=dtype)
+    assert torch.equal(kept, values)
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+def test_types_are_those_of_pytorch(dtype: torch.dtype) -> None:
+    """Float32 operands widen, islands stay wide, and work in place is rounded in place."""
+    half, single = torch.full((3,), 1 / 3).to(dtype), torch.full((3,), 1 / 3)
+    with torch.inference_mode(), HalfArithmetic(dtype):
+        assert (half * single).dtype == torch.float32
+        assert (half * 3.0).dtype == dtype
+        assert (single * single).dtype == torch.float32
+        assert half.float().dtype == torch.float32
+        assert half.sum(dtype=torch.float32).dtype == torch.float32
+        assert (half > 0).dtype == torch.bool
+        moved = half.clone()
+        moved += half
+        moved.clamp_(max=0.5)
+    assert moved.dtype == dtype
+    assert torch.equal(moved, torch.full((3,), 0.5, dtype=dtype))
+
+
+def test_what_is_too_large_for_float16_is_infinite() -> None:
+    with torch.inference_mode(), HalfArithmetic(torch.float16, nudge=1):
+        assert (torch.full((2,), 60000.0).half() + 60000.0).isinf().all()
+        assert nn.Conv2d(1, 1, 1).half()(torch.zeros(1, 1, 2, 2).half()).isfinite().all()
