@@ -207,6 +207,10 @@ def _images_needed(size: Size) -> int:
     return -(-MIN_PROBE_PIXELS // (size.height * size.width))
 
 
+BLENDS = (0.2, 0.5, 0.8)
+"""Values of ``alpha`` between off and on: an export may be right at one value alone."""
+
+
 def video_probe(channels: int, size: Size, frames: int = 8, clips: int = 1) -> Probe:
     """Return a pan over a photograph with a cut in the middle, where ``blend`` is 0.
 
@@ -223,7 +227,7 @@ def video_probe(channels: int, size: Size, frames: int = 8, clips: int = 1) -> P
     for index in range(frames):
         image = scenes[:, :, :, index : index + size.width]
         images.append(image if index < cut else 1.0 - image[:, :, ::-1])
-    blend = tuple(0.0 if index in (0, cut) else 0.2 for index in range(frames))
+    blend = tuple(0.0 if i in (0, cut) else BLENDS[i % len(BLENDS)] for i in range(frames))
     arrays = tuple(np.ascontiguousarray(i, np.float32) for i in images)
     return Probe(label="video with a cut", size=size, frames=arrays, blend=blend)
 

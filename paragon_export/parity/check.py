@@ -91,13 +91,9 @@ def _check_against_recorded(
             f"no reference, and {len(artifacts)} candidates; without a reference, give one ONNX "
             "file or engine"
         )
-    network = network_of_artifact(artifacts[0], options)
+    network, notes = network_of_artifact(artifacts[0], options)
     report = check_artifacts(network, artifacts, plan)
-    note = (
-        f"judged against {network.checkpoint.path}, with the options that "
-        f"{artifacts[0].path.name} records"
-    )
-    return replace(report, notes=(note, *report.notes))
+    return replace(report, notes=(*notes, *report.notes))
 
 
 def check_artifacts(

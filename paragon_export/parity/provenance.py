@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from paragon_export.checkpoints.load import Checkpoint, load_if_digest
-from paragon_export.errors import PlanError
+from paragon_export.errors import ParagonExportError, PlanError
 from paragon_export.graph.metadata import ModelMetadata
 from paragon_export.graph.onnx_io import OnnxFile
 from paragon_export.networks.describe import LoadedNetwork, describe, read_network
@@ -51,11 +51,17 @@ def network_of_source(
                 "it was exported from"
             )
     path = network.checkpoint.path
-    return network, (f"judged against {path}, with the options that the ONNX file records",)
+    note = f"judged against {path}, with the options that the ONNX file records"
+    return network, (note, *_contradictions(network, options))
 
 
-def network_of_artifact(artifact: Artifact, options: NetworkOptions) -> LoadedNetwork:
+def network_of_artifact(
+    artifact: Artifact, options: NetworkOptions
+) -> tuple[LoadedNetwork, tuple[str, ...]]:
     """Load the network that an artifact was exported from, as its metadata names it.
+
+    Returns:
+        The network, and notes for the user.
 
     Raises:
         PlanError: If the metadata names no checkpoint, or that checkpoint is not found.
@@ -72,7 +78,27 @@ def network_of_artifact(artifact: Artifact, options: NetworkOptions) -> LoadedNe
             f"{path} was exported from {brief(name)} with SHA-256 {brief(sha256)}, which is "
             "neither in its folder nor in the working folder; give the checkpoint before the file"
         )
-    return describe(checkpoint, with_recorded(options, metadata))
+    network = describe(checkpoint, with_recorded(options, metadata))
+    note = f"judged against {checkpoint.path}, with the options that {path.name} records"
+    return network, (note, *_contradictions(network, options))
+
+
+def _contradictions(network: LoadedNetwork, options: NetworkOptions) -> list[str]:
+    """Return a note for each option whose recorded value is not that of the checkpoint's metadata.
+
+    ``network`` is described with the recorded options, ``options`` are those of the user alone.
+    """
+    try:
+        own = describe(network.checkpoint, options).spec.options
+    except ParagonExportError:
+        return []  # without the recorded options it cannot be described
+    used = network.spec.options
+    return [
+        f"{name} is {used[name].value}, as recorded at export; the checkpoint's own metadata says "
+        f"{option.value}: give the option to decide"
+        for name, option in own.items()
+        if option.source == "metadata" and name in used and used[name].value != option.value
+    ]
 
 
 def recorded_checkpoint(artifact: Path, metadata: ModelMetadata) -> Checkpoint | None:

@@ -18,7 +18,7 @@ from paragon_export.pipeline.export import export
 from paragon_export.specs.plans import ExportPlan, NetworkOptions
 from paragon_export.specs.types import Precision, Size
 from paragon_export.system.atomic_write import sha256_of
-from paragon_export.testing.tiny import tiny_checkpoint
+from paragon_export.testing.tiny import save, tiny_checkpoint, tiny_hyperparameters, tiny_tensors
 from tests.conftest import RunHere
 
 pytestmark = pytest.mark.usefixtures("foreign_files_here")
@@ -96,6 +96,25 @@ def test_a_change_that_does_no_harm_passes_and_is_told(folder: Path, run_here: R
                     "--upsampler-alpha", "0.7")  # fmt: skip
     assert done.code == 0, done.stderr
     assert any("was changed after export" in note for note in json.loads(done.stdout)["notes"])
+
+
+@pytest.mark.parametrize("own", ["0.3", "0.7"])
+def test_recorded_switches_that_contradict_the_checkpoint_are_noted(
+    own: str, tmp_path: Path
+) -> None:
+    """The file says 0.7; the checkpoint's own metadata may say something else."""
+    tensors = tiny_tensors(tiny_hyperparameters())
+    checkpoint = save(tensors, tmp_path / "net.safetensors", metadata={"upsampler_alpha": own})
+    options = NetworkOptions(flags={"upsampler_alpha": 0.7})
+    plan = ExportPlan(checkpoint=checkpoint, output=tmp_path / "net.onnx", options=options,
+                      static=Size(9, 11))  # fmt: skip
+    assert export(plan).parity.passed
+    report = check_parity(None, [tmp_path / "net.onnx"], sizes=["9x11"])
+    assert report.passed
+    expected = (
+        "upsampler_alpha is 0.7, as recorded at export; the checkpoint's own metadata says 0.3"
+    )
+    assert any(note.startswith(expected) for note in report.notes) == (own == "0.3")
 
 
 def test_given_switches_beat_recorded_ones(folder: Path, run_here: RunHere) -> None:

@@ -23,7 +23,7 @@ from paragon_export.runtimes.base import Runner
 from paragon_export.specs.types import Precision, Size
 from paragon_export.testing.glyph import small_checkpoint
 from paragon_export.testing.sabotage.case import Break, Case, case_of
-from paragon_export.testing.sabotage.edits import weight, with_attribute
+from paragon_export.testing.sabotage.edits import on_and_off, weight, with_attribute
 from paragon_export.testing.sabotage.networks import another
 from paragon_export.testing.sabotage.pieces import behind, joined, real, reverse, whole
 from paragon_export.testing.sabotage.suite import SUITE, Sabotage, subjects, written
@@ -120,6 +120,7 @@ def bilinear(case: Case) -> ir.Model:
 
 MORE = [
     Sabotage("one bright pixel", "spots", behind(BRIGHT)),
+    Sabotage("alpha is on or off", "alpha not followed", on_and_off, "video"),
     Sabotage("another upsampling of the base", "another interpolation", bilinear),
 ]
 

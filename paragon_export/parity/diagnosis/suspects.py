@@ -72,12 +72,22 @@ def _changed_inputs(probe: Probe) -> Iterator[tuple[Finding, Probe]]:
     if first.dtype.kind == "f" and first.ndim == 4 and first.shape[1] == RGB_CHANNELS:
         swapped = _with_frames(probe, [frame[:, ::-1] for frame in probe.frames])
         yield Finding("colours swapped", "blue is taken for red"), swapped
+    yield from _other_blends(probe)
+
+
+def _other_blends(probe: Probe) -> Iterator[tuple[Finding, Probe]]:
+    """Yield probes whose ``alpha`` is one value at every frame, or at most one value."""
     blends = sorted(set(probe.blend))
-    if len(blends) > 1:
-        always = replace(probe, blend=(blends[-1],) * len(probe.blend))
-        yield Finding("state not reset", "frames before a cut enter the one after it"), always
-        never = replace(probe, blend=(blends[0],) * len(probe.blend))
-        yield Finding("state lost", "no frame enters the next"), never
+    if len(blends) < 2:
+        return
+    for blend in blends[1:]:
+        always = replace(probe, blend=(blend,) * len(probe.blend))
+        yield Finding("state not reset", f"alpha is {blend:g} at every frame"), always
+    never = replace(probe, blend=(0.0,) * len(probe.blend))
+    yield Finding("state lost", "no frame enters the next"), never
+    for blend in blends[1:] if len(blends) > 2 else ():
+        same = replace(probe, blend=tuple(blend if value else 0.0 for value in probe.blend))
+        yield Finding("alpha not followed", f"{blend:g} in place of all but 0"), same
 
 
 def _with_frames(probe: Probe, frames: Sequence[np.ndarray]) -> Probe:

@@ -206,6 +206,22 @@ def never_blending(case: Case) -> ir.Model:
     return _alpha(case, 0.0)
 
 
+def on_and_off(case: Case) -> ir.Model:
+    """Every ``alpha`` but 0 is taken for 0.2: the values fed are 0, and 0.2 or more."""
+    model = copied(case.model)
+    (alpha,) = (port for port in model.graph.inputs if port.name == "alpha")
+    users = list(alpha.uses())
+    tensor = ir.tensor(np.array(0.2, np.float32), name="most_alpha")
+    most = ir.Value(name="most_alpha", shape=alpha.shape, type=alpha.type, const_value=tensor)
+    model.graph.register_initializer(most)
+    lower = ir.node("Min", [alpha, most])
+    lower.outputs[0].shape, lower.outputs[0].type = alpha.shape, alpha.type
+    model.graph.insert_before(model.graph[0], lower)
+    for user, index in users:
+        user.replace_input_with(index, lower.outputs[0])
+    return model
+
+
 def _alpha(case: Case, value: float) -> ir.Model:
     model = copied(case.model)
     (alpha,) = (port for port in model.graph.inputs if port.name == "alpha")
