@@ -186,7 +186,9 @@ def judge_conversion(source: OnnxFile, converted: OnnxFile) -> ParityReport:
     probes = (
         glyph_probes(inputs[0])
         if spec.task.is_classifier
-        else choose_probes(spec, static=converted.static, video=converted.video)
+        else choose_probes(
+            spec, static=converted.static, video=converted.video, data=converted.data
+        )
     )
     reference = OnnxReference(file=source, inputs=inputs, outputs=outputs)
     criteria = {precision: conversion_criteria(precision)}
@@ -207,4 +209,5 @@ def _probes(reference: TorchReference, opened: OpenedArtifact, plan: ParityPlan)
         video=reference.video,
         sizes=plan.sizes or opened.allowed_sizes(spec),
         images=plan.images,
+        data=opened.artifact.data if opened.profile is None else None,
     )
