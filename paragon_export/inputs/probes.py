@@ -7,8 +7,7 @@ gradients, checkerboards and saturated colors.
 from __future__ import annotations
 
 import itertools
-import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,6 +15,15 @@ import numpy as np
 
 from paragon_export.assets import photograph
 from paragon_export.errors import PlanError
+from paragon_export.inputs.plain import FEWEST, fade, is_small, plain_pictures
+from paragon_export.inputs.sizes import (
+    LARGEST_BATCH,
+    check_defined,
+    default_sizes,
+    drawn_size,
+    window_sizes,
+)
+from paragon_export.inputs.stress import STRESS, flat, seeded
 from paragon_export.specs.network import InputSpec
 from paragon_export.specs.types import Size
 from paragon_export.system.images import pictures_in, read_picture
@@ -24,7 +32,22 @@ MIN_PROBE_PIXELS = 256
 """Pixels of a probe, in several images if one is smaller. The largest rounding error of a few pixels
 varies too much to be compared."""
 
-MAX_IMAGES = 16
+AROUND = len(window_sizes(1))
+"""Number of sizes around a window: video models are judged at them on clips of two frames."""
+
+STRESSED = range(AROUND - 1)
+"""Places of the default sizes that get a stress probe, one for each kind."""
+
+LONG_FRAMES = 20
+"""Frames of the longest clip."""
+
+CUTS = (0, 2, 18)
+"""Frames of the longest clip that start a scene."""
+
+FADING = slice(10, 18)
+"""Frames of the longest clip that fade to black."""
+
+MAX_IMAGES = LARGEST_BATCH
 """Images of a probe."""
 
 
@@ -40,7 +63,8 @@ class Probe:
     """Name of the contents."""
     size: Size
     frames: tuple[np.ndarray, ...]
-    """Each (N, C, H, W), float32, in [0, 1]; of a classifier (N, rows, columns) IDs or cells."""
+    """Each (N, C, H, W), float32, in [0, 1], plain pictures in [-0.1, 1.1]; of a classifier
+    (N, rows, columns) IDs or cells."""
     blend: tuple[float, ...] = ()
     """For video: weight of the previous state in each frame; 0 starts a scene."""
     state_is_broken: bool = False
@@ -55,44 +79,6 @@ class Probe:
         return int(self.frames[0].shape[0])
 
 
-def default_sizes(window: int, smallest: int = 1) -> list[tuple[Size, int]]:
-    """Return sizes and batches around a window: below, at, above, odd, portrait, batch 2.
-
-    Args:
-        window: Side of the attention windows in pixels; 1 for none.
-        smallest: Least extent in pixels at which the network is defined. Smaller extents become
-            this one.
-    """
-    w = max(window if window > 1 else 16, smallest)
-    sizes = [
-        (Size(1, 1), 1),
-        (Size(w // 2 + 1, w // 2 + 3), 1),
-        (Size(w - 1, 2 * w - 1) if w > 1 else Size(2, 3), 1),
-        (Size(w, 2 * w), 1),
-        (Size(w + 1, 2 * w + 1), 1),
-        (Size(2 * w + 5, 3 * w + 5), 2),
-        (Size(3 * w, w + 5), 1),
-    ]
-    large_enough = [
-        (Size(max(size.height, smallest), max(size.width, smallest)), batch)
-        for size, batch in sizes
-    ]
-    return list(dict.fromkeys(large_enough))
-
-
-def check_defined(sizes: Iterable[Size], smallest: int) -> None:
-    """Refuse sizes at which a network is not defined.
-
-    Raises:
-        PlanError: Naming the first extent below ``smallest``.
-    """
-    for size in sizes:
-        if min(size.height, size.width) < smallest:
-            raise PlanError(
-                f"size {size} is too small: the network is defined from {smallest}x{smallest} on"
-            )
-
-
 def choose_probes(
     spec: InputSpec,
     *,
@@ -100,6 +86,7 @@ def choose_probes(
     video: bool = False,
     sizes: Sequence[Size] = (),
     images: Path | None = None,
+    data: bytes | None = None,
 ) -> list[Probe]:
     """Return the probes for one candidate that takes images.
 
@@ -109,6 +96,7 @@ def choose_probes(
         video: Whether the candidate carries features from frame to frame.
         sizes: Sizes to use instead of the default ones.
         images: Folder of images to add.
+        data: Contents of the candidate's file, from which one more default size is drawn.
 
     Raises:
         PlanError: If a static candidate is to be judged at another size, a folder of stills is
@@ -120,14 +108,19 @@ def choose_probes(
         raise PlanError("--images is for still models with dynamic sizes")
     chosen = [(s, 1) for s in ([static] if static else sizes)]
     also = [(Size(*size), 1) for size in spec.also_probed]
-    chosen = chosen or [*default_sizes(spec.window, spec.smallest), *also]
+    if not chosen:
+        drawn = [] if data is None else [(drawn_size(data, spec.smallest), 1)]
+        chosen = [*default_sizes(spec.window, spec.smallest), *also, *drawn]
+        chosen = list(dict.fromkeys(chosen))
     check_defined((size for size, _ in chosen), spec.smallest)
     if video:
         return video_probes(spec.channels, chosen, batched=static is None)
     stills = still_probes(spec.channels, chosen, batched=static is None)
     pictures = folder_probes(spec.channels, images) if images else []
     check_defined((probe.size for probe in pictures), spec.smallest)
-    return stills + pictures
+    batched = static is None and not sizes  # a file or engine may be fixed to batch 1
+    plain = plain_probe(spec.channels, plain_size(chosen), batched=batched)
+    return [*stills, plain, *pictures]
 
 
 def still_probes(
@@ -142,17 +135,42 @@ def still_probes(
     """
     probes = []
     kinds = itertools.cycle(STRESS.items())
-    for size, batch in sizes:
+    for index, (size, batch) in enumerate(sizes):
         needed = _images_needed(size)
         count = max(batch, min(needed, MAX_IMAGES))
         crops = np.stack([photograph_crop(channels, size, index) for index in range(count)])
         frames = (crops,) if batched else tuple(crops[:, None])
         probes.append(Probe(label="photograph", size=size, frames=frames))
-        if needed == 1 or len(sizes) == 1:
+        if (needed == 1 and index in STRESSED) or len(sizes) == 1:
             kind, make = next(kinds)
             image = make(channels, size)[None]
             probes.append(Probe(label=kind, size=size, frames=(image,), is_stress=True))
     return probes
+
+
+def plain_size(sizes: Sequence[tuple[Size, int]]) -> Size:
+    """Return the smallest size of at least 64 pixels, or the largest if all are smaller."""
+    by_area = sorted((size for size, _ in sizes), key=lambda size: size.height * size.width)
+    return next((s for s in by_area if s.height * s.width >= 64), by_area[-1])
+
+
+def plain_probe(channels: int, size: Size, *, batched: bool = True, clip: bool = False) -> Probe:
+    """Return the plain pictures of one size (see ``plain_pictures``) as one batch.
+
+    Args:
+        channels: Channels of the input.
+        size: Height and width. At large sizes only ``FEWEST`` of the pictures are fed.
+        batched: False feeds the pictures one by one, for models of batch 1.
+        clip: For video: feed two frames. Each picture is followed by another one.
+    """
+    pictures = plain_pictures(photograph_crop(channels, size))
+    names = pictures if is_small(size) else FEWEST
+    stack = np.stack([pictures[name] for name in names])
+    frames: tuple[np.ndarray, ...] = (stack,) if batched else tuple(stack[:, None])
+    if clip and batched:
+        frames = (stack, np.roll(stack, 1, axis=0))
+    blend = tuple(0.2 if index else 0.0 for index in range(len(frames))) if clip else ()
+    return Probe(label="plain pictures", size=size, frames=frames, blend=blend, is_stress=True)
 
 
 AUDIT_SIZE = Size(64, 96)
@@ -177,10 +195,10 @@ def audit_probes(
     if images and (static or video):
         raise PlanError("--images is for still models with dynamic sizes")
     channels, smallest = spec.channels, spec.smallest
-    odd = static or default_sizes(spec.window, smallest)[-3][0]
+    odd = static or window_sizes(spec.window, smallest)[-3][0]
     large = Size(max(AUDIT_SIZE.height, smallest), max(AUDIT_SIZE.width, smallest))
     larger = [] if static else [large, *(Size(*size) for size in spec.also_probed)]
-    stills = {"photograph": photograph_crop, **STRESS, "flat": _flat}
+    stills = {"photograph": photograph_crop, **STRESS, "flat": flat}
     probes = [_still_or_clip(kind, make(channels, odd), video) for kind, make in stills.items()]
     probes += [
         _still_or_clip("photograph", photograph_crop(channels, size), video) for size in larger
@@ -232,23 +250,44 @@ def video_probe(channels: int, size: Size, frames: int = 8, clips: int = 1) -> P
     return Probe(label="video with a cut", size=size, frames=arrays, blend=blend)
 
 
+def long_clip(channels: int, size: Size) -> Probe:
+    """Return twenty frames with two cuts: two frames, sixteen that fade to black, and two more."""
+    wide = Size(size.height, size.width + LONG_FRAMES)
+    scene = photograph_crop(channels, wide)
+    pan = np.stack([scene[..., i : i + size.width] for i in range(LONG_FRAMES)])
+    pan[FADING] = fade(pan[FADING])
+    pan[CUTS[1] : CUTS[2]] = pan[CUTS[1] : CUTS[2], :, ::-1]
+    blend = [0.2] * LONG_FRAMES
+    for cut in CUTS:
+        blend[cut] = 0.0
+    frames = tuple(np.ascontiguousarray(frame[None], np.float32) for frame in pan)
+    return Probe(label="video with two cuts", size=size, frames=frames, blend=tuple(blend))
+
+
 def video_probes(
     channels: int, sizes: Sequence[tuple[Size, int]], *, batched: bool = True
 ) -> list[Probe]:
-    """Return a clip of two frames at every size, and two longer clips at the first odd size.
+    """Return a clip at every size, and longer clips at the first odd size.
 
-    One of them has eight frames. The other has four, and a broken state at its start and at the
-    cut. At tiny sizes several clips are fed as a batch, unless ``batched`` is False.
+    The clips have two frames, and after the first few sizes the second one is blended. Of the longer
+    ones, one has twenty frames. Another has four, and a broken state at its start and at the
+    cut. The last one shows plain pictures. Several clips of a tiny size are fed as a batch, unless
+    ``batched`` is False.
     """
     short = []
-    for size, _ in sizes:
-        clips = min(_images_needed(size), MAX_IMAGES) if batched else 1
-        short.append(video_probe(channels, size, frames=2, clips=clips))
+    for index, (size, batch) in enumerate(sizes):
+        clips = max(batch, min(_images_needed(size), MAX_IMAGES)) if batched else 1
+        clip = video_probe(channels, size, frames=2, clips=clips)
+        if index >= AROUND:
+            clip = replace(clip, label="blended frame", blend=(0.0, 0.2))
+        short.append(clip)
     longest = next((size for size, _ in sizes if size.height % 2 and size.height > 1), sizes[0][0])
     broken = replace(
         video_probe(channels, longest, frames=4), label="broken state", state_is_broken=True
     )
-    return [*short, video_probe(channels, longest), broken]
+    longer = [long_clip(channels, longest), broken]
+    plain = plain_probe(channels, plain_size(sizes), batched=batched, clip=True)
+    return [*short, *longer, plain]
 
 
 def folder_probes(channels: int, folder: Path, option: str = "--images") -> list[Probe]:
@@ -278,56 +317,13 @@ def photograph_crop(channels: int, size: Size, index: int = 0) -> np.ndarray:
     the edges.
     """
     pixels = photograph().transpose(2, 0, 1)
-    rng = _rng("photograph", size, index)
+    rng = seeded("photograph", size, index)
     top, left = (int(rng.integers(max(1, n - e + 1))) for n, e in
                  zip(pixels.shape[1:], (size.height, size.width), strict=True))  # fmt: skip
     crop = pixels[:, top : top + size.height, left : left + size.width]
     missing = (size.height - crop.shape[1], size.width - crop.shape[2])
     crop = np.pad(crop, ((0, 0), (0, missing[0]), (0, missing[1])), mode="symmetric")
     return _to_channels(crop, channels)
-
-
-def _noise(channels: int, size: Size) -> np.ndarray:
-    values = _rng("noise", size).random((channels, size.height, size.width))
-    return values.astype(np.float32)
-
-
-def _checkerboard(channels: int, size: Size) -> np.ndarray:
-    rows, columns = np.indices((size.height, size.width))
-    board = ((rows + columns) % 2).astype(np.float32)
-    return np.broadcast_to(board, (channels, *board.shape)).copy()
-
-
-def _gradient(channels: int, size: Size) -> np.ndarray:
-    rows = np.linspace(0, 1, size.height)[:, None]
-    columns = np.linspace(0, 1, size.width)[None, :]
-    ramps = [rows + 0 * columns, 0 * rows + columns, (rows + columns) / 2]
-    return np.stack([ramps[c % 3] for c in range(channels)]).astype(np.float32)
-
-
-def _saturated(channels: int, size: Size) -> np.ndarray:
-    blocks = _rng("saturated", size).integers(
-        0, 2, (channels, -(-size.height // 4), -(-size.width // 4))
-    )
-    image = blocks.repeat(4, axis=1).repeat(4, axis=2)[:, : size.height, : size.width]
-    return image.astype(np.float32)
-
-
-def _flat(channels: int, size: Size) -> np.ndarray:
-    return np.ones((channels, size.height, size.width), np.float32)
-
-
-STRESS = {
-    "saturated": _saturated,
-    "noise": _noise,
-    "checkerboard": _checkerboard,
-    "gradient": _gradient,
-}
-"""Contents on which networks overshoot, which stresses half precision; used in turn."""
-
-
-def _rng(kind: str, size: Size, index: int = 0) -> np.random.Generator:
-    return np.random.default_rng(zlib.crc32(f"{kind} {size} {index}".encode()))
 
 
 def _to_channels(image: np.ndarray, channels: int) -> np.ndarray:

@@ -15,7 +15,7 @@ from paragon_export.errors import PlanError
 from paragon_export.graph.inspection import FLOAT_TYPES
 from paragon_export.graph.onnx_io import OnnxFile, is_onnx, read_onnx_file
 from paragon_export.inputs.glyph_probes import GLYPHS
-from paragon_export.inputs.probes import default_sizes
+from paragon_export.inputs.sizes import default_sizes
 from paragon_export.networks.options import FLAGS, SET_OPTIONS
 from paragon_export.precision.counts import check_counts
 from paragon_export.precision.rounding import rounding_model

@@ -184,7 +184,10 @@ def judge_conversion(source: OnnxFile, converted: OnnxFile) -> ParityReport:
         glyph_probes(inputs[0])
         if spec.task.is_classifier
         else fitted(
-            choose_probes(spec, static=converted.static, video=converted.video), converted.fixed
+            choose_probes(
+                spec, static=converted.static, video=converted.video, data=converted.data
+            ),
+            converted.fixed,
         )
     )
     reference = OnnxReference(file=source, inputs=inputs, outputs=outputs)
@@ -211,5 +214,6 @@ def _probes(reference: TorchReference, opened: OpenedArtifact, plan: ParityPlan)
         video=reference.video,
         sizes=plan.sizes or opened.allowed_sizes(spec),
         images=plan.images,
+        data=opened.artifact.data if opened.profile is None else None,
     )
     return fitted(probes, opened.fixed)

@@ -56,7 +56,7 @@ def float32_graph(network: LoadedNetwork, plan: ExportPlan) -> Float32Graph:
     """
     from paragon_export.graph.simplify import simplify
     from paragon_export.graph.trace import trace
-    from paragon_export.inputs.probes import check_defined
+    from paragon_export.inputs.sizes import check_defined
     from paragon_export.rewrite.rules import rewrite, unchanged
 
     spec = network.spec

@@ -9,18 +9,19 @@ import pytest
 from PIL import Image
 
 from paragon_export.errors import PlanError
+from paragon_export.inputs.plain import OVERSHOOT
 from paragon_export.inputs.probes import (
     MIN_PROBE_PIXELS,
     Probe,
     audit_probes,
     choose_probes,
-    default_sizes,
     folder_probes,
     photograph_crop,
     still_probes,
     video_probe,
     video_probes,
 )
+from paragon_export.inputs.sizes import MODULUS, default_sizes, drawn_size
 from paragon_export.specs.network import InputSpec
 from paragon_export.specs.types import Size
 
@@ -34,8 +35,9 @@ def assert_pictures(probe: Probe, channels: int) -> None:
         assert frame.shape[1:] == (channels, probe.size.height, probe.size.width)
         assert frame.shape[0] == probe.batch >= 1
         assert np.isfinite(frame).all()
-        assert frame.min() >= 0
-        assert frame.max() <= 1
+        margin = OVERSHOOT if probe.label == "plain pictures" else 0.0
+        assert frame.min() >= np.float32(-margin)
+        assert frame.max() <= np.float32(1 + margin)
 
 
 # --- stills --------------------------------------------------------------------------------
@@ -88,6 +90,56 @@ def test_wanted_batch_is_fed(window: int) -> None:
         if probe.batch > 1
     }
     assert all(fed[size] >= batch for size, batch in wanted.items())
+
+
+@pytest.mark.parametrize("smallest", [1, 8])
+@pytest.mark.parametrize("window", WINDOWS)
+def test_default_sizes_hold_every_residue(window: int, smallest: int) -> None:
+    """Every residue of both axes, all four parities, and narrow pictures either way."""
+    sizes = [size for size, _ in default_sizes(window, smallest)]
+    assert {size.height % MODULUS for size in sizes} == set(range(MODULUS))
+    assert {size.width % MODULUS for size in sizes} == set(range(MODULUS))
+    parities = {(size.height % 2, size.width % 2) for size in sizes}
+    assert parities == {(0, 0), (0, 1), (1, 0), (1, 1)}
+    assert min(min(size.height, size.width) for size in sizes) >= smallest
+    if smallest == 1:
+        assert any(size.width >= 8 * size.height for size in sizes)
+        assert any(size.height >= 8 * size.width for size in sizes)
+
+
+@pytest.mark.parametrize("window", WINDOWS)
+@pytest.mark.parametrize("video", [False, True])
+def test_batches(window: int, video: bool) -> None:
+    """Batches of 1, 2, 3 and 17 are fed."""
+    probes = choose_probes(InputSpec(channels=3, window=window), video=video)
+    assert {probe.batch for probe in probes} >= {1, 2, 3, 17}
+
+
+def test_the_file_draws_a_size() -> None:
+    """Another file is judged at another size; the same file always at the same one."""
+    spec = InputSpec(channels=3, window=16, smallest=8)
+    sizes = {drawn_size(bytes([index]), 8) for index in range(20)}
+    assert len(sizes) > 15
+    assert min(min(size.height, size.width) for size in sizes) >= 8
+    drawn = drawn_size(b"file", 8)
+    assert drawn in {probe.size for probe in choose_probes(spec, data=b"file")}
+    requested = choose_probes(spec, data=b"file", sizes=[Size(9, 9)])
+    assert {probe.size for probe in requested} == {Size(9, 9)}
+
+
+@pytest.mark.parametrize("static", [None, Size(20, 30), Size(100, 90)])
+def test_plain_pictures(static: Size | None) -> None:
+    """Black, white and values beyond the range are fed at every size, the others at small ones."""
+    probes = choose_probes(InputSpec(channels=3, window=16), static=static)
+    (plain,) = [probe for probe in probes if probe.label == "plain pictures"]
+    pictures = [picture for frame in plain.frames for picture in frame]
+    flat = {tuple(p[:, 0, 0].tolist()) for p in pictures if np.ptp(p, axis=(1, 2)).max() == 0}
+    assert {(0.0,) * 3, (1.0,) * 3} <= flat
+    assert min(p.min() for p in pictures) == np.float32(-OVERSHOOT)
+    assert max(p.max() for p in pictures) == np.float32(1 + OVERSHOOT)
+    if static != Size(100, 90):
+        assert {(0.5,) * 3, (1.0, 0, 0), (0, 1.0, 0), (0, 0, 1.0)} <= flat
+        assert any((p[0] == 1).all(axis=1).sum() == 1 for p in pictures)
 
 
 def test_networks_without_window_are_judged_around_sixteen() -> None:
@@ -183,8 +235,11 @@ def test_video_probes_cover_the_sizes() -> None:
     sizes = default_sizes(16)
     probes = video_probes(3, sizes)
     assert {probe.size for probe in probes} == {size for size, _ in sizes}
-    (longest,) = [probe for probe in probes if len(probe.frames) == 8]
+    (longest,) = [probe for probe in probes if len(probe.frames) > 4]
+    assert len(longest.frames) == 20
     assert longest.size.height % 2 == 1
+    assert [index for index, blend in enumerate(longest.blend) if blend == 0] == [0, 2, 18]
+    assert longest.frames[17].max() == 0 < longest.frames[18].max()
     (broken,) = [probe for probe in probes if probe.state_is_broken]
     assert [index for index, blend in enumerate(broken.blend) if blend == 0] == [0, 2]
     for probe in probes:

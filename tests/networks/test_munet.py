@@ -21,7 +21,7 @@ from paragon_export.errors import CheckpointError, PlanError
 from paragon_export.graph.onnx_io import read_onnx_file, write_onnx
 from paragon_export.graph.simplify import simplify
 from paragon_export.graph.trace import trace
-from paragon_export.inputs.probes import default_sizes
+from paragon_export.inputs.sizes import default_sizes
 from paragon_export.networks.describe import LoadedNetwork
 from paragon_export.networks.munet.layout import NORM
 from paragon_export.networks.munet.network import Luma, MUNet

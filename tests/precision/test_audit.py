@@ -13,7 +13,8 @@ import pytest
 
 from paragon_export.graph.inspection import metadata_of
 from paragon_export.graph.onnx_io import read_onnx, serialized, write_onnx
-from paragon_export.inputs.probes import audit_probes, default_sizes
+from paragon_export.inputs.probes import audit_probes
+from paragon_export.inputs.sizes import default_sizes
 from paragon_export.parity.candidates import read_artifact
 from paragon_export.parity.check import judge
 from paragon_export.pipeline.audit_ranges import audit_source
