@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -96,6 +96,9 @@ def plan_kernels(
         rewrite: Export a checkpoint in the form that is made for TensorRT.
         options: Of the checkpoint's network.
 
+    Returns:
+        A plan for each size and card, sizes first.
+
     Raises:
         ParagonExportError: If the arguments do not fit, or TensorRT cannot compile the file.
     """
@@ -103,16 +106,18 @@ def plan_kernels(
     file = _file(source, precision, rewrite, options or NetworkOptions())
     if file.task.is_classifier:
         raise PlanError(f"{file.path} is a glyph classifier; plan is for networks of pictures")
-    compiled: dict[tuple[Size, str], tuple[Kernel, ...]] = {}
-    plans = []
-    for size in dict.fromkeys(sizes) or [file.static or Size(1080, 1920)]:
-        for card in (CARDS[name] for name in chosen):
-            key = (size, card.target)
-            if key not in compiled:
-                compiled[key] = compile_kernels(file, card.target, size)
-            launched = ((k, work_of(k)) for k in compiled[key] if k.is_launch)
-            plans.append(KernelPlan(size=size, card=card, kernels=tuple(launched)))
-    return plans
+    wanted = list(dict.fromkeys(sizes)) or [file.static or Size(1080, 1920)]
+    return [plan for size in wanted for plan in _plans(file, size, [CARDS[n] for n in chosen])]
+
+
+def _plans(file: OnnxFile, size: Size, cards: Iterable[Card]) -> Iterator[KernelPlan]:
+    """Yield a plan for each card. The file is compiled once for each generation of cards."""
+    compiled: dict[str, tuple[Kernel, ...]] = {}
+    for card in cards:
+        if card.target not in compiled:
+            compiled[card.target] = compile_kernels(file, card.target, size)
+        launched = ((k, work_of(k)) for k in compiled[card.target] if k.is_launch)
+        yield KernelPlan(size=size, card=card, kernels=tuple(launched))
 
 
 def _file(source: Path, precision: Precision, rewrite: bool, options: NetworkOptions) -> OnnxFile:
