@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from paragon_export.pipeline.audit_ranges import audit_ranges
     from paragon_export.pipeline.build import build_engine
     from paragon_export.pipeline.export import export_onnx
+    from paragon_export.pipeline.kernel_plan import KernelPlan, plan_kernels
     from paragon_export.pipeline.quantize import quantize
     from paragon_export.pipeline.results import BuildResult, ExportResult, QuantizeResult
     from paragon_export.precision.range_report import RangeAudit
@@ -50,11 +51,12 @@ __version__ = "0.1.0"
 
 __all__ = [
     "BatchProfile", "BenchReport", "BenchRow", "BuildResult", "CheckpointError",
-    "EngineBuildError", "ExportResult", "LoadedNetwork", "MissingDependencyError", "NetworkSpec",
+    "EngineBuildError", "ExportResult", "KernelPlan", "LoadedNetwork", "MissingDependencyError",
+    "NetworkSpec",
     "OutOfMemoryError", "ParagonExportError", "ParityReport", "ParityRow", "PlanError", "Profile",
     "QuantizeResult", "RangeAudit", "RunError", "Size", "StageError", "Task", "TraceError",
     "UnsupportedNetworkError", "__version__", "audit_ranges", "benchmark", "build_engine",
-    "check_parity", "export_onnx", "load_network", "open_runner", "quantize",
+    "check_parity", "export_onnx", "load_network", "open_runner", "plan_kernels", "quantize",
 ]  # fmt: skip
 
 _MODULES = {
@@ -71,6 +73,7 @@ _MODULES = {
     "pipeline.audit_ranges": ("audit_ranges",),
     "pipeline.build": ("build_engine",),
     "pipeline.export": ("export_onnx",),
+    "pipeline.kernel_plan": ("KernelPlan", "plan_kernels"),
     "pipeline.quantize": ("quantize",),
     "pipeline.results": ("BuildResult", "ExportResult", "QuantizeResult"),
     "precision.range_report": ("RangeAudit",),

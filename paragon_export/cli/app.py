@@ -13,7 +13,18 @@ from typing import Annotated
 import typer
 
 import paragon_export
-from paragon_export.cli import audit, bench, demo, glyphs, inspect, onnx, parity, quantize, trt
+from paragon_export.cli import (
+    audit,
+    bench,
+    demo,
+    glyphs,
+    inspect,
+    onnx,
+    parity,
+    plan,
+    quantize,
+    trt,
+)
 from paragon_export.cli.show.held_notes import take_notes
 from paragon_export.errors import COULD_NOT_RUN, reason_of
 from paragon_export.system.streams import guarded
@@ -36,6 +47,7 @@ app.command()(onnx.onnx)
 app.command()(quantize.quantize)
 app.command()(audit.audit)
 app.command()(trt.trt)
+app.command()(plan.plan)
 app.command()(parity.parity)
 app.command()(bench.bench)
 app.command()(glyphs.glyphs)

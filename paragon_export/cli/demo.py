@@ -14,6 +14,6 @@ def demo(
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder to fill.")] = Path("demo"),
 ) -> None:
     """Run everything on the shipped checkpoint and photograph."""
-    from paragon_export.cli.demo_flow import run
+    from paragon_export.cli.show.demo_flow import run
 
     exit_on_failure(run(output))

@@ -98,7 +98,18 @@ def loaded_by(*commands: Sequence[str | Path], cwd: Path) -> list[set[str]]:
     return [set(report["loaded"]) for report in reports]
 
 
-COMMANDS = ("inspect", "onnx", "quantize", "audit", "trt", "parity", "bench", "glyphs", "demo")
+COMMANDS = (
+    "inspect",
+    "onnx",
+    "quantize",
+    "audit",
+    "trt",
+    "parity",
+    "plan",
+    "bench",
+    "glyphs",
+    "demo",
+)
 
 
 def test_help_loads_nothing_heavy(tmp_path: Path) -> None:

@@ -1,0 +1,72 @@
+"""Cards: published memory bandwidth and matrix rate, and the time that kernels take by them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from paragon_export.engines.kernels.count import Work
+from paragon_export.errors import PlanError
+
+LAUNCH_SECONDS = 3e-6
+"""Assumed time to start a kernel. It is not fitted to measurements."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Card:
+    """A card by its data sheet."""
+
+    name: str
+    target: str
+    """Compute capability."""
+    bandwidth: float
+    """Device memory, bytes a second."""
+    rate: float
+    """Dense FP16 matrix operations with float32 accumulation, a second."""
+    source: str
+
+
+_TURING = "NVIDIA Turing architecture: four times the FP32 rate of the data sheet"
+_AMPERE = "NVIDIA GA102 whitepaper: twice the FP32 rate of the data sheet"
+_ADA = "NVIDIA Ada whitepaper: twice the FP32 rate of the data sheet"
+_BLACKWELL = "NVIDIA RTX Blackwell whitepaper: twice the FP32 rate of the data sheet"
+
+CARDS = {
+    name: Card(name=name, target=target, bandwidth=gb * 1e9, rate=tflop * 1e12, source=source)
+    for name, target, gb, tflop, source in (
+        ("RTX 2060", "sm75", 336, 25.8, _TURING),
+        ("RTX 3060", "sm86", 360, 25.5, _AMPERE),
+        ("RTX 3090", "sm86", 936, 71.0, _AMPERE),
+        ("RTX 4060", "sm89", 272, 30.2, _ADA),
+        ("RTX 4090", "sm89", 1008, 165.2, _ADA),
+        ("RTX 5070", "sm120", 672, 61.7, _BLACKWELL),
+        ("RTX 5090", "sm120", 1792, 209.5, _BLACKWELL),
+    )
+}
+"""Cards by name."""
+
+
+def find_card(text: str) -> Card:
+    """Return the card that a text such as ``3060`` or ``RTX 3060`` names.
+
+    Raises:
+        PlanError: If it names none.
+    """
+    name = "RTX " + text.upper().replace("RTX", "").strip(" -_")
+    if name not in CARDS:
+        raise PlanError(f"card {text!r} is not known; use one of {', '.join(CARDS)}")
+    return CARDS[name]
+
+
+def seconds(card: Card, kernel: Work) -> float:
+    """Return the estimated time of one kernel: the longer of moving and computing, and the start.
+
+    It is the roofline model (Williams et al., 2009). Kernels that are launched on several streams
+    are counted one after the other. Operations that are not known count as none.
+    """
+    return max(kernel.moved / card.bandwidth, (kernel.flops or 0) / card.rate) + LAUNCH_SECONDS
+
+
+def total_seconds(card: Card, kernels: Iterable[Work]) -> float:
+    """Return the estimated time of one run, in seconds."""
+    return sum(seconds(card, kernel) for kernel in kernels)
