@@ -614,10 +614,13 @@ def test_impossible_audits_are_refused(
 
 
 def test_ports_without_pictures_are_refused(tmp_path: Path, run_here: RunHere) -> None:
-    """A file whose ports nobody knows is refused by name."""
+    """A file with more inputs than the picture is refused by their names."""
     model = chain(op("Relu", "input", "output"))
     model.graph.inputs[0].name = "pixels"
+    model.graph.inputs.append(
+        ir.Value(name="noise", shape=ir.Shape([1]), type=ir.TensorType(ir.DataType.FLOAT))
+    )
     write_onnx(model, tmp_path / "other.onnx")
     done = run_here("audit", "other.onnx")
     assert done.code == 3
-    assert "expected input and output" in done.stderr
+    assert "inputs are ['pixels', 'noise']" in done.stderr
