@@ -14,7 +14,7 @@ LAUNCH_SECONDS = 3e-6
 
 @dataclass(frozen=True, kw_only=True)
 class Card:
-    """A card by its data sheet."""
+    """A card by the figures that it is sold with."""
 
     name: str
     target: str
@@ -24,23 +24,24 @@ class Card:
     rate: float
     """Dense FP16 matrix operations with float32 accumulation, a second."""
     source: str
+    """Where both figures come from."""
 
 
-_TURING = "NVIDIA Turing architecture: four times the FP32 rate of the data sheet"
-_AMPERE = "NVIDIA GA102 whitepaper: twice the FP32 rate of the data sheet"
-_ADA = "NVIDIA Ada whitepaper: twice the FP32 rate of the data sheet"
-_BLACKWELL = "NVIDIA RTX Blackwell whitepaper: twice the FP32 rate of the data sheet"
+_TIMES_FP32 = "bandwidth as sold; rate derived: {} times the FP32 rate as sold"
+_TURING, _LATER = _TIMES_FP32.format("four"), _TIMES_FP32.format("two")
+# Not checked against documents of the maker, except the RTX 3060's, 4090's and 5090's bandwidth and
+# the 4090's rate, which published tables of others confirm.
 
 CARDS = {
     name: Card(name=name, target=target, bandwidth=gb * 1e9, rate=tflop * 1e12, source=source)
     for name, target, gb, tflop, source in (
         ("RTX 2060", "sm75", 336, 25.8, _TURING),
-        ("RTX 3060", "sm86", 360, 25.5, _AMPERE),
-        ("RTX 3090", "sm86", 936, 71.0, _AMPERE),
-        ("RTX 4060", "sm89", 272, 30.2, _ADA),
-        ("RTX 4090", "sm89", 1008, 165.2, _ADA),
-        ("RTX 5070", "sm120", 672, 61.7, _BLACKWELL),
-        ("RTX 5090", "sm120", 1792, 209.5, _BLACKWELL),
+        ("RTX 3060", "sm86", 360, 25.5, _LATER),
+        ("RTX 3090", "sm86", 936, 71.0, _LATER),
+        ("RTX 4060", "sm89", 272, 30.2, _LATER),
+        ("RTX 4090", "sm89", 1008, 165.2, _LATER),
+        ("RTX 5070", "sm120", 672, 61.7, _LATER),
+        ("RTX 5090", "sm120", 1792, 209.5, _LATER),
     )
 }
 """Cards by name."""
