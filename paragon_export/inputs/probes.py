@@ -106,12 +106,8 @@ def choose_probes(
         raise PlanError(f"the model is fixed to {static}; it cannot be judged at other sizes")
     if images and (static or video):
         raise PlanError("--images is for still models with dynamic sizes")
-    chosen = [(s, 1) for s in ([static] if static else sizes)]
-    also = [(Size(*size), 1) for size in spec.also_probed]
-    if not chosen:
-        drawn = [] if data is None else [(drawn_size(data, spec.smallest), 1)]
-        chosen = [*default_sizes(spec.window, spec.smallest), *also, *drawn]
-        chosen = list(dict.fromkeys(chosen))
+    requested = [(s, 1) for s in ([static] if static else sizes)]
+    chosen = requested or _default_sizes(spec, data)
     check_defined((size for size, _ in chosen), spec.smallest)
     if video:
         return video_probes(spec.channels, chosen, batched=static is None)
@@ -121,6 +117,13 @@ def choose_probes(
     batched = static is None and not sizes  # a file or engine may be fixed to batch 1
     plain = plain_probe(spec.channels, plain_size(chosen), batched=batched)
     return [*stills, plain, *pictures]
+
+
+def _default_sizes(spec: InputSpec, data: bytes | None) -> list[tuple[Size, int]]:
+    """Return the default sizes of a network, and one that is drawn from a file's contents."""
+    also = [(Size(*size), 1) for size in spec.also_probed]
+    drawn = [] if data is None else [(drawn_size(data, spec.smallest), 1)]
+    return list(dict.fromkeys([*default_sizes(spec.window, spec.smallest), *also, *drawn]))
 
 
 def still_probes(
