@@ -179,6 +179,17 @@ def run_here(
     return run
 
 
+@pytest.fixture(autouse=True)
+def fewer_sizes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Judge at the sizes around a window only, not at every residue, which takes three times as long.
+
+    Tests of the verdict itself are marked ``all_sizes``. Commands in processes of their own, and
+    fixtures of a module, judge at all sizes too.
+    """
+    if request.node.get_closest_marker("all_sizes") is None:
+        monkeypatch.setattr("paragon_export.inputs.sizes.residue_sizes", lambda *_: [])
+
+
 @pytest.fixture
 def foreign_files_here(monkeypatch: pytest.MonkeyPatch) -> None:
     """Run files of others in this process; starting one for each takes 0.5 s of processor time.

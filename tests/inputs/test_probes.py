@@ -27,6 +27,8 @@ from paragon_export.specs.types import Size
 
 WINDOWS = (1, 8, 16, 32)
 
+pytestmark = pytest.mark.all_sizes
+
 
 def assert_pictures(probe: Probe, channels: int) -> None:
     """Check what every probe promises of its frames."""

@@ -48,7 +48,7 @@ from paragon_export.testing.sabotage.networks import another, baked_size
 from paragon_export.testing.sabotage.pieces import behind, real
 from paragon_export.testing.tiny import save, tiny_hyperparameters, tiny_tensors
 
-pytestmark = pytest.mark.usefixtures("foreign_files_here")
+pytestmark = [pytest.mark.usefixtures("foreign_files_here"), pytest.mark.all_sizes]
 
 SIZES = [(Size(1, 1), 1), (Size(17, 33), 1), (Size(35, 21), 2)]
 """Smaller than the window, one above it, and several windows in a batch of two."""

@@ -14,6 +14,8 @@ from paragon_export.testing.sabotage.case import Break, Case, case_of
 from paragon_export.testing.sabotage.pieces import before, behind, real, whole
 from paragon_export.testing.sabotage.suite import Sabotage, written
 
+pytestmark = pytest.mark.all_sizes
+
 EXTENTS = whole(axis_n=[0], axis_h=[2], axis_w=[3], one=[1], two=[2], sixteen=[16]) + (
     "shape = Shape(y) n = Gather(shape, axis_n) h = Gather(shape, axis_h) w = Gather(shape, axis_w) "
 )  # fmt: skip
