@@ -9,11 +9,21 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from paragon_export.parity.metrics import Difference
 from paragon_export.specs.tolerance import DIVERGED, UNDETERMINED, Tolerance
 from paragon_export.specs.types import Precision
+
+
+class Ratios(NamedTuple):
+    """Errors of a candidate, each in PyTorch's in the same precision."""
+
+    rms: float
+    """Root mean square."""
+    high: float
+    """What all but 1 % of the values stay within."""
+    max_abs: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,8 +36,10 @@ class Measured:
     """Largest error of PyTorch in the candidate's precision, against the same reference."""
     reference_errors: Difference | None = None
     """All errors of PyTorch in that precision: the worst of several roundings; None if unknown."""
-    overall: tuple[float, int] | None = None
-    """The geometric mean of ``rms_ratio`` over all images of this output, and their number."""
+    overall: Ratios | None = None
+    """The geometric means of ``ratios`` over all images of this output."""
+    images: int = 1
+    """The number of these images."""
     reference_peak: float = 1.0
     """Largest magnitude of the float64 output."""
     full_range: float = 1.0
@@ -53,10 +65,16 @@ class Measured:
         own = self.reference_errors
         return own is not None and own.is_finite and self.found.is_finite and not self.has_diverged
 
-    def rms_ratio(self, floor: float) -> float:
-        """Return the root mean square of the error, in PyTorch's, which is at least ``floor``."""
-        assert self.reference_errors is not None
-        return self.found.rms / max(self.reference_errors.rms, floor * self.full_range)
+    def ratios(self, floor: float) -> Ratios:
+        """Return the errors in those of PyTorch, which count as at least ``floor``."""
+        own, found = self.reference_errors, self.found
+        assert own is not None
+        least = floor * self.full_range
+        return Ratios(
+            rms=found.rms / max(own.rms, least),
+            high=found.high / max(own.high, least),
+            max_abs=found.max_abs / max(own.max_abs, least),
+        )
 
     @property
     def has_diverged(self) -> bool:
@@ -160,24 +178,26 @@ class Distribution:
     """The errors are distributed as PyTorch's own: on each image, and over all images.
 
     The largest of many rounding errors is a random number. Their root mean square and the error
-    that 99 % of them stay within vary far less, so that smaller mistakes are seen.
+    that 99 % of them stay within vary far less, and means over many images less still, so that
+    smaller mistakes are seen.
     """
 
     tolerance: Tolerance
 
     def check(self, measured: Measured) -> str:
-        own, t = measured.reference_errors, self.tolerance
-        if own is None or not measured.has_yardstick:
+        t = self.tolerance
+        if not measured.has_yardstick:
             return ""
-        ratio = measured.rms_ratio(t.reference_floor)
-        if not ratio <= t.times_rms:
+        ratios = measured.ratios(t.reference_floor)
+        if not ratios.rms <= t.times_rms:
             return "RMS error"
-        floor = t.reference_floor * measured.full_range
-        if not measured.found.high <= t.times_high * max(own.high, floor):
+        if not ratios.high <= t.times_high:
             return "error of 1 %"
-        overall, images = measured.overall or (0.0, 1)
-        limit = t.overall_limit(images)
-        return "RMS error over all" if overall > limit and ratio > limit else ""
+        limit = t.overall_limit(measured.images)
+        for here, overall in zip(ratios, measured.overall or (), strict=False):
+            if overall > limit and here > limit:
+                return "mean error over all"
+        return ""
 
 
 @dataclass(frozen=True)

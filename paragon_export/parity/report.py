@@ -76,7 +76,7 @@ class ParityRow(Measured):
                 "reference_rms": None
                 if self.reference_errors is None
                 else self.reference_errors.rms,
-                "rms_over_all": None if self.overall is None else self.overall[0],
+                "over_all": None if self.overall is None else self.overall._asdict(),
                 "reference_peak": self.reference_peak,
                 "reference_moved": self.reference_moved,
                 "judged": self.is_judged,

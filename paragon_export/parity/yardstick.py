@@ -10,7 +10,7 @@ from functools import reduce
 
 from paragon_export.inputs.play import nudged, play
 from paragon_export.inputs.probes import Probe
-from paragon_export.parity.acceptance import Distribution
+from paragon_export.parity.acceptance import Distribution, Ratios
 from paragon_export.parity.metrics import Difference, difference
 from paragon_export.parity.reference import Reference
 from paragon_export.parity.report import ParityRow
@@ -51,15 +51,24 @@ class Yardstick:
 
 
 def with_overall(rows: Sequence[ParityRow]) -> list[ParityRow]:
-    """Return rows with the mean over all images of each output of each candidate."""
-    groups: dict[tuple[str, str], list[float]] = defaultdict(list)
+    """Return rows with the means over all images of each output of each candidate."""
+    groups: dict[tuple[str, str], list[Ratios]] = defaultdict(list)
     for row in rows:
         for rule in row.criteria:
             if isinstance(rule, Distribution) and row.has_yardstick and row.is_judged:
-                ratio = row.rms_ratio(rule.tolerance.reference_floor)
-                groups[row.candidate, row.output].append(max(ratio, LEAST_RATIO))
+                groups[row.candidate, row.output].append(row.ratios(rule.tolerance.reference_floor))
     means = {
-        key: (math.exp(sum(map(math.log, ratios)) / len(ratios)), len(ratios))
-        for key, ratios in groups.items()
+        key: (Ratios(*(_mean(each) for each in zip(*group, strict=True))), len(group))
+        for key, group in groups.items()
     }
-    return [replace(row, overall=means.get((row.candidate, row.output))) for row in rows]
+    unknown = None, 1
+    found = [means.get((row.candidate, row.output), unknown) for row in rows]
+    return [
+        replace(row, overall=overall, images=images)
+        for row, (overall, images) in zip(rows, found, strict=True)
+    ]
+
+
+def _mean(ratios: Sequence[float]) -> float:
+    """Return the geometric mean of ratios of at least ``LEAST_RATIO``."""
+    return math.exp(sum(math.log(max(ratio, LEAST_RATIO)) for ratio in ratios) / len(ratios))

@@ -540,6 +540,7 @@ def test_ports_of_other_names_are_quoted(
     node = helper.make_node("Identity", [names[0]], [names[1]])
     model = plain(node)
     model.graph.input[0].name, model.graph.output[0].name = names
+    model.graph.input.append(helper.make_tensor_value_info("noise", TensorProto.FLOAT, [1]))
     (tmp_path / "m.onnx").write_bytes(model.SerializeToString())
 
     done = run_here("parity", tiny_realtime, "m.onnx")
