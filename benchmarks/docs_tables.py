@@ -430,6 +430,7 @@ TABLES: Mapping[str, Table] = {
             "nearest FP16": "largest error / limit, FP16",
             "nearest BF16": "largest error / limit, BF16",
             "no picture": "skipped: no picture",
+            "refused": "not supported",
         },
         _random_networks,
     ),

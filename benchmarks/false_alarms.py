@@ -177,7 +177,13 @@ def _export(
 def judge_random(count: int, processes: int, anew: bool) -> None:
     """Judge the random networks below a number and keep the counts by family."""
     file, here = RESULTS / "random_networks.json", environment()
-    document: dict[str, Any] = {"rows": [], "alarms": [], "next": 0, "environment": here}
+    document: dict[str, Any] = {
+        "rows": [],
+        "alarms": [],
+        "next": 0,
+        "seconds": 0.0,
+        "environment": here,
+    }
     if file.exists() and not anew:
         earlier = json.loads(file.read_text(encoding="utf-8"))
         if {**earlier["environment"], "time": here["time"]} == here:
@@ -187,6 +193,7 @@ def judge_random(count: int, processes: int, anew: bool) -> None:
         for found in pool.imap(judged_random, range(document["next"], count)):
             count_in(rows, document["alarms"], found)
             document["next"] = found["number"] + 1
+            document["seconds"] += found["seconds"]
             if document["next"] % SAVED_EVERY == 0 or document["next"] == count:
                 document["rows"] = [rows[name] for name in sorted(rows)]
                 file.write_text(to_json(document), encoding="utf-8")
@@ -201,16 +208,10 @@ def count_in(
     rows: dict[str, dict[str, Any]], alarms: list[dict[str, Any]], found: Mapping[str, Any]
 ) -> None:
     """Add one random network to the row of its family."""
-    row = rows.setdefault(
-        found["family"],
-        {
-            "networks of": found["family"], "drawn": 0, "no picture": 0, "refused": 0, "judged": 0,
-            **{p.name: 0 for p in Precision}, "false alarms": 0,
-            **{f"nearest {p.name}": 0.0 for p in Precision}, "seconds": 0.0,
-        },
-    )  # fmt: skip
-    row["drawn"] += 1
-    row["seconds"] += found["seconds"]
+    counts = ("judged", *(precision.name for precision in Precision), "false alarms")
+    nearest = {f"nearest {precision.name}": 0.0 for precision in Precision}
+    new = {"networks of": found["family"], **dict.fromkeys(counts, 0), **nearest}
+    row = rows.setdefault(found["family"], {**new, "no picture": 0, "refused": 0})
     if found["verdict"] in ("no picture", "refused"):
         row[found["verdict"]] += 1
     else:
