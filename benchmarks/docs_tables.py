@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -182,6 +183,28 @@ def _false_alarms(rows: Rows) -> str:
         f"{half[1]} passed, and the other {coarse} are networks that PyTorch itself computes below "
         "50 dB."
     )
+
+
+def _thresholds(rows: Rows) -> str:
+    parts = []
+    for precision in ("FP32", "FP16", "BF16"):
+        pairs = [(row[f"{precision} before"], row[precision]) for row in rows]
+        ratios = [float(now) / float(before) for before, now in pairs if _is_error(before)]
+        parts.append(f"{precision} {statistics.median(ratios):.2f}")
+    return (
+        "What the verdict just sees, in what the former rule just saw, in the median over these "
+        f"mistakes: {', '.join(parts)}."
+    )
+
+
+def _is_error(text: str) -> bool:
+    return text != "-" and float(text) > 0
+
+
+def _random_networks(rows: Rows) -> str:
+    judged = sum(row["judged"] for row in rows)
+    alarms = sum(row["false alarms"] for row in rows)
+    return f"Of {judged} random networks {alarms} were refused."
 
 
 def _int8(rows: Rows) -> str:
@@ -382,6 +405,34 @@ TABLES: Mapping[str, Table] = {
             "refused": "not supported",
         },
         _false_alarms,
+    ),
+    "thresholds": Table(
+        {
+            "sabotage": "what was made wrong",
+            "FP32 before": "FP32, former rule",
+            "FP32": "FP32",
+            "FP16 before": "FP16, former rule",
+            "FP16": "FP16",
+            "BF16 before": "BF16, former rule",
+            "BF16": "BF16",
+        },
+        _thresholds,
+    ),
+    "random_networks": Table(
+        {
+            "networks of": "networks of",
+            "judged": "judged",
+            "FP32": "FP32",
+            "FP16": "FP16",
+            "BF16": "BF16",
+            "false alarms": "refused",
+            "nearest FP32": "largest error / limit, FP32",
+            "nearest FP16": "largest error / limit, FP16",
+            "nearest BF16": "largest error / limit, BF16",
+            "no picture": "skipped: no picture",
+            "refused": "not supported",
+        },
+        _random_networks,
     ),
     "int8": Table(
         {

@@ -1,4 +1,4 @@
-"""Whether a good export is ever called wrong: every golden network, float32 and float16.
+"""Whether a good export is ever called wrong: every golden network, and random ones.
 
 A network is a set of recorded weights with the switches that it was recorded with; cases that
 differ in their input alone are one. Each is exported and judged as ``paragon-export onnx`` does,
@@ -7,6 +7,13 @@ at all default sizes. What the tool does not serve is refused, and listed as ref
 ``--golden`` takes a folder with a ``manifest.json`` in place of the cases that lie in ``paragon_export/testing``;
 ``--only`` takes a pattern of case names. Writes ``false_alarms.json`` and
 ``false_alarms_by_generation.json``.
+
+``--random N`` judges the small random networks of ``random_networks.py`` instead, from number 0 to
+N - 1, at two or three small sizes and without the audit of ranges. A rewritten export that fails in
+half precision counts as an alarm, although ``paragon-export onnx`` would export the network as trained
+then. Networks whose output is no picture (beyond ``DIVERGED``) are skipped. It goes on where an
+earlier run on the same machine and versions ended; ``--anew`` starts again. Writes
+``random_networks.json``.
 """
 
 from __future__ import annotations
@@ -16,26 +23,37 @@ import math
 import time
 from collections.abc import Iterator, Mapping
 from fnmatch import fnmatch
+from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated, Any
 
+import numpy as np
+import torch
 import typer
 from common import RESULTS, write
+from random_networks import RandomNetwork, options_of, random_network
 
 from paragon_export.errors import ParagonExportError
+from paragon_export.inputs.probes import photograph_crop
+from paragon_export.networks.describe import read_network
+from paragon_export.parity.check import judge
+from paragon_export.parity.reference import build_reference
 from paragon_export.parity.report import ParityReport
 from paragon_export.pipeline.export import export
-from paragon_export.specs.plans import ExportPlan, NetworkOptions
-from paragon_export.specs.types import Precision
+from paragon_export.pipeline.float32_graph import finish, float32_graph
+from paragon_export.precision.half import to_precision
+from paragon_export.specs.network import Task
+from paragon_export.specs.plans import ExportPlan, NetworkOptions, ParityPlan
+from paragon_export.specs.tolerance import DIVERGED
+from paragon_export.specs.types import Precision, Size
+from paragon_export.system.atomic_write import to_json
+from paragon_export.system.environment import environment
 from paragon_export.testing.glyph import GOLDEN as GLYPHS
 from paragon_export.testing.glyph import golden_checkpoint
 from paragon_export.testing.golden.make_weights import fill
 from paragon_export.testing.recorded import GOLDEN
 from paragon_export.testing.tiny import save
-
-SWITCHES = ("upsampler_alpha", "window_size", "export_safe", "use_norm")
-"""Arguments of the recorded networks that tensors do not tell."""
 
 SHARES_NAMES = {"v1": "v3"}
 """Versions whose published sizes have other defaults although their tensors are equal."""
@@ -45,7 +63,13 @@ def main(
     golden: Annotated[Path, typer.Option(help="Folder with manifest.json.")] = GOLDEN,
     only: Annotated[list[str] | None, typer.Option(help="Pattern of names. Repeatable.")] = None,
     heavy: Annotated[bool, typer.Option(help="Also the largest networks.")] = False,
+    random: Annotated[int, typer.Option(help="Judge this many random networks instead.")] = 0,
+    processes: Annotated[int, typer.Option(help="For random networks.")] = 1,
+    anew: Annotated[bool, typer.Option(help="Forget earlier random networks.")] = False,
 ) -> None:
+    if random:
+        judge_random(random, processes, anew)
+        return
     for name, case in networks(golden):
         wanted = any(fnmatch(name, pattern) for pattern in only or ["*"])
         if wanted and (heavy or not case.get("heavy")):
@@ -88,30 +112,13 @@ def networks(golden: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
     for file in ("manifest.json", "older.json", "munet.json"):
         path = golden / file
         for case in json.loads(path.read_text(encoding="utf-8")) if path.exists() else ():
-            told = (case["signature"], case["fill"], _flags(case), "forward" in case)
+            told = (case["signature"], case["fill"], options_of(case), "forward" in case)
             key = json.dumps(told, sort_keys=True)
             if key not in seen:
                 seen.add(key)
                 yield case["id"], case
     for signature in sorted(GLYPHS.glob("sig_*.json")):
         yield signature.stem.removeprefix("sig_"), {"glyph": True}
-
-
-def _flags(case: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a user would have to say of a case."""
-    flags = {k: v for k, v in case["kwargs"].items() if k in SWITCHES}
-    switches = case.get("switches", {})
-    if switches.get("dynamic_inference"):
-        flags["dynamic_inference"] = True
-    if case["fill"].get("tracked") == 0:
-        flags["obey_tracked_flag"] = True
-    if switches.get("hier"):
-        flags["attention_mode"] = "hierarchical"
-    if case["version"] == "v5h":
-        flags["attention_mode"] = "global"
-    if case["version"].startswith("munet"):
-        flags["generation"] = case["version"]
-    return flags
 
 
 def judged(name: str, case: Mapping[str, Any], golden: Path, precision: Precision) -> dict:
@@ -142,7 +149,7 @@ def _export(
     else:
         signature = json.loads((golden / case["signature"]).read_text(encoding="utf-8"))
         weights = fill(signature["state_dict"], **case["fill"])
-        checkpoint, flags = save(weights, folder / "golden.safetensors"), _flags(case)
+        checkpoint, flags = save(weights, folder / "golden.safetensors"), options_of(case)
     plan = ExportPlan(
         checkpoint=checkpoint,
         output=folder / "golden.onnx",
@@ -165,6 +172,113 @@ def _export(
             video=plan.video,
         )
     ).parity
+
+
+def judge_random(count: int, processes: int, anew: bool) -> None:
+    """Judge the random networks below a number and keep the counts by family."""
+    file, here = RESULTS / "random_networks.json", environment()
+    document: dict[str, Any] = {
+        "rows": [],
+        "alarms": [],
+        "next": 0,
+        "seconds": 0.0,
+        "environment": here,
+    }
+    if file.exists() and not anew:
+        earlier = json.loads(file.read_text(encoding="utf-8"))
+        if {**earlier["environment"], "time": here["time"]} == here:
+            document = {**earlier, "environment": here}
+    rows = {row["networks of"]: row for row in document["rows"]}
+    with get_context("spawn").Pool(processes) as pool:
+        for found in pool.imap(judged_random, range(document["next"], count)):
+            count_in(rows, document["alarms"], found)
+            document["next"] = found["number"] + 1
+            document["seconds"] += found["seconds"]
+            if document["next"] % SAVED_EVERY == 0 or document["next"] == count:
+                document["rows"] = [rows[name] for name in sorted(rows)]
+                file.write_text(to_json(document), encoding="utf-8")
+                total = sum(row["judged"] for row in rows.values())
+                print(f"{document['next']} drawn, {total} judged, {len(document['alarms'])} alarms")
+
+
+SAVED_EVERY = 20
+
+
+def count_in(
+    rows: dict[str, dict[str, Any]], alarms: list[dict[str, Any]], found: Mapping[str, Any]
+) -> None:
+    """Add one random network to the row of its family."""
+    counts = ("judged", *(precision.name for precision in Precision), "false alarms")
+    nearest = {f"nearest {precision.name}": 0.0 for precision in Precision}
+    new = {"networks of": found["family"], **dict.fromkeys(counts, 0), **nearest}
+    row = rows.setdefault(found["family"], {**new, "no picture": 0, "refused": 0})
+    if found["verdict"] in ("no picture", "refused"):
+        row[found["verdict"]] += 1
+    else:
+        row["judged"] += 1
+        row[found["precision"]] += 1
+        row[f"nearest {found['precision']}"] = max(
+            row[f"nearest {found['precision']}"], found["nearest"]
+        )
+    if found["verdict"] == "alarm":
+        row["false alarms"] += 1
+    if found["detail"]:
+        alarms.append({name: found[name] for name in ("number", "family", "precision", "detail")})
+
+
+def judged_random(number: int) -> dict[str, Any]:
+    """Export one random network, judge it, and say what the verdict was."""
+    start = time.process_time()
+    torch.set_num_threads(1)
+    drawn = random_network(number)
+    result: dict[str, Any] = {
+        "number": number, "family": drawn.family, "precision": drawn.precision.name,
+        "verdict": "passed", "nearest": 0.0, "detail": "",
+    }  # fmt: skip
+    with TemporaryDirectory() as folder:
+        try:
+            report = _judged_drawn(drawn, Path(folder))
+        except ParagonExportError as error:
+            result |= {"verdict": "refused", "detail": f"refused: {error}"[:160]}
+        else:
+            if report is None:
+                result["verdict"] = "no picture"
+            else:
+                result["nearest"] = _closest(report)
+                failed = [
+                    f"{r.output} {r.picture} {r.size}: {r.failure}"
+                    for r in report.rows
+                    if r.failure
+                ]
+                if not report.passed:
+                    result |= {
+                        "verdict": "alarm",
+                        "detail": "; ".join(failed[:3]) or "nothing judged",
+                    }
+    return {**result, "seconds": time.process_time() - start}
+
+
+def _judged_drawn(drawn: RandomNetwork, folder: Path) -> ParityReport | None:
+    """Export and judge a random network; None if its output is no picture."""
+    options = NetworkOptions(flags=drawn.flags)
+    network = read_network(drawn.save(folder), options)
+    if network.spec.task is Task.IMAGE:
+        image = photograph_crop(network.spec.in_channels, Size(16, 16))[None]
+        output = build_reference(network).runner("float64").infer({"input": image})["output"]
+        if not np.abs(output).max() <= DIVERGED:
+            return None
+    plan = ExportPlan(
+        checkpoint=network.checkpoint.path,
+        output=folder / "random.onnx",
+        options=options,
+        precision=drawn.precision,
+        video=drawn.video,
+        rewrite=drawn.rewrite,
+        runtime=drawn.runtime,
+    )
+    graph = float32_graph(network, plan)
+    model = to_precision(graph.model, plan.precision, plan.io)
+    return judge(graph.reference, [finish(graph, model, plan)], ParityPlan(sizes=drawn.sizes))
 
 
 def _failure(report: ParityReport) -> str:

@@ -33,6 +33,9 @@ from paragon_export.testing.tiny import Tensors, save, tiny_hyperparameters, tin
 MOST_VALUES = 110_000
 """Values of a recorded network; of larger ones one block is kept."""
 
+MOST_FEATURES_PX = 20
+"""Sides of pictures for these larger networks, in pixels."""
+
 FIXED = re.compile(
     r"(sharp|sharpen|blur|resample_conv)\.|freq_luma|relative_position_index|tracked|identity_kernel"
     r"|\._[uv]$|0\._[uv]$|scale_buffer"
@@ -97,9 +100,9 @@ class Draw:
             redrawn = {n: np.asarray(a, weights[n].dtype) for n, a in redrawn.items()}
         return redrawn
 
-    def sizes(self, smallest: int = 1, window: int = 1) -> tuple[Size, ...]:
-        """Return two or three small sizes, one of them tiny or odd."""
-        low, high = max(smallest, 8), max(smallest + 8, 2 * window + 8, 28)
+    def sizes(self, smallest: int = 1, high: int = 28) -> tuple[Size, ...]:
+        """Return two or three sizes below ``high``, one of them near the smallest."""
+        low = max(smallest, 8)
         tiny = Size(*(int(e) for e in self.rng.integers(smallest, smallest + 6, 2)))
         others = [Size(*(int(e) for e in self.rng.integers(low, high, 2))) for _ in range(2)]
         return tuple(dict.fromkeys([tiny, *others]))
@@ -146,7 +149,7 @@ def _tiny(draw: Draw) -> RandomNetwork:
         weights=draw.redrawn(tiny_tensors(hyperparameters, draw.number)),
         flags=flags,
         precision=_precision(draw),
-        sizes=draw.sizes(window=window),
+        sizes=draw.sizes(high=2 * window + 8 if window > 8 else 28),
         video=draw.rng.random() < 0.2,
         rewrite=rewrite,
         runtime=Runtime(draw.one_of(*runtimes)),
@@ -195,7 +198,7 @@ def _recorded(draw: Draw) -> RandomNetwork:
         weights=draw.redrawn(_older(name)),
         flags={**options_of(case), "scale": case["kwargs"]["scale"]},
         precision=_precision(draw),
-        sizes=draw.sizes(window=16 if "photo" in name else 1),
+        sizes=draw.sizes(high=28 if case["params"] <= MOST_VALUES else MOST_FEATURES_PX),
         rewrite=draw.rng.random() < 0.85,
     )
 

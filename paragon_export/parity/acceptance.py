@@ -40,6 +40,8 @@ class Measured:
     """The geometric means of ``ratios`` over all images of this output."""
     images: int = 1
     """The number of these images."""
+    largest_own: float = math.inf
+    """PyTorch's largest error on any of them, in units of full range; infinite if unknown."""
     reference_peak: float = 1.0
     """Largest magnitude of the float64 output."""
     full_range: float = 1.0
@@ -143,7 +145,8 @@ class MaxError:
         """Return the largest error allowed.
 
         It is the smaller of two limits. The relative one is ``times_reference`` times PyTorch's
-        own error, which is at least the change that one rounding of the input causes. The
+        own error, which is at least the change that one rounding of the input causes, or a
+        smaller multiple of its largest error on any image, whichever is less. The
         absolute one is ``max_abs`` times full range, or times the float64 output's peak if that
         is larger, because the rounding error of a float grows with its value. Where PyTorch itself
         errs as much, ``times_beyond`` times its error takes the place of the absolute limit. Where
@@ -164,6 +167,9 @@ class MaxError:
         relative = t.times_reference * max(found, moved, t.reference_floor * measured.full_range)
         if t.times_reference * moved > absolute:
             return relative
+        floor = t.reference_floor
+        largest = t.largest_limit(measured.images) * max(measured.largest_own, floor)
+        relative = min(relative, largest * measured.full_range)
         return min(relative, max(absolute, t.times_beyond * found))
 
     def check(self, measured: Measured) -> str:

@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import reduce
+from typing import Any
 
 from paragon_export.inputs.play import nudged, play
 from paragon_export.inputs.probes import Probe
@@ -51,22 +52,29 @@ class Yardstick:
 
 
 def with_overall(rows: Sequence[ParityRow]) -> list[ParityRow]:
-    """Return rows with the means over all images of each output of each candidate."""
-    groups: dict[tuple[str, str], list[Ratios]] = defaultdict(list)
+    """Return rows with what is known of all images of each output of each candidate."""
+    groups: dict[tuple[str, str], list[ParityRow]] = defaultdict(list)
     for row in rows:
-        for rule in row.criteria:
-            if isinstance(rule, Distribution) and row.has_yardstick and row.is_judged:
-                groups[row.candidate, row.output].append(row.ratios(rule.tolerance.reference_floor))
-    means = {
-        key: (Ratios(*(_mean(each) for each in zip(*group, strict=True))), len(group))
-        for key, group in groups.items()
+        if row.has_yardstick and row.is_judged and _rule_of(row):
+            groups[row.candidate, row.output].append(row)
+    known = {key: _overall(group) for key, group in groups.items()}
+    return [replace(row, **known.get((row.candidate, row.output), {})) for row in rows]
+
+
+def _rule_of(row: ParityRow) -> Distribution | None:
+    return next((rule for rule in row.criteria if isinstance(rule, Distribution)), None)
+
+
+def _overall(group: Sequence[ParityRow]) -> dict[str, Any]:
+    """Return the fields that depend on all images of one output of one candidate."""
+    rules = [rule for row in group if (rule := _rule_of(row))]
+    pairs = zip(group, rules, strict=True)
+    ratios = [row.ratios(rule.tolerance.reference_floor) for row, rule in pairs]
+    return {
+        "overall": Ratios(*(_mean(each) for each in zip(*ratios, strict=True))),
+        "images": len(group),
+        "largest_own": max(row.reference_max_abs / row.full_range for row in group),
     }
-    unknown = None, 1
-    found = [means.get((row.candidate, row.output), unknown) for row in rows]
-    return [
-        replace(row, overall=overall, images=images)
-        for row, (overall, images) in zip(rows, found, strict=True)
-    ]
 
 
 def _mean(ratios: Sequence[float]) -> float:

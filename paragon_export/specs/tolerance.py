@@ -20,6 +20,8 @@ class Tolerance:
     """No pixel may be further off than this, unless PyTorch itself errs about as much."""
     times_reference: float
     """Nor further than this many times PyTorch's largest error on the same image."""
+    times_largest: float
+    """Nor further than this many times PyTorch's largest error on any of many images."""
     times_beyond: float
     """Where PyTorch errs about ``max_abs`` or more, this many times its error is allowed instead."""
     times_diverged: float
@@ -44,14 +46,14 @@ class Tolerance:
         """
         if precision is Precision.FP32:
             return cls(
-                max_abs=1e-5, times_reference=4, times_beyond=3, times_diverged=4,
+                max_abs=1e-5, times_reference=4, times_largest=math.inf, times_beyond=3, times_diverged=4,
                 times_rms=math.inf, times_high=math.inf, times_overall=math.inf,
                 reference_floor=2.5e-7, min_psnr_db=-math.inf,
             )  # fmt: skip
         is_fp16 = precision is Precision.FP16
         return cls(
             max_abs=0.05 if is_fp16 else 0.25,
-            times_reference=4, times_beyond=4, times_diverged=4,
+            times_reference=4, times_largest=2, times_beyond=4, times_diverged=4,
             times_rms=2, times_high=2.5, times_overall=1.25,
             reference_floor=2.0**-14 if is_fp16 else 2.0**-11,
             min_psnr_db=50.0 if is_fp16 else 30.0,
@@ -64,6 +66,10 @@ class Tolerance:
         Errors are in units of the largest logit, or of 1 where that is larger.
         """
         return replace(cls.for_precision(precision), min_psnr_db=-math.inf)
+
+    def largest_limit(self, images: int) -> float:
+        """Return ``times_largest`` for a number of images; ``times_reference`` for one."""
+        return max(self.times_largest, 1 + (self.times_reference - 1) / math.sqrt(images))
 
     def overall_limit(self, images: int) -> float:
         """Return ``times_overall`` for a number of images; more for few, as a mean of few varies."""

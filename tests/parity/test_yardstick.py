@@ -72,6 +72,19 @@ def test_an_image_without_any_error_makes_up_for_no_other() -> None:
     assert first.overall.rms == pytest.approx(math.sqrt(LEAST_RATIO * 2))
 
 
+@pytest.mark.parametrize(("images", "times"), [(1, 4.0), (4, 2.5), (16, 2.0), (99, 2.0)])
+def test_no_error_is_far_beyond_pytorchs_largest_on_any_image(images: int, times: float) -> None:
+    """The more images there are, the less the largest of PyTorch's errors is a matter of luck."""
+    quiet = replace(row(1e-3), reference_max_abs=6e-3)
+    loud = replace(quiet, reference_max_abs=1e-2)
+    rows = with_overall([loud, *[quiet] * (images - 1)])
+    assert {(r.images, r.largest_own) for r in rows} == {(images, 1e-2)}
+    limit = min(4 * rows[-1].reference_max_abs, times * 1e-2)
+    assert rows[-1].limit == pytest.approx(limit)
+    scaled = with_overall([replace(r, full_range=1e3) for r in (loud, *[quiet] * (images - 1))])
+    assert scaled[-1].largest_own == 1e-5
+
+
 def test_a_small_error_on_all_images_fails_where_one_image_passes() -> None:
     """Half more than PyTorch's error is luck on one image, and none on a dozen."""
     assert [r.failure for r in with_overall([row(1.5e-3)])] == [""]
