@@ -112,8 +112,8 @@ def networks(golden: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
     for file in ("manifest.json", "older.json", "munet.json"):
         path = golden / file
         for case in json.loads(path.read_text(encoding="utf-8")) if path.exists() else ():
-            told = (case["signature"], case["fill"], options_of(case), "forward" in case)
-            key = json.dumps(told, sort_keys=True)
+            known = (case["signature"], case["fill"], options_of(case), "forward" in case)
+            key = json.dumps(known, sort_keys=True)
             if key not in seen:
                 seen.add(key)
                 yield case["id"], case
@@ -162,12 +162,12 @@ def _export(
     except ParagonExportError as error:
         if "--scale" not in str(error):
             raise
-    told = {**flags, "scale": case["kwargs"]["scale"]}
+    switches = {**flags, "scale": case["kwargs"]["scale"]}
     return export(
         ExportPlan(
             checkpoint=checkpoint,
             output=plan.output,
-            options=NetworkOptions(flags=told),
+            options=NetworkOptions(flags=switches),
             precision=precision,
             video=plan.video,
         )

@@ -146,7 +146,7 @@ def read_pickle(
 ) -> tuple[dict[str, np.ndarray], dict[str, Any], tuple[str, ...]]:
     """Return the state dict, the ``EXTRA_ENTRIES`` and the containers of a pickle.
 
-    The first container held the state dict; the others beside it hold other weights.
+    The first container held the state dict; the others hold other weights.
 
     Args:
         path: The file, for error messages.
@@ -206,7 +206,7 @@ def _unwrap(
         extra: The ``EXTRA_ENTRIES`` of each container are added to it.
         leave_out: Name of a container to ignore.
         parents: Names of the containers around ``loaded``.
-        siblings: The innermost of them and the containers beside it.
+        siblings: The innermost of them, then the other containers on its level.
 
     Raises:
         CheckpointError: If there is no state dict.
@@ -218,9 +218,9 @@ def _unwrap(
         chosen = next((c for c in found if c != leave_out), None)
         if chosen is not None:
             extra |= {name: loaded[name] for name in EXTRA_ENTRIES if name in loaded}
-            beside = (chosen, *(c for c in found if c != chosen))
+            level = (chosen, *(c for c in found if c != chosen))
             inner = loaded[chosen]
-            return _unwrap(path, inner, extra, leave_out, (*parents, chosen), beside)
+            return _unwrap(path, inner, extra, leave_out, (*parents, chosen), level)
         tensors = {k: v for k, v in loaded.items() if isinstance(v, torch.Tensor)}
         if tensors and len(tensors) == len(loaded) and all(isinstance(k, str) for k in tensors):
             return tensors, siblings

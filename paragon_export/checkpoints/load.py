@@ -39,7 +39,7 @@ class Checkpoint:
     container: str = ""
     """The element of ``CONTAINERS`` that held the tensors; empty if there was none."""
     also_in_file: tuple[str, ...] = ()
-    """Other containers of weights beside it, which are not used."""
+    """Other containers of weights in the file, which are not used."""
     data: bytes = field(default=b"", repr=False)
     """The bytes of a file with containers: it may hold other weights as well."""
 
@@ -113,7 +113,7 @@ def _parse(path: Path, data: bytes, leave_out: str = "") -> Checkpoint:
 
 
 def _plain_metadata(found: Any) -> dict[str, str]:
-    """Return the texts, numbers and booleans that a trainer stored beside the weights, as JSON."""
+    """Return the texts, numbers and booleans that a trainer stored with the weights, as JSON."""
     if not isinstance(found, Mapping):
         return {}
     plain = (str, int, float, bool)
@@ -125,7 +125,7 @@ def _plain_metadata(found: Any) -> dict[str, str]:
 
 
 def _without_counter(tensors: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
-    """Leave out the counter that PyTorch's ``AveragedModel`` keeps beside ``module``."""
+    """Leave out ``n_averaged``, the counter of PyTorch's ``AveragedModel``."""
     counter = tensors.get("n_averaged")
     others = [name for name in tensors if name != "n_averaged"]
     is_averaged = others and all(name.startswith("module.") for name in others)

@@ -49,7 +49,7 @@ class Measured:
     is_stress: bool = False
     """Whether the probe is an artificial pattern, on which a network may diverge."""
     picture_diverges: bool = False
-    """Of an output beside the image: whether the float64 image is far outside of its range."""
+    """Whether, for an output that is not the image, the float64 image is far outside of its range."""
     reference_moved: float = 0.0
     """Change of the float64 output when its input changes by one rounding; 0 if not measured."""
     wrong_top1: int | None = None
