@@ -11,10 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from paragon_export.bench.contenders import _compiled
 from paragon_export.bench.measure import MAX_SAMPLES, MIN_SAMPLES, bench_runners, benchmark
 from paragon_export.bench.report import BenchReport, BenchRow
 from paragon_export.cli.show.bench import bench_markdown
 from paragon_export.errors import OutOfMemoryError, ParagonExportError, PlanError, RunError
+from paragon_export.networks.describe import load_network
+from paragon_export.parity.reference import build_reference
 from paragon_export.pipeline.export import export
 from paragon_export.runtimes.base import Arrays, Runner
 from paragon_export.specs.plans import ExportPlan
@@ -106,6 +109,18 @@ def test_cuda_without_a_gpu(measured: BenchReport, model: Path) -> None:
     if cuda_gpu() is None:
         assert not row.samples_ms
         assert "CUDA" in row.reason
+
+
+def test_compiling_leaves_the_network_as_it_is(tiny_realtime: Path) -> None:
+    """A float32 runner has the network itself, which other backends run as well."""
+    reference = build_reference(load_network(tiny_realtime))
+    runner = reference.runner("float32")
+    assert runner.module is reference.module
+
+    compiled = _compiled(runner)
+
+    assert compiled.module._compiled_call_impl is not None
+    assert reference.module._compiled_call_impl is None
 
 
 def test_a_session_that_fell_back_is_no_cuda(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
