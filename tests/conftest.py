@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 
 from paragon_export.runtimes.base import Runner
-from paragon_export.specs.types import OnnxBackend
+from paragon_export.specs.types import OnnxBackend, Size
 from paragon_export.testing.tiny import tiny_checkpoint
 
 ROOT = Path(__file__).parents[1]
@@ -188,6 +188,16 @@ def fewer_sizes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch)
     """
     if request.node.get_closest_marker("all_sizes") is None:
         monkeypatch.setattr("paragon_export.inputs.sizes.residue_sizes", lambda *_: [])
+
+
+@pytest.fixture(autouse=True)
+def smaller_large_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Judge at 24x32 in place of 1080x1920, which takes 2 s.
+
+    ``tests/parity/test_large.py`` gives sizes of its own. Processes that ``run_started`` starts
+    judge at 1080x1920.
+    """
+    monkeypatch.setattr("paragon_export.parity.candidates.LARGE", Size(24, 32))
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ process loads them once, then forks for every request that it reads: a JSON obje
 ``args``, ``cwd``, ``stdout`` and ``stderr`` (the files to write), ``env`` (variables to set) and
 ``seconds`` (the time limit). It answers each with the exit code. The child runs ``python -m paragon_export`` and the functions
 registered for its end, then leaves without unloading modules. Of the tool itself nothing is loaded
-before the fork.
+before the fork. The large size that candidates are judged at by default is small there.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ import runpy
 import signal
 import sys
 import time
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec, PathFinder
 from typing import Any
 
 import onnx_ir  # noqa: F401 - loaded for those that are forked
@@ -35,6 +37,30 @@ def become(request: dict[str, Any]) -> None:
         os.close(opened)
     sys.path[0] = request["cwd"]  # as ``python -m`` has it
     sys.argv = ["paragon_export", *request["args"]]
+    sys.meta_path.insert(0, SmallLargeSize())
+
+
+class SmallLargeSize(MetaPathFinder):
+    """Loads the module that holds the large size, and makes it small: judging takes 2 s there."""
+
+    def find_spec(self, name: str, path: Any, target: Any = None) -> ModuleSpec | None:
+        if name != "paragon_export.inputs.large":
+            return None
+        spec = PathFinder.find_spec(name, path)
+        assert spec is not None
+        loader: Any = spec.loader
+        load = loader.exec_module
+
+        def load_small(module: Any) -> None:
+            load(module)
+            module.LARGE = module.smaller(module.LARGE, SMALL_PIXELS)
+
+        loader.exec_module = load_small
+        return spec
+
+
+SMALL_PIXELS = 1000
+"""Pixels of the large size in tests of other things."""
 
 
 def run_the_tool() -> int:

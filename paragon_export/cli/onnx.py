@@ -8,6 +8,7 @@ from pathlib import Path
 from paragon_export.cli.options import (
     AcceptLossAlias,
     AgreementAlias,
+    At,
     AuditFile,
     Bf16,
     CalibrateAlias,
@@ -29,6 +30,7 @@ from paragon_export.cli.options import (
     precision_of,
     replaced,
     size_of,
+    sizes_at,
     takes_options,
 )
 from paragon_export.cli.quantize import CALIBRATION_OPTIONS, quantize_checkpoint
@@ -51,6 +53,7 @@ def onnx(
     rewrite: Rewrite = True,
     runtime: ForRuntime = Runtime.ANY,
     opset: Opset = None,
+    at: At = None,
     audit: AuditFile = None,
     int8: Int8Alias = False,
     calibrate: CalibrateAlias = None,
@@ -65,7 +68,7 @@ def onnx(
     precision = precision_of(fp16, bf16)
     size = size_of(static, "--static") if static else None
     if int8:
-        if precision.is_half or static or video or io is not Precision.FP32 or audit:
+        if precision.is_half or static or video or io is not Precision.FP32 or audit or at:
             raise PlanError("--int8 goes with float32 inputs and outputs and no other precision")
         calibration = (calibrate, phase_1, agreement, accept_loss)
         return quantize_checkpoint(checkpoint, output, opset, calibration, options, json, ALIAS)
@@ -75,7 +78,7 @@ def onnx(
         checkpoint=checkpoint, output=output or Path("unnamed.onnx"),
         is_named=output is not None, options=options, precision=precision, io=io, static=size,
         video=video, rewrite=rewrite, runtime=runtime, opset=opset,
-        error_shares=audit is not None,
+        at=sizes_at(at), error_shares=audit is not None,
     )  # fmt: skip
     _export(plan if output else replace(plan, output=_default_output(plan)), audit, json)
 

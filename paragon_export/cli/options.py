@@ -148,6 +148,14 @@ Sizes = Annotated[
     str | None,
     typer.Option(metavar=f"{SIZE},...", help="Input sizes to judge at, not the default ones."),
 ]
+At = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--at",
+        metavar=SIZE,
+        help="Large size to judge at as well (repeatable), in place of the default one.",
+    ),
+]
 JunitFile = Annotated[Path | None, typer.Option(help="JUnit XML file to write.")]
 OtherCheckpoint = Annotated[
     bool,
@@ -250,6 +258,15 @@ def size_of(text: str, flag: str) -> Size:
             f"{SIZE}"
         )
     return size
+
+
+def sizes_at(texts: Sequence[str] | None) -> tuple[Size, ...] | None:
+    """Read the sizes of ``--at``; None if there are none.
+
+    Raises:
+        PlanError: If one is no size.
+    """
+    return tuple(size_of(text, "--at") for text in texts) if texts else None
 
 
 def default_name(stem: str, parts: Sequence[str], suffix: str) -> Path:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from paragon_export.cli.options import (
+    At,
     Backends,
     Candidates,
     Images,
@@ -22,6 +23,7 @@ from paragon_export.cli.options import (
     is_artifact,
     replaced,
     size_of,
+    sizes_at,
     takes_options,
 )
 from paragon_export.specs.plans import NetworkOptions
@@ -35,6 +37,7 @@ def parity(
     reference: Reference,
     candidates: Candidates = None,
     sizes: Sizes = None,
+    at: At = None,
     images: Images = None,
     backend: Backends = None,
     junit: JunitFile = None,
@@ -60,6 +63,7 @@ def parity(
         reference if candidates else None,
         files,
         sizes=wanted,
+        at=sizes_at(at),
         images=images,
         backends=backends_of(backend),
         other_checkpoint=other_checkpoint,

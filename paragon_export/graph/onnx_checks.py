@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from paragon_export.specs.network import MAX_CHANNELS, MAX_IMAGE_CHANNELS
-from paragon_export.specs.plans import MAX_STATIC_PIXELS
+from paragon_export.specs.plans import MAX_PIXELS
 from paragon_export.specs.types import MAX_EXTENT_PX
 from paragon_export.system.text import brief
 
@@ -152,7 +152,7 @@ def _can_be_fed(name: str, dims: Sequence[int], classifies: bool) -> bool:
     return (
         channels <= max_channels
         and max(extents) <= MAX_EXTENT_PX
-        and values // max(channels, 1) <= MAX_STATIC_PIXELS
+        and values // max(channels, 1) <= MAX_PIXELS
         and values <= MAX_INPUT_VALUES
     )
 

@@ -15,6 +15,7 @@ from paragon_export.errors import PlanError
 from paragon_export.graph.inspection import FLOAT_TYPES
 from paragon_export.graph.onnx_io import OnnxFile, is_onnx, read_onnx_file
 from paragon_export.inputs.glyph_probes import GLYPHS
+from paragon_export.inputs.large import LARGE
 from paragon_export.inputs.sizes import default_sizes
 from paragon_export.networks.options import FLAGS, SET_OPTIONS
 from paragon_export.precision.counts import check_counts
@@ -89,6 +90,28 @@ class OpenedArtifact:
             for size, _ in default_sizes(spec.window, spec.smallest)
         )
         return list(dict.fromkeys(clamped))
+
+    def large_sizes(self) -> list[Size]:
+        """Return the sizes that it is made for: of an engine the optimal and the largest ones."""
+        if not isinstance(self.profile, Profile):
+            return [self.fixed.at(LARGE)]
+        sizes = (size for one in self.profile.all for size in (one.optimal, one.largest))
+        return list(dict.fromkeys(sizes))
+
+    def check(self, size: Size) -> None:
+        """Refuse a size that it does not accept.
+
+        Raises:
+            PlanError: Naming what it accepts.
+        """
+        self.fixed.check(size)
+        if isinstance(self.profile, Profile) and not any(
+            one.smallest.height <= size.height <= one.largest.height
+            and one.smallest.width <= size.width <= one.largest.width
+            for one in self.profile.all
+        ):
+            accepted = " and ".join(f"{p.smallest} to {p.largest}" for p in self.profile.all)
+            raise PlanError(f"{self.candidate.name} accepts {accepted}, not {size}")
 
     @property
     def largest_batch(self) -> int:

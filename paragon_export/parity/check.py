@@ -12,7 +12,9 @@ from paragon_export.errors import PlanError
 from paragon_export.graph.onnx_io import OnnxFile
 from paragon_export.inputs.fit import fitted
 from paragon_export.inputs.glyph_probes import glyph_probes
+from paragon_export.inputs.large import large_probe, smaller
 from paragon_export.inputs.probes import Probe, choose_probes
+from paragon_export.inputs.sizes import check_defined
 from paragon_export.networks.describe import LoadedNetwork, read_network
 from paragon_export.parity.acceptance import conversion_criteria
 from paragon_export.parity.candidates import (
@@ -25,11 +27,13 @@ from paragon_export.parity.candidates import (
 from paragon_export.parity.compare import verify
 from paragon_export.parity.diagnosis.alternatives import Alternative, alternatives
 from paragon_export.parity.diagnosis.diagnose import Subject, diagnose
+from paragon_export.parity.parts import Parts
 from paragon_export.parity.provenance import changed_files, network_of_artifact, other_checkpoint
 from paragon_export.parity.reference import OnnxReference, TorchReference, build_reference
 from paragon_export.parity.report import Finding, ParityReport, ParityRow
+from paragon_export.parity.truth import Truths
 from paragon_export.specs.plans import NetworkOptions, ParityPlan
-from paragon_export.specs.types import OnnxBackend, Size
+from paragon_export.specs.types import OnnxBackend, Size, sizes_of
 from paragon_export.system.progress import step
 
 Alternatives = Callable[[], Sequence[Alternative]]
@@ -41,6 +45,7 @@ def check_parity(
     candidates: Iterable[str | Path],
     *,
     sizes: Iterable[str | Size] = (),
+    at: Iterable[str | Size] | None = None,
     images: str | Path | None = None,
     backends: Iterable[str] = ("onnxruntime",),
     other_checkpoint: bool = False,
@@ -53,6 +58,8 @@ def check_parity(
             that its metadata names, from its folder or the working folder.
         candidates: ``.onnx`` and ``.engine`` files, all of them stills or all of them video models.
         sizes: Input sizes as ``"720x1280"`` (height x width), in place of the default ones.
+        at: Large sizes to judge at as well. None: those of an engine's profile, or 1080x1920, or
+            less for a network that would take too long.
         images: Folder of images to add to the probes.
         backends: What runs ONNX files: ``"onnxruntime"``, ``"openvino"`` or both.
         other_checkpoint: Also judge files whose metadata names another checkpoint.
@@ -65,7 +72,8 @@ def check_parity(
         ParagonExportError: If a file cannot be opened or does not fit the reference.
     """
     plan = ParityPlan(
-        sizes=tuple(s if isinstance(s, Size) else Size.parse(s) for s in sizes),
+        sizes=sizes_of(sizes),
+        at=None if at is None else sizes_of(at),
         images=None if images is None else Path(images),
         backends=tuple(dict.fromkeys(map(OnnxBackend, backends))),
     )
@@ -145,13 +153,17 @@ def judge(
     rows: list[ParityRow] = []
     notes: list[str] = []
     findings: list[Finding] = []
+    truths = Truths(reference)
     for artifact in artifacts:
         for backend in plan.backends[: 1 if isinstance(artifact, EngineFile) else None]:
             opened = open_candidate(artifact, reference.inputs, reference.outputs, backend)
             probes = _probes(reference, opened, plan)
-            report = verify(reference, [opened.candidate], probes)
+            large, remarks = _large_probes(truths.parts, opened, plan)
+            probes += [p for p in large if p.size not in {probe.size for probe in probes}]
+            report = verify(reference, [opened.candidate], probes, truths=truths)
             rows += report.rows
-            notes += [*report.notes, *opened.limits, *opened.disagreements(reference.spec)]
+            notes += [*report.notes, *opened.limits, *remarks]
+            notes += opened.disagreements(reference.spec)
             if not report.passed:
                 failed = Subject(
                     candidate=opened.candidate,
@@ -217,3 +229,35 @@ def _probes(reference: TorchReference, opened: OpenedArtifact, plan: ParityPlan)
         data=opened.artifact.data if opened.profile is None else None,
     )
     return fitted(probes, opened.fixed)
+
+
+def _large_probes(
+    parts: Parts, opened: OpenedArtifact, plan: ParityPlan
+) -> tuple[list[Probe], list[str]]:
+    """Return the large probes of a candidate, and a note for each default size that is replaced.
+
+    Raises:
+        PlanError: If a size was asked for that the candidate does not accept.
+    """
+    spec = parts.reference.input_spec
+    if spec.task.is_classifier:
+        if plan.at:
+            raise PlanError("--at is for networks that take images, not glyphs; leave it out")
+        return [], []
+    sizes, notes = list(plan.at or ()), []
+    for size in sizes:
+        opened.check(size)
+    check_defined(sizes, spec.smallest)
+    if plan.at is None and not plan.sizes and opened.static is None:
+        most = parts.most_pixels // (opened.fixed.batch or 1)
+        for wanted in plan.made_for or opened.large_sizes():
+            wanted = opened.fixed.at(wanted)
+            sizes.append(opened.fixed.at(smaller(wanted, most, spec.smallest)))
+            if sizes[-1] != wanted:
+                notes.append(
+                    f"{opened.candidate.name} is judged at {sizes[-1]} in place of {wanted}, which "
+                    f"would take long here; --at {wanted} judges it there"
+                )
+    video = len(parts.reference.inputs) > 1
+    probes = [large_probe(spec.channels, size, video=video) for size in dict.fromkeys(sizes)]
+    return fitted(probes, opened.fixed), notes

@@ -10,25 +10,27 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial, reduce
+from functools import reduce
 
 import ml_dtypes
 import numpy as np
 
 from paragon_export.errors import PlanError, RunError
-from paragon_export.inputs.play import nudged, play
+from paragon_export.inputs.play import play
 from paragon_export.inputs.probes import Probe
 from paragon_export.parity.acceptance import Criteria, MinPsnr, default_criteria
 from paragon_export.parity.candidates import Candidate
 from paragon_export.parity.metrics import NOT_COMPARED, Difference, difference, wrong_top1
+from paragon_export.parity.parts import Part
 from paragon_export.parity.reference import Reference
 from paragon_export.parity.report import ParityReport, ParityRow
+from paragon_export.parity.truth import Truth, Truths
 from paragon_export.parity.yardstick import Yardstick, with_overall
 from paragon_export.runtimes.base import Arrays
-from paragon_export.specs.network import Port, Task
+from paragon_export.specs.network import Port
 from paragon_export.specs.tolerance import DIVERGED
 from paragon_export.specs.types import Precision
-from paragon_export.system.progress import counted, step
+from paragon_export.system.progress import counted
 from paragon_export.system.text import brief
 
 BORDER_PX = 4
@@ -46,6 +48,7 @@ def verify(
     candidates: Sequence[Candidate],
     probes: Iterable[Probe],
     criteria: Mapping[Precision, Criteria] | None = None,
+    truths: Truths | None = None,
 ) -> ParityReport:
     """Compare candidates with the reference on probes.
 
@@ -54,6 +57,7 @@ def verify(
         candidates: Opened models.
         probes: Inputs that suit all candidates.
         criteria: Rules that replace the default rule of a precision.
+        truths: What was computed for other candidates of the same reference.
 
     Returns:
         The report, without findings.
@@ -64,63 +68,41 @@ def verify(
     if logits:
         rows = with_overall(list(_logit_rows(reference, candidates, probes, rules)))
         return ParityReport(rows=tuple(rows))
-    rows = with_overall(list(_image_rows(reference, candidates, probes, rules)))
+    rows = with_overall(list(_image_rows(truths or Truths(reference), candidates, probes, rules)))
     return ParityReport(rows=tuple(rows), notes=tuple(_special_cases(rows)))
 
 
 # --- images and maps ----------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class _Truth:
-    """Outputs of the reference on one probe."""
-
-    probe: Probe
-    outputs: Arrays
-    """In float64."""
-    own: Mapping[Precision, Mapping[str, Difference]]
-    """PyTorch's errors in each precision, by output: the worst of several roundings."""
-    moved: Arrays
-    """In float64, on the input changed by one rounding; empty unless the outputs are maps."""
-
-
 def _image_rows(
-    reference: Reference,
+    truths: Truths,
     candidates: Sequence[Candidate],
     probes: Iterable[Probe],
     rules: Mapping[Precision, Criteria],
 ) -> Iterable[ParityRow]:
-    exact = reference.runner("float64")
-    yardsticks = {p: Yardstick(reference, p) for p in sorted(rules)}
-    is_map = reference.input_spec.task is Task.MAP
-    run = partial(play, inputs=reference.inputs)
     for probe in counted("judging image", probes):
-        with step("float64 reference"):
-            outputs = run(exact, probe)
-        truth = _Truth(
-            probe=probe,
-            outputs=outputs,
-            own={p: yardstick.errors(probe, outputs) for p, yardstick in yardsticks.items()},
-            moved=run(exact, nudged(probe)) if is_map else {},
-        )
+        truth = truths.on(probe, sorted(rules))
         for candidate in candidates:
-            found, fault = _run(candidate, probe, reference.inputs)
+            found, fault = _run(candidate, probe, truths.reference.inputs)
             for name in truth.outputs:
                 yield _row(candidate, truth, name, found, fault, rules[candidate.precision])
 
 
 def _row(
-    candidate: Candidate, truth: _Truth, name: str, found: Arrays, fault: str, criteria: Criteria
+    candidate: Candidate, truth: Truth, name: str, found: Arrays, fault: str, criteria: Criteria
 ) -> ParityRow:
     """Measure one output of a candidate on one probe.
 
     Errors of a map are relative to its peak, if that is above 1, and its change after one rounding
     of the input is measured too. Errors of outputs beside the image are relative to their peak.
     """
-    probe, expected, moved = truth.probe, truth.outputs[name], truth.moved
-    got = found.get(name)
-    problem = fault or _fault(found, truth.outputs, name)
-    border = BORDER_PX * (expected.shape[-1] // probe.size.width)
+    part, expected, moved = truth.part, truth.outputs[name], truth.moved
+    probe, got = part.whole, found.get(name)
+    shape = part.whole_shape(name, expected)
+    problem = fault or _fault(found, truth.outputs, name, shape)
+    compared = None if problem or got is None else part.of_candidate(name, got)
+    border = 0 if part.excerpt else BORDER_PX * (expected.shape[-1] // probe.size.width)
     own = truth.own[candidate.precision][name]
     peak, picture_peak = (float(np.abs(truth.outputs[n]).max()) for n in (name, IMAGE))
     full_range = max(1.0, peak) if moved else 1.0 if name == IMAGE else peak or 1.0
@@ -132,13 +114,14 @@ def _row(
         size=probe.size,
         batch=probe.batch,
         criteria=criteria,
-        found=NOT_COMPARED if problem or got is None else difference(got, expected, border),
+        found=NOT_COMPARED if compared is None else difference(compared, expected, border),
         reference_max_abs=own.max_abs,
         reference_errors=own,
         reference_peak=peak,
         full_range=full_range,
         reference_moved=difference(moved[name], expected, 0).max_abs if moved else 0.0,
         is_stress=probe.is_stress,
+        is_excerpt=part.excerpt is not None,
         picture_diverges=name != IMAGE and not picture_peak <= DIVERGED,
         fault=problem,
     )
@@ -230,7 +213,7 @@ def _logit_rows(
                 reference_max_abs=own.max_abs,
                 reference_errors=own,
                 reference_peak=truth.peak,
-                fault=fault or _fault(found, {name: truth.logits}, name),
+                fault=fault or _fault(found, {name: truth.logits}, name, truth.logits.shape),
                 wrong_top1=0,
             )
             yield row if row.fault else _measured_logits(row, found[name], truth)
@@ -245,7 +228,7 @@ def _logit_truths(
         truth = play(exact, probe, reference.inputs)[name]
         peak = max(1.0, float(np.abs(truth).max()))
         errors = {
-            p: yardstick.errors(probe, {name: truth})[name].divided(peak)
+            p: yardstick.errors(Part(whole=probe, probe=probe), {name: truth})[name].divided(peak)
             for p, yardstick in yardsticks.items()
         }
         yield _LogitTruth(probe, peak, truth / peak, errors)
@@ -269,15 +252,15 @@ def _run(candidate: Candidate, probe: Probe, inputs: Sequence[Port]) -> tuple[Ar
         return {}, f"cannot run: {error}"
 
 
-def _fault(found: Arrays, expected: Arrays, name: str) -> str:
-    """Return why an output cannot be compared: missing, extra, wrong shape or wrong type."""
+def _fault(found: Arrays, expected: Arrays, name: str, shape: tuple[int, ...]) -> str:
+    """Return why an output cannot be compared: missing, extra, not of ``shape``, or wrong type."""
     got = found.get(name)
     if got is None:
         return "output missing"
     if not set(found) <= set(expected):
         return f"wrong outputs {brief(sorted(found))}, expected {brief(sorted(expected))}"
-    if got.shape != expected[name].shape:
-        return f"wrong shape {list(got.shape)}, expected {list(expected[name].shape)}"
+    if got.shape != shape:
+        return f"wrong shape {list(got.shape)}, expected {list(shape)}"
     if got.dtype not in OUTPUT_TYPES:
         return f"wrong type {got.dtype}, expected float32 or half"
     return ""

@@ -30,6 +30,8 @@ class ParityRow(Measured):
     batch: int
     criteria: Criteria
     """The acceptance rule, in the order in which it is checked."""
+    is_excerpt: bool = False
+    """Whether the corners, edges and center of a large picture were compared, not all of it."""
     fault: str = ""
     """Why nothing could be compared, as a wrong shape or a failed run; empty if it was."""
 
@@ -66,6 +68,7 @@ class ParityRow(Measured):
                 "picture": self.picture,
                 "size": str(self.size),
                 "batch": self.batch,
+                "excerpt": self.is_excerpt,
                 "max_abs": self.found.max_abs,
                 "psnr_db": self.found.psnr_db,
                 "border_max_abs": self.found.border_max_abs,

@@ -13,7 +13,7 @@ from paragon_export.graph.onnx_io import OnnxFile, is_our_onnx
 from paragon_export.networks.describe import LoadedNetwork
 from paragon_export.pipeline.export import make_onnx
 from paragon_export.pipeline.results import BuildResult, ModelToCompile, Prover
-from paragon_export.specs.plans import EnginePlan, ExportPlan
+from paragon_export.specs.plans import EnginePlan, ExportPlan, ParityPlan
 from paragon_export.specs.profiles import BatchProfile, Profile
 from paragon_export.specs.types import Backend, Precision, Runtime
 from paragon_export.system.atomic_write import check_writable, write_files
@@ -184,6 +184,7 @@ def _model_to_compile(plan: EnginePlan, source: OnnxFile | LoadedNetwork) -> Mod
             video=plan.video,
             rewrite=plan.rewrite,
             runtime=Runtime.TENSORRT if plan.rewrite else Runtime.ANY,
+            made_for=plan.made_for,
         ),
     )
     return ModelToCompile(
@@ -204,17 +205,20 @@ def _from_onnx(plan: EnginePlan, file: OnnxFile) -> ModelToCompile:
 
     network, notes = network_of_source(file, plan.checkpoint, plan.options)
     reference = build_reference(network, video=file.video) if network else None
+    to_judge = ParityPlan(made_for=plan.made_for)
     if not plan.rewrite:
         notes = (*notes, "--no-rewrite has no effect: an ONNX file is compiled as it is")
     if not plan.precision.is_half or file.precision is plan.precision:
         if reference is None:  # TensorRT folds constants without limits: try it isolated
             check_counts(file.model, str(plan.source))
             open_runner(file.data, is_own=False, title=str(plan.source))
-        parity = judge(reference, [file]) if reference else None
+        parity = judge(reference, [file], to_judge) if reference else None
         notes = (*notes, *(parity.notes if parity else ()))
         return ModelToCompile(file, parity, reference, notes)
     converted, audit_notes = _converted(plan, file)
-    parity = judge(reference, [converted]) if reference else judge_conversion(file, converted)
+    parity = (
+        judge(reference, [converted], to_judge) if reference else judge_conversion(file, converted)
+    )
     notes = (*notes, *audit_notes, *parity.notes)
     return ModelToCompile(converted, parity, reference, notes, is_ours=True)
 

@@ -6,6 +6,7 @@ takes the value that the previous step returned.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,8 +15,8 @@ from paragon_export.networks.describe import LoadedNetwork, load_network, read_n
 from paragon_export.parity.reference import measure_drop
 from paragon_export.pipeline.float32_graph import finish, float32_graph
 from paragon_export.pipeline.results import ExportResult
-from paragon_export.specs.plans import ExportPlan
-from paragon_export.specs.types import Precision, Runtime, Size
+from paragon_export.specs.plans import ExportPlan, ParityPlan
+from paragon_export.specs.types import Precision, Runtime, Size, sizes_of
 from paragon_export.system.atomic_write import check_writable, write_files
 
 
@@ -30,6 +31,7 @@ def export_onnx(
     rewrite: bool = True,
     runtime: str = "any",
     opset: int | None = None,
+    at: Iterable[str | Size] | None = None,
 ) -> ExportResult:
     """Export a network to one ONNX file, judge it, and write it if the verdict passes.
 
@@ -43,6 +45,7 @@ def export_onnx(
         rewrite: Export an algebraically equal network that runs faster.
         runtime: What the rewrites are for: ``any``, ``onnxruntime``, ``openvino`` or ``tensorrt``.
         opset: ONNX operator set, 18 to 23; None takes the oldest that has every operator.
+        at: Large sizes at which the file is judged as well, as for :func:`check_parity`.
 
     Returns:
         The result. ``passed`` is the verdict; the file was written only if it is True.
@@ -56,7 +59,7 @@ def export_onnx(
         checkpoint=loaded.checkpoint.path, output=Path(output), options=loaded.options,
         precision=Precision(precision), io=Precision(io), video=video, rewrite=rewrite,
         static=Size.parse(static) if isinstance(static, str) else static,
-        runtime=Runtime(runtime), opset=opset,
+        runtime=Runtime(runtime), opset=opset, at=None if at is None else sizes_of(at),
     )  # fmt: skip
     return export(plan, loaded)
 
@@ -116,7 +119,7 @@ def _export_once(network: LoadedNetwork, plan: ExportPlan) -> ExportResult:
         file=file,
         reference=graph.reference,
         fired=graph.fired,
-        parity=judge(graph.reference, [file]),
+        parity=judge(graph.reference, [file], ParityPlan(at=plan.at, made_for=plan.made_for)),
         drop_cost=measure_drop(network) if network.spec.dropped else None,
         ranges=ranges,
     )

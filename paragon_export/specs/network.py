@@ -64,6 +64,8 @@ class InputSpec:
     """Least height and width in pixels at which the network is defined."""
     also_probed: tuple[tuple[int, int], ...] = ()
     """Heights and widths to add to the default ones."""
+    excerpt_step: int = 1
+    """As for ``NetworkSpec``."""
 
 
 @dataclass(frozen=True)
@@ -146,6 +148,9 @@ class NetworkSpec:
     """Least height and width in pixels at which the network is defined."""
     also_probed: tuple[tuple[int, int], ...] = ()
     """Heights and widths of further probes, at which the network behaves differently."""
+    excerpt_step: int = 1
+    """Parts of a picture that begin at a multiple of this many pixels give the same output as the
+    picture, away from their edges. 0: no part does, because pixels depend on all others."""
     notes: tuple[str, ...] = ()
     """Messages for the user: assumed values, dropped tensors, options without effect."""
 
@@ -158,4 +163,5 @@ class NetworkSpec:
             window=self.window,
             smallest=self.smallest,
             also_probed=self.also_probed,
+            excerpt_step=self.excerpt_step,
         )

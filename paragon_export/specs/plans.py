@@ -22,8 +22,8 @@ from paragon_export.specs.types import (
     check_suffix,
 )
 
-MAX_STATIC_PIXELS = 2**23
-"""Pixels of the size that a model may be fixed to. 2160x3840 is below it."""
+MAX_PIXELS = 2**23
+"""Pixels of a size that a model may be fixed to, or judged at. 2160x3840 is below it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +61,9 @@ class ExportPlan:
     """The runtime that rewrites are chosen for."""
     opset: int | None = None
     """ONNX operator set; None for the oldest one that has all operators that are used."""
+    at: tuple[Size, ...] | None = None
+    made_for: tuple[Size, ...] = ()
+    """Both as for :class:`ParityPlan`."""
     error_shares: bool = False
     """Whether to find, for a half-precision model, the tensors that cause most of the error.
     This takes additional time."""
@@ -82,11 +85,10 @@ class ExportPlan:
                 f"--for {self.runtime.value} selects rewrites, but --no-rewrite forbids them; "
                 "leave one of the two out"
             )
-        if self.static and self.static.height * self.static.width > MAX_STATIC_PIXELS:
-            raise PlanError(
-                f"--static {self.static} has more than {MAX_STATIC_PIXELS} pixels; give a smaller "
-                "size, or leave --static out"
-            )
+        if self.static:
+            _check_pixels("--static", self.static)
+        for size in self.at or ():
+            _check_pixels("--at", size)
         check_suffix(self.output, ONNX_SUFFIXES)
         oldest = 22 if self.precision is Precision.BF16 else 18
         if not oldest <= self.operator_set <= 23:
@@ -98,14 +100,27 @@ class ExportPlan:
 
 @dataclass(frozen=True, kw_only=True)
 class ParityPlan:
-    """What candidates are judged on."""
+    """What candidates are judged on.
+
+    Raises:
+        PlanError: If a size is too large.
+    """
 
     sizes: tuple[Size, ...] = ()
     """Input sizes in place of the default ones."""
+    at: tuple[Size, ...] | None = None
+    """Large sizes to judge at as well. None: the default."""
+    made_for: tuple[Size, ...] = ()
+    """Large sizes that are judged by default, or smaller ones if that would take too long. Empty:
+    the optimal and the largest sizes of an engine's profile, and 1080x1920 for an ONNX file."""
     images: Path | None = None
     """Folder of images to add."""
     backends: tuple[OnnxBackend, ...] = (OnnxBackend.ONNXRUNTIME,)
     """Each runs every ONNX file."""
+
+    def __post_init__(self) -> None:
+        for size in self.at or ():
+            _check_pixels("--at", size)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,6 +166,12 @@ class EnginePlan:
                 "leave --target out"
             )
 
+    @property
+    def made_for(self) -> tuple[Size, ...]:
+        """The optimal and the largest sizes of the requested profile, each once."""
+        profiles = self.profile.all if isinstance(self.profile, Profile) else ()
+        return tuple(dict.fromkeys(s for one in profiles for s in (one.optimal, one.largest)))
+
     def profile_for(self, fixed: FixedExtents, smallest: int = 1) -> Profile:
         """Return the profile of an image network: the requested one, or the default.
 
@@ -185,6 +206,19 @@ class EnginePlan:
                 "as in --min 1 --opt 32 --max 256"
             )
         return self.profile or BatchProfile()
+
+
+def _check_pixels(option: str, size: Size) -> None:
+    """Refuse a size of more than ``MAX_PIXELS``.
+
+    Raises:
+        PlanError: Naming the option.
+    """
+    if size.height * size.width > MAX_PIXELS:
+        raise PlanError(
+            f"{option} {size} has more than {MAX_PIXELS} pixels; give a smaller size, or leave "
+            f"{option} out"
+        )
 
 
 def _requested_profile(profile: Profile, fixed: FixedExtents, smallest: int) -> Profile:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -77,6 +78,11 @@ class Size:
 
     def __str__(self) -> str:
         return f"{self.height}x{self.width}"
+
+
+def sizes_of(given: Iterable[str | Size]) -> tuple[Size, ...]:
+    """Return sizes, of which some may be texts; see ``Size.parse``."""
+    return tuple(size if isinstance(size, Size) else Size.parse(size) for size in given)
 
 
 class Backend(StrEnum):

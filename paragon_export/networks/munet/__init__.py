@@ -70,6 +70,7 @@ class MUNetArchitecture:
             task=Task.MAP,
             smallest=smallest,
             also_probed=((rows, columns),) if needs_large_probe else (),
+            excerpt_step=0,
         )
 
     def build(self, spec: NetworkSpec, checkpoint: Checkpoint, *, video: bool = False) -> nn.Module:

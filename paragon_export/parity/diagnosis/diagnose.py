@@ -92,6 +92,10 @@ def _finding(subject: Subject, rows: Sequence[ParityRow]) -> Finding:
     """Return the finding for one output; ``rows`` are its rows."""
     failed = [row for row in rows if row.failure]
     passed = [row for row in rows if row.is_judged and not row.failure]
+    small = [row for row in failed if not row.is_excerpt]
+    if not small:
+        return _large(failed[0], passed)
+    failed = small
     finite_state = [row for row in failed if not _probe_of(subject, row).state_is_broken]
     if not finite_state and not any(row.fault or row.found.is_finite for row in failed):
         detail = "NaN or infinity in prev_feat enters at alpha 0: select, do not multiply"
@@ -106,6 +110,19 @@ def _finding(subject: Subject, rows: Sequence[ParityRow]) -> Finding:
     if broken:
         return _not_finite(subject, broken[0])
     return _look(subject, _clearest_row(subject, failed))
+
+
+def _large(row: ParityRow, passed: Sequence[ParityRow]) -> Finding:
+    """Name a candidate that fails on large pictures alone; they are too large to run again."""
+    right = max((r.size for r in passed if not r.is_excerpt), key=_area, default=None)
+    if right is None:
+        detail = f"{row.failure} at {row.size}; judge it at smaller sizes to have it diagnosed"
+        return Finding("not diagnosed", detail)
+    return Finding("large sizes", f"right up to {right}, {row.failure} at {row.size}")
+
+
+def _area(size: Size) -> int:
+    return size.height * size.width
 
 
 def _clearest_row(subject: Subject, rows: Sequence[ParityRow]) -> ParityRow:

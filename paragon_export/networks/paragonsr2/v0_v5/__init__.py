@@ -44,6 +44,9 @@ ATTENTION_MODES = ("local", "global", "hierarchical")
 SEVERAL_REGIONS_PX = (129, 128)
 """The smallest map of about square shape that the hierarchical attention attends in regions."""
 
+EXCERPT_STEPS = {"local": 24, "global": 0, "hierarchical": 0}
+"""``NetworkSpec.excerpt_step`` by attention mode. Local windows begin at multiples of 24 pixels."""
+
 OPTIONAL = ("identity_kernel", "tracked_initialized")
 """Tensors that a checkpoint may lack, by the last component of their name."""
 
@@ -78,6 +81,7 @@ def describe(checkpoint: Checkpoint, found: Generation, options: NetworkOptions)
         options=resolved,
         structure={"hyperparameters": hp, "folder": found.folder},
         also_probed=(SEVERAL_REGIONS_PX,) if hp.attention == "hierarchical" else (),
+        excerpt_step=EXCERPT_STEPS.get(hp.attention, 1),
         needs=() if hp.scale else ("scale (give --scale or --config)",),
         notes=tuple(notes),
     )

@@ -67,6 +67,7 @@ def describe(checkpoint: Checkpoint, found: Generation, options: NetworkOptions)
         out_channels=hp.in_channels,
         parameters=parameters,
         window=hp.window,
+        excerpt_step=hp.window,
         options=resolved,
         structure={"hyperparameters": hp, "folder": found.folder},
         notes=tuple(notes),

@@ -73,6 +73,7 @@ def describe(checkpoint: Checkpoint, found: Generation, options: NetworkOptions)
         out_channels=hyperparameters.in_channels,
         parameters=sum(math.prod(shape) for shape in kept.values()),
         window=hyperparameters.window_size if attention else 1,
+        excerpt_step=hyperparameters.window_size if attention else 1,
         options=resolved,
         structure={"hyperparameters": hyperparameters, "folder": found.folder},
         dropped=dropped,

@@ -1,0 +1,119 @@
+"""Excerpts: the corners, edges and the center of a large picture, joined to a smaller one.
+
+The reference is too slow and too large for float64 at the sizes that people ship. A network whose
+output pixels depend on a bounded neighborhood computes the same on an excerpt, except near the
+places where the parts were joined. Only blocks that are far enough from these places are compared.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from paragon_export.inputs.probes import Probe
+from paragon_export.specs.types import Size
+
+BLOCK_PX = 24
+"""Side of a block that is compared, in pixels of the input."""
+
+
+@dataclass(frozen=True)
+class Axis:
+    """What is kept of one axis of a picture."""
+
+    kept: np.ndarray
+    """Indices of the rows or columns that are kept, in ascending order."""
+    blocks: tuple[int, ...]
+    """Where the blocks begin in the picture: at both ends, and perhaps in the middle."""
+    block: int
+    """Extent of a block in pixels."""
+
+    def places(self, *, kept: bool) -> list[int]:
+        """Return where the blocks begin in the excerpt if ``kept``, else in the picture."""
+        return [int(np.searchsorted(self.kept, b)) if kept else b for b in self.blocks]
+
+
+def axis(extent: int, margin: int, step: int, *, middle: bool) -> Axis:
+    """Choose what to keep of an axis.
+
+    Every part begins at a multiple of ``step`` and all but the last have a multiple of it as their
+    length, so that attention windows and paddings lie as they do in the picture. The ends of the
+    picture stay ends of the excerpt.
+
+    Args:
+        extent: Rows or columns of the picture.
+        margin: Least distance in pixels of a block from a place where parts were joined.
+        step: Pixels after which windows repeat.
+        middle: Whether to keep a part of the middle too.
+
+    Returns:
+        The axis. It keeps everything if that is hardly more.
+    """
+    block = min(BLOCK_PX, extent)
+    first = -(-(margin + block) // step) * step
+    last = (extent - margin - block) // step * step
+    length = -(-(2 * margin + block) // step) * step
+    begin = (extent - length) // 2 // step * step
+    parts = [(0, first), (last, extent)]
+    if middle:
+        parts.insert(1, (begin, begin + length))
+    if any(low < end for (_, end), (low, _) in itertools.pairwise(parts)):
+        parts = [(0, extent)]
+    blocks = [0, extent - block]
+    if middle:
+        blocks.insert(1, begin + margin if len(parts) == 3 else (extent - block) // 2)
+    kept = np.concatenate([np.arange(low, high) for low, high in parts])
+    return Axis(kept=kept, blocks=tuple(dict.fromkeys(blocks)), block=block)
+
+
+@dataclass(frozen=True)
+class Excerpt:
+    """The rows and columns of a large picture that the reference is computed on."""
+
+    rows: Axis
+    columns: Axis
+
+    @property
+    def size(self) -> Size:
+        """Height and width in pixels."""
+        return Size(len(self.rows.kept), len(self.columns.kept))
+
+    @property
+    def pixels(self) -> int:
+        """Height times width."""
+        return len(self.rows.kept) * len(self.columns.kept)
+
+    def of(self, probe: Probe) -> Probe:
+        """Return a probe with the excerpts of its frames."""
+        rows, columns = self.rows.kept[:, None], self.columns.kept
+        frames = tuple(np.ascontiguousarray(frame[..., rows, columns]) for frame in probe.frames)
+        return replace(probe, size=self.size, frames=frames)
+
+    def blocks(self, output: np.ndarray, scale: int, *, kept: bool) -> np.ndarray:
+        """Return the compared blocks of an output.
+
+        Args:
+            output: (N, C, s*H, s*W), of the excerpt if ``kept``, else of the whole picture.
+            scale: s.
+            kept: Which of the two it is.
+
+        Returns:
+            (N * blocks, C, s*block, s*block), block by block.
+        """
+        height, width = scale * self.rows.block, scale * self.columns.block
+        found = [
+            output[..., scale * top : scale * top + height, scale * left : scale * left + width]
+            for top in self.rows.places(kept=kept)
+            for left in self.columns.places(kept=kept)
+        ]
+        return np.concatenate(found)
+
+
+def excerpt(size: Size, margin: int, step: int, *, middle: bool = True) -> Excerpt:
+    """Choose what to keep of a picture; arguments as for ``axis``."""
+    return Excerpt(
+        axis(size.height, margin, step, middle=middle),
+        axis(size.width, margin, step, middle=middle),
+    )

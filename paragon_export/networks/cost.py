@@ -1,0 +1,60 @@
+"""Cost: the arithmetic of a network for one pixel of its input."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
+
+from paragon_export.specs.network import Port
+
+
+class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Within it, ``flops`` adds up what PyTorch's table of operators gives for each call.
+
+    PyTorch's own counter would import Dynamo, for 2 s.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.flops = 0
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Return False: nothing is compiled here."""
+        return False
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        result = func(*args, **kwargs)
+        if count := flop_registry.get(func.overloadpacket):
+            self.flops += int(count(*args, **kwargs, out_val=result))
+        return result
+
+
+COUNTED_PX = 32
+"""Side of the image on which the arithmetic is counted."""
+
+
+def flops_per_pixel(module: nn.Module, inputs: Sequence[Port], smallest: int = 1) -> float:
+    """Return the FLOPs of the convolutions and products of a network for one pixel of its input.
+
+    Attention over the whole picture costs more a pixel on larger pictures.
+
+    Args:
+        module: A network that takes images, in float32.
+        inputs: Its inputs.
+        smallest: Least height and width in pixels at which it is defined.
+    """
+    side = max(COUNTED_PX, smallest)
+    extents = {"batch": 1, "height": side, "width": side}
+    shapes = [[int(dim) for dim in port.at(extents).dims] for port in inputs]
+    with torch.no_grad(), _Counter() as counter:
+        module(*(torch.zeros(shape) for shape in shapes))
+    return counter.flops / side**2

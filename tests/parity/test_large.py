@@ -1,0 +1,321 @@
+"""Large pictures: what is wrong only there fails, and what is right passes, on an excerpt."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from paragon_export.errors import PlanError
+from paragon_export.inputs.excerpt import BLOCK_PX, excerpt
+from paragon_export.inputs.large import LARGE, large_probe, smaller
+from paragon_export.inputs.play import play
+from paragon_export.networks.cost import flops_per_pixel
+from paragon_export.networks.describe import load_network
+from paragon_export.parity import parts
+from paragon_export.parity.candidates import Candidate, read_artifact
+from paragon_export.parity.check import check_parity, judge
+from paragon_export.parity.compare import verify
+from paragon_export.parity.parts import Parts
+from paragon_export.parity.reference import TorchReference, build_reference
+from paragon_export.parity.report import ParityReport
+from paragon_export.runtimes.base import Arrays
+from paragon_export.specs.plans import ExportPlan, ParityPlan
+from paragon_export.specs.types import Precision, Size
+from paragon_export.testing.recorded import OLDER, recorded_weights
+from paragon_export.testing.sabotage.case import Break, Case, case_of
+from paragon_export.testing.sabotage.pieces import behind, whole
+from paragon_export.testing.sabotage.suite import Sabotage, written
+from paragon_export.testing.tiny import save
+
+AT = Size(264, 456)
+"""A large size that a tiny network is soon run at. It is above ``parts.LARGE_PIXELS``."""
+
+SMALL = (Size(24, 20), Size(17, 33))
+
+
+@pytest.fixture(scope="module")
+def still(tiny_realtime: Path) -> Case:
+    return case_of(tiny_realtime, opset=22, upsampler_alpha=0.3)
+
+
+@pytest.fixture(scope="module")
+def video(tiny_realtime: Path) -> Case:
+    return case_of(tiny_realtime, video=True, opset=22, upsampler_alpha=0.3)
+
+
+def judged(
+    case: Case, make: Break, path: Path, at: Size = AT, precision: Precision = Precision.FP32
+) -> ParityReport:
+    file = written(Sabotage("", "", make, precision=precision), case, path / "net.onnx")
+    return judge(case.reference, [read_artifact(file)], ParityPlan(sizes=SMALL, at=(at,)))
+
+
+def failing(report: ParityReport) -> set[Size]:
+    return {row.size for row in report.rows if row.failure}
+
+
+# --- wrong only on large pictures -------------------------------------------------------------
+
+
+def above(condition: str) -> Break:
+    """Add an error of 0.01 where a condition on the output's height and width holds."""
+    return behind(
+        whole(axis_h=[2], axis_w=[3], wide=[800], tall=[500], many=[400_000], sixteen=[32], eight=[16])
+        + "shape = Shape(y) h = Gather(shape, axis_h) w = Gather(shape, axis_w) area = Mul(h, w) "
+        + condition
+        + " there = Cast<to = 1>(wrong) little = Constant<value_float = 0.01>() "
+        "error = Mul(there, little) output = Add(y, error)"
+    )  # fmt: skip
+
+
+CONDITIONS = {
+    "width above 400": "wrong = Greater(w, wide)",
+    "height above 250": "wrong = Greater(h, tall)",
+    "area above 100000": "wrong = Greater(area, many)",
+    "area above 100000, height 8 modulo 16": (
+        "is_large = Greater(area, many) rest = Mod(h, sixteen) is_eight = Equal(rest, eight) "
+        "wrong = And(is_large, is_eight)"
+    ),
+}
+
+
+@pytest.mark.parametrize("condition", CONDITIONS.values(), ids=CONDITIONS)
+def test_wrong_only_above_a_size_fails_and_is_named(
+    condition: str, still: Case, tmp_path: Path
+) -> None:
+    report = judged(still, above(condition), tmp_path)
+    assert failing(report) == {AT}
+    (finding,) = report.findings
+    assert finding.symptom == "large sizes"
+    assert str(AT) in finding.detail
+
+
+def test_video_that_is_wrong_above_a_size_fails(video: Case, tmp_path: Path) -> None:
+    report = judged(video, above(CONDITIONS["area above 100000"]), tmp_path)
+    assert failing(report) == {AT}
+
+
+def test_half_precision_that_is_wrong_above_a_size_fails(still: Case, tmp_path: Path) -> None:
+    condition = CONDITIONS["area above 100000"]
+    report = judged(still, above(condition), tmp_path, precision=Precision.FP16)
+    assert failing(report) == {AT}
+
+
+class Spoiled:
+    """The reference in float32, with one pixel of the image changed."""
+
+    def __init__(self, reference: TorchReference, row: int, column: int, value: float) -> None:
+        self.name, self._runner = "spoiled", reference.runner("float32")
+        self._place, self._value = (row, column), value
+
+    def infer(self, feeds: Mapping[str, np.ndarray]) -> Arrays:
+        output = self._runner.infer(feeds)["output"].copy()
+        output[..., self._place[0], self._place[1]] += self._value
+        return {"output": output}
+
+
+def spoiled(case: Case, row: int, column: int, value: float) -> ParityReport:
+    runner = Spoiled(case.reference, row, column, value)
+    candidate = Candidate(name="spoiled", runner=runner, precision=Precision.FP32)
+    return verify(case.reference, [candidate], [large_probe(3, AT)])
+
+
+@pytest.mark.parametrize("column", [0, AT.width, -1], ids=["left", "center", "right"])
+@pytest.mark.parametrize("row", [0, AT.height, -1], ids=["top", "middle", "bottom"])
+def test_corners_edges_and_center_are_compared(row: int, column: int, still: Case) -> None:
+    """The image is twice as large as the input: its center is at the height of the input."""
+    assert failing(spoiled(still, row, column, 0.01)) == {AT}
+
+
+def test_a_value_that_is_not_finite_fails_wherever_it_is(still: Case) -> None:
+    assert spoiled(still, 100, 101, 0.01).passed  # is in no block
+    (row,) = spoiled(still, 100, 101, float("nan")).rows
+    assert row.failure == "non-finite"
+
+
+# --- right ones -------------------------------------------------------------------------------
+
+
+def loaded(name: str, folder: Path) -> TorchReference:
+    case = OLDER[name]
+    file = save(recorded_weights(case), folder / "net.safetensors")
+    flags: dict[str, Any] = {"scale": case["kwargs"]["scale"]}
+    if case["switches"].get("hier"):
+        flags["attention_mode"] = "hierarchical"
+    if case["version"] == "v5h":
+        flags["attention_mode"] = "global"
+    network = load_network(file, **flags)
+    return build_reference(network)
+
+
+def excerpts_agree(reference: TorchReference, size: Size, limit: float) -> Parts:
+    """Compare float64 on an excerpt with float64 on the whole picture."""
+    found = Parts(reference)
+    probe = large_probe(reference.input_spec.channels, size, video=reference.video)
+    part = found.of(probe)
+    assert part.excerpt is not None
+    exact = reference.runner("float64")
+    whole_outputs = play(exact, probe, reference.inputs)
+    for name, output in part.play(exact, reference.inputs).items():
+        expected = part.of_candidate(name, whole_outputs[name])
+        assert part.whole_shape(name, output) == whole_outputs[name].shape
+        peak = max(1.0, float(np.abs(expected).max()))
+        assert np.abs(output - expected).max() <= limit * peak, name
+    return found
+
+
+@pytest.fixture
+def any_excerpt(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take excerpts of small pictures too, and of any share."""
+    monkeypatch.setattr(parts, "LARGE_PIXELS", 0)
+    monkeypatch.setattr(parts, "MAX_EXCERPT_SHARE", 1.0)
+
+
+@pytest.mark.usefixtures("any_excerpt")
+@pytest.mark.parametrize("is_video", [False, True], ids=["still", "video"])
+@pytest.mark.parametrize("variant", ["realtime", "photo"])
+def test_an_excerpt_computes_what_the_whole_picture_computes(
+    variant: str, is_video: bool, tiny_checkpoints: dict[str, Path]
+) -> None:
+    network = load_network(tiny_checkpoints[variant])
+    reference = build_reference(network, video=is_video)
+    excerpts_agree(reference, Size(288, 24) if variant == "photo" else Size(90, 120), limit=1e-7)
+
+
+@pytest.mark.usefixtures("any_excerpt")
+def test_means_are_those_of_the_whole_picture(tiny_pro: Path) -> None:
+    reference = build_reference(load_network(tiny_pro))
+    found = excerpts_agree(reference, Size(24, 280), limit=1e-7)
+    assert len(found.of(large_probe(3, Size(24, 280))).means) > 0
+
+
+@pytest.mark.usefixtures("any_excerpt")
+@pytest.mark.parametrize("name", ["v45g_tiny_x2_24x20", "psr1-ps_nano_x2_24x20"])
+def test_earlier_networks_agree_too(name: str, tmp_path: Path) -> None:
+    excerpts_agree(loaded(name, tmp_path), Size(90, 250), limit=1e-6)
+
+
+@pytest.mark.slow  # 40 s: every network that has excerpts
+@pytest.mark.usefixtures("any_excerpt")
+@pytest.mark.parametrize("name", OLDER)
+def test_every_earlier_network_agrees(name: str, tmp_path: Path) -> None:
+    reference = loaded(name, tmp_path)
+    found = Parts(reference)
+    if not found.has_excerpts:
+        assert "hier" in name or name.startswith("v5h")
+        return
+    side = 2 * found.reach + 100
+    excerpts_agree(reference, Size(side + 8, side + 200), limit=1e-6)
+
+
+def test_a_network_that_compares_all_pixels_has_no_excerpt(tmp_path: Path) -> None:
+    name = next(name for name in OLDER if "hier" in name)
+    found = Parts(loaded(name, tmp_path))
+    assert not found.has_excerpts
+    assert found.most_pixels <= parts.MAX_WHOLE_PIXELS
+    assert found.of(large_probe(3, AT)).excerpt is None
+
+
+def test_a_network_that_reaches_far_has_no_excerpt(
+    still: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parts, "LARGEST_REACH_PX", 4)
+    assert not Parts(still.reference).has_excerpts
+
+
+@pytest.mark.parametrize("precision", Precision)
+def test_right_files_pass(precision: Precision, still: Case, tmp_path: Path) -> None:
+    report = judged(still, lambda case: case.model, tmp_path, precision=precision)
+    assert report.passed, report.findings
+    (row,) = (row for row in report.rows if row.size == AT)
+    assert row.is_excerpt
+    assert row.to_json()["excerpt"] is True
+
+
+# --- excerpts and sizes -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("step", "margin"), [(1, 7), (16, 40), (24, 66)])
+@pytest.mark.parametrize("size", [Size(1080, 1920), Size(333, 1001), Size(20, 4000)])
+def test_parts_begin_where_windows_begin(step: int, margin: int, size: Size) -> None:
+    found = excerpt(size, margin, step)
+    for axis, extent in ((found.rows, size.height), (found.columns, size.width)):
+        assert axis.kept[0] == 0
+        assert axis.kept[-1] == extent - 1
+        assert len(axis.kept) % step == extent % step
+        seams = [int(i) + 1 for i in np.flatnonzero(np.diff(axis.kept) != 1)]
+        for seam in seams:
+            assert axis.kept[seam] % step == seam % step == 0
+        for begin in axis.places(kept=True):
+            for seam in seams:
+                assert seam <= begin - margin or seam >= begin + axis.block + margin
+
+
+def test_blocks_are_the_same_pixels_of_both() -> None:
+    picture = np.arange(400 * 600, dtype=np.float64).reshape(1, 1, 400, 600)
+    found = excerpt(Size(400, 600), 16, 8)
+    cut = picture[..., found.rows.kept[:, None], found.columns.kept]
+    blocks = found.blocks(cut, 1, kept=True)
+    assert blocks.shape == (9, 1, BLOCK_PX, BLOCK_PX)
+    assert (blocks == found.blocks(picture, 1, kept=False)).all()
+
+
+def test_a_smaller_size_keeps_shape_and_residue() -> None:
+    found = smaller(LARGE, 200_000)
+    assert found.height % 16 == LARGE.height % 16 == 8
+    assert found.width % 16 == 0
+    assert 150_000 < found.height * found.width <= 200_000
+    assert smaller(LARGE, 2**22) == LARGE
+    assert smaller(LARGE, 1, smallest=4) == Size(8, 4)
+
+
+def test_arithmetic_is_that_of_the_convolutions(still: Case) -> None:
+    """Of a convolution from 3 to 8 channels, 3x3: 2 * 3 * 8 * 9 FLOPs a pixel, and so on."""
+    from torch import nn
+
+    layers = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 3, 1))
+    inputs = still.reference.inputs
+    assert flops_per_pixel(layers, inputs) == 2 * 3 * 8 * 9 + 2 * 8 * 3
+
+
+def test_a_slow_network_is_judged_at_less_and_a_note_says_so(
+    still: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("paragon_export.parity.candidates.LARGE", LARGE)
+    monkeypatch.setattr(parts, "MAX_CANDIDATE_PIXELS", 5000)
+    file = written(Sabotage("", "", lambda case: case.model), still, tmp_path / "net.onnx")
+    report = judge(still.reference, [read_artifact(file)])
+    at = smaller(LARGE, 5000)
+    assert at in {row.size for row in report.rows}
+    assert any(f"judged at {at} in place of 1080x1920" in note for note in report.notes)
+
+
+def test_an_engine_is_judged_at_the_sizes_that_it_is_built_for() -> None:
+    from paragon_export.specs.plans import EnginePlan
+    from paragon_export.specs.profiles import Profile
+
+    profile = Profile(smallest=Size(8, 8), optimal=Size(9, 16), largest=Size(18, 32))
+    plan = EnginePlan(source=Path("a.onnx"), output=Path("a.engine"), profile=profile)
+    assert plan.made_for == (Size(9, 16), Size(18, 32))
+
+
+def test_sizes_made_for_are_judged(still: Case, tmp_path: Path) -> None:
+    file = written(Sabotage("", "", lambda case: case.model), still, tmp_path / "net.onnx")
+    plan = ParityPlan(made_for=(Size(40, 72),))
+    report = judge(still.reference, [read_artifact(file)], plan)
+    assert Size(40, 72) in {row.size for row in report.rows}
+
+
+def test_a_size_that_the_file_does_not_accept_is_refused(
+    tiny_realtime: Path, tmp_path: Path
+) -> None:
+    case = case_of(tiny_realtime, opset=22, upsampler_alpha=0.3)
+    file = written(Sabotage("", "", lambda case: case.model), case, tmp_path / "net.onnx")
+    with pytest.raises(PlanError, match="pixels"):
+        check_parity(tiny_realtime, [file], at=["4096x4096"])
+    with pytest.raises(PlanError, match="--at"):
+        ExportPlan(checkpoint=tiny_realtime, output=tmp_path / "a.onnx", at=(Size(9999, 9999),))
