@@ -30,7 +30,7 @@ from paragon_export.cli.options import (
     precision_of,
     replaced,
     size_of,
-    sizes_at,
+    sizes_in,
     takes_options,
 )
 from paragon_export.cli.quantize import CALIBRATION_OPTIONS, quantize_checkpoint
@@ -78,7 +78,7 @@ def onnx(
         checkpoint=checkpoint, output=output or Path("unnamed.onnx"),
         is_named=output is not None, options=options, precision=precision, io=io, static=size,
         video=video, rewrite=rewrite, runtime=runtime, opset=opset,
-        at=sizes_at(at), error_shares=audit is not None,
+        at=sizes_in("--at", at), error_shares=audit is not None,
     )  # fmt: skip
     _export(plan if output else replace(plan, output=_default_output(plan)), audit, json)
 

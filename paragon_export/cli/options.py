@@ -260,13 +260,14 @@ def size_of(text: str, flag: str) -> Size:
     return size
 
 
-def sizes_at(texts: Sequence[str] | None) -> tuple[Size, ...] | None:
-    """Read the sizes of ``--at``; None if there are none.
+def sizes_in(flag: str, given: str | Sequence[str] | None) -> tuple[Size, ...] | None:
+    """Read the sizes of an option, a list or a text with commas; None if it was left out.
 
     Raises:
         PlanError: If one is no size.
     """
-    return tuple(size_of(text, "--at") for text in texts) if texts else None
+    texts = given.split(",") if isinstance(given, str) else given
+    return None if texts is None else tuple(size_of(text, flag) for text in texts)
 
 
 def default_name(stem: str, parts: Sequence[str], suffix: str) -> Path:

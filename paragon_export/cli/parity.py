@@ -22,8 +22,7 @@ from paragon_export.cli.options import (
     exit_on_failure,
     is_artifact,
     replaced,
-    size_of,
-    sizes_at,
+    sizes_in,
     takes_options,
 )
 from paragon_export.specs.plans import NetworkOptions
@@ -57,13 +56,12 @@ def parity(
         raise typer.BadParameter("give the ONNX files and engines to judge against it")
     if junit:
         check_writable(junit, reference, *files, options.config)
-    wanted = [size_of(text, "--sizes") for text in sizes.split(",")] if sizes is not None else []
     there = existing(junit)
     report = check_parity(
         reference if candidates else None,
         files,
-        sizes=wanted,
-        at=sizes_at(at),
+        sizes=sizes_in("--sizes", sizes) or (),
+        at=sizes_in("--at", at),
         images=images,
         backends=backends_of(backend),
         other_checkpoint=other_checkpoint,

@@ -30,7 +30,7 @@ from paragon_export.parity.diagnosis.diagnose import Subject, diagnose
 from paragon_export.parity.parts import Parts
 from paragon_export.parity.provenance import changed_files, network_of_artifact, other_checkpoint
 from paragon_export.parity.reference import OnnxReference, TorchReference, build_reference
-from paragon_export.parity.report import Finding, ParityReport, ParityRow
+from paragon_export.parity.report import Finding, ParityReport
 from paragon_export.parity.truth import Truths
 from paragon_export.specs.plans import NetworkOptions, ParityPlan
 from paragon_export.specs.types import OnnxBackend, Size, sizes_of
@@ -54,12 +54,10 @@ def check_parity(
     """Compare ONNX files and engines with the PyTorch network, evaluated in float64.
 
     Args:
-        reference: A network or a checkpoint. None takes, for one candidate, the checkpoint
-            that its metadata names, from its folder or the working folder.
+        reference: A network or a checkpoint. None takes the one that the only candidate names.
         candidates: ``.onnx`` and ``.engine`` files, all of them stills or all of them video models.
         sizes: Input sizes as ``"720x1280"`` (height x width), in place of the default ones.
-        at: Large sizes to judge at as well. None: those of an engine's profile, or 1080x1920, or
-            less for a network that would take too long.
+        at: Large sizes to judge at as well. None: the default ones (see ``ParityPlan``).
         images: Folder of images to add to the probes.
         backends: What runs ONNX files: ``"onnxruntime"``, ``"openvino"`` or both.
         other_checkpoint: Also judge files whose metadata names another checkpoint.
@@ -72,17 +70,15 @@ def check_parity(
         ParagonExportError: If a file cannot be opened or does not fit the reference.
     """
     plan = ParityPlan(
-        sizes=sizes_of(sizes),
-        at=None if at is None else sizes_of(at),
+        sizes=sizes_of(sizes) or (), at=sizes_of(at),
         images=None if images is None else Path(images),
         backends=tuple(dict.fromkeys(map(OnnxBackend, backends))),
-    )
-    options = options or NetworkOptions()
+    )  # fmt: skip
     artifacts = [read_artifact(Path(path)) for path in candidates]
     if reference is None:
-        return _check_against_recorded(artifacts, plan, options)
+        return _check_against_recorded(artifacts, plan, options or NetworkOptions())
     if not isinstance(reference, LoadedNetwork):
-        reference = read_network(Path(reference), options)
+        reference = read_network(Path(reference), options or NetworkOptions())
     return check_artifacts(reference, artifacts, plan, allow_other=other_checkpoint)
 
 
@@ -149,36 +145,42 @@ def judge(
     Raises:
         ParagonExportError: If a candidate cannot be opened.
     """
-    plan = plan or ParityPlan()
-    rows: list[ParityRow] = []
-    notes: list[str] = []
-    findings: list[Finding] = []
-    truths = Truths(reference)
+    plan, truths = plan or ParityPlan(), Truths(reference)
+    reports = []
     for artifact in artifacts:
         for backend in plan.backends[: 1 if isinstance(artifact, EngineFile) else None]:
             opened = open_candidate(artifact, reference.inputs, reference.outputs, backend)
-            probes = _probes(reference, opened, plan)
-            large, remarks = _large_probes(truths.parts, opened, plan)
-            probes += [p for p in large if p.size not in {probe.size for probe in probes}]
-            report = verify(reference, [opened.candidate], probes, truths=truths)
-            rows += report.rows
-            notes += [*report.notes, *opened.limits, *remarks]
-            notes += opened.disagreements(reference.spec)
-            if not report.passed:
-                failed = Subject(
-                    candidate=opened.candidate,
-                    reference=reference,
-                    probes=probes,
-                    possible=possible,
-                )
-                with step("diagnosing the failure"):
-                    findings += diagnose(failed, report.rows)
+            reports.append(_judge_one(reference, truths, opened, plan, possible))
     return ParityReport(
-        rows=tuple(rows),
-        notes=tuple(dict.fromkeys(notes)),
-        findings=tuple(findings),
+        rows=tuple(row for report in reports for row in report.rows),
+        notes=tuple(dict.fromkeys(note for report in reports for note in report.notes)),
+        findings=tuple(finding for report in reports for finding in report.findings),
         spec=reference.spec,
     )
+
+
+def _judge_one(
+    reference: TorchReference,
+    truths: Truths,
+    opened: OpenedArtifact,
+    plan: ParityPlan,
+    possible: Alternatives,
+) -> ParityReport:
+    """Judge one opened candidate, and diagnose its failure."""
+    probes = _probes(reference, opened, plan)
+    large, remarks = _large_probes(truths.parts, opened, plan)
+    known = {probe.size for probe in probes}
+    probes += [probe for probe in large if probe.size not in known]
+    report = verify(reference, [opened.candidate], probes, truths=truths)
+    findings: tuple[Finding, ...] = ()
+    if not report.passed:
+        failed = Subject(
+            candidate=opened.candidate, reference=reference, probes=probes, possible=possible
+        )
+        with step("diagnosing the failure"):
+            findings = diagnose(failed, report.rows)
+    notes = *report.notes, *opened.limits, *remarks, *opened.disagreements(reference.spec)
+    return replace(report, notes=notes, findings=findings)
 
 
 def judge_conversion(source: OnnxFile, converted: OnnxFile) -> ParityReport:
@@ -244,20 +246,31 @@ def _large_probes(
         if plan.at:
             raise PlanError("--at is for networks that take images, not glyphs; leave it out")
         return [], []
-    sizes, notes = list(plan.at or ()), []
+    sizes, notes = list(plan.at or ()), list[str]()
     for size in sizes:
         opened.check(size)
     check_defined(sizes, spec.smallest)
     if plan.at is None and not plan.sizes and opened.static is None:
-        most = parts.most_pixels // (opened.fixed.batch or 1)
-        for wanted in plan.made_for or opened.large_sizes():
-            wanted = opened.fixed.at(wanted)
-            sizes.append(opened.fixed.at(smaller(wanted, most, spec.smallest)))
-            if sizes[-1] != wanted:
-                notes.append(
-                    f"{opened.candidate.name} is judged at {sizes[-1]} in place of {wanted}, which "
-                    f"would take long here; --at {wanted} judges it there"
-                )
+        sizes, notes = _default_large(parts, opened, plan)
     video = len(parts.reference.inputs) > 1
     probes = [large_probe(spec.channels, size, video=video) for size in dict.fromkeys(sizes)]
     return fitted(probes, opened.fixed), notes
+
+
+def _default_large(
+    parts: Parts, opened: OpenedArtifact, plan: ParityPlan
+) -> tuple[list[Size], list[str]]:
+    """Return the large sizes by default, and a note for each that is made smaller."""
+    sizes: list[Size] = []
+    notes: list[str] = []
+    most = parts.most_pixels // (opened.fixed.batch or 1)
+    for size in plan.made_for or opened.large_sizes():
+        wanted = opened.fixed.at(size)
+        found = opened.fixed.at(smaller(wanted, most, parts.reference.input_spec.smallest))
+        sizes.append(found)
+        if found != wanted:
+            notes.append(
+                f"{opened.candidate.name} is judged at {found} in place of {wanted}, which would "
+                f"take long here; --at {wanted} judges it there"
+            )
+    return sizes, notes

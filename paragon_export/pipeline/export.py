@@ -15,7 +15,7 @@ from paragon_export.networks.describe import LoadedNetwork, load_network, read_n
 from paragon_export.parity.reference import measure_drop
 from paragon_export.pipeline.float32_graph import finish, float32_graph
 from paragon_export.pipeline.results import ExportResult
-from paragon_export.specs.plans import ExportPlan, ParityPlan
+from paragon_export.specs.plans import ExportPlan
 from paragon_export.specs.types import Precision, Runtime, Size, sizes_of
 from paragon_export.system.atomic_write import check_writable, write_files
 
@@ -51,15 +51,13 @@ def export_onnx(
         The result. ``passed`` is the verdict; the file was written only if it is True.
 
     Raises:
-        PlanError: If the arguments do not fit each other or the network.
-        ParagonExportError: If a step could not run. Nothing is written then.
+        ParagonExportError: If arguments do not fit, or a step could not run. Nothing is written.
     """
     loaded = network if isinstance(network, LoadedNetwork) else load_network(network)
     plan = ExportPlan(
-        checkpoint=loaded.checkpoint.path, output=Path(output), options=loaded.options,
-        precision=Precision(precision), io=Precision(io), video=video, rewrite=rewrite,
-        static=Size.parse(static) if isinstance(static, str) else static,
-        runtime=Runtime(runtime), opset=opset, at=None if at is None else sizes_of(at),
+        checkpoint=loaded.checkpoint.path, output=Path(output), options=loaded.options, opset=opset,
+        precision=Precision(precision), io=Precision(io), video=video, rewrite=rewrite, at=sizes_of(at),
+        static=Size.parse(static) if isinstance(static, str) else static, runtime=Runtime(runtime),
     )  # fmt: skip
     return export(plan, loaded)
 
@@ -119,7 +117,7 @@ def _export_once(network: LoadedNetwork, plan: ExportPlan) -> ExportResult:
         file=file,
         reference=graph.reference,
         fired=graph.fired,
-        parity=judge(graph.reference, [file], ParityPlan(at=plan.at, made_for=plan.made_for)),
+        parity=judge(graph.reference, [file], plan.to_judge),
         drop_cost=measure_drop(network) if network.spec.dropped else None,
         ranges=ranges,
     )

@@ -69,6 +69,11 @@ class ExportPlan:
     This takes additional time."""
 
     @property
+    def to_judge(self) -> ParityPlan:
+        """What the exported file is judged on."""
+        return ParityPlan(at=self.at, made_for=self.made_for)
+
+    @property
     def operator_set(self) -> int:
         """``opset`` or its default: 20 has Gelu, 22 is the first with bfloat16 convolutions."""
         default = 22 if self.precision is Precision.BF16 else 20

@@ -80,8 +80,10 @@ class Size:
         return f"{self.height}x{self.width}"
 
 
-def sizes_of(given: Iterable[str | Size]) -> tuple[Size, ...]:
-    """Return sizes, of which some may be texts; see ``Size.parse``."""
+def sizes_of(given: Iterable[str | Size] | None) -> tuple[Size, ...] | None:
+    """Return sizes, of which some may be texts (see ``Size.parse``); None if none are given."""
+    if given is None:
+        return None
     return tuple(size if isinstance(size, Size) else Size.parse(size) for size in given)
 
 

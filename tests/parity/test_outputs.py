@@ -184,8 +184,8 @@ def test_as_trained_is_tried_for_every_runtime(
 
     real = judging.judge
 
-    def fail_rewritten(reference: Any, files: Any) -> ParityReport:
-        report = real(reference, files)
+    def fail_rewritten(reference: Any, files: Any, plan: Any) -> ParityReport:
+        report = real(reference, files, plan)
         if json.loads(files[0].model.metadata_props["rewrites"]):
             worst = Difference(1.0, 0.0, 1.0, 1.0, True, False)
             rows = [_with(row, worst) for row in report.rows]

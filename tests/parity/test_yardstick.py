@@ -12,6 +12,7 @@ from paragon_export.inputs.play import nudged, play
 from paragon_export.inputs.probes import still_probes
 from paragon_export.parity.acceptance import default_criteria
 from paragon_export.parity.metrics import Difference, difference
+from paragon_export.parity.parts import Part
 from paragon_export.parity.report import ParityRow
 from paragon_export.parity.yardstick import LEAST_RATIO, Yardstick, with_overall
 from paragon_export.specs.types import Precision, Size
@@ -47,7 +48,7 @@ def test_it_is_the_worse_of_two_roundings(precision: Precision, tiny_realtime: P
     other = play(reference.runner(dtype, nudge=nudge), moved, reference.inputs)["output"]
     first, second = (difference(result, truth["output"], 0) for result in (plain, other))
     assert first != second
-    worse = Yardstick(reference, precision).errors(probe, truth)["output"]
+    worse = Yardstick(reference, precision).errors(Part(whole=probe, probe=probe), truth)["output"]
     for name in ("max_abs", "rms", "high"):
         assert getattr(worse, name) == max(getattr(first, name), getattr(second, name))
     assert worse.psnr_db == min(first.psnr_db, second.psnr_db)
