@@ -27,6 +27,7 @@ from paragon_export.specs.types import (
     Runtime,
     Size,
 )
+from paragon_export.system.reading import INDEX_SUFFIX
 
 FAILED = 1
 """Exit code of a failed verdict."""
@@ -69,7 +70,9 @@ More = Annotated[
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
-CheckpointFile = Annotated[Path, typer.Argument(help=".safetensors, .pth or .pt file.")]
+CheckpointFile = Annotated[
+    Path, typer.Argument(help=".safetensors, .pth or .pt file, or the index of several shards.")
+]
 Output = Annotated[Path | None, typer.Option("-o", "--output", help="File to write.")]
 Fp16 = Annotated[bool, typer.Option("--fp16", help="Compute in float16, strongly typed.")]
 Bf16 = Annotated[bool, typer.Option("--bf16", help="Compute in bfloat16, strongly typed.")]
@@ -252,8 +255,9 @@ def size_of(text: str, flag: str) -> Size:
     return size
 
 
-def default_name(stem: str, parts: Sequence[str], suffix: str) -> Path:
+def default_name(source: Path, parts: Sequence[str], suffix: str) -> Path:
     """Return the name of an output that the user did not name, without the parts that are empty."""
+    stem = Path(source.name.removesuffix(INDEX_SUFFIX)).stem
     return Path("_".join([stem, *filter(None, parts)]) + suffix)
 
 
