@@ -82,7 +82,7 @@ Rewrite = Annotated[
 Opset = Annotated[
     int | None,
     typer.Option(
-        help="ONNX operator set, 18 to 23 (default 20, with --bf16 22); ONNX Runtime before 1.17 "
+        help="ONNX operator set, 18 to 23 (default 20, with --bf16 22, --for portable 18); ONNX Runtime before 1.17 "
         "needs 18 or 19."
     ),
 ]
@@ -132,7 +132,12 @@ Static = Annotated[
     str | None, typer.Option(metavar=SIZE, help="Export for this input size and batch 1 only.")
 ]
 ForRuntime = Annotated[
-    Runtime, typer.Option("--for", help="Runtime that the rewritten network is optimized for.")
+    Runtime,
+    typer.Option(
+        "--for",
+        help="Runtime that the rewritten network is optimized for; portable: plain operators, for "
+        "OpenCV and ncnn (OpenCV before 4.11 takes one size only: --static).",
+    ),
 ]
 AuditFile = Annotated[
     Path | None,
