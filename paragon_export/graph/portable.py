@@ -14,9 +14,10 @@ PORTABLE_OPERATORS = frozenset({
     "Add", "Clip", "Concat", "Conv", "DepthToSpace", "Erf", "Gelu", "HardSwish", "LeakyRelu", "Mul",
     "Relu", "Resize", "Sigmoid", "Slice", "Split", "Sub",
 })  # fmt: skip
-"""Operators with which networks of every generation were right in OpenCV 4.8.1, 4.14.0 and 5.0.0 and
-in ncnn 1.0.20261020 by pnnx 20261020, at operator sets 18 to 23. With others (ReduceMean, Sqrt, Div,
-MatMul, Transpose and more) one of them refused the file or gave another picture without an error."""
+"""Operators with which networks of every generation from v0 to v11 were right in OpenCV 4.8.1, 4.14.0 and
+5.0.0 and in ncnn 1.0.20261020 by pnnx 20261020, at operator set 18; v11 at 18 to 23. With others
+(ReduceMean, Sqrt, Div, MatMul, Transpose and more) one of them refused the file, or gave another
+picture without an error."""
 
 CHANNEL_OPERATORS = ("Concat", "Slice", "Split")
 """Only along the channels: cutting rows or columns from the end gives another size in ncnn."""

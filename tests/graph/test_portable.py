@@ -18,6 +18,8 @@ from paragon_export.specs.plans import ExportPlan
 from paragon_export.specs.types import Precision, Runtime, Size
 from paragon_export.testing.tiny import tiny_checkpoint
 
+DOCUMENT = Path(__file__).parents[2] / "docs" / "how-to" / "other-programs.md"
+
 
 def exported(variant: str, folder: Path, **options: object) -> OnnxFile:
     """Return an export that was neither checked nor judged."""
@@ -66,6 +68,11 @@ def test_what_needs_other_operators_is_refused(
     with pytest.raises(PlanError, match=rf"{variant} network needs .*{operator}"):
         export_onnx(network, tmp_path / "net.onnx", runtime="portable", static="24x24")
     assert not (tmp_path / "net.onnx").exists()
+
+
+def test_the_documentation_lists_the_operators() -> None:
+    text = DOCUMENT.read_text(encoding="utf-8")
+    assert {name for name in PORTABLE_OPERATORS if f"`{name}`" not in text} == set()
 
 
 def test_video_is_refused(tmp_path: Path) -> None:

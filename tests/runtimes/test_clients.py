@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-import subprocess
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,72 +14,14 @@ from paragon_export.parity.candidates import Candidate
 from paragon_export.parity.compare import verify
 from paragon_export.parity.reference import build_reference
 from paragon_export.pipeline.float32_graph import finish, float32_graph
-from paragon_export.runtimes.base import Arrays
 from paragon_export.specs.plans import ExportPlan
 from paragon_export.specs.types import Precision, Runtime, Size
+from paragon_export.testing.clients import Ncnn, OpenCv, convert_for_ncnn
 from paragon_export.testing.tiny import tiny_checkpoint
 
 FIXED = Size(17, 23)
 
 SIZES = (FIXED, Size(9, 11), Size(37, 20))
-
-
-class OpenCv:
-    """OpenCV's DNN module; without Winograd its convolutions are exact to rounding."""
-
-    name = "OpenCV"
-
-    def __init__(self, path: Path, winograd: bool = False) -> None:
-        import cv2
-
-        self.net = cv2.dnn.readNetFromONNX(str(path))
-        self.net.enableWinograd(winograd)
-
-    def infer(self, feeds: Mapping[str, np.ndarray]) -> Arrays:
-        self.net.setInput(feeds["input"])
-        return {"output": self.net.forward().copy()}
-
-
-class Ncnn:
-    """ncnn, with the file that pnnx makes of an ONNX file for one size, or for all from two."""
-
-    name = "ncnn"
-
-    def __init__(self, path: Path, sizes: Sequence[Size], winograd: bool = False) -> None:
-        import ncnn
-
-        converted = [path.with_suffix(suffix) for suffix in (".ncnn.param", ".ncnn.bin")]
-        spec = importlib.util.find_spec("pnnx")  # importing it would import PyTorch again
-        assert spec is not None
-        assert spec.submodule_search_locations
-        program = Path(spec.submodule_search_locations[0], "pnnx")
-        shapes = [
-            f"inputshape{n}=[1,3,{size.height},{size.width}]f32"
-            for n, size in zip(("", "2"), sizes, strict=False)
-        ]
-        subprocess.run(
-            [program, path.name, *shapes, "fp16=0"],
-            cwd=path.parent,
-            capture_output=True,
-            check=False,
-        )  # its exit code says nothing
-        assert all(file.exists() for file in converted)
-        self.net = ncnn.Net()
-        self.net.opt.use_winograd_convolution = winograd
-        self.net.opt.use_fp16_storage = self.net.opt.use_fp16_arithmetic = False
-        self.net.opt.use_fp16_packed = self.net.opt.use_bf16_storage = False
-        self.net.opt.num_threads = 1
-        assert self.net.load_param(str(converted[0])) == 0
-        assert self.net.load_model(str(converted[1])) == 0
-
-    def infer(self, feeds: Mapping[str, np.ndarray]) -> Arrays:
-        import ncnn
-
-        extractor = self.net.create_extractor()
-        extractor.input("in0", ncnn.Mat(feeds["input"][0]).clone())
-        code, picture = extractor.extract("out0")
-        assert code == 0
-        return {"output": np.array(picture)[None]}
 
 
 def network(variant: str, folder: Path, **options: Any) -> LoadedNetwork:
@@ -141,9 +80,11 @@ def test_ncnn_runs_a_portable_file(variant: str, tmp_path: Path) -> None:
     loaded = network(variant, tmp_path)
     path = write(loaded, tmp_path, runtime=Runtime.PORTABLE)
 
-    passed, error = errors(loaded, Ncnn(path, SIZES), *SIZES)
+    convert_for_ncnn(path, SIZES)
+
+    passed, error = errors(loaded, Ncnn(path), *SIZES)
     assert passed, error
-    assert errors(loaded, Ncnn(path, SIZES, winograd=True), *SIZES)[1] < 1e-5
+    assert errors(loaded, Ncnn(path, winograd=True), *SIZES)[1] < 1e-5
 
 
 def test_ncnn_gives_another_picture_where_the_check_refuses(tmp_path: Path) -> None:
@@ -151,7 +92,9 @@ def test_ncnn_gives_another_picture_where_the_check_refuses(tmp_path: Path) -> N
     loaded = network("photo", tmp_path, attention_mode="none")
     path = write(loaded, tmp_path, rewrite=False, opset=18, static=FIXED)
 
-    passed, error = errors(loaded, Ncnn(path, [FIXED]), FIXED)
+    convert_for_ncnn(path, [FIXED])
+
+    passed, error = errors(loaded, Ncnn(path), FIXED)
 
     assert not passed
     assert error > 0.1
