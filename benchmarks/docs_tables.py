@@ -365,6 +365,16 @@ def _kills(rows: Rows) -> str:
     )
 
 
+def _clients(rows: Rows) -> str:
+    usual, exact = (
+        max((row[key] for row in rows), key=float)
+        for key in ("max error", "max error without Winograd")
+    )
+    return (
+        f"The largest error is {short(usual)}, and {short(exact)} without Winograd's convolutions."
+    )
+
+
 TABLES: Mapping[str, Table] = {
     "audit": Table(
         {
@@ -660,6 +670,15 @@ TABLES: Mapping[str, Table] = {
             "words": "printed anything",
         },
         _kills,
+    ),
+    "clients": Table(
+        {
+            "program": "program",
+            "size": "input HxW (px)",
+            "max error": "largest error",
+            "max error without Winograd": "without Winograd",
+        },
+        _clients,
     ),
 }
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import io
+import json
 import math
 import pickle
 import struct
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +56,60 @@ _SAFETENSORS_DTYPES = {
 }  # fmt: skip
 
 
+@dataclass(frozen=True, kw_only=True)
+class Content:
+    """What one file holds, or all shards of a checkpoint."""
+
+    tensors: Mapping[str, np.ndarray]
+    """Floating point tensors are float32."""
+    metadata: Mapping[str, str]
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    """The ``EXTRA_ENTRIES`` of a pickle, without ``metadata``."""
+    containers: tuple[str, ...] = ()
+    """The one that held the tensors, then those that hold other weights."""
+
+
+def is_pickle(data: bytes) -> bool:
+    """Return whether a file begins as a zip archive or a pickle."""
+    return data[:2] == b"PK" or data[:1] == b"\x80"
+
+
+def read_content(path: Path, data: bytes, leave_out: str = "") -> Content:
+    """Return what a safetensors file or a pickle holds. Its content determines the format.
+
+    Args:
+        path: The file, for error messages.
+        data: Its bytes.
+        leave_out: Name of a container to ignore.
+
+    Raises:
+        CheckpointError: As :func:`read_safetensors` and :func:`read_pickle`, or if it is neither.
+    """
+    if data[8:9] == b"{" and (not is_pickle(data) or header_fits(data)):
+        tensors, metadata = read_safetensors(path, data)
+        return Content(tensors=tensors, metadata=metadata)
+    if is_pickle(data):
+        tensors, extra, containers = read_pickle(path, data, leave_out)
+        metadata = _plain_metadata(extra.pop("metadata", None))
+        return Content(tensors=tensors, metadata=metadata, extra=extra, containers=containers)
+    raise CheckpointError(
+        f"{path} is not a checkpoint: expected .safetensors, .pth or .pt, "
+        f"found a file that starts with {data[:4]!r}"
+    )
+
+
+def _plain_metadata(found: Any) -> dict[str, str]:
+    """Return the texts, numbers and booleans that a trainer stored with the weights, as JSON."""
+    if not isinstance(found, Mapping):
+        return {}
+    plain = (str, int, float, bool)
+    return {
+        "metadata": json.dumps(
+            {k: v for k, v in found.items() if isinstance(k, str) and isinstance(v, plain)}
+        )
+    }
+
+
 def header_fits(data: bytes) -> bool:
     """Return whether the first 8 bytes are a header length that is possible for this file.
 
@@ -74,7 +130,7 @@ def read_safetensors(path: Path, data: bytes) -> tuple[dict[str, np.ndarray], di
     try:
         header = _header(data)
         metadata = header.pop("__metadata__", None) or {}
-        _check_sizes(path, [(name, tuple(entry["shape"])) for name, entry in header.items()])
+        check_sizes(path, [(name, tuple(entry["shape"])) for name, entry in header.items()])
         entries = deserialize(data)  # type: ignore[no-untyped-call]
     except (SafetensorError, ValueError, AttributeError, TypeError, KeyError,
             struct.error) as error:  # fmt: skip
@@ -93,7 +149,7 @@ def _header(data: bytes) -> dict[str, Any]:
     return parse_json(data[8 : 8 + length])
 
 
-def _check_sizes(path: Path, shapes: Sequence[tuple[str, tuple[int, ...]]]) -> None:
+def check_sizes(path: Path, shapes: Sequence[tuple[str, tuple[int, ...]]]) -> None:
     """Check the number of tensors, their names and their shapes against the limits.
 
     Raises:
@@ -178,7 +234,7 @@ def read_pickle(
         ) from error
     extra: dict[str, Any] = {}
     state, containers = _unwrap(path, loaded, extra, leave_out)
-    _check_sizes(path, [(name, tuple(tensor.shape)) for name, tensor in state.items()])
+    check_sizes(path, [(name, tuple(tensor.shape)) for name, tensor in state.items()])
     tensors = {name: _torch_to_float32(path, name, tensor) for name, tensor in state.items()}
     return tensors, extra, containers
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from paragon_export.checkpoints.formats import header_fits, read_pickle, read_safetensors
+from paragon_export.checkpoints.formats import read_content
+from paragon_export.checkpoints.shards import Shards, is_index, read_shards, refuse_shard
 from paragon_export.errors import CheckpointError
 from paragon_export.system.reading import read_bytes
 
@@ -29,7 +29,7 @@ class Checkpoint:
 
     path: Path
     sha256: str
-    """SHA-256 of the file, in hexadecimal."""
+    """SHA-256 of the file, in hexadecimal. For shards see ``Shards.sha256``."""
     tensors: Mapping[str, np.ndarray]
     """Floating point tensors are converted to float32."""
     metadata: Mapping[str, str]
@@ -53,7 +53,10 @@ class Checkpoint:
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
-    """Read a ``.safetensors``, ``.pth`` or ``.pt`` file. Its content determines the format.
+    """Read a ``.safetensors``, ``.pth`` or ``.pt`` file, or the index of several shards.
+
+    The content of a file determines its format. An index (``.safetensors.index.json`` or
+    ``.bin.index.json``) stands for the shards that it names, in its own folder.
 
     Containers are removed, and so are the prefixes ``module.`` and ``_orig_mod.`` of tensor names,
     and ``model.`` and ``net.`` if all tensors have them. Pickles are read with
@@ -62,9 +65,10 @@ def load_checkpoint(path: Path) -> Checkpoint:
     Raises:
         CheckpointError: If the file is missing, is no checkpoint, is truncated, would run code,
             declares more data than it holds, exceeds a limit of this module, or holds a tensor
-            that is not finite.
+            that is not finite; if it is one of several shards; if an index does not fit its shards.
     """
-    return _parse(path, read_bytes(path, MAX_FILE_BYTES, "checkpoint", CheckpointError))
+    refuse_shard(path)
+    return _parse(path, _read(path))
 
 
 def load_if_digest(path: Path, sha256: str) -> Checkpoint | None:
@@ -74,54 +78,39 @@ def load_if_digest(path: Path, sha256: str) -> Checkpoint | None:
         CheckpointError: If a file with that digest is no checkpoint.
     """
     try:
-        data = read_bytes(path, MAX_FILE_BYTES, "checkpoint", CheckpointError)
+        data = _read(path)
     except CheckpointError:
         return None
-    return _parse(path, data) if hashlib.sha256(data).hexdigest() == sha256 else None
+    return _parse(path, data) if _digest(data) == sha256 else None
 
 
-def _parse(path: Path, data: bytes, leave_out: str = "") -> Checkpoint:
+def _read(path: Path) -> bytes | Shards:
+    """Return the bytes of a checkpoint in one file, or an index and its shards."""
+    data = read_bytes(path, MAX_FILE_BYTES, "checkpoint", CheckpointError)
+    return read_shards(path, data, MAX_FILE_BYTES) if is_index(path, data) else data
+
+
+def _digest(data: bytes | Shards) -> str:
+    return data.sha256 if isinstance(data, Shards) else hashlib.sha256(data).hexdigest()
+
+
+def _parse(path: Path, data: bytes | Shards, leave_out: str = "") -> Checkpoint:
     """Return the checkpoint in the bytes of a file; ``leave_out`` names a container to ignore."""
     if not data:
         raise CheckpointError(f"{path} is empty: expected a checkpoint")
-    metadata: dict[str, str] = {}
-    extra: dict[str, Any] = {}
-    containers: tuple[str, ...] = ()
-    is_pickle = data[:2] == b"PK" or data[:1] == b"\x80"
-    if data[8:9] == b"{" and (not is_pickle or header_fits(data)):
-        tensors, metadata = read_safetensors(path, data)
-    elif is_pickle:
-        tensors, extra, containers = read_pickle(path, data, leave_out)
-        metadata = _plain_metadata(extra.pop("metadata", None))
-    else:
-        raise CheckpointError(
-            f"{path} is not a checkpoint: expected .safetensors, .pth or .pt, "
-            f"found a file that starts with {data[:4]!r}"
-        )
-    tensors = _strip_prefixes(path, _without_counter(tensors))
+    content = data.content() if isinstance(data, Shards) else read_content(path, data, leave_out)
+    tensors = _strip_prefixes(path, _without_counter(content.tensors))
     _check_finite(path, tensors)
     return Checkpoint(
         path=path,
-        sha256=hashlib.sha256(data).hexdigest(),
+        sha256=_digest(data),
         tensors=tensors,
-        metadata=metadata,
-        extra=extra,
-        container=containers[0] if containers else "",
-        also_in_file=containers[1:],
-        data=data if containers else b"",
+        metadata=content.metadata,
+        extra=content.extra,
+        container=content.containers[0] if content.containers else "",
+        also_in_file=content.containers[1:],
+        data=data if content.containers and isinstance(data, bytes) else b"",
     )
-
-
-def _plain_metadata(found: Any) -> dict[str, str]:
-    """Return the texts, numbers and booleans that a trainer stored with the weights, as JSON."""
-    if not isinstance(found, Mapping):
-        return {}
-    plain = (str, int, float, bool)
-    return {
-        "metadata": json.dumps(
-            {k: v for k, v in found.items() if isinstance(k, str) and isinstance(v, plain)}
-        )
-    }
 
 
 def _without_counter(tensors: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:

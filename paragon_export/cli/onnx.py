@@ -92,7 +92,7 @@ def _default_output(plan: ExportPlan) -> Path:
         "" if plan.runtime is Runtime.ANY else plan.runtime.value,
         "" if plan.rewrite else "no-rewrite",
     ]
-    return default_name(plan.checkpoint.stem, parts, ".onnx")
+    return default_name(plan.checkpoint, parts, ".onnx")
 
 
 def _export(plan: ExportPlan, audit: Path | None, json: bool) -> None:

@@ -27,6 +27,7 @@ from paragon_export.specs.types import (
     Runtime,
     Size,
 )
+from paragon_export.system.reading import INDEX_SUFFIX
 
 FAILED = 1
 """Exit code of a failed verdict."""
@@ -69,7 +70,9 @@ More = Annotated[
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
-CheckpointFile = Annotated[Path, typer.Argument(help=".safetensors, .pth or .pt file.")]
+CheckpointFile = Annotated[
+    Path, typer.Argument(help=".safetensors, .pth or .pt file, or the index of several shards.")
+]
 Output = Annotated[Path | None, typer.Option("-o", "--output", help="File to write.")]
 Fp16 = Annotated[bool, typer.Option("--fp16", help="Compute in float16, strongly typed.")]
 Bf16 = Annotated[bool, typer.Option("--bf16", help="Compute in bfloat16, strongly typed.")]
@@ -79,7 +82,7 @@ Rewrite = Annotated[
 Opset = Annotated[
     int | None,
     typer.Option(
-        help="ONNX operator set, 18 to 23 (default 20, with --bf16 22); ONNX Runtime before 1.17 "
+        help="ONNX operator set, 18 to 23 (default 20, with --bf16 22, --for portable 18); ONNX Runtime before 1.17 "
         "needs 18 or 19."
     ),
 ]
@@ -129,7 +132,12 @@ Static = Annotated[
     str | None, typer.Option(metavar=SIZE, help="Export for this input size and batch 1 only.")
 ]
 ForRuntime = Annotated[
-    Runtime, typer.Option("--for", help="Runtime that the rewritten network is optimized for.")
+    Runtime,
+    typer.Option(
+        "--for",
+        help="Runtime that the rewritten network is optimized for; portable: plain operators, for "
+        "OpenCV and ncnn (OpenCV before 4.11 takes one size only: --static).",
+    ),
 ]
 AuditFile = Annotated[
     Path | None,
@@ -270,8 +278,9 @@ def sizes_in(flag: str, given: str | Sequence[str] | None) -> tuple[Size, ...] |
     return None if texts is None else tuple(size_of(text, flag) for text in texts)
 
 
-def default_name(stem: str, parts: Sequence[str], suffix: str) -> Path:
+def default_name(source: Path, parts: Sequence[str], suffix: str) -> Path:
     """Return the name of an output that the user did not name, without the parts that are empty."""
+    stem = Path(source.name.removesuffix(INDEX_SUFFIX)).stem
     return Path("_".join([stem, *filter(None, parts)]) + suffix)
 
 

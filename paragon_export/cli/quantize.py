@@ -63,7 +63,7 @@ def quantize_checkpoint(
     parts = ["int8", "" if opset is None else f"opset{opset}"]
     plan = ExportPlan(
         checkpoint=checkpoint,
-        output=output or default_name(checkpoint.stem, parts, ".onnx"),
+        output=output or default_name(checkpoint, parts, ".onnx"),
         is_named=output is not None,
         options=options,
         opset=opset,

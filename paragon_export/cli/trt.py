@@ -90,7 +90,7 @@ def _default_output(plan: EnginePlan, profile: str) -> Path:
         profile,
         "" if plan.rewrite else "no-rewrite",
     ]
-    return default_name(plan.source.stem, parts, ".engine")
+    return default_name(plan.source, parts, ".engine")
 
 
 def _build(plan: EnginePlan, json: bool) -> None:

@@ -75,7 +75,7 @@ def load_network(
     """Load a checkpoint and determine the network that it holds.
 
     Args:
-        path: A ``.safetensors``, ``.pth`` or ``.pt`` file.
+        path: A ``.safetensors``, ``.pth`` or ``.pt`` file, or the index of several shards.
         config: The trainer's option file, if there is one.
         options: What the tensors do not determine, as ``upsampler_alpha=0.0`` or ``window_size=16``;
             the names are those of the command line's options, with underscores.

@@ -43,7 +43,7 @@ def export_onnx(
         static: The only input size, as ``"720x1280"`` (height x width); None for any size and batch.
         video: Add ``prev_feat`` and ``alpha`` to the inputs and ``feature_map`` to the outputs.
         rewrite: Export an algebraically equal network that runs faster.
-        runtime: What the rewrites are for: ``any``, ``onnxruntime``, ``openvino`` or ``tensorrt``.
+        runtime: What the rewrites are for: a value of ``Runtime``, as ``"portable"``.
         opset: ONNX operator set, 18 to 23; None takes the oldest that has every operator.
         at: Large sizes at which the file is judged as well, as for :func:`check_parity`.
 
@@ -102,6 +102,7 @@ def make_onnx(network: LoadedNetwork, plan: ExportPlan) -> ExportResult:
 
 def _export_once(network: LoadedNetwork, plan: ExportPlan) -> ExportResult:
     """Export and judge once, rewritten or as trained."""
+    from paragon_export.graph.portable import check_portable
     from paragon_export.parity.check import judge
     from paragon_export.precision.audit import audit
     from paragon_export.precision.half import to_precision
@@ -113,6 +114,8 @@ def _export_once(network: LoadedNetwork, plan: ExportPlan) -> ExportResult:
             model, plan.precision, plan.io, graph.subject(), shares=plan.error_shares
         )
     file = finish(graph, to_precision(model, plan.precision, plan.io), plan, ranges=ranges)
+    if plan.runtime is Runtime.PORTABLE:
+        check_portable(file.model, network.spec.variant)
     return ExportResult(
         file=file,
         reference=graph.reference,

@@ -37,6 +37,9 @@ from paragon_export.specs.types import Runtime
 
 ALL_RUNTIMES = frozenset(Runtime)
 
+FULL_RUNTIMES = ALL_RUNTIMES - {Runtime.PORTABLE}
+"""Those that know all operators."""
+
 CPU_RUNTIMES = frozenset({Runtime.ONNXRUNTIME, Runtime.OPENVINO})
 
 
@@ -46,7 +49,7 @@ class Rule:
 
     apply: Callable[[Network], int]
     """Edits the network and returns how often it fired."""
-    runtimes: frozenset[Runtime] = ALL_RUNTIMES
+    runtimes: frozenset[Runtime] = FULL_RUNTIMES
 
     @property
     def name(self) -> str:
@@ -59,11 +62,11 @@ RULES = (
     Rule(tabulate_tokens),
     Rule(gate_channels),
     Rule(fold_norms),
-    Rule(fold_gains),
+    Rule(fold_gains, ALL_RUNTIMES),
     Rule(fuse_heads, CPU_RUNTIMES),
     Rule(fuse_windows, CPU_RUNTIMES),
-    Rule(split_concat),
-    Rule(split_halves),
+    Rule(split_concat, ALL_RUNTIMES),
+    Rule(split_halves, ALL_RUNTIMES),
     Rule(narrow_products),
     Rule(clamp_in_convolution, frozenset({Runtime.ONNXRUNTIME})),
     Rule(fuse_tail),
@@ -72,7 +75,7 @@ RULES = (
     Rule(shuffle_in_steps, frozenset({Runtime.ONNXRUNTIME})),
     Rule(channels_last),
 )
-"""In the order of application."""
+"""In the order of application. Those for all runtimes leave nothing but convolutions and sums."""
 
 
 @dataclass(frozen=True)

@@ -75,8 +75,12 @@ class ExportPlan:
 
     @property
     def operator_set(self) -> int:
-        """``opset`` or its default: 20 has Gelu, 22 is the first with bfloat16 convolutions."""
-        default = 22 if self.precision is Precision.BF16 else 20
+        """``opset`` or its default: 20 has Gelu, 22 is the first with bfloat16 convolutions.
+
+        The default of a portable file is the oldest that is supported.
+        """
+        is_portable = self.runtime is Runtime.PORTABLE
+        default = 22 if self.precision is Precision.BF16 else 18 if is_portable else 20
         return default if self.opset is None else self.opset
 
     def __post_init__(self) -> None:
@@ -90,6 +94,8 @@ class ExportPlan:
                 f"--for {self.runtime.value} selects rewrites, but --no-rewrite forbids them; "
                 "leave one of the two out"
             )
+        if self.runtime is Runtime.PORTABLE:
+            self._check_portable()
         if self.static:
             _check_pixels("--static", self.static)
         for size in self.at or ():
@@ -100,6 +106,19 @@ class ExportPlan:
             raise PlanError(
                 f"--opset {self.opset} cannot hold a {self.precision.value} model; "
                 f"use {oldest} to 23"
+            )
+
+    def _check_portable(self) -> None:
+        """Refuse what OpenCV or ncnn does not take, or computes wrongly (seen in 4.8 and 4.14)."""
+        if self.precision.is_half:
+            raise PlanError(
+                f"--for portable with --{self.precision.value}: ncnn cannot load half-precision "
+                "ONNX files, and both clients convert float32 files themselves; leave one out"
+            )
+        if self.static and 1 in (self.static.height, self.static.width):
+            raise PlanError(
+                f"--for portable with --static {self.static}: OpenCV 4 computes pictures of one "
+                "row or column wrongly; give a size from 2x2 on"
             )
 
 

@@ -39,12 +39,16 @@ class Quantization(StrEnum):
 
 
 class Runtime(StrEnum):
-    """The runtime that an ONNX file is optimized for. The others can run the file as well."""
+    """The runtime that an ONNX file is optimized for. The others can run the file as well.
+
+    ``PORTABLE`` stands for runtimes that know few operators: OpenCV and ncnn.
+    """
 
     ANY = "any"
     ONNXRUNTIME = "onnxruntime"
     OPENVINO = "openvino"
     TENSORRT = "tensorrt"
+    PORTABLE = "portable"
 
 
 class OnnxBackend(StrEnum):

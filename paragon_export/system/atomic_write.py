@@ -32,6 +32,7 @@ from typing import Any
 
 from paragon_export.errors import PlanError
 from paragon_export.system import signals
+from paragon_export.system.reading import is_input
 from paragon_export.system.text import finite
 
 PREFIX = ".paragon-"
@@ -131,7 +132,7 @@ def check_writable(
     """
     try:
         for source in sources:
-            if source is not None and path.exists() and source.exists() and path.samefile(source):
+            if source is not None and is_input(path, source):
                 raise PlanError(f"output {path} is also the source; choose another output")
         if path.is_dir():
             raise PlanError(f"output {path} is a folder; give a file name")

@@ -17,6 +17,11 @@ from paragon_export.errors import ParagonExportError
 MAX_JSON_DEPTH = 100
 """Levels of nested objects and arrays."""
 
+INDEX_SUFFIX = ".index.json"
+"""Ends the name of a file that names the shards of a checkpoint, in its own folder."""
+
+SHARD_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth")
+
 _KINDS = {
     stat.S_IFDIR: "a directory",
     stat.S_IFIFO: "a pipe",
@@ -24,6 +29,18 @@ _KINDS = {
     stat.S_IFCHR: "a device",
     stat.S_IFBLK: "a device",
 }
+
+
+def is_input(path: Path, source: Path) -> bool:
+    """Return whether a file is an input, or next to an index and named as its shards are.
+
+    Raises:
+        OSError: If the system cannot tell.
+    """
+    if not path.exists() or not source.exists():
+        return False
+    is_index = source.name.endswith(INDEX_SUFFIX) and path.suffix in SHARD_SUFFIXES
+    return path.samefile(source) or (is_index and path.parent.samefile(source.parent))
 
 
 def read_bytes(path: Path, max_bytes: int, what: str, error: type[ParagonExportError]) -> bytes:

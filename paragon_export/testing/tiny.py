@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -150,3 +151,32 @@ def save(
         state = {key: state}
     torch.save(state, path)
     return path
+
+
+def save_shards(
+    tensors: Mapping[str, np.ndarray],
+    folder: Path,
+    count: int = 2,
+    *,
+    fmt: str = "safetensors",
+    metadata: Mapping[str, Any] | None = None,
+) -> Path:
+    """Write a checkpoint in ``count`` shards and return the path of its index.
+
+    Args:
+        tensors: By name; every ``count``-th one is in the same shard.
+        folder: Where to write.
+        count: Number of shards.
+        fmt: safetensors, or pth for the names that PyTorch's shards have.
+        metadata: Of the index.
+    """
+    stem, suffix = ("model", "safetensors") if fmt == "safetensors" else ("pytorch_model", "bin")
+    names = [f"{stem}-{i + 1:05d}-of-{count:05d}.{suffix}" for i in range(count)]
+    weight_map = {tensor: names[i % count] for i, tensor in enumerate(sorted(tensors))}
+    for shard in names:
+        inside = {name: tensors[name] for name, where in weight_map.items() if where == shard}
+        save(inside, folder / shard, fmt=fmt)
+    index = folder / f"{stem}.{suffix}.index.json"
+    document = {"metadata": dict(metadata or {"total_size": 1}), "weight_map": weight_map}
+    index.write_text(json.dumps(document), encoding="utf-8")
+    return index

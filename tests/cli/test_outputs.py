@@ -37,6 +37,7 @@ from tests.conftest import RunHere
         (["--static", "8x8", "--opset", "19"], "realtime_8x8_opset19.onnx"),
         (["--static", "8x8", "--no-rewrite"], "realtime_8x8_no-rewrite.onnx"),
         (["--static", "8x8", "--for", "openvino"], "realtime_8x8_openvino.onnx"),
+        (["--static", "8x8", "--for", "portable"], "realtime_8x8_portable.onnx"),
     ],
 )
 def test_default_names_of_onnx_files(

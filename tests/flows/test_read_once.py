@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from paragon_export.pipeline.export import export_onnx
+from paragon_export.testing.tiny import save_shards, tiny_hyperparameters, tiny_tensors
 from tests.conftest import RunHere
 
 pytestmark = pytest.mark.usefixtures("foreign_files_here")
@@ -103,6 +104,18 @@ def test_a_command_reads_each_file_once(
     assert done.code == 0, done.stderr
     found = {name: counted[os.path.realpath(folder / name)] for name in wanted}
     assert found == dict.fromkeys(wanted, 1)
+
+
+def test_each_shard_is_read_once(tmp_path: Path, run_here: RunHere) -> None:
+    """So is the index, also when an ONNX file names it."""
+    index = save_shards(tiny_tensors(tiny_hyperparameters(blocks=1)), tmp_path)
+    files = {os.path.realpath(path) for path in tmp_path.iterdir()}
+    assert len(files) == 3
+    for command in (["onnx", str(index), "-o", "o.onnx"], ["parity", "o.onnx", *SIZES]):
+        with reads() as counted:
+            done = run_here(*command)
+        assert done.code == 0, done.stderr
+        assert {name: counted[name] for name in files} == dict.fromkeys(files, 1)
 
 
 @pytest.mark.parametrize("source", ["net.onnx", "net.safetensors"])

@@ -613,7 +613,10 @@ def test_network_is_equal_and_every_rule_meant_for_it_fires(variant: str, runtim
         extra.add("shuffle_in_steps")
     if runtime is Runtime.ONNXRUNTIME and variant == "stream":
         extra.add("clamp_in_convolution")
-    assert set(rewritten.fired) == EXPECTED[variant] | extra
+    expected = EXPECTED[variant] | extra
+    if runtime is Runtime.PORTABLE:
+        expected &= {"fold_gains", "split_concat", "split_halves"}
+    assert set(rewritten.fired) == expected
     for size in SIZES:
         x = torch.rand(2, 3, *size, dtype=torch.float64)
         error = copy.deepcopy(rewritten.module).double()(x) - copy.deepcopy(module).double()(x)
