@@ -56,7 +56,8 @@ class ParityRow(Measured):
         """Return the measured values as JSON types. Infinite and unknown values are null.
 
         ``psnr_db`` is null where both outputs are equal (``max_abs`` is 0), and so is every
-        error where nothing could be compared (``failure`` says why). ``reference_max_abs`` is null
+        error where nothing could be compared (``failure`` says why). The errors of border and
+        interior are null for the excerpt of a large picture. ``reference_max_abs`` is null
         where PyTorch is not finite in this precision, ``limit`` where no criterion bounds errors,
         ``reference_peak`` where the float64 network overflows (the row is not judged then).
         """
@@ -71,8 +72,8 @@ class ParityRow(Measured):
                 "excerpt": self.is_excerpt,
                 "max_abs": self.found.max_abs,
                 "psnr_db": self.found.psnr_db,
-                "border_max_abs": self.found.border_max_abs,
-                "interior_max_abs": self.found.interior_max_abs,
+                "border_max_abs": None if self.is_excerpt else self.found.border_max_abs,
+                "interior_max_abs": None if self.is_excerpt else self.found.interior_max_abs,
                 "reference_max_abs": self.reference_max_abs,
                 "limit": self.limit,
                 "rms": self.found.rms,

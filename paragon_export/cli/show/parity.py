@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -53,14 +54,19 @@ def _what_decides(rows: Sequence[ParityRow]) -> str:
         what = "the best class" if is_logits else "the worst image"
         return f"{what} on inputs held back from calibration decides"
     counts = "logit and best class" if is_logits else "pixel"
-    return f"every {counts} counts, the worst case decides"
+    in_part = (
+        ", of images in part those of up to nine blocks" if any(r.is_excerpt for r in rows) else ""
+    )
+    return f"every {counts} counts{in_part}; the worst case decides"
 
 
 def _cells(row: ParityRow) -> list[str]:
     found = row.found
-    figures = (found.max_abs, found.border_max_abs, row.reference_max_abs, row.limit)
+    border = math.nan if row.is_excerpt else found.border_max_abs
+    figures = (found.max_abs, border, row.reference_max_abs, row.limit)
     verdict = f"[red]{cell(row.failure)}[/]" if row.failure else "[green]passed[/]"
     several = f" x{row.batch}" if row.batch > 1 else ""
+    several += " in part" if row.is_excerpt else ""
     return [
         f"{cell(row.picture)} {row.size}{several}",
         *(figure(number, ".1e") for number in figures),
