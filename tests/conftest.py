@@ -19,6 +19,7 @@ import hypothesis
 import numpy as np
 import pytest
 
+from paragon_export.inputs import sizes
 from paragon_export.runtimes.base import Runner
 from paragon_export.specs.types import OnnxBackend
 from paragon_export.testing.tiny import tiny_checkpoint
@@ -26,6 +27,8 @@ from paragon_export.testing.tiny import tiny_checkpoint
 ROOT = Path(__file__).parents[1]
 
 LONGEST_RUN_S = 300
+
+RESIDUE_SIZES = sizes.residue_sizes
 
 # Tiny networks gain nothing from threads, and threads that spin on a busy machine cost minutes.
 # Set before PyTorch is imported; the command line inherits it.
@@ -133,6 +136,7 @@ def run_in(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunIn]:
             "stdout": str(files[0]),
             "stderr": terminal or str(files[1]),
             "env": env,
+            "fewer_sizes": sizes.residue_sizes is not RESIDUE_SIZES,
             "seconds": LONGEST_RUN_S,
         }
         stdin, stdout = server().stdin, server().stdout
@@ -179,15 +183,35 @@ def run_here(
     return run
 
 
-@pytest.fixture(autouse=True)
-def fewer_sizes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(scope="session", autouse=True)
+def fewer_sizes() -> Iterator[pytest.MonkeyPatch]:
     """Judge at the sizes around a window only, not at every residue, which takes three times as long.
 
-    Tests of the verdict itself are marked ``all_sizes``. Commands in processes of their own, and
-    fixtures of a module, judge at all sizes too.
+    Tests of the verdict itself are marked ``all_sizes``. Fixtures of a module judge at fewer sizes
+    there too. So do the processes of ``run_in``; those of ``run_started`` judge at all.
     """
-    if request.node.get_closest_marker("all_sizes") is None:
-        monkeypatch.setattr("paragon_export.inputs.sizes.residue_sizes", lambda *_: [])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("paragon_export.inputs.sizes.residue_sizes", lambda *_: [])
+        yield patch
+
+
+@pytest.fixture(autouse=True)
+def all_sizes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Judge at every default size in tests that are marked so."""
+    if request.node.get_closest_marker("all_sizes") is not None:
+        monkeypatch.setattr("paragon_export.inputs.sizes.residue_sizes", RESIDUE_SIZES)
+
+
+@pytest.fixture(autouse=True)
+def computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let PyTorch compute what files are judged by once a session (``tests/remembered.py``)."""
+    compare = sys.modules.get("paragon_export.parity.compare")
+    yardstick = sys.modules.get("paragon_export.parity.yardstick")
+    if compare and yardstick:
+        from tests import remembered
+
+        monkeypatch.setattr(compare, "play", remembered.play)
+        monkeypatch.setattr(yardstick, "play", remembered.play)
 
 
 @pytest.fixture

@@ -2,8 +2,8 @@
 
 Loading PyTorch, ONNX and ONNX Runtime takes 3 s of processor time, and unloading them 0.5 s. This
 process loads them once, then forks for every request that it reads: a JSON object a line with
-``args``, ``cwd``, ``stdout`` and ``stderr`` (the files to write), ``env`` (variables to set) and
-``seconds`` (the time limit). It answers each with the exit code. The child runs ``python -m paragon_export`` and the functions
+``args``, ``cwd``, ``stdout`` and ``stderr`` (the files to write), ``env`` (variables to set),
+``fewer_sizes`` (as the fixture of this name) and ``seconds`` (the time limit). It answers each with the exit code. The child runs ``python -m paragon_export`` and the functions
 registered for its end, then leaves without unloading modules. Of the tool itself nothing is loaded
 before the fork.
 """
