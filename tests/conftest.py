@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import itertools
 import json
@@ -165,6 +166,16 @@ def run_cli(tmp_path: Path, run_in: RunIn) -> RunCli:
 
 
 RunHere = Callable[..., Finished]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def command_line_once() -> Iterator[None]:
+    """Let Typer build the parsers of the commands once a session: 30 ms for each call of ``main``."""
+    import typer.main
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(typer.main, "get_command", functools.cache(typer.main.get_command))
+        yield
 
 
 @pytest.fixture

@@ -22,7 +22,12 @@ from typing import Any
 import onnx_ir  # noqa: F401 - loaded for those that are forked
 import onnxruntime  # noqa: F401
 import onnxsim  # noqa: F401
+import PIL.Image  # noqa: F401
+import rich.progress
+import rich.table  # noqa: F401
 import torch.fx  # noqa: F401
+import typer._adapters  # noqa: F401
+import yaml  # noqa: F401
 
 
 def become(request: dict[str, Any]) -> None:
