@@ -219,16 +219,24 @@ def all_sizes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
         monkeypatch.setattr("paragon_export.inputs.sizes.residue_sizes", RESIDUE_SIZES)
 
 
+REMEMBERED = {
+    "paragon_export.parity.compare": "play",
+    "paragon_export.parity.yardstick": "play",
+    "paragon_export.pipeline.audit_ranges": "float32_graph",
+    "paragon_export.pipeline.export": "float32_graph",
+}
+"""Functions that ``tests/remembered.py`` replaces, by the modules that call them."""
+
+
 @pytest.fixture(autouse=True)
 def computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let PyTorch compute what files are judged by once a session (``tests/remembered.py``)."""
-    compare = sys.modules.get("paragon_export.parity.compare")
-    yardstick = sys.modules.get("paragon_export.parity.yardstick")
-    if compare and yardstick:
+    """Run and trace the same network once a session, in modules that are loaded already."""
+    loaded = {name: sys.modules[name] for name in REMEMBERED if name in sys.modules}
+    if loaded:
         from tests import remembered
 
-        monkeypatch.setattr(compare, "play", remembered.play)
-        monkeypatch.setattr(yardstick, "play", remembered.play)
+        for name, module in loaded.items():
+            monkeypatch.setattr(module, REMEMBERED[name], getattr(remembered, REMEMBERED[name]))
 
 
 @pytest.fixture

@@ -1,7 +1,7 @@
-"""PyTorch's outputs on probes, computed once a session for the same network and the same images.
+"""What a session computes once for the same network: its outputs on probes, and its graph.
 
-Hundreds of tests judge files of a few tiny networks. What PyTorch computes for them depends on the
-module, its precision and the probe alone.
+Hundreds of tests export and judge a few tiny networks. What PyTorch computes for them depends on the
+module, its precision and the probe alone; the float32 graph on the module and the plan.
 """
 
 from __future__ import annotations
@@ -11,13 +11,19 @@ import io
 import pickle
 from collections import OrderedDict
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 from paragon_export.inputs import play as playing
 from paragon_export.inputs.probes import Probe
 from paragon_export.runtimes.base import Arrays, Runner
 from paragon_export.specs.network import Port
+
+if TYPE_CHECKING:
+    from paragon_export.networks.describe import LoadedNetwork
+    from paragon_export.pipeline.float32_graph import Float32Graph
+    from paragon_export.specs.plans import ExportPlan
 
 MAX_KEPT_BYTES = 2**28
 
@@ -41,6 +47,30 @@ def play(runner: Runner, probe: Probe, inputs: Sequence[Port]) -> Arrays:
             _kept.popitem(last=False)
     _kept.move_to_end(key)
     return {name: array.copy() for name, array in _kept[key].items()}
+
+
+_graphs: dict[tuple[Any, ...], tuple[Float32Graph, tuple[Any, ...]]] = {}
+
+
+def float32_graph(network: LoadedNetwork, plan: ExportPlan) -> Float32Graph:
+    """Do what ``pipeline.float32_graph`` does; a network is traced once for each kind of plan."""
+    from paragon_export.graph import simplify, trace
+    from paragon_export.parity.reference import build_reference
+    from paragon_export.pipeline import float32_graph as pipeline
+    from paragon_export.rewrite import rules
+
+    reference = build_reference(network, video=plan.video)
+    steps = rules.rewrite, rules.RULES, trace.trace, simplify.simplify  # a test may replace them
+    ports = repr((reference.inputs, reference.outputs))
+    asked = plan.static, plan.rewrite, plan.runtime, plan.operator_set
+    digest = _digest(reference.module)
+    key = digest, ports, *asked, *map(id, steps)
+    if not digest or key not in _graphs:
+        graph = pipeline.float32_graph(network, plan)
+        if digest:
+            _graphs[key] = graph, steps
+        return graph
+    return replace(_graphs[key][0], reference=reference)
 
 
 def _bytes_of(arrays: Arrays) -> int:
