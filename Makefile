@@ -20,9 +20,10 @@ $(VENV)/ready: pyproject.toml constraints.txt
 demo: setup
 	$(BIN)/paragon-export demo -o demo
 
-# One worker for each core, each with one thread; neighbours in a file share what it prepares.
+# One worker for each core, each with one thread; neighbors in a file share what it prepares.
+# Containers often forbid bytecode: every process would then compile this package again.
 test: setup
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
+	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
 
 test-slow: setup
 	$(BIN)/python -m pytest -m "slow"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import itertools
 import json
@@ -19,6 +20,7 @@ import hypothesis
 import numpy as np
 import pytest
 
+from paragon_export.inputs import sizes
 from paragon_export.runtimes.base import Runner
 from paragon_export.specs.types import OnnxBackend, Size
 from paragon_export.testing.tiny import tiny_checkpoint
@@ -26,6 +28,8 @@ from paragon_export.testing.tiny import tiny_checkpoint
 ROOT = Path(__file__).parents[1]
 
 LONGEST_RUN_S = 300
+
+RESIDUE_SIZES = sizes.residue_sizes
 
 # Tiny networks gain nothing from threads, and threads that spin on a busy machine cost minutes.
 # Set before PyTorch is imported; the command line inherits it.
@@ -42,6 +46,12 @@ SET_BY_PROCESS = ("POLYGRAPHY_USE_TENSORRT_RTX", "ORT_DISABLE_TELEMETRY")
 """Environment variables that this process may have set for itself."""
 # The libraries leave a million objects that never go; walking them over and over costs time.
 gc.set_threshold(50_000, 20, 20)
+
+
+def pytest_collection_finish() -> None:
+    """Leave what the libraries hold out of every collection to come: a walk takes 0.3 s."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
@@ -133,6 +143,7 @@ def run_in(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunIn]:
             "stdout": str(files[0]),
             "stderr": terminal or str(files[1]),
             "env": env,
+            "fewer_sizes": sizes.residue_sizes is not RESIDUE_SIZES,
             "seconds": LONGEST_RUN_S,
         }
         stdin, stdout = server().stdin, server().stdout
@@ -157,6 +168,16 @@ def run_cli(tmp_path: Path, run_in: RunIn) -> RunCli:
 RunHere = Callable[..., Finished]
 
 
+@pytest.fixture(scope="session", autouse=True)
+def command_line_once() -> Iterator[None]:
+    """Let Typer build the parsers of the commands once a session: 30 ms for each call of ``main``."""
+    import typer.main
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(typer.main, "get_command", functools.cache(typer.main.get_command))
+        yield
+
+
 @pytest.fixture
 def run_here(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -179,25 +200,45 @@ def run_here(
     return run
 
 
-@pytest.fixture(autouse=True)
-def fewer_sizes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(scope="session", autouse=True)
+def fewer_sizes() -> Iterator[pytest.MonkeyPatch]:
     """Judge at the sizes around a window only, not at every residue, which takes three times as long.
 
-    Tests of the verdict itself are marked ``all_sizes``. Commands in processes of their own, and
-    fixtures of a module, judge at all sizes too.
+    Tests of the verdict itself are marked ``all_sizes``. Fixtures of a module judge at fewer sizes
+    there too. So do the processes of ``run_in``; those of ``run_started`` judge at all. The large
+    size is 24x32; ``tests/parity/test_large.py`` names large sizes.
     """
-    if request.node.get_closest_marker("all_sizes") is None:
-        monkeypatch.setattr("paragon_export.inputs.sizes.residue_sizes", lambda *_: [])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("paragon_export.inputs.sizes.residue_sizes", lambda *_: [])
+        patch.setattr("paragon_export.parity.candidates.LARGE", Size(24, 32))
+        yield patch
 
 
 @pytest.fixture(autouse=True)
-def smaller_large_size(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Judge at 24x32 in place of 1080x1920, which takes 2 s.
+def all_sizes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Judge at every default size in tests that are marked so."""
+    if request.node.get_closest_marker("all_sizes") is not None:
+        monkeypatch.setattr("paragon_export.inputs.sizes.residue_sizes", RESIDUE_SIZES)
 
-    ``tests/parity/test_large.py`` gives sizes of its own. Processes that ``run_started`` starts
-    judge at 1080x1920.
-    """
-    monkeypatch.setattr("paragon_export.parity.candidates.LARGE", Size(24, 32))
+
+REMEMBERED = {
+    "paragon_export.parity.compare": "play",
+    "paragon_export.parity.parts": "play",
+    "paragon_export.pipeline.audit_ranges": "float32_graph",
+    "paragon_export.pipeline.export": "float32_graph",
+}
+"""Functions that ``tests/remembered.py`` replaces, by the modules that call them."""
+
+
+@pytest.fixture(autouse=True)
+def computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run and trace the same network once a session, in modules that are loaded already."""
+    loaded = {name: sys.modules[name] for name in REMEMBERED if name in sys.modules}
+    if loaded:
+        from tests import remembered
+
+        for name, module in loaded.items():
+            monkeypatch.setattr(module, REMEMBERED[name], getattr(remembered, REMEMBERED[name]))
 
 
 @pytest.fixture

@@ -2,10 +2,11 @@
 
 Loading PyTorch, ONNX and ONNX Runtime takes 3 s of processor time, and unloading them 0.5 s. This
 process loads them once, then forks for every request that it reads: a JSON object a line with
-``args``, ``cwd``, ``stdout`` and ``stderr`` (the files to write), ``env`` (variables to set) and
-``seconds`` (the time limit). It answers each with the exit code. The child runs ``python -m paragon_export`` and the functions
-registered for its end, then leaves without unloading modules. Of the tool itself nothing is loaded
-before the fork. The large size that candidates are judged at by default is small there.
+``args``, ``cwd``, ``stdout`` and ``stderr`` (the files to write), ``env`` (variables to set),
+``fewer_sizes`` (whether to judge as the fixture of this name lets tests judge) and ``seconds`` (the
+time limit). It answers each with the exit code. The child runs ``python -m paragon_export`` and the
+functions registered for its end, then leaves without unloading modules. Of the tool itself nothing is
+loaded before the fork.
 """
 
 from __future__ import annotations
@@ -17,14 +18,20 @@ import runpy
 import signal
 import sys
 import time
+from collections.abc import Callable
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
-from typing import Any
+from typing import Any, ClassVar
 
 import onnx_ir  # noqa: F401 - loaded for those that are forked
 import onnxruntime  # noqa: F401
 import onnxsim  # noqa: F401
+import PIL.Image  # noqa: F401
+import rich.progress
+import rich.table  # noqa: F401
 import torch.fx  # noqa: F401
+import typer._adapters  # noqa: F401
+import yaml  # noqa: F401
 
 
 def become(request: dict[str, Any]) -> None:
@@ -37,30 +44,32 @@ def become(request: dict[str, Any]) -> None:
         os.close(opened)
     sys.path[0] = request["cwd"]  # as ``python -m`` has it
     sys.argv = ["paragon_export", *request["args"]]
-    sys.meta_path.insert(0, SmallLargeSize())
+    if request["fewer_sizes"]:
+        sys.meta_path.insert(0, FewerSizes())
 
 
-class SmallLargeSize(MetaPathFinder):
-    """Loads the module that holds the large size, and makes it small: judging takes 2 s there."""
+class FewerSizes(MetaPathFinder):
+    """Changes the modules that hold the sizes to judge at when the tool loads them."""
+
+    CHANGES: ClassVar[dict[str, Callable[[Any], dict[str, Any]]]] = {
+        "paragon_export.inputs.large": lambda module: {"LARGE": module.Size(24, 32)},
+        "paragon_export.inputs.sizes": lambda _: {"residue_sizes": lambda *_: []},
+    }
 
     def find_spec(self, name: str, path: Any, target: Any = None) -> ModuleSpec | None:
-        if name != "paragon_export.inputs.large":
+        if name not in self.CHANGES:
             return None
         spec = PathFinder.find_spec(name, path)
         assert spec is not None
         loader: Any = spec.loader
         load = loader.exec_module
 
-        def load_small(module: Any) -> None:
+        def load_changed(module: Any) -> None:
             load(module)
-            module.LARGE = module.smaller(module.LARGE, SMALL_PIXELS)
+            vars(module).update(self.CHANGES[name](module))
 
-        loader.exec_module = load_small
+        loader.exec_module = load_changed
         return spec
-
-
-SMALL_PIXELS = 1000
-"""Pixels of the large size in tests of other things."""
 
 
 def run_the_tool() -> int:

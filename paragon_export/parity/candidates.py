@@ -18,7 +18,6 @@ from paragon_export.inputs.glyph_probes import GLYPHS
 from paragon_export.inputs.large import LARGE
 from paragon_export.inputs.sizes import default_sizes
 from paragon_export.networks.options import FLAGS, SET_OPTIONS
-from paragon_export.precision.counts import check_counts
 from paragon_export.precision.rounding import rounding_model
 from paragon_export.runtimes.base import Runner
 from paragon_export.runtimes.isolated import open_runner
@@ -225,8 +224,7 @@ def open_onnx(
 
 def _rounded(file: OnnxFile) -> bytes:
     """Return the float32 model that simulates a half one; refuse sizes in half precision."""
-    check_counts(file.model, str(file.path))
-    return ir.to_proto(rounding_model(file.model)).SerializeToString()
+    return ir.to_proto(rounding_model(file.model, str(file.path))).SerializeToString()
 
 
 def _check_precision(file: OnnxFile, backend: OnnxBackend) -> None:

@@ -27,7 +27,7 @@ from paragon_export.parity.candidates import (
 from paragon_export.parity.compare import verify
 from paragon_export.parity.diagnosis.alternatives import Alternative, alternatives
 from paragon_export.parity.diagnosis.diagnose import Subject, diagnose
-from paragon_export.parity.parts import Parts
+from paragon_export.parity.parts import MAX_WHOLE_PIXELS, Parts
 from paragon_export.parity.provenance import changed_files, network_of_artifact, other_checkpoint
 from paragon_export.parity.reference import OnnxReference, TorchReference, build_reference
 from paragon_export.parity.report import Finding, ParityReport
@@ -263,10 +263,11 @@ def _default_large(
     """Return the large sizes by default, and a note for each that is made smaller."""
     sizes: list[Size] = []
     notes: list[str] = []
-    most = parts.most_pixels // (opened.fixed.batch or 1)
+    batch, smallest = opened.fixed.batch or 1, parts.reference.input_spec.smallest
     for size in plan.made_for or opened.large_sizes():
-        wanted = opened.fixed.at(size)
-        found = opened.fixed.at(smaller(wanted, most, parts.reference.input_spec.smallest))
+        found = wanted = opened.fixed.at(size)
+        if batch * wanted.height * wanted.width > MAX_WHOLE_PIXELS:
+            found = opened.fixed.at(smaller(wanted, parts.most_pixels // batch, smallest))
         sizes.append(found)
         if found != wanted:
             notes.append(

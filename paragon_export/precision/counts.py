@@ -143,7 +143,12 @@ def check_counts(model: ir.Model, title: str) -> None:
     Raises:
         PlanError: Naming the tensor and the node that computes it.
     """
-    if found := half_count(typed_copy(model)):
+    refuse_half_counts(typed_copy(model), title)
+
+
+def refuse_half_counts(model: ir.Model, title: str) -> None:
+    """Do what ``check_counts`` does for a typed graph."""
+    if found := half_count(model):
         raise PlanError(f"{title}: {found}")
 
 

@@ -9,6 +9,7 @@ import onnx_ir as ir
 
 from paragon_export.errors import PlanError
 from paragon_export.graph.inspection import TYPE_ATTRIBUTES
+from paragon_export.precision.counts import refuse_half_counts
 from paragon_export.precision.typed_graph import (
     FLOAT,
     NUMPY_TYPES,
@@ -26,15 +27,23 @@ MOVES = frozenset(
 """Operators that copy values without computing: their results need no rounding."""
 
 
-def rounding_model(model: ir.Model) -> ir.Model:
+def rounding_model(model: ir.Model, title: str = "") -> ir.Model:
     """Return a float32 model that simulates a half-precision one on any machine.
+
+    ``title`` is what a foreign model is called in the error, if sizes in half precision are to be
+    refused (see ``counts.check_counts``).
 
     Every node computes in float32, and its result is rounded to the type that ``model`` declares
     for it, overflow to infinity included. A runtime without half arithmetic computes in float32
     from end to end instead and hides every overflow. ONNX Runtime's CPU provider does so for
     float16, and has no bfloat16.
+
+    Raises:
+        PlanError: If the type of a value is unknown, or, with a title, if a size is half.
     """
     copy = typed_copy(model)
+    if title:
+        refuse_half_counts(copy, title)
     for node, value, half in widened(copy):
         if value.const_value is None:
             round_after(copy.graph, node, value, half)

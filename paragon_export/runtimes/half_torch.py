@@ -6,13 +6,13 @@ but they are several times slower and depend on the instruction set.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache, lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_map_only
 
 HALF_STEP = {torch.float16: 2.0**-12, torch.bfloat16: 2.0**-9}
 """The smallest distance from a value to the border of its rounding interval, relative to it."""
@@ -42,11 +42,11 @@ class HalfArithmetic(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """
         super().__init__()  # type: ignore[no-untyped-call]
         self.dtype = dtype
-        self._random = torch.Generator().manual_seed(nudge)
+        self._random = torch.Generator()
         self._factors: Tensor | None = None
         if nudge:
-            noise = torch.rand(NOISE_VALUES, generator=self._random)
-            self._factors = 1 + NUDGE * HALF_STEP[dtype] * (2 * noise - 1)
+            self._factors, state = _drawn_factors(dtype, nudge)
+            self._random.set_state(state)
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -59,20 +59,23 @@ class HalfArithmetic(TorchDispatchMode):  # type: ignore[no-untyped-call]
         kwargs = kwargs or {}
         if func.is_view or func is torch.ops.aten._to_copy.default or self._is_wide(args):
             return func(*args, **kwargs)
-        wide = tree_map_only(Tensor, self._widened, (tuple(args), kwargs))
-        results = func(*wide[0], **wide[1])
-        if any(r.alias_info is not None for r in func._schema.returns):  # it works in place
+        wide = {name: _mapped(self._widened, value) for name, value in kwargs.items()}
+        results = func(*(_mapped(self._widened, value) for value in args), **wide)
+        if _works_in_place(func):
             return args[0].copy_(self._rounded(results))
         if kwargs.get("dtype") is torch.float32:
             return results
-        return tree_map_only(Tensor, self._rounded, results)
+        return _mapped(self._rounded, results)
 
     def _is_wide(self, args: Sequence[Any]) -> bool:
         """Return whether no operand is half, or one is wide, so that the result is wide too."""
-        tensors: list[Tensor] = []
-        tree_map_only(Tensor, tensors.append, tuple(args))
-        wide = any(t.is_floating_point() and t.dtype != self.dtype and t.ndim for t in tensors)
-        return wide or all(t.dtype != self.dtype for t in tensors)
+        has_half = False
+        for tensor in _tensors_in(args):
+            if tensor.dtype == self.dtype:
+                has_half = True
+            elif tensor.is_floating_point() and tensor.ndim:
+                return True
+        return not has_half
 
     def _widened(self, tensor: Tensor) -> Tensor:
         return tensor.float() if tensor.dtype == self.dtype else tensor
@@ -90,3 +93,35 @@ class HalfArithmetic(TorchDispatchMode):  # type: ignore[no-untyped-call]
         first = int(torch.randint(NOISE_VALUES // 2, (1,), generator=self._random))
         part = self._factors[first : first + min(count, NOISE_VALUES // 2)]
         return part if len(part) == count else part.repeat(-(-count // len(part)))[:count]
+
+
+@lru_cache(maxsize=4)
+def _drawn_factors(dtype: torch.dtype, seed: int) -> tuple[Tensor, Tensor]:
+    """Return random factors close to 1, and the state of the generator that drew them."""
+    random = torch.Generator().manual_seed(seed)
+    noise = torch.rand(NOISE_VALUES, generator=random)
+    return 1 + NUDGE * HALF_STEP[dtype] * (2 * noise - 1), random.get_state()
+
+
+@cache
+def _works_in_place(func: Any) -> bool:
+    """Return whether an operator writes its result to its first operand."""
+    return any(result.alias_info is not None for result in func._schema.returns)
+
+
+def _tensors_in(values: Sequence[Any]) -> Iterator[Tensor]:
+    """Yield the tensors among the arguments of an operator, those in lists included."""
+    for value in values:
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, list | tuple):
+            yield from _tensors_in(value)
+
+
+def _mapped(change: Callable[[Tensor], Tensor], value: Any) -> Any:
+    """Return an argument or result of an operator with its tensors changed."""
+    if isinstance(value, Tensor):
+        return change(value)
+    if isinstance(value, list | tuple):
+        return type(value)(_mapped(change, each) for each in value)
+    return value

@@ -48,6 +48,8 @@ sys.addaudithook(watch)
 
 COMMANDS = """
 from paragon_export.cli.app import main
+from paragon_export.inputs import sizes
+sizes.residue_sizes = lambda *_: []  # the verdict is not the subject
 for command in json.loads(sys.argv[1]):
     sys.argv = ["paragon-export", *command]
     try:

@@ -38,12 +38,18 @@ def model(tmp_path_factory: pytest.TempPathFactory, tiny_realtime: Path) -> Path
 
 
 @pytest.fixture(scope="module")
-def measured(tiny_realtime: Path, model: Path) -> BenchReport:
-    """Return a measurement of a checkpoint and its ONNX file; compiling takes a while.
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a network of one block, which is sooner compiled."""
+    return tiny_checkpoint(tmp_path_factory.mktemp("one") / "one.safetensors", blocks=1, features=4)
+
+
+@pytest.fixture(scope="module")
+def measured(checkpoint: Path, model: Path) -> BenchReport:
+    """Return a measurement of a checkpoint and an ONNX file; compiling takes a while.
 
     The file is first run in a process of its own, as for users.
     """
-    return benchmark([tiny_realtime, model], sizes=[SIZE])
+    return benchmark([checkpoint, model], sizes=[SIZE])
 
 
 def row_of(report: BenchReport, artifact: str, backend: str) -> BenchRow:
@@ -63,12 +69,12 @@ def strict(text: str) -> Any:
 # --- real backends -------------------------------------------------------------------------
 
 
-def test_every_backend_has_a_row(measured: BenchReport, tiny_realtime: Path, model: Path) -> None:
+def test_every_backend_has_a_row(measured: BenchReport, checkpoint: Path, model: Path) -> None:
     """PyTorch, torch.compile and ONNX Runtime on CPU and CUDA are listed, whether they run or not."""
     backends = [(row.artifact, row.backend.split(" (")[0]) for row in measured.rows]
     assert backends == [
-        (tiny_realtime.name, "PyTorch eager"),
-        (tiny_realtime.name, "torch.compile"),
+        (checkpoint.name, "PyTorch eager"),
+        (checkpoint.name, "torch.compile"),
         (model.name, "ONNX Runtime CPU"),
         (model.name, "ONNX Runtime CUDA"),
     ]
@@ -96,9 +102,9 @@ def test_backends_that_run_anywhere(measured: BenchReport, backend: str) -> None
     assert entry["peak_memory_mib"] is None or entry["peak_memory_mib"] >= 0
 
 
-def test_compiled_network(measured: BenchReport, tiny_realtime: Path) -> None:
+def test_compiled_network(measured: BenchReport, checkpoint: Path) -> None:
     """torch.compile runs, or the reason names what the machine lacks."""
-    row = row_of(measured, tiny_realtime.name, "torch.compile")
+    row = row_of(measured, checkpoint.name, "torch.compile")
     assert row.samples_ms or len(row.reason) > 10
     assert "\n" not in row.reason
 

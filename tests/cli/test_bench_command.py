@@ -14,6 +14,7 @@ from paragon_export.bench.report import BenchReport, BenchRow
 from paragon_export.pipeline.export import export
 from paragon_export.specs.plans import ExportPlan
 from paragon_export.specs.types import Size
+from paragon_export.testing.tiny import tiny_checkpoint
 from tests.conftest import RunHere
 
 pytestmark = pytest.mark.usefixtures("foreign_files_here")
@@ -28,9 +29,10 @@ def video(tmp_path_factory: pytest.TempPathFactory, tiny_realtime: Path) -> Path
     return path
 
 
-def test_video_models_are_timed(video: Path, tiny_realtime: Path) -> None:
+def test_video_models_are_timed(video: Path, tmp_path: Path) -> None:
     """ONNX files record that they are video models; for checkpoints `--video` says so."""
-    report = benchmark([video, tiny_realtime], sizes=[SIZE], video=True)
+    one_block = tiny_checkpoint(tmp_path / "one.safetensors", blocks=1, features=4)
+    report = benchmark([video, one_block], sizes=[SIZE], video=True)
 
     by_backend = {row.backend.split(" (")[0]: row for row in report.rows}
     for backend in ("ONNX Runtime CPU", "PyTorch eager"):

@@ -22,8 +22,6 @@ from paragon_export.system.atomic_write import sha256_of
 from paragon_export.testing.tiny import tiny_checkpoint
 from tests.conftest import Finished, RunIn, run_started
 
-pytestmark = pytest.mark.all_sizes
-
 ROW_KEYS = {
     "candidate", "size", "batch", "max_abs", "psnr_db", "border_max_abs", "reference_max_abs",
 }  # fmt: skip

@@ -13,7 +13,12 @@ from typing import Any
 import pytest
 
 from paragon_export.pipeline.export import export_onnx
-from paragon_export.testing.tiny import save_shards, tiny_hyperparameters, tiny_tensors
+from paragon_export.testing.tiny import (
+    save_shards,
+    tiny_checkpoint,
+    tiny_hyperparameters,
+    tiny_tensors,
+)
 from tests.conftest import RunHere
 
 pytestmark = pytest.mark.usefixtures("foreign_files_here")
@@ -54,10 +59,10 @@ def reads() -> Iterator[Counter[str]]:
 
 
 @pytest.fixture(scope="module")
-def made(tiny_realtime: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    """Return a checkpoint and the ONNX file that was made from it."""
+def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """Return a checkpoint of one block and the ONNX file that was made from it."""
     path = tmp_path_factory.mktemp("once")
-    (path / "net.safetensors").write_bytes(tiny_realtime.read_bytes())
+    tiny_checkpoint(path / "net.safetensors", blocks=1, features=4)
     assert export_onnx(path / "net.safetensors", path / "net.onnx").passed
     return {file.name: file.read_bytes() for file in path.iterdir()}
 

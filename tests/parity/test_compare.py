@@ -49,7 +49,7 @@ from paragon_export.testing.sabotage.networks import another, baked_size
 from paragon_export.testing.sabotage.pieces import behind, real
 from paragon_export.testing.tiny import save, tiny_hyperparameters, tiny_tensors
 
-pytestmark = [pytest.mark.usefixtures("foreign_files_here"), pytest.mark.all_sizes]
+pytestmark = pytest.mark.usefixtures("foreign_files_here")
 
 SIZES = [(Size(1, 1), 1), (Size(17, 33), 1), (Size(35, 21), 2)]
 """Smaller than the window, one above it, and several windows in a batch of two."""
@@ -125,6 +125,7 @@ def test_good_model_passes(
     assert {row.output for row in report.rows} == {port.name for port in case.reference.outputs}
 
 
+@pytest.mark.all_sizes
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_good_model_passes_at_the_default_sizes(
     realtime: Case, precision: Precision, tmp_path: Path

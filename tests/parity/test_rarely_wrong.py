@@ -14,7 +14,7 @@ from paragon_export.testing.sabotage.case import Break, Case, case_of
 from paragon_export.testing.sabotage.pieces import before, behind, real, whole
 from paragon_export.testing.sabotage.suite import Sabotage, written
 
-pytestmark = pytest.mark.all_sizes
+pytestmark = pytest.mark.usefixtures("foreign_files_here")
 
 EXTENTS = whole(axis_n=[0], axis_h=[2], axis_w=[3], one=[1], two=[2], sixteen=[16]) + (
     "shape = Shape(y) n = Gather(shape, axis_n) h = Gather(shape, axis_h) w = Gather(shape, axis_w) "
@@ -105,11 +105,18 @@ def passes(case: Case, make: Break, path: Path, precision: Precision = Precision
     return judge(case.reference, [read_artifact(file)]).passed
 
 
-@pytest.mark.parametrize("make", [*SIZES.values(), *PICTURES.values()], ids=[*SIZES, *PICTURES])
-def test_wrong_stills_fail(make: Break, still: Case, tmp_path: Path) -> None:
+@pytest.mark.all_sizes
+@pytest.mark.parametrize("make", SIZES.values(), ids=SIZES)
+def test_wrong_sizes_fail(make: Break, still: Case, tmp_path: Path) -> None:
     assert not passes(still, make, tmp_path)
 
 
+@pytest.mark.parametrize("make", PICTURES.values(), ids=PICTURES)
+def test_wrong_pictures_fail(make: Break, still: Case, tmp_path: Path) -> None:
+    assert not passes(still, make, tmp_path)
+
+
+@pytest.mark.all_sizes
 @pytest.mark.parametrize("name", ["height mod 16 is 8", "batch above 16"])
 def test_wrong_sizes_of_video_fail(name: str, video: Case, tmp_path: Path) -> None:
     assert not passes(video, SIZES[name], tmp_path)
@@ -120,10 +127,13 @@ def test_wrong_pictures_of_video_fail(name: str, video: Case, tmp_path: Path) ->
     assert not passes(video, PICTURES[name], tmp_path)
 
 
+@pytest.mark.all_sizes
 @pytest.mark.parametrize("precision", list(Precision))
 def test_right_ones_pass(still: Case, video: Case, precision: Precision, tmp_path: Path) -> None:
+    """Stills in half precision are judged at the same sizes in ``test_compare.py``."""
+
     def untouched(case: Case) -> ir.Model:
         return case.model
 
-    assert passes(still, untouched, tmp_path, precision)
+    assert precision.is_half or passes(still, untouched, tmp_path, precision)
     assert passes(video, untouched, tmp_path, precision)

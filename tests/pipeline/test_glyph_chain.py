@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -36,8 +35,7 @@ from paragon_export.testing.glyph import (
     small_checkpoint,
     small_weights,
 )
-from tests.architecture.test_import_budget import RUN
-from tests.conftest import RunHere, shell_environment
+from tests.conftest import RunHere
 
 pytestmark = pytest.mark.usefixtures("foreign_files_here")
 
@@ -238,15 +236,15 @@ def test_what_is_assumed_is_said(
 
 
 def test_openvino_that_is_not_installed_is_named(
-    phases: tuple[Path, Path], rasters: list[Path], tmp_path: Path
+    phases: tuple[Path, Path],
+    rasters: list[Path],
+    run_here: RunHere,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """One line that names the extra."""
-    args = ["glyphs", *phases, rasters[0], "--backend", "openvino"]
-    done = subprocess.run(
-        [sys.executable, "-c", RUN, "openvino", *map(str, args)],
-        capture_output=True, encoding="utf-8", cwd=tmp_path, env=shell_environment(), check=False,
-    )  # fmt: skip
-    assert done.returncode == 3
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    done = run_here("glyphs", *phases, rasters[0], "--backend", "openvino")
+    assert done.code == 3
     assert "pip install 'paragon-export[openvino]'" in done.stderr
     assert len(done.stderr.splitlines()) == 1
 

@@ -83,7 +83,12 @@ def with_memory(megabytes: int, *args: str | Path, folder: Path) -> tuple[int, s
 
 @pytest.mark.parametrize(
     "megabytes",
-    [150, 1000, pytest.param(2000, marks=pytest.mark.slow), 4000],  # 2000 ends as 1000 or as 4000
+    [
+        150,
+        1000,
+        pytest.param(2000, marks=pytest.mark.slow),  # ends as 1000 or as 4000
+        pytest.param(4000, marks=pytest.mark.slow),  # is enough, as in every other test of exports
+    ],
 )
 def test_short_memory_ends_right_or_in_one_line(
     megabytes: int, tiny_realtime: Path, tmp_path: Path

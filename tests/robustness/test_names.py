@@ -132,6 +132,8 @@ def unknown(*_):
 
 pwd.getpwuid = pwd.getpwnam = unknown
 from paragon_export.cli.app import main
+from paragon_export.inputs import sizes
+sizes.residue_sizes = lambda *_: []  # the verdict is not the subject
 for command in json.loads(sys.argv[1]):
     sys.argv = ["paragon-export", *command]
     try:

@@ -96,6 +96,7 @@ def run(folder: Path, run_here: RunHere, monkeypatch: pytest.MonkeyPatch) -> Run
     return run_here
 
 
+@pytest.mark.usefixtures("same_engines_once")
 @pytest.mark.parametrize("turn", [0, 1])
 def test_every_command_leaves_everything_alone(
     turn: int, folder: Path, run: RunHere, request: pytest.FixtureRequest
