@@ -30,7 +30,7 @@ from paragon_export.specs.profiles import Profile
 from paragon_export.specs.types import Precision, Size
 from tests.conftest import RunHere
 
-pytestmark = pytest.mark.usefixtures("foreign_files_here")
+pytestmark = pytest.mark.usefixtures("foreign_files_here", "same_engines_once")
 
 OPTIONS = NetworkOptions(flags={"upsampler_alpha": 0.0})
 

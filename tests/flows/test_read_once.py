@@ -21,7 +21,7 @@ from paragon_export.testing.tiny import (
 )
 from tests.conftest import RunHere
 
-pytestmark = pytest.mark.usefixtures("foreign_files_here")
+pytestmark = pytest.mark.usefixtures("foreign_files_here", "same_engines_once")
 
 SIZES = ("--sizes", "5x7")
 

@@ -22,6 +22,7 @@ from paragon_export.parity.compare import verify
 from paragon_export.parity.parts import Parts
 from paragon_export.parity.reference import TorchReference, build_reference
 from paragon_export.parity.report import ParityReport
+from paragon_export.parity.truth import Truths
 from paragon_export.runtimes.base import Arrays
 from paragon_export.specs.plans import ExportPlan, ParityPlan
 from paragon_export.specs.types import Precision, Size
@@ -121,22 +122,29 @@ class Spoiled:
         return {"output": output}
 
 
-def spoiled(case: Case, row: int, column: int, value: float) -> ParityReport:
-    runner = Spoiled(case.reference, row, column, value)
+@pytest.fixture(scope="module")
+def truths(still: Case) -> Truths:
+    return Truths(still.reference)
+
+
+def spoiled(truths: Truths, row: int, column: int, value: float) -> ParityReport:
+    reference = truths.reference
+    assert isinstance(reference, TorchReference)
+    runner = Spoiled(reference, row, column, value)
     candidate = Candidate(name="spoiled", runner=runner, precision=Precision.FP32)
-    return verify(case.reference, [candidate], [large_probe(3, AT)])
+    return verify(reference, [candidate], [large_probe(3, AT)], truths=truths)
 
 
 @pytest.mark.parametrize("column", [0, AT.width, -1], ids=["left", "center", "right"])
 @pytest.mark.parametrize("row", [0, AT.height, -1], ids=["top", "middle", "bottom"])
-def test_corners_edges_and_center_are_compared(row: int, column: int, still: Case) -> None:
+def test_corners_edges_and_center_are_compared(row: int, column: int, truths: Truths) -> None:
     """The image is twice as large as the input: its center is at the height of the input."""
-    assert failing(spoiled(still, row, column, 0.01)) == {AT}
+    assert failing(spoiled(truths, row, column, 0.01)) == {AT}
 
 
-def test_a_value_that_is_not_finite_fails_wherever_it_is(still: Case) -> None:
-    assert spoiled(still, 100, 101, 0.01).passed  # is in no block
-    (row,) = spoiled(still, 100, 101, float("nan")).rows
+def test_a_value_that_is_not_finite_fails_wherever_it_is(truths: Truths) -> None:
+    assert spoiled(truths, 100, 101, 0.01).passed  # is in no block
+    (row,) = spoiled(truths, 100, 101, float("nan")).rows
     assert row.failure == "non-finite"
 
 
