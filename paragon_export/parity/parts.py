@@ -29,11 +29,12 @@ if TYPE_CHECKING:
 LARGE_PIXELS = 2**16
 """Pixels beyond which a picture is compared on an excerpt."""
 
-MAX_EXCERPT_SHARE = 0.5
+MAX_EXCERPT_SHARE = 0.75
 """An excerpt is taken if it has at most this share of the pixels of the picture."""
 
 MAX_EXCERPT_FLOPS = 1.5e11
-"""Arithmetic of an excerpt with its middle. A network that needs more is compared at its corners."""
+"""Arithmetic of an excerpt with its middle. A network that needs more is compared at its corners, and
+with float32: in float64 the published Photo would take 45 s on two cores."""
 
 MAX_CANDIDATE_FLOPS = 5e11
 """Arithmetic of the large picture that a candidate runs by default: about 10 s on two cores."""
@@ -50,10 +51,13 @@ MAX_WHOLE_PIXELS = 2**14
 LARGEST_REACH_PX = 128
 """Largest reach of a network that is compared on excerpts."""
 
+ROOM_PX = 8
+"""What is added to the measured reach of a network without attention windows."""
+
 STRIPE_PX = 16
 """Width of the stripe that is changed to measure the reach, in the middle of a strip."""
 
-REACH_ERROR = 1e-6
+REACH_ERROR = 1e-7
 """Share of an output's range. A change below it does not count as reached."""
 
 
@@ -69,6 +73,8 @@ class Part:
     """None: all is compared."""
     scale: int = 1
     """Pixels of the image for one of the input."""
+    dtype: str = "float64"
+    """Type that the reference computes in."""
     means: tuple[Tensor, ...] = ()
     """Means over the whole picture, in the order in which the network takes them."""
 
@@ -128,6 +134,7 @@ class Parts:
             probe=found.of(probe),
             excerpt=found,
             scale=self._network.spec.scale,
+            dtype="float32" if self._is_slow(probe.size) else "float64",
             means=self._means(probe) if self._measured.has_means else (),
         )
 
@@ -159,12 +166,16 @@ class Parts:
         reach, network = self.reach, self._network
         if reach is None or network is None:
             return None
-        step_px = network.input_spec.excerpt_step
-        found = excerpt(size, reach, step_px)
-        if found.pixels * self.flops_per_pixel > MAX_EXCERPT_FLOPS:
-            found = excerpt(size, reach, step_px, middle=False)
+        step_px, middle = network.input_spec.excerpt_step, not self._is_slow(size)
+        found = excerpt(size, reach, step_px, middle=middle)
         is_small = found.pixels <= MAX_EXCERPT_SHARE * size.height * size.width
         return found if is_small else None
+
+    def _is_slow(self, size: Size) -> bool:
+        """Return whether an excerpt with its middle would take too long."""
+        assert self.reach is not None
+        found = excerpt(size, self.reach, self.reference.input_spec.excerpt_step)
+        return found.pixels * self.flops_per_pixel > MAX_EXCERPT_FLOPS
 
     @cached_property
     def flops_per_pixel(self) -> float:
@@ -205,7 +216,8 @@ def measured_reach(reference: TorchReference) -> _Reach:
 
     A stripe in the middle of a strip of a photograph is replaced by its negative. Means over the
     whole picture keep their values. From other places in a window the stripe may reach farther, by
-    one window at most, which is added.
+    one window at most, and other contents may reach farther too. So a window is added, or
+    ``ROOM_PX``.
     """
     from paragon_export.networks.picture_means import PictureMeans
 
@@ -232,7 +244,7 @@ def measured_reach(reference: TorchReference) -> _Reach:
         if seen.size:
             reach = max(reach, left - int(seen[0]), int(seen[-1]) + 1 - right)
     is_bounded = reach < far - 1
-    reach += spec.window if spec.window > 1 else 0
+    reach += max(spec.window, ROOM_PX)
     return _Reach(reach=reach if is_bounded else None, has_means=bool(means.recorded))
 
 

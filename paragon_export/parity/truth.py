@@ -28,7 +28,7 @@ class Truth:
 
     part: Part
     outputs: Arrays
-    """Of the reference in float64: what is compared of them."""
+    """Of the reference: what is compared of them, in float64."""
     moved: Arrays
     """The same on the input changed by one rounding; empty unless the outputs are maps."""
     own: dict[Precision, Errors] = field(default_factory=dict)
@@ -63,10 +63,12 @@ class Truths:
     def _computed(self, probe: Probe) -> Truth:
         part, inputs = self.parts.of(probe), self.reference.inputs
         is_map = self.reference.input_spec.task is Task.MAP
+        exact = self._exact if part.dtype == "float64" else self.reference.runner(part.dtype)
+        outputs = part.play(exact, inputs)
         return Truth(
             part=part,
-            outputs=part.play(self._exact, inputs),
-            moved=part.play(self._exact, inputs, nudged(part.probe)) if is_map else {},
+            outputs={name: array.astype(np.float64) for name, array in outputs.items()},
+            moved=part.play(exact, inputs, nudged(part.probe)) if is_map else {},
         )
 
     def _keep(self, key: bytes, truth: Truth) -> None:
