@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -23,14 +25,18 @@ from paragon_export.parity.parts import Parts
 from paragon_export.parity.reference import TorchReference, build_reference
 from paragon_export.parity.report import ParityReport
 from paragon_export.parity.truth import Truths
+from paragon_export.pipeline.build import build
+from paragon_export.pipeline.export import export_onnx
 from paragon_export.runtimes.base import Arrays
-from paragon_export.specs.plans import ExportPlan, ParityPlan
+from paragon_export.specs.plans import EnginePlan, ExportPlan, ParityPlan
+from paragon_export.specs.profiles import Profile
 from paragon_export.specs.types import Precision, Size
 from paragon_export.testing.recorded import OLDER, recorded_weights
 from paragon_export.testing.sabotage.case import Break, Case, case_of
 from paragon_export.testing.sabotage.pieces import behind, whole
 from paragon_export.testing.sabotage.suite import Sabotage, written
 from paragon_export.testing.tiny import save
+from tests.conftest import Finished, RunHere
 
 AT = Size(264, 456)
 """A large size that a tiny network is soon run at. It is above ``parts.LARGE_PIXELS``."""
@@ -320,9 +326,6 @@ def test_a_slow_network_is_judged_at_less_and_a_note_says_so(
 
 
 def test_an_engine_is_judged_at_the_sizes_that_it_is_built_for() -> None:
-    from paragon_export.specs.plans import EnginePlan
-    from paragon_export.specs.profiles import Profile
-
     profile = Profile(smallest=Size(8, 8), optimal=Size(9, 16), largest=Size(18, 32))
     plan = EnginePlan(source=Path("a.onnx"), output=Path("a.engine"), profile=profile)
     assert plan.made_for == (Size(9, 16), Size(18, 32))
@@ -344,3 +347,53 @@ def test_a_size_that_the_file_does_not_accept_is_refused(
         check_parity(tiny_realtime, [file], at=["4096x4096"])
     with pytest.raises(PlanError, match="--at"):
         ExportPlan(checkpoint=tiny_realtime, output=tmp_path / "a.onnx", at=(Size(9999, 9999),))
+
+
+def test_pytorchs_error_on_a_large_photograph_is_the_largest_on_small_ones(still: Case) -> None:
+    found = Truths(still.reference)
+    small = [found.on(large_probe(3, size), [Precision.FP32]) for size in SMALL]
+    large = found.on(large_probe(3, AT), [Precision.FP32])
+    errors = [truth.own[Precision.FP32]["output"].max_abs for truth in small]
+    assert large.own[Precision.FP32]["output"].max_abs == max(errors)
+
+
+# --- options ----------------------------------------------------------------------------------
+
+
+def sizes_in(done: Finished) -> set[str]:
+    assert done.code == 0, done.stderr
+    return {row["size"] for row in json.loads(done.stdout)["rows"]}
+
+
+def test_commands_judge_at_the_sizes_of_at(tiny_realtime: Path, run_here: RunHere) -> None:
+    at = ("--at", str(AT), "--at", "40x44")
+    made = run_here("onnx", tiny_realtime, "-o", "net.onnx", *at, "--json")
+    assert {str(AT), "40x44"} <= sizes_in(made)
+    judged_again = run_here("parity", tiny_realtime, "net.onnx", *at, "--sizes", "9x9", "--json")
+    assert sizes_in(judged_again) == {str(AT), "40x44", "9x9"}
+
+
+def test_export_and_check_take_sizes(tiny_realtime: Path, tmp_path: Path) -> None:
+    made = export_onnx(tiny_realtime, tmp_path / "net.onnx", at=["40x44"])
+    assert Size(40, 44) in {row.size for row in made.parity.rows}
+    report = check_parity(tiny_realtime, [tmp_path / "net.onnx"], sizes=["9x9"], at=[Size(40, 44)])
+    assert {row.size for row in report.rows} == {Size(9, 9), Size(40, 44)}
+
+
+@pytest.mark.parametrize("is_onnx", [False, True], ids=["checkpoint", "onnx"])
+def test_an_engine_of_a_profile_is_judged_at_its_sizes(
+    is_onnx: bool, tiny_realtime: Path, tmp_path: Path
+) -> None:
+    """So is the ONNX file that it is built of, whatever the source."""
+    source = tiny_realtime
+    if is_onnx:
+        source = tmp_path / "net.onnx"
+        export_onnx(tiny_realtime, source)
+        shutil.copy(tiny_realtime, tmp_path)
+    profile = Profile(smallest=Size(8, 8), optimal=Size(20, 30), largest=Size(40, 44))
+    plan = EnginePlan(
+        source=source, output=tmp_path / "net.engine", targets=("sm86",), profile=profile
+    )
+    parity = build(plan).parity
+    assert parity is not None
+    assert {Size(20, 30), Size(40, 44)} <= {row.size for row in parity.rows}
