@@ -7,10 +7,12 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 
+from paragon_export.engines.manifest import EngineFile
 from paragon_export.errors import PlanError
 from paragon_export.inputs.excerpt import BLOCK_PX, excerpt
 from paragon_export.inputs.large import LARGE, large_probe, smaller
@@ -18,7 +20,7 @@ from paragon_export.inputs.play import play
 from paragon_export.networks.cost import flops_per_pixel
 from paragon_export.networks.describe import load_network
 from paragon_export.parity import parts
-from paragon_export.parity.candidates import Candidate, read_artifact
+from paragon_export.parity.candidates import Candidate, OpenedArtifact, read_artifact
 from paragon_export.parity.check import check_parity, judge
 from paragon_export.parity.compare import verify
 from paragon_export.parity.parts import Parts
@@ -31,6 +33,8 @@ from paragon_export.runtimes.base import Arrays
 from paragon_export.specs.plans import EnginePlan, ExportPlan, ParityPlan
 from paragon_export.specs.profiles import Profile
 from paragon_export.specs.types import Precision, Size
+from paragon_export.testing.glyph import SMALL as SMALL_GRIDS
+from paragon_export.testing.glyph import small_checkpoint
 from paragon_export.testing.recorded import OLDER, recorded_weights
 from paragon_export.testing.sabotage.case import Break, Case, case_of
 from paragon_export.testing.sabotage.pieces import behind, whole
@@ -397,3 +401,21 @@ def test_an_engine_of_a_profile_is_judged_at_its_sizes(
     parity = build(plan).parity
     assert parity is not None
     assert {Size(20, 30), Size(40, 44)} <= {row.size for row in parity.rows}
+
+
+def test_a_size_outside_of_a_profile_is_refused(tiny_realtime: Path) -> None:
+    profile = Profile(smallest=Size(8, 8), optimal=Size(20, 30), largest=Size(40, 44))
+    engine = EngineFile(path=Path("net.engine"), data=b"", manifest=Mock())
+    runner = build_reference(load_network(tiny_realtime)).runner("float32")
+    candidate = Candidate(name="net.engine", runner=runner, precision=Precision.FP32)
+    opened = OpenedArtifact(artifact=engine, candidate=candidate, profile=profile)
+    opened.check(Size(40, 8))
+    with pytest.raises(PlanError, match="accepts 8x8 to 40x44, not 41x8"):
+        opened.check(Size(41, 8))
+    assert opened.large_sizes() == [Size(20, 30), Size(40, 44)]
+
+
+def test_glyphs_have_no_size(tmp_path: Path) -> None:
+    checkpoint = small_checkpoint(tmp_path / "glyph.pt", SMALL_GRIDS)
+    with pytest.raises(PlanError, match="--at is for networks that take images"):
+        export_onnx(checkpoint, tmp_path / "glyph.onnx", at=["40x44"])
