@@ -1,8 +1,9 @@
-"""Cost: the arithmetic of a network for one pixel of its input."""
+"""Cost: the arithmetic and the largest tensor of a network, for one pixel of its input."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,12 +17,13 @@ from paragon_export.specs.network import Port
 class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Within it, ``flops`` adds up what PyTorch's table of operators gives for each call.
 
+    ``values`` is the number of values of the largest result.
     PyTorch's own counter would import Dynamo, for 2 s.
     """
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.flops = 0
+        self.flops = self.values = 0
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -35,15 +37,27 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         result = func(*args, **kwargs)
         if count := flop_registry.get(func.overloadpacket):
             self.flops += int(count(*args, **kwargs, out_val=result))
+        if isinstance(result, torch.Tensor):
+            self.values = max(self.values, result.numel())
         return result
 
 
-COUNTED_PX = 32
-"""Side of the image on which the arithmetic is counted."""
+COUNTED_PX = 64
+"""Side of the image on which costs are counted: several attention windows."""
 
 
-def flops_per_pixel(module: nn.Module, inputs: Sequence[Port], smallest: int = 1) -> float:
-    """Return the FLOPs of the convolutions and products of a network for one pixel of its input.
+@dataclass(frozen=True)
+class Cost:
+    """What a network costs for one pixel of its input."""
+
+    flops: float
+    """FLOPs of the convolutions and products."""
+    values: float
+    """Values of the largest tensor. Runtimes hold about three such tensors at a time."""
+
+
+def cost_per_pixel(module: nn.Module, inputs: Sequence[Port], smallest: int = 1) -> Cost:
+    """Count what a network costs for one pixel of its input.
 
     Attention over the whole picture costs more a pixel on larger pictures.
 
@@ -57,4 +71,4 @@ def flops_per_pixel(module: nn.Module, inputs: Sequence[Port], smallest: int = 1
     shapes = [[int(dim) for dim in port.at(extents).dims] for port in inputs]
     with torch.no_grad(), _Counter() as counter:
         module(*(torch.zeros(shape) for shape in shapes))
-    return counter.flops / side**2
+    return Cost(counter.flops / side**2, counter.values / side**2)

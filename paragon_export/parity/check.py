@@ -271,7 +271,7 @@ def _default_large(
         sizes.append(found)
         if found != wanted:
             notes.append(
-                f"{opened.candidate.name} is judged at {found} in place of {wanted}, which would "
-                f"take long here; --at {wanted} judges it there"
+                f"{opened.candidate.name} is judged at {found} in place of {wanted}, which takes "
+                f"long or much memory here; --at {wanted} judges it there"
             )
     return sizes, notes

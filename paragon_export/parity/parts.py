@@ -26,6 +26,8 @@ from paragon_export.system.progress import step
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from paragon_export.networks.cost import Cost
+
 LARGE_PIXELS = 2**16
 """Pixels beyond which a picture is compared on an excerpt."""
 
@@ -41,6 +43,12 @@ MAX_CANDIDATE_FLOPS = 5e11
 
 MAX_CANDIDATE_PIXELS = 1080 * 1920
 """Pixels of that picture. A small network takes 1.3 GB for them, one of 32 features 3.8 GB."""
+
+MAX_VALUES = 2.7e8
+"""Values of the largest tensor of that picture, in float32 1.1 GB."""
+
+MAX_EXCERPT_VALUES = 1e8
+"""The same for an excerpt with its middle, in float64."""
 
 MAX_WHOLE_FLOPS = 5e10
 """The same for a network that has no excerpts, so that the reference runs the whole picture too."""
@@ -159,8 +167,11 @@ class Parts:
     def most_pixels(self) -> int:
         """Pixels of the largest picture that is judged by default."""
         if self.has_excerpts:
-            return min(int(MAX_CANDIDATE_FLOPS / self.flops_per_pixel), MAX_CANDIDATE_PIXELS)
-        return min(int(MAX_WHOLE_FLOPS / self.flops_per_pixel), MAX_WHOLE_PIXELS)
+            most, pixels = MAX_CANDIDATE_FLOPS, MAX_CANDIDATE_PIXELS
+        else:
+            most, pixels = MAX_WHOLE_FLOPS, MAX_WHOLE_PIXELS
+        in_memory = MAX_VALUES / self.cost.values
+        return int(min(most / self.cost.flops, in_memory, pixels))
 
     def _excerpt(self, size: Size) -> Excerpt | None:
         reach, network = self.reach, self._network
@@ -175,16 +186,17 @@ class Parts:
         """Return whether an excerpt with its middle would take too long."""
         assert self.reach is not None
         found = excerpt(size, self.reach, self.reference.input_spec.excerpt_step)
-        return found.pixels * self.flops_per_pixel > MAX_EXCERPT_FLOPS
+        is_long = found.pixels * self.cost.flops > MAX_EXCERPT_FLOPS
+        return is_long or found.pixels * self.cost.values > MAX_EXCERPT_VALUES
 
     @cached_property
-    def flops_per_pixel(self) -> float:
-        """Arithmetic of the network for one pixel of its input."""
-        from paragon_export.networks.cost import flops_per_pixel
+    def cost(self) -> Cost:
+        """What the network costs for one pixel of its input."""
+        from paragon_export.networks.cost import cost_per_pixel
 
         network = self.reference
         assert isinstance(network, TorchReference)
-        return flops_per_pixel(network.module, network.inputs, network.input_spec.smallest)
+        return cost_per_pixel(network.module, network.inputs, network.input_spec.smallest)
 
     @cached_property
     def _measured(self) -> _Reach:

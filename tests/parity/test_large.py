@@ -17,7 +17,7 @@ from paragon_export.errors import PlanError
 from paragon_export.inputs.excerpt import BLOCK_PX, excerpt
 from paragon_export.inputs.large import LARGE, large_probe, smaller
 from paragon_export.inputs.play import play
-from paragon_export.networks.cost import flops_per_pixel
+from paragon_export.networks.cost import cost_per_pixel
 from paragon_export.networks.describe import load_network
 from paragon_export.parity import parts
 from paragon_export.parity.candidates import Candidate, OpenedArtifact, read_artifact
@@ -314,7 +314,9 @@ def test_arithmetic_is_that_of_the_convolutions(still: Case) -> None:
 
     layers = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 3, 1))
     inputs = still.reference.inputs
-    assert flops_per_pixel(layers, inputs) == 2 * 3 * 8 * 9 + 2 * 8 * 3
+    found = cost_per_pixel(layers, inputs)
+    assert found.flops == 2 * 3 * 8 * 9 + 2 * 8 * 3
+    assert found.values == 8
 
 
 def test_a_slow_network_is_judged_at_less_and_a_note_says_so(
@@ -419,3 +421,11 @@ def test_glyphs_have_no_size(tmp_path: Path) -> None:
     checkpoint = small_checkpoint(tmp_path / "glyph.pt", SMALL_GRIDS)
     with pytest.raises(PlanError, match="--at is for networks that take images"):
         export_onnx(checkpoint, tmp_path / "glyph.onnx", at=["40x44"])
+
+
+def test_a_size_fits_into_memory(tmp_path: Path) -> None:
+    """Windows of 32x32 pixels every 24 pixels: at least 1024 scores for each pixel."""
+    found = Parts(loaded("v5_nano_x2_24x20", tmp_path))
+    assert found.cost.values > 1024
+    assert found.most_pixels * found.cost.values <= parts.MAX_VALUES
+    assert found.most_pixels < 1080 * 1920
