@@ -8,27 +8,22 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
+from paragon_export.networks.dispatch import DispatchMode
 from paragon_export.specs.network import Port
 
 
-class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _Counter(DispatchMode):
     """Within it, ``flops`` adds up what PyTorch's table of operators gives for each call.
 
-    ``values`` is the number of values of the largest result.
-    PyTorch's own counter would import Dynamo, for 2 s.
+    ``values`` is the number of values of the largest result. PyTorch's own counter would import
+    Dynamo.
     """
 
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.flops = self.values = 0
-
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        """Return False: nothing is compiled here."""
-        return False
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None

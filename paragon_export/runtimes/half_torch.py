@@ -12,7 +12,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
+
+from paragon_export.networks.dispatch import DispatchMode
 
 HALF_STEP = {torch.float16: 2.0**-12, torch.bfloat16: 2.0**-9}
 """The smallest distance from a value to the border of its rounding interval, relative to it."""
@@ -24,7 +25,7 @@ NOISE_VALUES = 2**20
 """Length of the random sequence that nudges are taken from; drawing them all would be slow."""
 
 
-class HalfArithmetic(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class HalfArithmetic(DispatchMode):
     """Within it, operators on tensors of a half type compute in float32 and round their results.
 
     Views and conversions of types are executed as they are. A result keeps the type that PyTorch
@@ -40,18 +41,13 @@ class HalfArithmetic(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 before it is rounded, by at most 1/8 of a rounding step: another valid rounding
                 of the same network. The number is the seed.
         """
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.dtype = dtype
         self._random = torch.Generator()
         self._factors: Tensor | None = None
         if nudge:
             self._factors, state = _drawn_factors(dtype, nudge)
             self._random.set_state(state)
-
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        """Return False: nothing is compiled here, and to skip Dynamo would import it, for 2 s."""
-        return False
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None

@@ -51,16 +51,6 @@ OF_MEANS = 3e-6
 SMALL = (Size(24, 20), Size(17, 33))
 
 
-@pytest.fixture(scope="module")
-def still(tiny_realtime: Path) -> Case:
-    return case_of(tiny_realtime, opset=22, upsampler_alpha=0.3)
-
-
-@pytest.fixture(scope="module")
-def video(tiny_realtime: Path) -> Case:
-    return case_of(tiny_realtime, video=True, opset=22, upsampler_alpha=0.3)
-
-
 def judged(
     case: Case, make: Break, path: Path, at: Size = AT, precision: Precision = Precision.FP32
 ) -> ParityReport:
@@ -220,7 +210,7 @@ def test_earlier_networks_agree_too(name: str, tmp_path: Path) -> None:
     excerpts_agree(loaded(name, tmp_path), Size(90, 250), limit=OF_MEANS)
 
 
-@pytest.mark.slow  # 40 s: every network that has excerpts
+@pytest.mark.slow  # minutes: float64 on whole pictures, for every network
 @pytest.mark.usefixtures("any_excerpt")
 @pytest.mark.parametrize("name", OLDER)
 def test_every_earlier_network_agrees(name: str, tmp_path: Path) -> None:

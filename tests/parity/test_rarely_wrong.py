@@ -10,7 +10,7 @@ import pytest
 from paragon_export.parity.candidates import read_artifact
 from paragon_export.parity.check import judge
 from paragon_export.specs.types import Precision
-from paragon_export.testing.sabotage.case import Break, Case, case_of
+from paragon_export.testing.sabotage.case import Break, Case
 from paragon_export.testing.sabotage.pieces import before, behind, real, whole
 from paragon_export.testing.sabotage.suite import Sabotage, written
 
@@ -88,16 +88,6 @@ BARS = (
     "added = Where(wrong, nan, zero) x = Add(input, added)"
 )
 PICTURES["letterbox"] = before(BARS)
-
-
-@pytest.fixture(scope="module")
-def still(tiny_realtime: Path) -> Case:
-    return case_of(tiny_realtime, opset=22, upsampler_alpha=0.3)
-
-
-@pytest.fixture(scope="module")
-def video(tiny_realtime: Path) -> Case:
-    return case_of(tiny_realtime, video=True, opset=22, upsampler_alpha=0.3)
 
 
 def passes(case: Case, make: Break, path: Path, precision: Precision = Precision.FP32) -> bool:
