@@ -65,6 +65,19 @@ main()
 """
 )
 
+JUDGE_IN_HALF = """
+import sys
+from paragon_export.networks.describe import load_network
+from paragon_export.inputs.large import large_probe
+from paragon_export.parity.parts import Parts
+from paragon_export.parity.reference import build_reference
+from paragon_export.specs.types import Size
+reference = build_reference(load_network(sys.argv[1]))
+reference.runner("float16").infer({"input": large_probe(3, Size(9, 9)).frames[0]})
+assert Parts(reference).most_pixels > 0
+print("torch._dynamo" in sys.modules)
+"""
+
 OPEN_ENGINE = """
 import sys
 from pathlib import Path
@@ -157,6 +170,12 @@ def test_inspect_with_an_option_file_loads_yaml_alone(tiny_photo: Path, tmp_path
 
 
 FLAVOURS = {"rtx": "tensorrt_rtx", "tensorrt": "tensorrt"}
+
+
+def test_a_judgment_does_not_load_dynamo(tiny_realtime: Path, tmp_path: Path) -> None:
+    """PyTorch imports it, for 2 s, where a mode that sees operators does not decline."""
+    done = python(JUDGE_IN_HALF, tiny_realtime, cwd=tmp_path)
+    assert done.stdout == "False\n", done.stderr
 
 
 @pytest.mark.parametrize("flavour", FLAVOURS)
