@@ -23,7 +23,7 @@ from paragon_export.parity import parts
 from paragon_export.parity.candidates import Candidate, OpenedArtifact, read_artifact
 from paragon_export.parity.check import check_parity, judge
 from paragon_export.parity.compare import verify
-from paragon_export.parity.parts import Parts
+from paragon_export.parity.parts import Part, Parts
 from paragon_export.parity.reference import TorchReference, build_reference
 from paragon_export.parity.report import ParityReport
 from paragon_export.parity.truth import Truths
@@ -351,6 +351,26 @@ def test_pytorchs_error_on_a_large_photograph_is_the_largest_on_small_ones(still
     large = found.on(large_probe(3, AT), [Precision.FP32])
     errors = [truth.own[Precision.FP32]["output"].max_abs for truth in small]
     assert large.own[Precision.FP32]["output"].max_abs == max(errors)
+
+
+def test_what_candidates_share_is_computed_once(
+    still: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs: list[Part] = []
+    play_part = Part.play
+
+    def counted(part: Part, *args: Any) -> Arrays:
+        runs.append(part)
+        return play_part(part, *args)
+
+    monkeypatch.setattr(Part, "play", counted)
+    found, probe = Truths(still.reference), large_probe(3, SMALL[0])
+    first = found.on(probe, [Precision.FP32])
+    known = len(runs)
+    assert found.on(large_probe(3, SMALL[0]), [Precision.FP32]) is first
+    assert len(runs) == known > 0
+    found.on(probe, [Precision.FP16])  # another precision is computed, float64 is not again
+    assert len(runs) == known + 2
 
 
 # --- options ----------------------------------------------------------------------------------
