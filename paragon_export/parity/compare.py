@@ -8,6 +8,7 @@ probe. The largest error of any pixel decides. A candidate that cannot be compar
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
@@ -30,7 +31,7 @@ from paragon_export.runtimes.base import Arrays
 from paragon_export.specs.network import Port
 from paragon_export.specs.tolerance import DIVERGED
 from paragon_export.specs.types import Precision
-from paragon_export.system.progress import counted
+from paragon_export.system.progress import counted, tell
 from paragon_export.system.text import brief
 
 BORDER_PX = 4
@@ -38,6 +39,9 @@ BORDER_PX = 4
 
 OUTPUT_TYPES = (np.float32, np.float16, ml_dtypes.bfloat16)
 """Types that a candidate's output may have."""
+
+MIN_TOLD_SECONDS = 2.0
+"""What takes longer is told as soon as it is measured."""
 
 IMAGE = "output"
 """Name of the output that is the image, the map or the logits."""
@@ -82,11 +86,23 @@ def _image_rows(
     rules: Mapping[Precision, Criteria],
 ) -> Iterable[ParityRow]:
     for probe in counted("judging image", probes):
+        start = time.monotonic()
         truth = truths.on(probe, sorted(rules))
         for candidate in candidates:
             found, fault = _run(candidate, probe, truths.reference.inputs)
             for name in truth.outputs:
-                yield _row(candidate, truth, name, found, fault, rules[candidate.precision])
+                row = _row(candidate, truth, name, found, fault, rules[candidate.precision])
+                if (seconds := time.monotonic() - start) >= MIN_TOLD_SECONDS:
+                    tell(_measured(row, seconds))
+                yield row
+
+
+def _measured(row: ParityRow, seconds: float) -> str:
+    """Say what was measured of an image. The verdict on it may need those to come."""
+    return (
+        f"{row.picture} {row.size}, {row.candidate}: {row.output}: largest error "
+        f"{row.found.max_abs:.1e}, PyTorch's {row.reference_max_abs:.1e} ({seconds:.1f} s)"
+    )
 
 
 def _row(

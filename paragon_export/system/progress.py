@@ -15,13 +15,18 @@ Item = TypeVar("Item")
 
 
 class Reporter(Protocol):
-    """Shows steps. Steps may be nested; ``advance`` and ``end`` are about the innermost one."""
+    """Shows steps. Steps may be nested; ``advance`` and ``end`` are about the innermost one.
+
+    ``tell`` shows a line that stays.
+    """
 
     def begin(self, name: str, total: int | None) -> None: ...
 
     def advance(self) -> None: ...
 
     def end(self) -> None: ...
+
+    def tell(self, text: str) -> None: ...
 
 
 _reporter: ContextVar[Reporter | None] = ContextVar("reporter", default=None)
@@ -62,9 +67,20 @@ def advance() -> None:
         reporter.advance()
 
 
+def tell(text: str) -> None:
+    """Say what was found, before the step ends."""
+    if reporter := _reporter.get():
+        reporter.tell(text)
+
+
+def is_reported() -> bool:
+    """Return whether someone shows steps."""
+    return _reporter.get() is not None
+
+
 def counted(name: str, items: Iterable[Item]) -> Iterator[Item]:
     """Yield items within a step that counts them: ``NAME 3 of 14``."""
-    if _reporter.get() is None:
+    if not is_reported():
         yield from items
         return
     known = list(items)

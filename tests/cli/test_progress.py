@@ -1,4 +1,4 @@
-"""Progress: steps are named on a terminal's stderr, and nowhere else."""
+"""Progress: steps are named on a terminal's stderr, and what is told there or in a pipe."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
-from paragon_export.system.progress import Reporter, advance, counted, reporting, step
-from tests.conftest import Finished, RunCli, shell_environment
+from paragon_export.system.progress import Reporter, advance, counted, reporting, step, tell
+from tests.conftest import Finished, RunCli, RunHere, shell_environment
 
 pty = pytest.importorskip("pty", reason="pseudo-terminals are POSIX")
 
@@ -142,10 +143,38 @@ class Recorded:
     def end(self) -> None:
         self.calls.append("end")
 
+    def tell(self, text: str) -> None:
+        self.calls.append(text)
+
+
+@pytest.mark.parametrize(
+    ("options", "is_told"),
+    [(("--images", "in"), True), (("--images", "in", "--quiet"), False), ((), False)],
+)
+def test_slow_images_of_a_folder_are_told_as_they_come(
+    options: tuple[str, ...], is_told: bool, tiny_realtime: Path, run_here: RunHere, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """On stderr, in a pipe too, before the table; an image that is soon judged is not told."""
+    run_here(*small(tiny_realtime)[:2], "-o", "o.onnx")
+    (tmp_path / "in").mkdir()
+    Image.new("RGB", (20, 12)).save(tmp_path / "in" / "black.png")
+    monkeypatch.setattr("paragon_export.parity.compare.MIN_TOLD_SECONDS", 0.0)
+    done = run_here("parity", tiny_realtime, "o.onnx", *options)
+
+    told = [
+        line for line in done.stderr.splitlines() if "black.png 12x20, o.onnx: output: " in line
+    ]
+    assert len(told) == is_told
+    assert done.code == 0
+    monkeypatch.undo()
+    assert "black.png" not in run_here("parity", tiny_realtime, "o.onnx", *options).stderr
+
 
 def test_without_a_reporter_nothing_happens() -> None:
     with step("alone"):
         advance()
+        tell("nothing")
     assert list(counted("items", iter("ab"))) == ["a", "b"]
 
 
@@ -159,10 +188,11 @@ def test_steps_reach_the_reporter() -> None:
 
     with reporting(recorded):
         assert list(counted("items", iter("ab"))) == ["a", "b"]
+        tell("what was found")
         with pytest.raises(KeyError):
             fails()
     with step("after"):
         pass
     assert recorded.calls == [  # type: ignore[attr-defined]
-        "begin items 2", "advance", "advance", "end", "begin decorated None", "end",
+        "begin items 2", "advance", "advance", "end", "what was found", "begin decorated None", "end",
     ]  # fmt: skip

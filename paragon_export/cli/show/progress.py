@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 
+from paragon_export.cli.show.console import is_quiet
+from paragon_export.system.progress import is_reported, reporting
 from paragon_export.system.signals import before_end
 from paragon_export.system.text import one_line
 
@@ -23,6 +26,16 @@ MIN_LOGGED_SECONDS = 2.0
 
 RESTORE = b"\r\x1b[K\x1b[?25h"
 """Clears the line and shows the cursor, which Rich hides while the line is there."""
+
+
+@contextmanager
+def telling() -> Iterator[None]:
+    """Print what is told within a block, on a terminal or not, unless notes are switched off."""
+    if is_quiet() or is_reported():
+        yield
+        return
+    with reporting(StderrReporter(live=False, log=False)):
+        yield
 
 
 @dataclass
@@ -46,6 +59,7 @@ class StderrReporter:
         Args:
             live: Show the line that moves; stderr must be a terminal.
             log: Print one line, with its seconds, for each step that ends.
+                Without both, only what is told is printed.
             in_background: Let a thread move the line. Off where times are measured.
         """
         self._live, self._log, self._in_background = live, log, in_background
@@ -70,7 +84,10 @@ class StderrReporter:
         if self._log and (not self._steps or seconds >= MIN_LOGGED_SECONDS):
             indent = "  " * len(self._steps)
             text = f"{indent}{step}: {seconds:.1f} s"
-            self._console.print(text, markup=False, soft_wrap=True, style="dim")
+            self.tell(text)
+
+    def tell(self, text: str) -> None:
+        self._console.print(text, markup=False, soft_wrap=True, style="dim")
 
     def _draw(self) -> None:
         """Bring the line up to date; it disappears when no step runs."""
