@@ -169,6 +169,14 @@ def _sabotage(rows: Rows) -> str:
     )
 
 
+def _sabotage_rare(rows: Rows) -> str:
+    return (
+        f"The verdict caught {total(rows, 'caught')} of {len(rows)} such files, and "
+        f"{total(rows, 'in FP16')} in FP16; `allclose` caught {total(rows, 'allclose')}, the 50 dB "
+        f"check {total(rows, '50 dB')}."
+    )
+
+
 def _passed(rows: Rows, key: str) -> tuple[int, int]:
     counts = [re.match(r"(\d+) of (\d+)", row[key]) for row in rows]
     found = [(int(c[1]), int(c[2])) for c in counts if c]
@@ -404,6 +412,17 @@ TABLES: Mapping[str, Table] = {
             "50 dB": "caught by 50 dB",
         },
         _sabotage,
+    ),
+    "sabotage_rare": Table(
+        {
+            "sabotage": "where it is wrong",
+            "error": "error (of full range)",
+            "caught": "caught",
+            "in FP16": "caught in FP16",
+            "allclose": "caught by allclose",
+            "50 dB": "caught by 50 dB",
+        },
+        _sabotage_rare,
     ),
     "false_alarms_by_generation": Table(
         {

@@ -37,13 +37,11 @@ from paragon_export.testing.glyph import SMALL as SMALL_GRIDS
 from paragon_export.testing.glyph import small_checkpoint
 from paragon_export.testing.recorded import OLDER, recorded_weights
 from paragon_export.testing.sabotage.case import Break, Case, case_of
-from paragon_export.testing.sabotage.pieces import behind, whole
+from paragon_export.testing.sabotage.rare import LARGE as WRONG_WHEN_LARGE
+from paragon_export.testing.sabotage.rare import LARGE_AT
 from paragon_export.testing.sabotage.suite import Sabotage, written
 from paragon_export.testing.tiny import save
 from tests.conftest import Finished, RunHere
-
-AT = Size(264, 456)
-"""A large size that a tiny network is soon run at. It is above ``parts.LARGE_PIXELS``."""
 
 OF_MEANS = 3e-6
 """Part of the peak by which outputs differ where kernels are made of means of float32 features."""
@@ -52,7 +50,7 @@ SMALL = (Size(24, 20), Size(17, 33))
 
 
 def judged(
-    case: Case, make: Break, path: Path, at: Size = AT, precision: Precision = Precision.FP32
+    case: Case, make: Break, path: Path, at: Size = LARGE_AT, precision: Precision = Precision.FP32
 ) -> ParityReport:
     file = written(Sabotage("", "", make, precision=precision), case, path / "net.onnx")
     return judge(case.reference, [read_artifact(file)], ParityPlan(sizes=SMALL, at=(at,)))
@@ -65,48 +63,26 @@ def failing(report: ParityReport) -> set[Size]:
 # --- wrong only on large pictures -------------------------------------------------------------
 
 
-def above(condition: str) -> Break:
-    """Add an error of 0.01 where a condition on the output's height and width holds."""
-    return behind(
-        whole(axis_h=[2], axis_w=[3], wide=[800], tall=[500], many=[400_000], sixteen=[32], eight=[16])
-        + "shape = Shape(y) h = Gather(shape, axis_h) w = Gather(shape, axis_w) area = Mul(h, w) "
-        + condition
-        + " there = Cast<to = 1>(wrong) little = Constant<value_float = 0.01>() "
-        "error = Mul(there, little) output = Add(y, error)"
-    )  # fmt: skip
-
-
-CONDITIONS = {
-    "width above 400": "wrong = Greater(w, wide)",
-    "height above 250": "wrong = Greater(h, tall)",
-    "area above 100000": "wrong = Greater(area, many)",
-    "area above 100000, height 8 modulo 16": (
-        "is_large = Greater(area, many) rest = Mod(h, sixteen) is_eight = Equal(rest, eight) "
-        "wrong = And(is_large, is_eight)"
-    ),
-}
-
-
-@pytest.mark.parametrize("condition", CONDITIONS.values(), ids=CONDITIONS)
+@pytest.mark.parametrize("make", WRONG_WHEN_LARGE.values(), ids=WRONG_WHEN_LARGE)
 def test_wrong_only_above_a_size_fails_and_is_named(
-    condition: str, still: Case, tmp_path: Path
+    make: Break, still: Case, tmp_path: Path
 ) -> None:
-    report = judged(still, above(condition), tmp_path)
-    assert failing(report) == {AT}
+    report = judged(still, make, tmp_path)
+    assert failing(report) == {LARGE_AT}
     (finding,) = report.findings
     assert finding.symptom == "large sizes"
-    assert str(AT) in finding.detail
+    assert str(LARGE_AT) in finding.detail
 
 
 def test_video_that_is_wrong_above_a_size_fails(video: Case, tmp_path: Path) -> None:
-    report = judged(video, above(CONDITIONS["area above 100000"]), tmp_path)
-    assert failing(report) == {AT}
+    report = judged(video, WRONG_WHEN_LARGE["area above 100000"], tmp_path)
+    assert failing(report) == {LARGE_AT}
 
 
 def test_half_precision_that_is_wrong_above_a_size_fails(still: Case, tmp_path: Path) -> None:
-    condition = CONDITIONS["area above 100000"]
-    report = judged(still, above(condition), tmp_path, precision=Precision.FP16)
-    assert failing(report) == {AT}
+    make = WRONG_WHEN_LARGE["area above 100000"]
+    report = judged(still, make, tmp_path, precision=Precision.FP16)
+    assert failing(report) == {LARGE_AT}
 
 
 class Spoiled:
@@ -132,14 +108,14 @@ def spoiled(truths: Truths, row: int, column: int, value: float) -> ParityReport
     assert isinstance(reference, TorchReference)
     runner = Spoiled(reference, row, column, value)
     candidate = Candidate(name="spoiled", runner=runner, precision=Precision.FP32)
-    return verify(reference, [candidate], [large_probe(3, AT)], truths=truths)
+    return verify(reference, [candidate], [large_probe(3, LARGE_AT)], truths=truths)
 
 
-@pytest.mark.parametrize("column", [0, AT.width, -1], ids=["left", "center", "right"])
-@pytest.mark.parametrize("row", [0, AT.height, -1], ids=["top", "middle", "bottom"])
+@pytest.mark.parametrize("column", [0, LARGE_AT.width, -1], ids=["left", "center", "right"])
+@pytest.mark.parametrize("row", [0, LARGE_AT.height, -1], ids=["top", "middle", "bottom"])
 def test_corners_edges_and_center_are_compared(row: int, column: int, truths: Truths) -> None:
     """The image is twice as large as the input: its center is at the height of the input."""
-    assert failing(spoiled(truths, row, column, 0.01)) == {AT}
+    assert failing(spoiled(truths, row, column, 0.01)) == {LARGE_AT}
 
 
 def test_a_value_that_is_not_finite_fails_wherever_it_is(truths: Truths) -> None:
@@ -228,7 +204,7 @@ def test_a_network_that_compares_all_pixels_has_no_excerpt(tmp_path: Path) -> No
     found = Parts(loaded(name, tmp_path))
     assert not found.has_excerpts
     assert found.most_pixels <= parts.MAX_WHOLE_PIXELS
-    assert found.of(large_probe(3, AT)).excerpt is None
+    assert found.of(large_probe(3, LARGE_AT)).excerpt is None
 
 
 def test_a_network_that_reaches_far_has_no_excerpt(
@@ -243,20 +219,20 @@ def test_a_slow_network_is_compared_at_its_corners_in_float32(
     precision: Precision, still: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(parts, "MAX_EXCERPT_FLOPS", 1.0)
-    part = Parts(still.reference).of(large_probe(3, AT))
+    part = Parts(still.reference).of(large_probe(3, LARGE_AT))
     assert part.excerpt is not None
     assert (len(part.excerpt.rows.blocks), part.dtype) == (2, "float32")
     right = judged(still, lambda case: case.model, tmp_path, precision=precision)
     assert right.passed, right.findings
-    wrong = judged(still, above(CONDITIONS["area above 100000"]), tmp_path, precision=precision)
-    assert failing(wrong) == {AT}
+    wrong = judged(still, WRONG_WHEN_LARGE["area above 100000"], tmp_path, precision=precision)
+    assert failing(wrong) == {LARGE_AT}
 
 
 @pytest.mark.parametrize("precision", Precision)
 def test_right_files_pass(precision: Precision, still: Case, tmp_path: Path) -> None:
     report = judged(still, lambda case: case.model, tmp_path, precision=precision)
     assert report.passed, report.findings
-    (row,) = (row for row in report.rows if row.size == AT)
+    (row,) = (row for row in report.rows if row.size == LARGE_AT)
     assert row.is_excerpt
     assert row.to_json()["excerpt"] is True
 
@@ -348,7 +324,7 @@ def test_a_size_that_the_file_does_not_accept_is_refused(
 def test_pytorchs_error_on_a_large_photograph_is_the_largest_on_small_ones(still: Case) -> None:
     found = Truths(still.reference)
     small = [found.on(large_probe(3, size), [Precision.FP32]) for size in SMALL]
-    large = found.on(large_probe(3, AT), [Precision.FP32])
+    large = found.on(large_probe(3, LARGE_AT), [Precision.FP32])
     errors = [truth.own[Precision.FP32]["output"].max_abs for truth in small]
     assert large.own[Precision.FP32]["output"].max_abs == max(errors)
 
@@ -382,11 +358,11 @@ def sizes_in(done: Finished) -> set[str]:
 
 
 def test_commands_judge_at_the_sizes_of_at(tiny_realtime: Path, run_here: RunHere) -> None:
-    at = ("--at", str(AT), "--at", "40x44")
+    at = ("--at", str(LARGE_AT), "--at", "40x44")
     made = run_here("onnx", tiny_realtime, "-o", "net.onnx", *at, "--json")
-    assert {str(AT), "40x44"} <= sizes_in(made)
+    assert {str(LARGE_AT), "40x44"} <= sizes_in(made)
     judged_again = run_here("parity", tiny_realtime, "net.onnx", *at, "--sizes", "9x9", "--json")
-    assert sizes_in(judged_again) == {str(AT), "40x44", "9x9"}
+    assert sizes_in(judged_again) == {str(LARGE_AT), "40x44", "9x9"}
 
 
 def test_export_and_check_take_sizes(tiny_realtime: Path, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import onnx_ir as ir
 
 from paragon_export.assets import CHECKPOINT
 from paragon_export.precision.half import to_precision
-from paragon_export.specs.types import Precision
+from paragon_export.specs.types import Precision, Size
 from paragon_export.testing.sabotage.case import Break, Case, case_of
 from paragon_export.testing.sabotage.edits import (
     blending_always,
@@ -68,10 +68,12 @@ class Sabotage:
 
     what: str
     looks_like: str
-    """The name that the verdict should give it."""
+    """The name that the verdict should give it; '' if any will do."""
     make: Break
     subject: str = "realtime"
     precision: Precision = Precision.FP32
+    at: tuple[Size, ...] = ()
+    """Large sizes to judge it at as well."""
 
 
 GAMMA = "body.0.blocks.1.scale.gamma"

@@ -1,0 +1,120 @@
+"""Sabotages that are wrong only at some sizes, batches or images: at most others they are right."""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+from paragon_export.specs.types import Size
+from paragon_export.testing.sabotage.case import Break, Case
+from paragon_export.testing.sabotage.pieces import before, behind, real, whole
+from paragon_export.testing.sabotage.suite import Sabotage
+
+EXTENTS = whole(axis_n=[0], axis_h=[2], axis_w=[3], one=[1], two=[2], sixteen=[16]) + (
+    "shape = Shape(y) n = Gather(shape, axis_n) h = Gather(shape, axis_h) w = Gather(shape, axis_w) "
+    "area = Mul(h, w) "
+)  # fmt: skip
+"""The batch, height, width and area of ``y``, and some numbers."""
+
+ADDED = (
+    "there = Cast<to = 1>(wrong) little = Constant<value_float = 0.01>() "
+    "error = Mul(there, little) output = Add(y, error)"
+)
+"""An error of 0.01 everywhere, where ``wrong`` is true."""
+
+SCALE = 2
+"""Of the network that is made wrong."""
+
+
+def where(condition: str) -> Break:
+    """Return a sabotage that adds an error where a condition on the output's extents holds."""
+    return behind(EXTENTS + condition + " " + ADDED)
+
+
+def residue(extent: str, modulus: int, value: int) -> Break:
+    """Wrong where an extent of the input has a residue."""
+    numbers = whole(modulus=[modulus * SCALE], value=[value * SCALE])
+    return where(f"{numbers} rest = Mod({extent}, modulus) wrong = Equal(rest, value)")
+
+
+def above(extent: str, most: int) -> Break:
+    """Wrong where an extent of the output is larger."""
+    return where(f"{whole(most=[most])} wrong = Greater({extent}, most)")
+
+
+def any_item(condition: str) -> Break:
+    """NaN in the items of a batch on which a condition holds; ``low`` and ``high`` are theirs."""
+    return before(
+        whole(axes=[1, 2, 3])
+        + real(zero=0, one=1, half=0.5, nan=float("nan"), above=1.05, below=-0.05)
+        + "high = ReduceMax(input, axes) low = ReduceMin(input, axes) "
+        + condition
+        + " added = Where(wrong, nan, zero) x = Add(input, added)"
+    )
+
+
+BARS = before(
+    whole(none=[0], all=[1, 2, 3])
+    + real(zero=0, nan=float("nan"))
+    + "row = Gather<axis = 2>(input, none) top = ReduceMax(row, all) whole = ReduceMax(input, all) "
+    "is_bar = Equal(top, zero) is_seen = Greater(whole, zero) wrong = And(is_bar, is_seen) "
+    "added = Where(wrong, nan, zero) x = Add(input, added)"
+)
+"""NaN where the first row is black and the image is not."""
+
+SIZES: dict[str, Break] = {
+    "height mod 16 is 8": residue("h", 16, 8),
+    "width mod 8 is 4": residue("w", 8, 4),
+    "height mod 32 is 23": residue("h", 32, 23),
+    "width mod 32 is 30": residue("w", 32, 30),
+    "odd height and even width": where(
+        whole(modulus=[2 * SCALE], none=[0], odd=[SCALE])
+        + "rest_h = Mod(h, modulus) rest_w = Mod(w, modulus) is_odd = Equal(rest_h, odd) "
+        "is_even = Equal(rest_w, none) wrong = And(is_odd, is_even)"
+    ),
+    "wider than three heights": where("three = Add(one, two) most = Mul(h, three) wrong = Greater(w, most)"),
+    "higher than seven widths": where(whole(seven=[7]) + "most = Mul(w, seven) wrong = Greater(h, most)"),
+    "batch above 16": where("wrong = Greater(n, sixteen)"),
+    "batch of 3": where("three = Add(one, two) wrong = Equal(n, three)"),
+}  # fmt: skip
+"""Wrong at some sizes and batches of the default judgment."""
+
+LARGE_AT = Size(264, 456)
+"""A large size at which those of ``LARGE`` are wrong, and which a small network soon runs at."""
+
+LARGE: dict[str, Break] = {
+    "width above 400": above("w", 400 * SCALE),
+    "height above 250": above("h", 250 * SCALE),
+    "area above 100000": above("area", 100_000 * SCALE**2),
+    "area above 100000, height mod 16 is 8": where(
+        whole(many=[100_000 * SCALE**2], modulus=[16 * SCALE], eight=[8 * SCALE])
+        + "is_large = Greater(area, many) rest = Mod(h, modulus) is_eight = Equal(rest, eight) "
+        "wrong = And(is_large, is_eight)"
+    ),
+}  # fmt: skip
+"""Wrong only above a size that no small image has."""
+
+IMAGES: dict[str, Break] = {
+    "black": any_item("wrong = Equal(high, zero)"),
+    "white": any_item("wrong = Equal(low, one)"),
+    "flat": any_item("wrong = Equal(high, low)"),
+    "grey": any_item("is_low = Equal(low, half) is_high = Equal(high, half) wrong = And(is_low, is_high)"),
+    "above the range": any_item("wrong = Greater(high, above)"),
+    "below the range": any_item("wrong = Less(low, below)"),
+    "letterbox": BARS,
+}  # fmt: skip
+"""NaN on some images."""
+
+
+def untouched(case: Case) -> ir.Model:
+    """Return the good graph."""
+    return case.model
+
+
+RARE = [
+    *(Sabotage(what, "", make) for what, make in SIZES.items()),
+    *(Sabotage(what, "large sizes", make, at=(LARGE_AT,)) for what, make in LARGE.items()),
+    *(Sabotage(f"NaN: {what}", "", make) for what, make in IMAGES.items()),
+    *(Sabotage(f"video, {what}", "", SIZES[what], "video") for what in ("height mod 16 is 8", "batch above 16")),
+    *(Sabotage(f"video, NaN: {what}", "", IMAGES[what], "video") for what in ("black", "above the range")),
+]  # fmt: skip
+"""All of them, for the published table."""
