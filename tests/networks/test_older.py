@@ -23,13 +23,15 @@ from paragon_export.networks.describe import LoadedNetwork
 from paragon_export.networks.paragonsr2.v0_v5.attention import HierarchicalAttention
 from paragon_export.networks.paragonsr2.v55_v8.layout import TRAITS
 from paragon_export.networks.registry import architecture_of
+from paragon_export.parity.check import judge
 from paragon_export.parity.reference import TorchReference, build_reference
 from paragon_export.pipeline.export import export
+from paragon_export.pipeline.float32_graph import finish, float32_graph
 from paragon_export.precision.half import to_precision
 from paragon_export.rewrite.rules import rewrite
 from paragon_export.runtimes.ort_runner import OnnxRunner
 from paragon_export.specs.network import NetworkSpec, Port
-from paragon_export.specs.plans import ExportPlan, NetworkOptions
+from paragon_export.specs.plans import ExportPlan, NetworkOptions, ParityPlan
 from paragon_export.specs.profiles import Profile
 from paragon_export.specs.types import Backend, Precision, Runtime, Size
 from paragon_export.testing.golden.make_weights import make_input
@@ -481,3 +483,14 @@ def test_hierarchical_attention_is_judged_above_its_limit(tmp_path: Path) -> Non
         assert set(spec.also_probed) == sizes
         judged = {(p.size.height, p.size.width) for p in choose_probes(spec.input_spec)}
         assert sizes <= judged
+
+
+@pytest.mark.slow  # 3 minutes: attention between all of 16512 pixels, in float64
+def test_an_export_that_lost_the_regions_fails(tmp_path: Path) -> None:
+    """A global network is the same up to 16384 pixels. The default sizes hold a larger one."""
+    hierarchical = reference_of("v5_nano_x2_48x48_hier", tmp_path)
+    lost = reference_of("v5_nano_x2_48x48_hier", tmp_path, attention_mode="global")
+    plan = ExportPlan(checkpoint=tmp_path / "net.safetensors", output=tmp_path / "net.onnx")
+    graph = float32_graph(lost.network, plan)
+    report = judge(hierarchical, [finish(graph, graph.model, plan)], ParityPlan(at=()))
+    assert {row.size for row in report.rows if row.failure} == {Size(129, 128)}
