@@ -71,10 +71,20 @@ def cuda_advice() -> str:
 
     It depends on the installed distributions that contain ``onnxruntime``.
     """
-    installed = sorted(set(importlib.metadata.packages_distributions().get("onnxruntime", ())))
+    named_like_it = (
+        found
+        for found in importlib.metadata.distributions()
+        if found.name.lower().startswith(("onnxruntime", "ort"))
+    )
+    # Reading the files of all distributions takes half a second.
+    installed = sorted({d.name for d in named_like_it if _contains(d, "onnxruntime")})
     install = "pip install 'onnxruntime-gpu[cuda,cudnn]'"
     if installed == ["onnxruntime-gpu"]:
         return f"check the NVIDIA driver, and run: {install}"
     conflict = f"{' and '.join(installed)} overwrite each other; " if len(installed) > 1 else ""
     remove = " ".join(installed or ["onnxruntime"])
     return f"{conflict}run: pip uninstall -y {remove}; then: {install}"
+
+
+def _contains(distribution: importlib.metadata.Distribution, package: str) -> bool:
+    return any(path.parts[0] == package for path in distribution.files or ())

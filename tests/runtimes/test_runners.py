@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import PurePosixPath
+from types import SimpleNamespace
 
 import numpy as np
 import onnxruntime
@@ -127,7 +129,12 @@ def test_advice_for_what_is_installed(
     installed: list[str], advice: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Distributions that own the same package are named; one line says what to run."""
-    owners = {"onnxruntime": installed} if installed else {}
-    monkeypatch.setattr("importlib.metadata.packages_distributions", lambda: owners)
+    package = (PurePosixPath("onnxruntime/__init__.py"),)
+    others = [("numpy", (PurePosixPath("numpy/__init__.py"),)), ("onnxruntime-extensions", None)]
+    found = [
+        SimpleNamespace(name=name, files=files)
+        for name, files in [*((name, package) for name in installed), *others]
+    ]
+    monkeypatch.setattr("importlib.metadata.distributions", lambda: found)
     assert cuda_advice().startswith(advice)
     assert "\n" not in cuda_advice()
