@@ -95,7 +95,8 @@ def settings(
         context.with_resource(console.quiet())
         return
     live = sys.stderr.isatty() and "--json" not in sys.argv[1:]
-    if live or verbose:
+    takes_long = any(argument.startswith("--images") for argument in sys.argv[1:])
+    if live or verbose or takes_long:
         from paragon_export.cli.show.progress import StderrReporter
         from paragon_export.system.progress import reporting
 

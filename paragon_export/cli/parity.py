@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -46,13 +45,9 @@ def parity(
     options: NetworkOptions,
     json: Json = False,
 ) -> None:
-    """Judge artifacts against PyTorch in float64. Exit code 1 if any fails.
-
-    With --images, what takes over two seconds is printed on stderr as soon as it is measured.
-    """
+    """Judge artifacts against PyTorch in float64. Exit code 1 if any fails."""
     from paragon_export.cli.show.console import show
     from paragon_export.cli.show.parity import judged, parity_table
-    from paragon_export.cli.show.progress import telling
     from paragon_export.parity.check import check_parity
     from paragon_export.system.atomic_write import check_writable
 
@@ -62,17 +57,16 @@ def parity(
     if junit:
         check_writable(junit, reference, *files, options.config)
     there = existing(junit)
-    with telling() if images else nullcontext():
-        report = check_parity(
-            reference if candidates else None,
-            files,
-            sizes=sizes_in("--sizes", sizes) or (),
-            at=sizes_in("--at", at),
-            images=images,
-            backends=backends_of(backend),
-            other_checkpoint=other_checkpoint,
-            options=options,
-        )
+    report = check_parity(
+        reference if candidates else None,
+        files,
+        sizes=sizes_in("--sizes", sizes) or (),
+        at=sizes_in("--at", at),
+        images=images,
+        backends=backends_of(backend),
+        other_checkpoint=other_checkpoint,
+        options=options,
+    )
     _write_junit(report, junit)
     document = judged(report, files)
     document["notes"] += replaced(there)

@@ -73,14 +73,9 @@ def tell(text: str) -> None:
         reporter.tell(text)
 
 
-def is_reported() -> bool:
-    """Return whether someone shows steps."""
-    return _reporter.get() is not None
-
-
 def counted(name: str, items: Iterable[Item]) -> Iterator[Item]:
     """Yield items within a step that counts them: ``NAME 3 of 14``."""
-    if not is_reported():
+    if _reporter.get() is None:
         yield from items
         return
     known = list(items)

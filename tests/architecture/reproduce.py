@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from paragon_export.inputs import sizes
+from paragon_export.parity import candidates
 from paragon_export.pipeline.export import export
 from paragon_export.pipeline.quantize import Calibration, export_int8
 from paragon_export.specs.plans import ExportPlan, NetworkOptions
@@ -102,6 +103,7 @@ def main() -> None:
     folder, threads, *kinds = sys.argv[1:]
     torch.set_num_threads(int(threads))
     sizes.residue_sizes = lambda *_: []  # the verdict is not the subject
+    candidates.LARGE = Size(24, 32)
     sys.stdout.write(json.dumps({kind: make(kind, Path(folder)) for kind in kinds}))
 
 

@@ -34,11 +34,6 @@ def quiet() -> Iterator[None]:
         _is_quiet.reset(token)
 
 
-def is_quiet() -> bool:
-    """Return whether notes are switched off."""
-    return _is_quiet.get()
-
-
 def show(as_json: bool, document: Document, table: Callable[..., None], *results: object) -> None:
     """Print a result: the document as JSON on stdout, or else ``table(console, *results)``.
 
@@ -60,7 +55,7 @@ def output_console() -> Console:
 
 def note(text: str) -> None:
     """Print one note on stderr, unless notes are switched off."""
-    if not is_quiet():
+    if not _is_quiet.get():
         console = Console(stderr=True, soft_wrap=True, highlight=False)
         console.print(f"note: {one_line(text)}", markup=False, style="yellow")
 

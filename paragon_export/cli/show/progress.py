@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from paragon_export.cli.show.console import is_quiet
-from paragon_export.system.progress import is_reported, reporting
 from paragon_export.system.signals import before_end
 from paragon_export.system.text import one_line
 
@@ -26,16 +23,6 @@ MIN_LOGGED_SECONDS = 2.0
 
 RESTORE = b"\r\x1b[K\x1b[?25h"
 """Clears the line and shows the cursor, which Rich hides while the line is there."""
-
-
-@contextmanager
-def telling() -> Iterator[None]:
-    """Print what is told within a block, on a terminal or not, unless notes are switched off."""
-    if is_quiet() or is_reported():
-        yield
-        return
-    with reporting(StderrReporter(live=False, log=False)):
-        yield
 
 
 @dataclass
