@@ -172,8 +172,9 @@ def _sabotage(rows: Rows) -> str:
 def _sabotage_rare(rows: Rows) -> str:
     return (
         f"The verdict caught {total(rows, 'caught')} of {len(rows)} such files, and "
-        f"{total(rows, 'in FP16')} in FP16; `allclose` caught {total(rows, 'allclose')}, the 50 dB "
-        f"check {total(rows, '50 dB')}."
+        f"{total(rows, 'in FP16')} of the {sum(row['in FP16'] != 'refused' for row in rows)} that are "
+        f"not refused in FP16; `allclose` caught {total(rows, 'allclose')}, the 50 dB check "
+        f"{total(rows, '50 dB')}."
     )
 
 

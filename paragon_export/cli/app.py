@@ -95,8 +95,7 @@ def settings(
         context.with_resource(console.quiet())
         return
     live = sys.stderr.isatty() and "--json" not in sys.argv[1:]
-    takes_long = any(argument.startswith("--images") for argument in sys.argv[1:])
-    if live or verbose or takes_long:
+    if live or verbose or any(argument.startswith("--images") for argument in sys.argv):
         from paragon_export.cli.show.progress import StderrReporter
         from paragon_export.system.progress import reporting
 
