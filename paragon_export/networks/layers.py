@@ -6,9 +6,11 @@ names of tensors in checkpoints. All convolutions are zero-padded.
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from paragon_export.networks.float32 import narrow, widen
 from paragon_export.networks.ops import picture_mean, sized_like
@@ -100,6 +102,50 @@ class RMSNorm(nn.Module):
         return self.scale * narrow(wide / rms, x) + self.bias
 
 
+MAX_SCORES = 2**18
+"""Scores that are computed at once in parts, in float64 2 MB."""
+
+
+def may_attend_in_parts(q: Tensor) -> bool:
+    """Return whether attention may be computed in parts: on a CPU, and nothing looks at its operators.
+
+    That is so outside of traces, training and dispatch modes.
+    """
+    is_seen = not isinstance(q, Tensor) or torch.is_grad_enabled() or _get_current_dispatch_mode()
+    return not is_seen and q.device.type == "cpu"
+
+
+def attended_in_parts(
+    q: Tensor, k: Tensor, v: Tensor, factor: float, bias: Tensor | None = None
+) -> Tensor:
+    """Return ``softmax(factor * q k' + bias) v``, computed for some windows or heads after another.
+
+    The scores of a part stay in the processor's cache. With 256 or 1024 tokens a window this takes a
+    quarter of the time of all windows at once, and the values are the same.
+
+    Args:
+        q: Queries (..., windows, heads, tokens, width).
+        k: Keys of the same shape.
+        v: Values of the same shape.
+        factor: What the products are multiplied by.
+        bias: What is added to them, broadcast to (..., windows, heads, tokens, tokens).
+
+    Returns:
+        A tensor of the shape of ``q``.
+    """
+    *leading, tokens, _ = q.shape
+    several = 0 if tokens**2 * leading[-1] > MAX_SCORES else 1  # heads at once
+    keys, result = k.transpose(-1, -2), torch.empty_like(v)
+    if bias is not None:
+        bias = bias.expand(*leading, bias.shape[-2], tokens)
+    for part in np.ndindex(*leading[: len(leading) - several]):
+        scores = (q[part] @ keys[part]).mul_(factor)
+        if bias is not None:
+            scores.add_(bias[part])
+        result[part] = torch.softmax(scores, dim=-1) @ v[part]
+    return result
+
+
 class WindowAttention(nn.Module):
     """Multi-head self-attention within square windows.
 
@@ -129,8 +175,11 @@ class WindowAttention(nn.Module):
         qkv = self.qkv(x.reshape(-1, size * size, c))
         qkv = qkv.reshape(-1, size * size, 3, self.heads, width).permute(2, 0, 3, 1, 4)
         q, k, v = qkv[0], qkv[1], qkv[2]  # (windows, heads, tokens, width)
-        weights = torch.softmax(q @ k.permute(0, 1, 3, 2) * width**-0.5, dim=-1)
-        x = self.proj((weights @ v).permute(0, 2, 1, 3).reshape(-1, size * size, c))
+        if may_attend_in_parts(q):
+            x = attended_in_parts(q, k, v, width**-0.5)
+        else:
+            x = torch.softmax(q @ k.permute(0, 1, 3, 2) * width**-0.5, dim=-1) @ v
+        x = self.proj(x.permute(0, 2, 1, 3).reshape(-1, size * size, c))
         x = x.reshape(n, rows, columns, size, size, c).permute(0, 1, 3, 2, 4, 5)
         x = x.reshape(n, rows * size, columns * size, c)
         if self.shift:

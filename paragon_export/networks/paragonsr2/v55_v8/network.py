@@ -16,7 +16,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from paragon_export.networks.layers import LayerScale, PreV9BaseUpsampler
+from paragon_export.networks.layers import (
+    LayerScale,
+    PreV9BaseUpsampler,
+    attended_in_parts,
+    may_attend_in_parts,
+)
 from paragon_export.networks.ops import padding_penalty, sized_like
 from paragon_export.networks.paragonsr2.blocks import (
     SLOPE,
@@ -127,8 +132,12 @@ class WindowAttention(nn.Module):
             3, n, rows * columns, HEADS, size * size, self.hidden // HEADS
         )
         q, k, v = y[0], y[1], y[2]  # (N, windows, heads, tokens, width)
-        scores = q @ k.permute(0, 1, 2, 4, 3) * (self.hidden // HEADS) ** -0.5
-        y = torch.softmax(scores + self._bias(x, rows, columns), dim=-1) @ v
+        factor = (self.hidden // HEADS) ** -0.5
+        if may_attend_in_parts(q):
+            y = attended_in_parts(q, k, v, factor, self._bias(x, rows, columns))
+        else:
+            scores = q @ k.permute(0, 1, 2, 4, 3) * factor
+            y = torch.softmax(scores + self._bias(x, rows, columns), dim=-1) @ v
         y = y.reshape(n, rows, columns, HEADS, size, size, -1).permute(0, 3, 6, 1, 4, 2, 5)
         y = self.proj(y.reshape(n, self.hidden, rows * size, columns * size))
         if self.shift:
