@@ -116,6 +116,15 @@ def test_a_scatter_in_place_leaves_the_rest(tmp_path: Path) -> None:
     assert (work_of(kernel).read, work_of(kernel).written) == (updates * (2 + 8), updates * 2)
 
 
+def test_a_call_of_a_library_is_a_kernel() -> None:
+    """A concatenation may be one. It is launched, and moves what it reads and writes."""
+    listing = LINE.replace("kgen", "runtime_function").replace("_Mul_", "_Conc_")
+    (kernel,) = read_listing("Layers:\n" + listing)
+
+    assert kernel.is_launch
+    assert (work_of(kernel).group, work_of(kernel).moved) == ("copy", 2 * 8 * 2)
+
+
 LINE = (
     "Name: __myl_Mul_myl0_0, LayerType: kgen, Inputs: [ { Name: x, Dimensions: [1,8], "
     "Strides: [8,1], StrideOrder: [1,0], Datatype: Half, Format: (Linear) Row major linear format "
