@@ -38,7 +38,7 @@ def plan_table(console: Console, plans: Sequence[KernelPlan]) -> None:
         if one.unknown:
             where = f"at {one.size} for {one.card.name}"
             line(console, f"FLOPs of {one.unknown} kernels are not known {where}")
-    line(console, f"{BASIS}; the error of the estimate is not stated")
+    line(console, f"{BASIS}; its error: Benchmarks, Estimates in the documentation")
 
 
 def _longest(console: Console, plan: KernelPlan) -> None:
