@@ -39,6 +39,20 @@ class KernelPlan:
     kernels: tuple[tuple[Kernel, Work], ...] = ()
     """Those that are launched, in the order of the engine; empty if only the sums are known."""
 
+    @property
+    def size(self) -> Size:
+        return self.estimate.size
+
+    @property
+    def works(self) -> list[Work]:
+        """What each kernel moves and computes."""
+        return [work for _, work in self.kernels]
+
+    @property
+    def milliseconds(self) -> float:
+        """Estimated time of one run."""
+        return self.estimate.estimated_ms
+
     def to_json(self) -> dict[str, Any]:
         """Return the plan as a JSON document: bytes, operations and milliseconds."""
         return {

@@ -55,7 +55,7 @@ def estimates_table(console: Console, estimates: Sequence[Estimate]) -> None:
 
 def _longest(console: Console, plan: KernelPlan) -> None:
     """List the kernels that take longest at the first size on the first card."""
-    title = f"longest kernels at {plan.estimate.size} on {plan.card.name}"
+    title = f"longest kernels at {plan.size} on {plan.card.name}"
     table = Table("kernel", "group", title=title, title_justify="left")
     for heading in ("MB read", "MB written", "GFLOP", "estimated ms"):
         table.add_column(heading, justify="right")
