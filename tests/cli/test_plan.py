@@ -114,7 +114,7 @@ def test_an_engine_is_planned_from_its_manifest(
     assert after == {**before, "kernels": []}
     shown = run_here("plan", engine).stdout
     assert "not run" in shown
-    assert "sums of its manifest" in shown
+    assert "the sums in its manifest" in shown
 
 
 @pytest.mark.parametrize(

@@ -28,8 +28,11 @@ def plan_table(console: Console, plans: Sequence[KernelPlan]) -> None:
     if plans[0].kernels:
         _longest(console, plans[0])
     else:
-        line(console, "the ONNX file of the engine is gone or changed: sums of its manifest")
-    line(console, "the error of the estimate: Benchmarks, Estimates in the documentation")
+        line(
+            console,
+            "the ONNX file of the engine is gone or changed: these are the sums in its manifest",
+        )
+    line(console, "its error is stated in the documentation, under Benchmarks, Estimates")
 
 
 def estimates_table(console: Console, estimates: Sequence[Estimate]) -> None:
