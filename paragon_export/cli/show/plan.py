@@ -32,7 +32,7 @@ def plan_table(console: Console, plans: Sequence[KernelPlan]) -> None:
             console,
             "the ONNX file of the engine is gone or changed: these are the sums in its manifest",
         )
-    line(console, "its error is stated in the documentation, under Benchmarks, Estimates")
+    line(console, "the error of the estimate: in the documentation, under Benchmarks, Estimates")
 
 
 def estimates_table(console: Console, estimates: Sequence[Estimate]) -> None:
