@@ -54,6 +54,8 @@ class Table:
     """Returns the sentence above the table."""
     measured: tuple[str, ...] = ()
     """Keys whose whole numbers are measurements: rounded to three digits as well."""
+    is_compiled: bool = False
+    """Whether the rows come from compiled engines and nothing was run."""
 
 
 def documents() -> list[Path]:
@@ -83,7 +85,8 @@ def table(name: str) -> str:
     for row in rows:
         cells = (cell(row[key], rounded=key in spec.measured) for key in spec.heads)
         lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join([*lines, "", conditions(document), ""]) + "\n"
+    made = compiled_with(document) if spec.is_compiled else conditions(document)
+    return "\n".join([*lines, "", made, ""]) + "\n"
 
 
 def read(name: str) -> Any:
@@ -97,6 +100,15 @@ def conditions(document: Any) -> str:
     return (
         f"Measured {facts['time'][:10]} on {facts['processor']}, {facts['cores']} cores, "
         f"PyTorch {facts['versions']['torch']}, ONNX Runtime {facts['versions']['onnxruntime']}."
+    )
+
+
+def compiled_with(document: Any) -> str:
+    """Return what the engines of the rows were compiled with, in one sentence."""
+    facts = document["environment"]
+    return (
+        f"Compiled {facts['time'][:10]} with TensorRT-RTX {facts['versions']['tensorrt-rtx-cu13']}, "
+        f"PyTorch {facts['versions']['torch']}; nothing was run."
     )
 
 
@@ -381,6 +393,25 @@ def _clients(rows: Rows) -> str:
     )
     return (
         f"The largest error is {short(usual)}, and {short(exact)} without Winograd's convolutions."
+    )
+
+
+def _plan_error(rows: Rows) -> str:
+    key = "estimated / published"
+    latency, throughput = (where(rows, kind=kind) for kind in ("latency", "throughput"))
+    logs = [abs(math.log(row[key])) for row in rows]
+    return (
+        f"The estimate is {span(latency, key)} times the published latency, and {span(throughput, key)} "
+        f"times the published time of a frame; it is off by a factor of "
+        f"{figure(math.exp(statistics.mean(logs)))} in the geometric mean."
+    )
+
+
+def _plan_fit(rows: Rows) -> str:
+    return (
+        f"The fits disagree: a share of {span(rows, 'share')} of the bandwidth and "
+        f"{span(rows, 'launch us')} µs a launch. On the figures left out they are off by a factor of "
+        f"{span(rows, 'off on the rest')}, the assumed constants by {span(rows, 'assumed, on the rest')}."
     )
 
 
@@ -699,6 +730,34 @@ TABLES: Mapping[str, Table] = {
             "max error without Winograd": "without Winograd",
         },
         _clients,
+    ),
+    "plan_error": Table(
+        {
+            "kind": "published as",
+            "source": "source",
+            "network": "network",
+            "card": "card",
+            "size": "input HxW (px)",
+            "launches": "launches",
+            "published ms": "published (ms)",
+            "estimated ms": "estimated, not run (ms)",
+            "estimated / published": "estimated / published",
+        },
+        _plan_error,
+        is_compiled=True,
+    ),
+    "plan_fit": Table(
+        {
+            "fitted on": "fitted on",
+            "figures": "figures",
+            "share": "share of the bandwidth",
+            "launch us": "a launch (µs)",
+            "off there": "off by a factor of, there",
+            "off on the rest": "on the figures left out",
+            "assumed, on the rest": "assumed constants, on these",
+        },
+        _plan_fit,
+        is_compiled=True,
     ),
 }
 

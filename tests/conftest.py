@@ -273,8 +273,9 @@ def same_engines_once(compiled: dict[Any, Any], monkeypatch: pytest.MonkeyPatch)
     For tests of what is written beside engines; ``tests/engines/test_build.py`` is about building.
     """
     from paragon_export.engines import build
+    from paragon_export.pipeline import kernel_plan
 
-    compile_engine = build.compile_engine
+    compile_engine, compile_kernels = build.compile_engine, kernel_plan.compile_kernels
 
     def compile_once(file: Any, *how: Any) -> Any:
         key = (file.data, *how)
@@ -282,7 +283,14 @@ def same_engines_once(compiled: dict[Any, Any], monkeypatch: pytest.MonkeyPatch)
             compiled[key] = compile_engine(file, *how)
         return compiled[key]
 
+    def kernels_once(file: Any, *how: Any) -> Any:
+        key = ("kernels", file.data, *how)
+        if key not in compiled:
+            compiled[key] = compile_kernels(file, *how)
+        return compiled[key]
+
     monkeypatch.setattr(build, "compile_engine", compile_once)
+    monkeypatch.setattr(kernel_plan, "compile_kernels", kernels_once)
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass, field
 from functools import cache, partial
@@ -22,7 +22,8 @@ from paragon_export.runtimes.torch_runner import TorchRunner
 from paragon_export.specs.network import Port
 from paragon_export.specs.plans import NetworkOptions
 from paragon_export.specs.ports import FixedExtents, PortNames
-from paragon_export.specs.types import OnnxBackend
+from paragon_export.specs.types import OnnxBackend, Size
+from paragon_export.system.environment import cuda_gpu
 from paragon_export.system.optional import cuda_advice, import_without_telemetry
 from paragon_export.system.text import utf_8
 
@@ -53,6 +54,8 @@ class Contender:
     """How the file calls its image input and its result."""
     fixed: FixedExtents = field(default_factory=FixedExtents)
     """The extents that the file fixes."""
+    estimated_ms: Mapping[Size, float] = field(default_factory=dict)
+    """Estimated milliseconds of an engine on the GPU here, by size, from its manifest; not run."""
 
 
 def contenders_of(
@@ -84,15 +87,20 @@ def contenders_of(
 
 
 def _of_engine(path: Path) -> list[Contender]:
+    from paragon_export.engines.kernels.cards import card_of_gpu
     from paragon_export.engines.manifest import read_engine
     from paragon_export.engines.open import classifier_ports, open_engine
 
     engine = read_engine(path)
+    card = card_of_gpu(cuda_gpu())
+    estimates = engine.manifest.kernels if engine.manifest and card else ()
+    estimated = {one.size: one.estimated_ms for one in estimates if card and one.card == card.name}
     port = next(iter(classifier_ports(engine.manifest)), None)
     is_video = engine.manifest is not None and engine.manifest.video
     state = Port(STATE, ("batch", "features", "height", "width")) if is_video else None
     opener = cache(lambda: open_engine(engine)[0])
-    return [Contender(utf_8(path.name), "TensorRT", opener, 3, port, state)]
+    name = utf_8(path.name)
+    return [Contender(name, "TensorRT", opener, 3, port, state, estimated_ms=estimated)]
 
 
 def _of_onnx(file: OnnxFile, backends: Sequence[OnnxBackend]) -> list[Contender]:

@@ -166,10 +166,7 @@ def _bench_size(
     contenders: Sequence[Contender], size: Size, batch: int | None = None
 ) -> list[BenchRow]:
     """Measure all contenders at one size, or at one batch of a glyph classifier."""
-    rows = [
-        BenchRow(artifact=c.artifact, backend=c.backend, size=size, batch=batch or _batch_of(c))
-        for c in contenders
-    ]
+    rows = [_row(contender, size, batch) for contender in contenders]
     running: dict[int, Callable[[], Arrays]] = {}
     extent = size if batch is None else f"batch {batch}"
     for index, contender in enumerate(contenders):
@@ -195,6 +192,16 @@ def _bench_size(
                     rows[index] = replace(rows[index], reason=str(error))
                     del running[index], samples[index]
     return [replace(row, samples_ms=tuple(samples.get(i, ()))) for i, row in enumerate(rows)]
+
+
+def _row(contender: Contender, size: Size, batch: int | None) -> BenchRow:
+    return BenchRow(
+        artifact=contender.artifact,
+        backend=contender.backend,
+        size=size,
+        batch=batch or _batch_of(contender),
+        estimated_ms=contender.estimated_ms.get(size),
+    )
 
 
 def _batch_of(contender: Contender) -> int | None:

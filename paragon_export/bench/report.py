@@ -25,6 +25,8 @@ class BenchRow:
     """Growth of resident memory while this backend was opened and warmed up; None if unknown."""
     reason: str = ""
     """Why the backend could not run; empty if it did."""
+    estimated_ms: float | None = None
+    """Time that was estimated from an engine's kernels, for the GPU here; None if there is none."""
     batch: int | None = None
     """Batch of a glyph classifier, or that an image network fixes; None for single images."""
 
@@ -59,6 +61,7 @@ class BenchRow:
             "p95_ms": self.p95_ms,
             "samples": len(self.samples_ms),
             "peak_memory_mib": self.peak_memory_mib,
+            **({} if self.estimated_ms is None else {"estimated_ms": self.estimated_ms}),
         }
 
 
@@ -68,6 +71,11 @@ class BenchReport:
 
     rows: tuple[BenchRow, ...]
     environment: dict[str, Any]
+
+    @property
+    def has_estimates(self) -> bool:
+        """Whether a row that was measured also has an estimate."""
+        return any(row.samples_ms and row.estimated_ms is not None for row in self.rows)
 
     def to_json(self) -> dict[str, Any]:
         return {"rows": [row.to_json() for row in self.rows], "environment": self.environment}

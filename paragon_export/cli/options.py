@@ -172,6 +172,7 @@ OtherCheckpoint = Annotated[
     ),
 ]
 EngineSource = Annotated[Path, typer.Argument(help="Checkpoint or ONNX file.")]
+PlanSource = Annotated[Path, typer.Argument(help="Checkpoint, ONNX file or engine.")]
 TensorRtBackend = Annotated[Backend, typer.Option(help="TensorRT that builds the engine.")]
 MinSize = Annotated[str | None, typer.Option(metavar=SIZE, help="Smallest input size, or batch.")]
 OptSize = Annotated[str | None, typer.Option(metavar=SIZE, help="Input size or batch to tune for.")]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -9,39 +10,54 @@ import typer
 from paragon_export.cli.options import (
     BenchSizes,
     Bf16,
-    EngineSource,
     Fp16,
     Json,
+    PlanSource,
     Rewrite,
+    existing,
     precision_of,
+    replaced,
     size_of,
     takes_options,
 )
 from paragon_export.specs.plans import NetworkOptions
+from paragon_export.specs.types import check_suffix
 
 Cards = Annotated[
     list[str] | None,
     typer.Option("--card", metavar="NAME", help="Card, as 3060 or 4090 (repeatable); default all."),
 ]
 
+Plot = Annotated[
+    Path | None,
+    typer.Option("--plot", metavar="FILE.svg", help="Draw the estimated times by kind of kernel."),
+]
+
 
 @takes_options
 def plan(
-    source: EngineSource,
+    source: PlanSource,
     size: BenchSizes = None,
     card: Cards = None,
     fp16: Fp16 = False,
     bf16: Bf16 = False,
     rewrite: Rewrite = True,
+    plot: Plot = None,
     *,
     options: NetworkOptions,
     json: Json = False,
 ) -> None:
     """Count the kernels that TensorRT-RTX compiles, and estimate their time. Nothing is run."""
-    from paragon_export.cli.show.console import show
+    from paragon_export.cli.show.console import note, show
     from paragon_export.cli.show.plan import plan_document, plan_table
+    from paragon_export.engines.kernels.plot import plot as drawn
     from paragon_export.pipeline.kernel_plan import plan_kernels
+    from paragon_export.system.atomic_write import check_writable, write_texts
 
+    if plot:
+        check_suffix(plot, (".svg",))
+        check_writable(plot, source, options.config)
+    there = existing(*([plot] if plot else []))
     plans = plan_kernels(
         source,
         sizes=[size_of(text, "--size") for text in size or ()],
@@ -50,4 +66,9 @@ def plan(
         rewrite=rewrite,
         options=options,
     )
+    if plot:
+        write_texts({plot: drawn([one.estimate for one in plans], source.name)})
+        note(f"wrote {plot}")
+    for text in replaced(there):
+        note(text)
     show(json, plan_document(plans), plan_table, plans)

@@ -16,6 +16,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from paragon_export.engines.kernels.estimate import Estimate, estimates_entry, estimates_of
 from paragon_export.engines.profile_entry import profile_entry, profile_of
 from paragon_export.errors import PlanError
 from paragon_export.graph.metadata import ModelMetadata
@@ -112,6 +113,8 @@ class Manifest:
     planned_memory_doubt: str = ""
     """Why the planned memory is unknown although TensorRT reported a figure."""
     tensorrt_warnings: tuple[str, ...] = ()
+    kernels: tuple[Estimate, ...] = ()
+    """Estimated times at the optimal size, for each card; empty if none were made."""
     parity: Verdict = field(default_factory=Verdict)
     environment: Mapping[str, Any] = field(default_factory=dict)
     """Versions, processor and GPU of the build."""
@@ -152,6 +155,7 @@ class Manifest:
         document["profile"] = profile_entry(self.profile) if self.profile else None
         document["onnx_metadata"] = self.onnx_metadata.to_document()
         document["tensorrt_warnings"] = list(self.tensorrt_warnings)
+        document["kernels"] = estimates_entry(self.kernels)
         document["parity"] = asdict(self.parity)
         for name in ("engine_sha256", DIGEST):
             if document[name] is None:
@@ -187,6 +191,7 @@ _KINDS: Mapping[str, type] = {
     "planned_weights_bytes": int,
     "planned_memory_doubt": str,
     "tensorrt_warnings": list,
+    "kernels": dict,
     "parity": dict,
     "environment": dict,
     **dict.fromkeys(("engine_sha256", DIGEST), str),
@@ -216,6 +221,7 @@ _PARSERS: Mapping[str, Any] = {
     "profile": profile_of,
     "onnx_metadata": ModelMetadata.from_document,
     "tensorrt_warnings": tuple,
+    "kernels": estimates_of,
     "parity": Verdict.from_document,
 }
 """Entries whose field is no JSON value, and how it is parsed."""

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import paragon_export
+from paragon_export.engines.kernels.estimate import Estimate
 from paragon_export.engines.reuse import ExistingEngine
+from paragon_export.errors import EngineBuildError, PlanError
 from paragon_export.graph.onnx_io import OnnxFile, is_our_onnx
 from paragon_export.networks.describe import LoadedNetwork
 from paragon_export.pipeline.export import make_onnx
@@ -123,16 +125,36 @@ def _compile_and_write(
 
     profile = _profile(plan, source.file)
     built = compile_engine(source.file, plan.backend, plan.targets, profile)
-    manifest = describe_engine(plan, identity, source, built).seal(built.data)
+    kernels, doubt = _estimates(plan, source.file, profile)
+    manifest = describe_engine(plan, identity, source, built, kernels).seal(built.data)
     engine = EngineFile(plan.output, built.data, manifest)
     proof = (prove or prove_on_gpu)(engine, source.judged_against, profile)
     manifest = add_proof(manifest, proof).seal(built.data)
-    result = replace(result, manifest=manifest, proof=proof, notes=(*result.notes, *proof.notes))
+    result = replace(
+        result, manifest=manifest, proof=proof, notes=(*result.notes, *doubt, *proof.notes)
+    )
     if result.passed is not False:
         compiled = {plan.compiled_onnx: source.file.data} if source.is_ours else {}
         last = {manifest_path(plan.output): manifest.to_bytes()}
         write_files({**compiled, plan.output: built.data, **last})
     return result
+
+
+def _estimates(
+    plan: EnginePlan, file: OnnxFile, profile: Profile | BatchProfile
+) -> tuple[tuple[Estimate, ...], tuple[str, ...]]:
+    """Return the estimated times of an engine of TensorRT-RTX, or a note why there are none.
+
+    The engine is complete without them, so a list of kernels that is not understood is no error.
+    """
+    from paragon_export.pipeline.kernel_plan import estimate_engine
+
+    if isinstance(profile, BatchProfile) or plan.backend is not Backend.RTX:
+        return (), ()
+    try:
+        return estimate_engine(file, plan.targets, profile.optimal), ()
+    except (EngineBuildError, PlanError) as error:
+        return (), (f"the time of the engine is not estimated: {error}",)
 
 
 def _profile(plan: EnginePlan, file: OnnxFile) -> Profile | BatchProfile:

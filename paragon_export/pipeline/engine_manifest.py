@@ -13,6 +13,7 @@ from paragon_export.system.environment import environment
 
 if TYPE_CHECKING:
     from paragon_export.engines.build import BuiltEngine
+    from paragon_export.engines.kernels.estimate import Estimate
     from paragon_export.pipeline.results import ModelToCompile, Proof
 
 
@@ -21,6 +22,7 @@ def describe_engine(
     identity: Mapping[str, Any],
     source: ModelToCompile,
     built: BuiltEngine,
+    kernels: tuple[Estimate, ...] = (),
 ) -> Manifest:
     """Return the manifest of a new engine, not sealed, with the verdict on its ONNX file.
 
@@ -29,6 +31,7 @@ def describe_engine(
         identity: The part of the manifest that decides about reuse.
         source: The ONNX file that was compiled.
         built: The engine.
+        kernels: Estimates of its time.
     """
     parity = source.parity
     onnx = plan.compiled_onnx if source.is_ours else plan.source
@@ -44,6 +47,7 @@ def describe_engine(
         planned_weights_bytes=built.weights_bytes,
         planned_memory_doubt=built.memory_doubt,
         tensorrt_warnings=built.warnings,
+        kernels=kernels,
         parity=Verdict(
             passed=parity.passed if parity else None,
             judged="the ONNX file that was compiled",

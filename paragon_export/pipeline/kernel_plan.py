@@ -2,67 +2,62 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from paragon_export.engines.kernels.cards import CARDS, Card, find_card, seconds, total_seconds
+from paragon_export.engines.kernels.cards import CARDS, Card, cards_of, find_card, seconds
 from paragon_export.engines.kernels.compile import compile_kernels
 from paragon_export.engines.kernels.count import Work, work_of
+from paragon_export.engines.kernels.estimate import Estimate
 from paragon_export.engines.kernels.listing import Kernel
-from paragon_export.errors import PlanError
+from paragon_export.errors import PlanError, RunError
 from paragon_export.graph.onnx_io import OnnxFile, is_onnx, read_onnx_file
 from paragon_export.specs.plans import ExportPlan, NetworkOptions
-from paragon_export.specs.types import ENGINE_SUFFIXES, Precision, Runtime, Size
+from paragon_export.specs.types import (
+    ENGINE_SUFFIXES,
+    TARGETS,
+    Backend,
+    Precision,
+    Runtime,
+    Size,
+)
+from paragon_export.system.progress import step
 
-BASIS = "estimated from the compiled kernels, not run"
+if TYPE_CHECKING:
+    from paragon_export.engines.manifest import Manifest
 
 
 @dataclass(frozen=True, kw_only=True)
 class KernelPlan:
     """The kernels of one file for one size and one card."""
 
-    size: Size
     card: Card
-    kernels: tuple[tuple[Kernel, Work], ...]
-    """Those that are launched, in the order of the engine."""
+    estimate: Estimate
+    kernels: tuple[tuple[Kernel, Work], ...] = ()
+    """Those that are launched, in the order of the engine; empty if only the sums are known."""
+
+    @property
+    def size(self) -> Size:
+        return self.estimate.size
 
     @property
     def works(self) -> list[Work]:
+        """What each kernel moves and computes."""
         return [work for _, work in self.kernels]
 
     @property
     def milliseconds(self) -> float:
         """Estimated time of one run."""
-        return total_seconds(self.card, self.works) * 1e3
-
-    @property
-    def streams(self) -> int:
-        return len({kernel.stream for kernel, _ in self.kernels})
-
-    @property
-    def unknown(self) -> int:
-        """Number of kernels with a product whose FLOPs are not known."""
-        return sum(work.flops is None for work in self.works)
-
-    def groups(self) -> dict[str, float]:
-        """Return the estimated milliseconds by kind of kernel, the longest first."""
-        found: dict[str, float] = {}
-        for work in self.works:
-            found[work.group] = found.get(work.group, 0.0) + seconds(self.card, work) * 1e3
-        return dict(sorted(found.items(), key=lambda item: -item[1]))
+        return self.estimate.estimated_ms
 
     def to_json(self) -> dict[str, Any]:
         """Return the plan as a JSON document: bytes, operations and milliseconds."""
         return {
-            "size": str(self.size), "card": self.card.name, "target": self.card.target,
-            "source_of_card": self.card.source, "launches": len(self.kernels),
-            "streams": self.streams, "bytes_read": sum(w.read for w in self.works),
-            "bytes_written": sum(w.written for w in self.works),
-            "flops": sum(w.flops or 0 for w in self.works),
-            "kernels_of_unknown_flops": self.unknown,
-            "estimated_ms": self.milliseconds, "estimated_ms_by_group": self.groups(),
+            **self.estimate.to_document(),
+            "source_of_card": self.card.source,
             "kernels": [
                 {
                     "name": kernel.name, "type": kernel.type, "group": work.group,
@@ -84,15 +79,16 @@ def plan_kernels(
     rewrite: bool = True,
     options: NetworkOptions | None = None,
 ) -> list[KernelPlan]:
-    """Compile a checkpoint or an ONNX file for each size and card, and count the kernels.
+    """Compile a file for each size and card, and count the kernels. Nothing is written or run.
 
-    Nothing is judged, written or run. Cards of one generation share an engine.
+    Of an engine, the ONNX file that its manifest names is compiled; if it is gone or changed, the
+    manifest's estimates are returned, without kernels.
 
     Args:
-        source: A checkpoint or an ONNX file.
-        sizes: Input sizes; none for the size of a static file, or else 1080x1920.
-        cards: Names such as ``3060``; none for all of ``CARDS``.
-        precision: Of a checkpoint's export. An ONNX file is compiled as it is.
+        source: A checkpoint, an ONNX file or an engine.
+        sizes: Input sizes; none for that of a static file, an engine's optimal one, or 1080x1920.
+        cards: Names such as ``3060``; none for all of ``CARDS``, or those an engine runs on.
+        precision: Of a checkpoint's export. Other sources are compiled as they are.
         rewrite: Export a checkpoint in the form that is made for TensorRT.
         options: Of the checkpoint's network.
 
@@ -102,33 +98,109 @@ def plan_kernels(
     Raises:
         ParagonExportError: If the arguments do not fit, or TensorRT cannot compile the file.
     """
-    chosen = list(dict.fromkeys(find_card(name).name for name in cards)) or list(CARDS)
-    file = _file(source, precision, rewrite, options or NetworkOptions())
+    options = options or NetworkOptions()
+    wanted, chosen = list(dict.fromkeys(sizes)), list(dict.fromkeys(map(find_card, cards)))
+    is_plain = precision is Precision.FP32 and rewrite and not (options.flags or options.config)
+    is_engine = source.suffix in ENGINE_SUFFIXES
+    if not is_plain and (is_engine or is_onnx(source)):
+        raise PlanError(f"{source} is compiled as it is; options of an export need a checkpoint")
+    if is_engine:
+        return _of_engine(source, wanted, chosen)
+    file = _file(source, precision, rewrite, options)
+    return _of_file(file, wanted, chosen or list(CARDS.values()))
+
+
+def estimate_engine(file: OnnxFile, targets: Iterable[str], size: Size) -> tuple[Estimate, ...]:
+    """Return an engine's estimates for its manifest: at one size, for each card it runs on.
+
+    An engine of many sizes lists no sizes of its kernels, so its ONNX file is compiled again, once
+    for each generation of cards.
+
+    Args:
+        file: The ONNX file that the engine was compiled from.
+        targets: The engine's targets; none for Ampere and later.
+        size: The size that the engine is tuned for.
+
+    Raises:
+        ParagonExportError: If TensorRT cannot compile the file, or its list is not understood.
+    """
+    return tuple(plan.estimate for plan in _of_file(file, [size], cards_of(targets)))
+
+
+def _of_file(file: OnnxFile, sizes: list[Size], cards: list[Card]) -> list[KernelPlan]:
     if file.task.is_classifier:
         raise PlanError(f"{file.path} is a glyph classifier; plan is for networks of pictures")
-    wanted = list(dict.fromkeys(sizes)) or [file.static or Size(1080, 1920)]
-    return [plan for size in wanted for plan in _plans(file, size, [CARDS[n] for n in chosen])]
+    wanted = sizes or [file.static or Size(1080, 1920)]
+    return [plan for size in wanted for plan in _plans(file, size, cards)]
 
 
 def _plans(file: OnnxFile, size: Size, cards: Iterable[Card]) -> Iterator[KernelPlan]:
     """Yield a plan for each card. The file is compiled once for each generation of cards."""
-    compiled: dict[str, tuple[Kernel, ...]] = {}
+    compiled: dict[str, tuple[tuple[Kernel, Work], ...]] = {}
     for card in cards:
         if card.target not in compiled:
-            compiled[card.target] = compile_kernels(file, card.target, size)
-        launched = ((k, work_of(k)) for k in compiled[card.target] if k.is_launch)
-        yield KernelPlan(size=size, card=card, kernels=tuple(launched))
+            with step(f"counting kernels for {card.target} at {size}"):
+                kernels = compile_kernels(file, card.target, size)
+            compiled[card.target] = tuple((k, work_of(k)) for k in kernels if k.is_launch)
+        launched = compiled[card.target]
+        yield KernelPlan(card=card, estimate=Estimate.of(size, card, launched), kernels=launched)
+
+
+def _of_engine(source: Path, sizes: list[Size], cards: list[Card]) -> list[KernelPlan]:
+    """Plan an engine by its manifest. The engine itself is not loaded."""
+    from paragon_export.engines.manifest import read_engine
+
+    engine = read_engine(source)
+    manifest = engine.manifest
+    if manifest is None or engine.mismatch:
+        raise PlanError(
+            f"{source} has no manifest that matches its bytes ({engine.mismatch}); give its ONNX "
+            "file, or build it again with trt"
+        )
+    if manifest.backend is not Backend.RTX:
+        raise PlanError(
+            f"{source} is of full TensorRT, which chooses kernels on the card; give its ONNX file to "
+            "plan what TensorRT-RTX compiles"
+        )
+    if file := _compiled_file(source, manifest):
+        optimal = getattr(manifest.profile, "optimal", None)
+        tuned_for = [optimal] if isinstance(optimal, Size) else []
+        targets = [target for target in str(manifest.target).split(",") if target in TARGETS]
+        chosen = cards or cards_of(targets)
+        if not chosen:
+            raise PlanError(
+                f"{source} is for {manifest.target}, and no card of it is known; give --card"
+            )
+        return _of_file(file, sizes or tuned_for, chosen)
+    known = {(one.size, one.card): one for one in manifest.kernels if one.card in CARDS}
+    wanted_sizes = sizes or list(dict.fromkeys(size for size, _ in known))
+    wanted_cards = [card.name for card in cards] or list(dict.fromkeys(card for _, card in known))
+    wanted = [(size, card) for size in wanted_sizes for card in wanted_cards]
+    if not wanted or not set(wanted) <= set(known):
+        raise PlanError(
+            f"{source} lists no kernels, its ONNX file ({manifest.onnx}) is gone or changed, and its "
+            f"manifest {_what(known)}; give the ONNX file or the checkpoint"
+        )
+    return [KernelPlan(card=CARDS[card], estimate=known[size, card]) for size, card in wanted]
+
+
+def _what(known: Collection[tuple[Size, str]]) -> str:
+    cards = ", ".join(dict.fromkeys(card for _, card in known))
+    sizes = ", ".join(dict.fromkeys(str(size) for size, _ in known))
+    return f"has estimates at {sizes} for {cards} only" if cards else "has no estimates"
+
+
+def _compiled_file(source: Path, manifest: Manifest) -> OnnxFile | None:
+    """Return the ONNX file that an engine was compiled from; None if it is gone or changed."""
+    with suppress(PlanError, RunError, OSError, ValueError):  # the name may be invalid
+        file = read_onnx_file(source.parent / str(manifest.onnx))
+        return file if file.sha256 == manifest.onnx_sha256 else None
+    return None
 
 
 def _file(source: Path, precision: Precision, rewrite: bool, options: NetworkOptions) -> OnnxFile:
-    if source.suffix in ENGINE_SUFFIXES:
-        raise PlanError(f"{source} is an engine, which lists no kernels; give its ONNX file")
+    """Read an ONNX file, or export a checkpoint without judging it."""
     if is_onnx(source):
-        if precision is not Precision.FP32 or not rewrite or options.flags or options.config:
-            raise PlanError(
-                f"{source} is compiled as it is; precision, --no-rewrite and the options of a "
-                "network need a checkpoint"
-            )
         return read_onnx_file(source)
     from paragon_export.networks.describe import read_network
     from paragon_export.pipeline.float32_graph import finish, float32_graph

@@ -15,6 +15,8 @@ from paragon_export.bench.contenders import _compiled
 from paragon_export.bench.measure import MAX_SAMPLES, MIN_SAMPLES, bench_runners, benchmark
 from paragon_export.bench.report import BenchReport, BenchRow
 from paragon_export.cli.show.bench import bench_markdown
+from paragon_export.engines.kernels.estimate import Estimate
+from paragon_export.engines.manifest import Manifest, manifest_path
 from paragon_export.errors import OutOfMemoryError, ParagonExportError, PlanError, RunError
 from paragon_export.networks.describe import load_network
 from paragon_export.parity.reference import build_reference
@@ -298,3 +300,47 @@ def test_backend_that_breaks_while_measured_is_a_reason(error: type[ParagonExpor
     assert good.samples_ms
     assert "the device is gone" in bad.reason
     assert not bad.samples_ms
+
+
+# --- estimates of engines ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("gpu", "size", "estimated"),
+    [
+        ("NVIDIA GeForce RTX 3060", SIZE, 0.25),
+        ("NVIDIA GeForce RTX 3060", Size(16, 17), None),
+        ("NVIDIA GeForce RTX 3060 Ti", SIZE, None),
+        ("NVIDIA GeForce RTX 4090", SIZE, None),
+        (None, SIZE, None),
+    ],
+)
+def test_an_estimate_stands_beside_what_was_measured(
+    gpu: str | None,
+    size: Size,
+    estimated: float | None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It is that of the manifest for this very card and size; without one there is no column."""
+    estimate = Estimate(
+        size=SIZE, card="RTX 3060", target="sm86", launches=2, streams=1, bytes_read=8,
+        bytes_written=8, flops=8, kernels_of_unknown_flops=0,
+        estimated_ms_by_group={"convolution": 0.15, "copy": 0.1},
+    )  # fmt: skip
+    engine = tmp_path / "e.engine"
+    engine.write_bytes(b"recorded")
+    manifest_path(engine).write_bytes(Manifest(kernels=(estimate,)).seal(b"recorded").to_bytes())
+    monkeypatch.setattr("paragon_export.bench.contenders.cuda_gpu", lambda: gpu)
+    runner = Recorded("TensorRT", [])
+    monkeypatch.setattr("paragon_export.engines.open.open_engine", lambda _: (runner, None, None))
+    report = benchmark([engine], sizes=[size])
+    (row,) = report.rows
+
+    assert row.samples_ms
+    assert row.estimated_ms == row.to_json().get("estimated_ms") == estimated
+    text = bench_markdown(report)
+    assert ("| estimated ms |" in text) is (estimated is not None)
+    assert ("estimated from the compiled kernels, not run" in text) is (estimated is not None)
+    if estimated:
+        assert f"| {row.p95_ms:.1f} | 0.25 |" in text

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +11,16 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from paragon_export.engines.kernels.cards import CARDS, LAUNCH_SECONDS, find_card, seconds
+from paragon_export.engines.kernels.cards import (
+    CARDS,
+    LAUNCH_SECONDS,
+    card_of_gpu,
+    find_card,
+    seconds,
+)
 from paragon_export.engines.kernels.compile import compile_kernels
 from paragon_export.engines.kernels.count import Work, work_of
+from paragon_export.engines.kernels.estimate import Estimate
 from paragon_export.engines.kernels.listing import Kernel, read_listing
 from paragon_export.errors import EngineBuildError, PlanError
 from paragon_export.graph.onnx_io import read_onnx_file
@@ -116,6 +125,15 @@ def test_a_scatter_in_place_leaves_the_rest(tmp_path: Path) -> None:
     assert (work_of(kernel).read, work_of(kernel).written) == (updates * (2 + 8), updates * 2)
 
 
+def test_a_call_of_a_library_is_a_kernel() -> None:
+    """A concatenation may be one. It is launched, and moves what it reads and writes."""
+    listing = LINE.replace("kgen", "runtime_function").replace("_Mul_", "_Conc_")
+    (kernel,) = read_listing("Layers:\n" + listing)
+
+    assert kernel.is_launch
+    assert (work_of(kernel).group, work_of(kernel).moved) == ("copy", 2 * 8 * 2)
+
+
 LINE = (
     "Name: __myl_Mul_myl0_0, LayerType: kgen, Inputs: [ { Name: x, Dimensions: [1,8], "
     "Strides: [8,1], StrideOrder: [1,0], Datatype: Half, Format: (Linear) Row major linear format "
@@ -152,6 +170,33 @@ def test_time_is_the_longer_of_moving_and_computing() -> None:
 
     assert seconds(card, moving) == pytest.approx(1e-3 + LAUNCH_SECONDS)
     assert seconds(card, computing) == pytest.approx(1e-3 + LAUNCH_SECONDS)
+
+
+def test_an_estimate_adds_up_kernels() -> None:
+    """Bytes, operations and the times of kernels of all streams; the longest group comes first."""
+    card = CARDS["RTX 3060"]
+    (kernel,) = read_listing("Layers:\n" + LINE)
+    works = [
+        Work(read=10, written=20, flops=0, group="copy"),
+        Work(read=400_000_000, written=0, flops=7, group="convolution"),
+        Work(read=1, written=2, flops=None, group="product"),
+        Work(read=30, written=40, flops=0, group="copy"),
+    ]
+    kernels = [(replace(kernel, stream=i % 3), work) for i, work in enumerate(works)]
+    found = Estimate.of(Size(8, 9), card, kernels)
+
+    assert (found.bytes_read, found.bytes_written, found.flops) == (400_000_041, 62, 7)
+    assert (found.launches, found.streams, found.kernels_of_unknown_flops) == (4, 3, 1)
+    assert list(found.estimated_ms_by_group) == ["convolution", "copy", "product"]
+    assert found.estimated_ms == pytest.approx(sum(seconds(card, work) for work in works) * 1e3)
+    assert Estimate.from_document(json.loads(json.dumps(found.to_document()))) == found
+
+
+def test_a_gpu_is_known_by_its_whole_name() -> None:
+    """Other cards of a similar name have other figures."""
+    assert card_of_gpu("NVIDIA GeForce RTX 4060") is CARDS["RTX 4060"]
+    for name in ("NVIDIA GeForce RTX 4060 Ti", "NVIDIA GeForce RTX 4060 Laptop GPU", "", None):
+        assert card_of_gpu(name) is None
 
 
 def test_cards_are_found_by_number() -> None:

@@ -13,12 +13,14 @@ import onnx
 import pytest
 
 import paragon_export
+from paragon_export.engines.kernels.cards import cards_of
 from paragon_export.engines.manifest import (
     EngineFile,
     digest_of,
     manifest_bytes,
     manifest_path,
     read,
+    read_engine,
     sealed,
 )
 from paragon_export.engines.open import open_engine
@@ -31,8 +33,10 @@ from paragon_export.engines.reuse import (
 )
 from paragon_export.errors import EngineBuildError, ParagonExportError, PlanError
 from paragon_export.parity.report import ParityReport
+from paragon_export.pipeline import kernel_plan
 from paragon_export.pipeline.build import build
 from paragon_export.pipeline.export import export
+from paragon_export.pipeline.kernel_plan import plan_kernels
 from paragon_export.pipeline.results import BuildResult, Proof, Prover
 from paragon_export.specs.plans import EnginePlan, ExportPlan, NetworkOptions
 from paragon_export.specs.profiles import Profile
@@ -167,6 +171,40 @@ def test_manifest_says_what_was_judged(original: Built) -> None:
     assert parity["seen_on_gpu"] is False
     assert "ONNX" in parity["judged"]
     assert parity["worst"]["max_abs"] <= parity["worst"]["limit"]
+
+
+def test_manifest_estimates_the_time_of_the_engine(original: Built) -> None:
+    """At the size that it is tuned for, for the cards of its target; the words say it was not run."""
+    entry = read(original.engine)["kernels"]
+    plans = plan_kernels(original.onnx, sizes=[PROFILE.optimal], cards=["3060", "3090"])
+
+    assert entry["basis"] == "estimated from the compiled kernels, not run"
+    assert entry["plans"] == [plan.estimate.to_document() for plan in plans]
+    assert [(plan["size"], plan["card"]) for plan in entry["plans"]] == [
+        ("24x40", "RTX 3060"), ("24x40", "RTX 3090"),
+    ]  # fmt: skip
+    assert entry["plans"][0]["estimated_ms"] > 0
+    assert entry["plans"][0]["bytes_read"] > 0
+
+
+def test_an_engine_without_a_target_is_estimated_for_ampere_and_later() -> None:
+    assert {card.target for card in cards_of(())} == {"sm86", "sm89", "sm120"}
+
+
+def test_a_list_that_is_not_understood_is_a_note(
+    original: Built, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The engine is complete without its estimates."""
+
+    def refuse(*_: Any) -> None:
+        raise EngineBuildError("TensorRT's log has a novelty")
+
+    monkeypatch.setattr(kernel_plan, "compile_kernels", refuse)
+    result = build(replace(original.plan, output=tmp_path / "e.engine"))
+
+    assert result.passed is True
+    assert read(tmp_path / "e.engine")["kernels"] is None
+    assert [note for note in result.notes if "not estimated: TensorRT's log has a novelty" in note]
 
 
 def test_manifest_is_strict_json(original: Built) -> None:
@@ -346,6 +384,35 @@ def test_an_edited_manifest_is_not_believed(
     assert built.why().startswith(words)
     with pytest.raises(PlanError, match="no manifest that matches"):
         open_engine(built.engine)
+
+
+def test_a_manifest_of_an_older_version_has_no_estimates(built: Built) -> None:
+    """It is read, and its engine is reused."""
+    manifest = json.loads(manifest_path(built.engine).read_text())
+    del manifest["kernels"]
+    seal(built.engine, manifest)
+
+    assert read_engine(built.engine).manifest.kernels == ()
+    assert build(built.plan).cached
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"launches": 2.5}, "launches of the kernels is 2.5"),
+        ({"flops": True}, "flops of the kernels is True"),
+        ({"card": None}, "card of the kernels is None"),
+        ({"size": "large"}, "HEIGHTxWIDTH"),
+        ({"estimated_ms_by_group": {"copy": "long"}}, "milliseconds"),
+        ({"estimated_ms_by_group": {"copy": -1}}, "milliseconds"),
+    ],
+)
+def test_wrong_estimates_are_refused(built: Built, change: dict[str, Any], words: str) -> None:
+    entry = read(built.engine)["kernels"]
+    edit(built.engine, kernels={**entry, "plans": [{**entry["plans"][0], **change}]})
+
+    with pytest.raises(PlanError, match=words):
+        read_engine(built.engine)
 
 
 def test_formatting_is_no_edit(built: Built) -> None:

@@ -399,6 +399,7 @@ def test_engine_of_a_range_of_batches(checkpoint: Path, run_here: RunHere, tmp_p
     manifest = json.loads((tmp_path / "n.engine.json").read_text())
     assert manifest["profile"] == {"min": 1, "opt": 32, "max": 256}
     assert manifest["engine_sha256"] == sha256_of(tmp_path / "n.engine")
+    assert manifest["kernels"] is None
     assert manifest["parity"]["passed"] is True
     (port,) = classifier_ports(Manifest.from_document(manifest))
     assert (port.dims[1:], port.dtype, port.span) == ((16, 16), "int64", (0, 39))

@@ -8,7 +8,8 @@ from rich.console import Console
 from rich.table import Table
 
 from paragon_export.bench.report import BenchReport, BenchRow
-from paragon_export.cli.show.console import cell, line
+from paragon_export.cli.show.console import cell, figure, line
+from paragon_export.engines.kernels.estimate import BASIS
 from paragon_export.system.text import printable
 
 
@@ -16,14 +17,14 @@ def bench_table(console: Console, report: BenchReport) -> None:
     table = Table()
     table.add_column("backend", overflow="fold")
     table.add_column("size")
-    for heading in ("fps", "median ms", "p95 ms", "peak MiB"):
+    for heading in _headings(report):
         table.add_column(heading, justify="right")
     for artifact, rows in itertools.groupby(report.rows, lambda row: row.artifact):
         table.add_section()
         table.add_row(f"[bold]{cell(artifact)}[/]")
         for row in rows:
             if not row.reason:
-                table.add_row(cell(row.backend), _extent(row), *_cells(row))
+                table.add_row(cell(row.backend), _extent(row), *_cells(row, report))
     console.print(table)
     for row in report.rows:
         if row.reason:
@@ -31,6 +32,8 @@ def bench_table(console: Console, report: BenchReport) -> None:
             line(console, f"not run: {where}: {row.reason}")
     gpu = report.environment["gpu"] or "no GPU: nothing here ran on one"
     line(console, f"{report.environment['processor']}, {gpu}")
+    if report.has_estimates:
+        line(console, f"estimated ms: {BASIS}")
 
 
 def _extent(row: BenchRow) -> str:
@@ -38,26 +41,31 @@ def _extent(row: BenchRow) -> str:
     return str(row.size) if row.batch is None else f"{row.size} x{row.batch}"
 
 
-def _cells(row: BenchRow) -> list[str]:
+def _headings(report: BenchReport) -> list[str]:
+    estimated = ["estimated ms"] if report.has_estimates else []
+    return ["fps", "median ms", "p95 ms", *estimated, "peak MiB"]
+
+
+def _cells(row: BenchRow, report: BenchReport) -> list[str]:
+    has_estimates = report.has_estimates
     if row.reason:
-        return ["-", "-", "-", row.reason]
+        return ["-"] * (3 + has_estimates) + [row.reason]
     memory = row.peak_memory_mib
     return [
         f"{row.fps:.2f}",
         f"{row.median_ms:.1f}",
         f"{row.p95_ms:.1f}",
+        *([figure(row.estimated_ms, ".3g")] if has_estimates else []),
         "unknown" if memory is None else f"{memory:.0f}",
     ]
 
 
 def bench_markdown(report: BenchReport) -> str:
     """Return the report as a Markdown document."""
-    lines = [
-        "| artifact | backend | size | fps | median ms | p95 ms | peak MiB |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
-    ]
+    headings = ["artifact", "backend", "size", *_headings(report)]
+    lines = ["| " + " | ".join(headings) + " |", "|" + " --- |" * len(headings)]
     for row in report.rows:
-        cells = [row.artifact, row.backend, _extent(row), *_cells(row)]
+        cells = [row.artifact, row.backend, _extent(row), *_cells(row, report)]
         lines.append("| " + " | ".join(printable(c.replace("|", "/")) for c in cells) + " |")
     facts = report.environment
     versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
@@ -68,6 +76,7 @@ def bench_markdown(report: BenchReport) -> str:
         f"{versions}.",
         "Samples of all backends alternate in one run, each warmed up at its size. Peak MiB is "
         "the growth of the process's resident memory while the backend was opened and warmed up.",
+        *([f"Estimated ms: {BASIS}."] if report.has_estimates else []),
         "",
     ]
     return "\n".join(lines)

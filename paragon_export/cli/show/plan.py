@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
 
 from paragon_export.cli.show.console import Document, cell, line
 from paragon_export.engines.kernels.cards import seconds
-from paragon_export.pipeline.kernel_plan import BASIS, KernelPlan
+from paragon_export.engines.kernels.estimate import BASIS, Estimate, rounded
+
+if TYPE_CHECKING:
+    from paragon_export.pipeline.kernel_plan import KernelPlan
 
 LONGEST = 5
 """Kernels that are listed for a size: those that take most of the time."""
@@ -20,25 +24,36 @@ def plan_document(plans: Sequence[KernelPlan]) -> Document:
 
 
 def plan_table(console: Console, plans: Sequence[KernelPlan]) -> None:
+    estimates_table(console, [one.estimate for one in plans])
+    if plans[0].kernels:
+        _longest(console, plans[0])
+    else:
+        line(
+            console,
+            "the ONNX file of the engine is gone or changed: these are the sums in its manifest",
+        )
+    line(console, "the error of the estimate: in the documentation, under Benchmarks, Estimates")
+
+
+def estimates_table(console: Console, estimates: Sequence[Estimate]) -> None:
+    """Print a row for each size and card, and that nothing was run."""
     table = Table("size", "card")
-    for heading in ("kernels", "streams", "GB moved", "TFLOP", "estimated ms"):
+    for heading in ("kernels", "streams", "GB read", "GB written", "TFLOP", "estimated ms"):
         table.add_column(heading, justify="right")
     table.add_column("most of it", overflow="fold")
-    for one in plans:
-        moved = sum(work.moved for work in one.works) / 1e9
-        flops = sum(work.flops or 0 for work in one.works) / 1e12
-        parts = ", ".join(
-            f"{ms / one.milliseconds:.0%} {group}" for group, ms in one.groups().items()
-        )
-        counts = (str(len(one.kernels)), str(one.streams), f"{moved:.3g}", f"{flops:.3g}")
-        table.add_row(str(one.size), one.card.name, *counts, f"{one.milliseconds:.3g}", parts)
+    for one in estimates:
+        total = one.estimated_ms
+        shares = {group: ms / total for group, ms in one.estimated_ms_by_group.items() if ms}
+        parts = ", ".join(f"{share:.0%} {cell(group)}" for group, share in shares.items())
+        sums = (one.bytes_read / 1e9, one.bytes_written / 1e9, one.flops / 1e12, total)
+        figures = (str(one.launches), str(one.streams), *map(rounded, sums))
+        table.add_row(str(one.size), cell(one.card), *figures, parts)
     console.print(table)
-    _longest(console, plans[0])
-    for one in plans:
-        if one.unknown:
-            where = f"at {one.size} for {one.card.name}"
-            line(console, f"FLOPs of {one.unknown} kernels are not known {where}")
-    line(console, f"{BASIS}; the error of the estimate is not stated")
+    for one in estimates:
+        if one.kernels_of_unknown_flops:
+            where = f"at {one.size} for {one.card}"
+            line(console, f"FLOPs of {one.kernels_of_unknown_flops} kernels are not known {where}")
+    line(console, BASIS)
 
 
 def _longest(console: Console, plan: KernelPlan) -> None:

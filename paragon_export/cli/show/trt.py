@@ -7,6 +7,7 @@ from rich.table import Table
 
 from paragon_export.cli.show.console import Document, cell, line
 from paragon_export.cli.show.parity import parity_table
+from paragon_export.cli.show.plan import estimates_table
 from paragon_export.engines.manifest import Manifest
 from paragon_export.engines.profile_entry import profile_entry
 from paragon_export.pipeline.results import BuildResult
@@ -22,6 +23,7 @@ def built(result: BuildResult) -> Document:
         "target": manifest.target,
         "planned_device_memory_bytes": manifest.planned_device_memory_bytes,
         "planned_memory_doubt": doubt,
+        "kernels": entries.get("kernels"),
         "cached": result.cached,
         "reason": result.reason,
         "passed": result.passed,
@@ -62,3 +64,5 @@ def build_table(
     for warning in manifest.tensorrt_warnings:
         table.add_row("TensorRT warns", cell(warning))
     console.print(table)
+    if manifest.kernels:
+        estimates_table(console, manifest.kernels)

@@ -59,6 +59,23 @@ def find_card(text: str) -> Card:
     return CARDS[name]
 
 
+def cards_of(targets: Iterable[str]) -> list[Card]:
+    """Return the cards of the named generations; all but Turing's if none is named.
+
+    An engine without a target runs on Ampere and later.
+    """
+    wanted = set(targets) or {card.target for card in CARDS.values()} - {"sm75"}
+    return [card for card in CARDS.values() if card.target in wanted]
+
+
+def card_of_gpu(name: str | None) -> Card | None:
+    """Return the card that the driver calls so, as ``NVIDIA GeForce RTX 3060``; None if unknown.
+
+    A ``Ti``, ``SUPER`` or ``Laptop GPU`` is another card.
+    """
+    return next((card for card in CARDS.values() if (name or "").endswith(card.name)), None)
+
+
 def seconds(card: Card, kernel: Work) -> float:
     """Return the estimated time of one kernel: the longer of moving and computing, and the start.
 

@@ -16,7 +16,9 @@ ITEM_BYTES = {
 }  # fmt: skip
 """Bytes of an element, by TensorRT's name of the type."""
 
-WORK = frozenset({"kgen", "correlation", "deconv", "gemm", "maxpool", "runtime_fusion"})
+WORK = frozenset(
+    {"kgen", "correlation", "deconv", "gemm", "maxpool", "runtime_function", "runtime_fusion"}
+)
 """Layer types that are kernels on the GPU."""
 
 CONTROL = frozenset({"signal", "wait", "shape_call"})
