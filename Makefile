@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 #   make demo TORCH="torch==2.13.0 --index-url https://download.pytorch.org/whl/cpu"
 TORCH ?= torch==2.13.0
 
-.PHONY: setup demo test test-slow check audit docs bench clean
+.PHONY: setup demo test test-processes test-slow check audit docs bench clean
 
 setup: $(VENV)/ready
 
@@ -22,8 +22,14 @@ demo: setup
 
 # One worker for each core, each with one thread; neighbors in a file share what it prepares.
 # Containers often forbid bytecode: every process would then compile this package again.
+PYTEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
+
 test: setup
-	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
+	$(PYTEST)
+
+# What starts processes of its own: crashes, limits of memory and time, the network, imports.
+test-processes: setup
+	$(PYTEST) -m "processes and not slow"
 
 test-slow: setup
 	$(BIN)/python -m pytest -m "slow"

@@ -13,6 +13,8 @@ import pytest
 
 from tests.conftest import shell_environment
 
+pytestmark = pytest.mark.processes
+
 HEAVY = {
     "torch", "onnx", "onnx_ir", "onnxruntime", "onnxsim", "polygraphy", "tensorrt",
     "tensorrt_rtx", "openvino", "yaml", "PIL",

@@ -12,6 +12,8 @@ import pytest
 
 from tests.conftest import LONGEST_RUN_S, shell_environment
 
+pytestmark = pytest.mark.processes
+
 WATCHED = """
 import json, sys
 seen = []

@@ -54,6 +54,7 @@ def assert_same_everywhere(kinds: Sequence[str], folder: Path) -> None:
     assert len(set(here.values())) == len(kinds)  # the comparison can fail
 
 
+@pytest.mark.processes
 def test_the_same_bytes_everywhere(tmp_path: Path) -> None:
     """Another process, hash seed, folder, number of threads and order change no byte."""
     assert_same_everywhere(QUICK, tmp_path)

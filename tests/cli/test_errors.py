@@ -21,6 +21,8 @@ from tests.checkpoints.test_load import hostile_pickles
 from tests.conftest import Finished, RunCli, RunHere, run_started
 from tests.networks.test_describe import other
 
+pytestmark = pytest.mark.processes
+
 TENSORS = tiny_tensors(tiny_hyperparameters("photo"))
 
 PRECIOUS = b"an artifact of yesterday"

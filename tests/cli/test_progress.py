@@ -17,6 +17,8 @@ from PIL import Image
 from paragon_export.system.progress import Reporter, advance, counted, reporting, step, tell
 from tests.conftest import Finished, RunCli, RunHere, shell_environment
 
+pytestmark = pytest.mark.processes
+
 pty = pytest.importorskip("pty", reason="pseudo-terminals are POSIX")
 
 OnTerminal = Callable[..., Finished]

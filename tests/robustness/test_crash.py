@@ -33,6 +33,8 @@ from paragon_export.system.atomic_write import (
 )
 from tests.conftest import LONGEST_RUN_S, RunCli, RunHere, shell_environment
 
+pytestmark = pytest.mark.processes
+
 NAMES = ("net.engine.onnx", "net.engine", "net.engine.json")
 
 TOUCHING = {"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.listdir", "os.scandir"}

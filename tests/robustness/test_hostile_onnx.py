@@ -36,6 +36,8 @@ from paragon_export.testing.mutate_onnx import mutate_onnx
 from tests.cli.test_errors import assert_one_helpful_line, listing
 from tests.conftest import RunCli, RunHere
 
+pytestmark = pytest.mark.processes
+
 Change = Callable[[onnx.ModelProto], Any]
 
 

@@ -10,6 +10,8 @@ import pytest
 
 from tests.conftest import LONGEST_RUN_S, RunHere, shell_environment
 
+pytestmark = pytest.mark.processes
+
 ERRORS = [
     RuntimeError("a\nfault"),
     KeyError("name"),

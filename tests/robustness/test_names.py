@@ -18,6 +18,8 @@ from paragon_export.system.text import utf_8
 from tests.cli.test_errors import assert_one_helpful_line, listing
 from tests.conftest import LONGEST_RUN_S, RunHere, shell_environment
 
+pytestmark = pytest.mark.processes
+
 ODD = os.fsdecode(b"n\xff\xe9")
 """A name as another system wrote it, in Latin-1."""
 

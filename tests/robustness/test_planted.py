@@ -17,6 +17,8 @@ from onnx import TensorProto, helper
 from tests.conftest import RunHere
 from tests.system.test_atomic_write import contents
 
+pytestmark = pytest.mark.processes
+
 NAMES = (
     ".paragon-commit", ".paragon-abcd1234", ".paragon-", "lock", "files", "scratch", "int8.onnx",
     "unwritten.onnx", "model.onnx", "openvino",

@@ -28,6 +28,8 @@ from paragon_export.system.limits import Limits
 from tests.conftest import RunHere, shell_environment
 from tests.robustness.test_hostile_onnx import plain
 
+pytestmark = pytest.mark.processes
+
 PICTURE = np.random.default_rng(0).random((1, 3, 9, 12), dtype=np.float32)
 
 
