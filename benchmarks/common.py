@@ -115,11 +115,19 @@ def plain(module: torch.nn.Module, scale: int) -> Exported:
 
 
 def rewritten(
-    module: torch.nn.Module, scale: int, runtime: Runtime, rules: Sequence[Rule] = RULES
+    module: torch.nn.Module,
+    scale: int,
+    runtime: Runtime,
+    rules: Sequence[Rule] = RULES,
+    *,
+    half: bool = False,
 ) -> Exported:
-    """Export the algebraically equal network that is made for ``runtime``."""
+    """Export the algebraically equal network that is made for ``runtime``.
+
+    With ``half`` it is the one whose graph will be converted to half precision.
+    """
     start = time.perf_counter()
-    equal = rewrite(module, runtime, rules)
+    equal = rewrite(module, runtime, rules, half=half)
     model = simplify(trace(equal.module, *ports(scale), OPSET))
     return Exported(model, equal.fired, time.perf_counter() - start)
 
