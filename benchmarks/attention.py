@@ -127,21 +127,21 @@ def _measure(mode: str, side: str, backend: str) -> dict[str, Any]:
             return runner.infer({"input": picture})
 
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-    before = _start_of_peak()
+    before = start_of_peak()
     run()
     start = time.perf_counter()
     run()
     seconds = time.perf_counter() - start
-    return {"MB": _megabytes("VmHWM") - before, "ms": seconds * 1000}
+    return {"MB": megabytes("VmHWM") - before, "ms": seconds * 1000}
 
 
-def _start_of_peak() -> float:
+def start_of_peak() -> float:
     """Forget the high-water mark of memory so far (Linux); return what is resident now."""
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-    return _megabytes("VmRSS")
+    return megabytes("VmRSS")
 
 
-def _megabytes(field: str) -> float:
+def megabytes(field: str) -> float:
     lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(field)) * 1024 / 1e6
 
