@@ -34,6 +34,8 @@ CONCLUSION = "conclusion_"
 NETWORK = {"variant": "variant", "scale": "scale", "size": "input HxW (px)"}
 """Heads that several tables share."""
 
+V5_SIZES = ("nano", "micro", "tiny", "xs", "s", "m", "l", "xl")
+
 NAMES = {
     "ONNX Runtime, made for it": "ONNX Runtime, `--for onnxruntime`",
     "ONNX Runtime, plain": "ONNX Runtime, plain export",
@@ -330,12 +332,15 @@ def _breakdown(rows: Rows) -> str:
 
 
 def _attention(rows: Rows) -> str:
-    there = where(rows, size="1024x1024")
-    fit = [r for r in there if isinstance(r["MB"], int | float) and "planned" not in r["backend"]]
-    reason = next(row["reason"] for row in there if row["reason"])
+    there = where(rows, attention="local", size="512x512")
+    used = {row["backend"]: row["MB"] for row in there}
     return (
-        f"For v5 at 1024x1024, exports for ONNX Runtime take {span(fit, 'MB')} MB; PyTorch and the file "
-        f"for all runtimes need {reason}."
+        f"For local attention at 512x512, ONNX Runtime takes {figure(used['ONNX Runtime, plain'])} MB "
+        f"for the plain export, {figure(used['ONNX Runtime'])} MB for the file for all runtimes and "
+        f"{figure(used['ONNX Runtime, made for it'])} MB for the one made for it; TensorRT-RTX plans "
+        f"{figure(used['TensorRT-RTX FP16, planned, plain'])} MB, "
+        f"{figure(used['TensorRT-RTX FP16, planned'])} MB and, for the one made for it, "
+        f"{figure(used['TensorRT-RTX FP16, planned, made for it'])} MB."
     )
 
 
@@ -347,10 +352,13 @@ def _claims(rows: Rows) -> str:
 def _claims_sizes(rows: Rows) -> str:
     without = where(rows, switch="no attention")
     parts = ", ".join(
-        f"{span(without, f'{name} / default')} times in {name}"
+        f"{span(without, f'{name} / default')} ({name})"
         for name in ("PyTorch", "ONNX Runtime", "OpenVINO")
     )
-    return f"Without attention a network takes of its time with attention: {parts}."
+    missing = [size for size in V5_SIZES if size not in {row["size"] for row in rows}]
+    return f"Without attention a network takes {parts} of the time that it takes with it." + (
+        f" Not measured: {', '.join(missing)}." if missing else ""
+    )
 
 
 def _claims_attention(rows: Rows) -> str:
@@ -673,7 +681,7 @@ TABLES: Mapping[str, Table] = {
             **{
                 f"{name} {key}": f"{name} {head}"
                 for name in ("PyTorch", "ONNX Runtime", "OpenVINO")
-                for key, head in (("ms", "(ms)"), ("/ default", "/ default"))
+                for key, head in (("ms", "(CPU ms)"), ("/ default", "/ default"))
             },
             "PyTorch MB at 256x256": "PyTorch, peak at 256x256 (MB)",
             "TensorRT estimated ms": "TensorRT FP16 at 256x256, RTX 3060 (estimated ms)",
@@ -694,9 +702,9 @@ TABLES: Mapping[str, Table] = {
         {
             "variant": "variant",
             "published ms": "published (ms/glyph)",
-            "both phases, PyTorch (ms/glyph)": "both phases, PyTorch (ms/glyph)",
-            "phase 2, PyTorch (ms)": "phase 2, PyTorch (ms)",
-            "phase 2, OpenVINO (ms)": "phase 2, OpenVINO (ms)",
+            "both phases, PyTorch (ms/glyph)": "both phases, PyTorch (CPU ms/glyph)",
+            "phase 2, PyTorch (ms)": "phase 2, PyTorch (CPU ms)",
+            "phase 2, OpenVINO (ms)": "phase 2, OpenVINO (CPU ms)",
             "phase 2, PyTorch / OpenVINO": "phase 2, PyTorch / OpenVINO",
             "published MB": "published (MB)",
             "on disk (MiB)": "on disk (MiB)",

@@ -168,7 +168,7 @@ def attention(document: Document) -> Figure:
     handles, labels = left.get_legend_handles_labels()
     figure.legend(handles, labels, loc="lower center", ncols=2, fontsize=8, frameon=False)
     figure.suptitle("v5 nano 2x: attention at growing sizes")
-    figure.tight_layout(rect=(0, 0.2, 1, 1))
+    figure.tight_layout(rect=(0, 0.27, 1, 1))
     return figure
 
 
