@@ -1,9 +1,11 @@
 """Memory and time of v5's attentions at growing sizes: is local attention's memory constant?
 
 A v5 nano network, random weights, float32, batch 1: peak memory of the process beyond that before
-the first run, and milliseconds of the second, in PyTorch and in ONNX Runtime (the file for
-everywhere and the one made for it), each in a process of its own; and the device memory that
-TensorRT-RTX plans in float16. What needs more than the limit of memory is a row with that reason.
+the first run, and milliseconds of the second, in PyTorch and in ONNX Runtime (the plain export,
+which holds the scores of all windows at once, the file for everywhere and the one made for it),
+each in a process of its own; and the device memory that TensorRT-RTX plans in float16 for the plain
+export, the file for everywhere and the one made for TensorRT. What needs more than the limit of
+memory is a row with that reason.
 
 Writes ``attention.json``.
 """
@@ -20,7 +22,15 @@ from typing import Annotated, Any
 
 import torch
 import typer
-from common import Exported, planned_megabytes, random_picture, rewritten, short_reason, write
+from common import (
+    Exported,
+    plain,
+    planned_megabytes,
+    random_picture,
+    rewritten,
+    short_reason,
+    write,
+)
 
 from paragon_export.errors import ParagonExportError
 from paragon_export.networks.paragonsr2.v0_v5.layout import TRAITS, Hyperparameters
@@ -32,7 +42,14 @@ SIDES = (128, 256, 512, 1024)
 
 MODES = ("local", "hierarchical")
 
-BACKENDS = ("PyTorch", "ONNX Runtime", "ONNX Runtime, made for it")
+BACKENDS = ("PyTorch", "ONNX Runtime, plain", "ONNX Runtime", "ONNX Runtime, made for it")
+
+PLANNED = {
+    "TensorRT-RTX FP16, planned, plain": None,
+    "TensorRT-RTX FP16, planned": Runtime.ANY,
+    "TensorRT-RTX FP16, planned, made for it": Runtime.TENSORRT,
+}
+"""Runtimes that the files of planned memory are made for; None for the plain export."""
 
 LARGEST_GB = 12
 """Address space that a process may take for its tensors."""
@@ -53,8 +70,9 @@ def nano(mode: str) -> torch.nn.Module:
 
 
 def exported(mode: str, backend: str) -> Exported:
-    runtime = Runtime.ONNXRUNTIME if "made for it" in backend else Runtime.ANY
-    return rewritten(nano(mode), 2, runtime)
+    if "plain" in backend:
+        return plain(nano(mode), 2)
+    return rewritten(nano(mode), 2, Runtime.ONNXRUNTIME if "made" in backend else Runtime.ANY)
 
 
 def main(
@@ -70,7 +88,8 @@ def main(
             rows = []
             for backend in BACKENDS:
                 rows.append(_row(mode, side, backend, _apart(mode, str(side), backend)))
-            rows.append(_row(mode, side, "TensorRT-RTX FP16, planned", _planned(mode, side)))
+            for backend, runtime in PLANNED.items():
+                rows.append(_row(mode, side, backend, _planned(mode, side, runtime)))
             write("attention", rows, ("attention", "size", "backend"))
 
 
@@ -108,28 +127,30 @@ def _measure(mode: str, side: str, backend: str) -> dict[str, Any]:
             return runner.infer({"input": picture})
 
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-    before = _start_of_peak()
+    before = start_of_peak()
     run()
     start = time.perf_counter()
     run()
     seconds = time.perf_counter() - start
-    return {"MB": _megabytes("VmHWM") - before, "ms": seconds * 1000}
+    return {"MB": megabytes("VmHWM") - before, "ms": seconds * 1000}
 
 
-def _start_of_peak() -> float:
+def start_of_peak() -> float:
     """Forget the high-water mark of memory so far (Linux); return what is resident now."""
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-    return _megabytes("VmRSS")
+    return megabytes("VmRSS")
 
 
-def _megabytes(field: str) -> float:
+def megabytes(field: str) -> float:
     lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(field)) * 1024 / 1e6
 
 
-def _planned(mode: str, side: int) -> dict[str, Any]:
+def _planned(mode: str, side: int, runtime: Runtime | None) -> dict[str, Any]:
+    network = nano(mode)
+    file = rewritten(network, 2, runtime, half=True) if runtime else plain(network, 2)
     try:
-        return {"MB": planned_megabytes(exported(mode, "any"), Size(side, side))}
+        return {"MB": planned_megabytes(file, Size(side, side))}
     except ParagonExportError as error:
         return {"reason": short_reason(error)}
 

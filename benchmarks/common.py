@@ -35,6 +35,9 @@ RESULTS = Path(__file__).parent / "results"
 SIZES = {"realtime": (16, 1, 3), "stream": (32, 2, 3), "photo": (64, 4, 4), "pro": (64, 6, 6)}
 """Features, groups and blocks of the published variants."""
 
+IN_ORDER = (*SIZES, "nano", "micro", "tiny", "xs", "s", "m", "l", "xl")
+"""Variants and the sizes of v5, as tables list them."""
+
 SCALES = (2, 4)
 
 MEASURED_AT = {
@@ -115,11 +118,19 @@ def plain(module: torch.nn.Module, scale: int) -> Exported:
 
 
 def rewritten(
-    module: torch.nn.Module, scale: int, runtime: Runtime, rules: Sequence[Rule] = RULES
+    module: torch.nn.Module,
+    scale: int,
+    runtime: Runtime,
+    rules: Sequence[Rule] = RULES,
+    *,
+    half: bool = False,
 ) -> Exported:
-    """Export the algebraically equal network that is made for ``runtime``."""
+    """Export the algebraically equal network that is made for ``runtime``.
+
+    With ``half`` it is the one whose graph will be converted to half precision.
+    """
     start = time.perf_counter()
-    equal = rewrite(module, runtime, rules)
+    equal = rewrite(module, runtime, rules, half=half)
     model = simplify(trace(equal.module, *ports(scale), OPSET))
     return Exported(model, equal.fired, time.perf_counter() - start)
 
@@ -219,8 +230,8 @@ def write(name: str, rows: list[dict[str, Any]], keys: Sequence[str]) -> None:
 
 def _place(key: Any) -> tuple[int, Any]:
     """Variants in their own order, pictures by size, anything else as it comes."""
-    if key in SIZES:
-        return list(SIZES).index(key), 0
+    if key in IN_ORDER:
+        return IN_ORDER.index(key), 0
     if re.fullmatch(r"\d+x\d+", str(key)):
         return Size.parse(key).height, 0
     return 0, key

@@ -12,6 +12,7 @@ import json
 import math
 import re
 import statistics
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,9 +34,14 @@ CONCLUSION = "conclusion_"
 NETWORK = {"variant": "variant", "scale": "scale", "size": "input HxW (px)"}
 """Heads that several tables share."""
 
+V5_SIZES = ("nano", "micro", "tiny", "xs", "s", "m", "l", "xl")
+
 NAMES = {
     "ONNX Runtime, made for it": "ONNX Runtime, `--for onnxruntime`",
+    "ONNX Runtime, plain": "ONNX Runtime, plain export",
     "TensorRT-RTX FP16, planned": "TensorRT-RTX FP16 (planned, not measured)",
+    "TensorRT-RTX FP16, planned, plain": "TensorRT-RTX FP16, plain export (planned)",
+    "TensorRT-RTX FP16, planned, made for it": "TensorRT-RTX FP16, `--for tensorrt` (planned)",
     "torch dynamo": "PyTorch, dynamo",
 }
 """Values of result files that a table shows in other words."""
@@ -347,13 +353,50 @@ def _breakdown(rows: Rows) -> str:
 
 
 def _attention(rows: Rows) -> str:
-    there = where(rows, size="1024x1024")
-    fit = [r for r in there if isinstance(r["MB"], int | float) and "planned" not in r["backend"]]
-    reason = next(row["reason"] for row in there if row["reason"])
+    there = where(rows, attention="local", size="512x512")
+    used = {row["backend"]: row["MB"] for row in there}
     return (
-        f"For v5 at 1024x1024, exports for ONNX Runtime take {span(fit, 'MB')} MB; PyTorch and the file "
-        f"for all runtimes need {reason}."
+        f"For local attention at 512x512, ONNX Runtime takes {figure(used['ONNX Runtime, plain'])} MB "
+        f"for the plain export, {figure(used['ONNX Runtime'])} MB for the file for all runtimes and "
+        f"{figure(used['ONNX Runtime, made for it'])} MB for the one made for it; TensorRT-RTX plans "
+        f"{figure(used['TensorRT-RTX FP16, planned, plain'])} MB, "
+        f"{figure(used['TensorRT-RTX FP16, planned'])} MB and, for the one made for it, "
+        f"{figure(used['TensorRT-RTX FP16, planned, made for it'])} MB."
     )
+
+
+def _claims(rows: Rows) -> str:
+    counts = Counter(row["verdict"] for row in rows)
+    return f"Of {len(rows)} claims: {', '.join(f'{n} {what}' for what, n in counts.items())}."
+
+
+def _claims_sizes(rows: Rows) -> str:
+    without = where(rows, switch="no attention")
+    parts = ", ".join(
+        f"{span(without, f'{name} / default')} ({name})"
+        for name in ("PyTorch", "ONNX Runtime", "OpenVINO")
+    )
+    missing = [size for size in V5_SIZES if size not in {row["size"] for row in rows}]
+    return f"Without attention a network takes {parts} of the time that it takes with it." + (
+        f" Not measured: {', '.join(missing)}." if missing else ""
+    )
+
+
+def _claims_attention(rows: Rows) -> str:
+    local, other = where(rows, attention="local"), where(rows, attention="hierarchical")
+    return (
+        f"Computed as published, local attention takes {span(local, 'MB')} MB from 128x128 to the "
+        f"largest size here, hierarchical attention {span(other, 'MB')} MB."
+    )
+
+
+def _claims_glyphs(rows: Rows) -> str:
+    key = "phase 2, PyTorch / OpenVINO"
+    return f"At batch 1 OpenVINO is {span(rows, key)} times as fast as PyTorch."
+
+
+def _claims_realtime(rows: Rows) -> str:
+    return f"The estimate is {span(rows, 'estimated fps')} frames per second; nothing was run."
 
 
 def _half_precision(rows: Rows) -> str:
@@ -668,6 +711,65 @@ TABLES: Mapping[str, Table] = {
             "reason": "not run: needs",
         },
         _attention,
+    ),
+    "claims": Table(
+        {
+            "nr": "nr.",
+            "claim": "claim",
+            "published": "published",
+            "ours": "ours",
+            "how": "how it was measured",
+            "verdict": "verdict",
+        },
+        _claims,
+    ),
+    "claims_sizes": Table(
+        {
+            "size": "size",
+            "switch": "switched",
+            "input": "input HxW (px)",
+            "parameters": "parameters",
+            **{
+                f"{name} {key}": f"{name} {head}"
+                for name in ("PyTorch", "ONNX Runtime", "OpenVINO")
+                for key, head in (("ms", "(CPU ms)"), ("/ default", "/ default"))
+            },
+            "PyTorch MB at 256x256": "PyTorch, peak at 256x256 (MB)",
+            "TensorRT estimated ms": "TensorRT FP16 at 256x256, RTX 3060 (estimated ms)",
+            "TensorRT planned MB": "TensorRT FP16 up to 256x256 (planned MB)",
+        },
+        _claims_sizes,
+    ),
+    "claims_attention": Table(
+        {
+            "attention": "attention",
+            "size": "input HxW (px)",
+            "MB": "peak memory (MB)",
+            "CPU ms": "CPU time, one core (ms)",
+        },
+        _claims_attention,
+    ),
+    "claims_glyphs": Table(
+        {
+            "variant": "variant",
+            "published ms": "published (ms/glyph)",
+            "both phases, PyTorch (ms/glyph)": "both phases, PyTorch (CPU ms/glyph)",
+            "phase 2, PyTorch (ms)": "phase 2, PyTorch (CPU ms)",
+            "phase 2, OpenVINO (ms)": "phase 2, OpenVINO (CPU ms)",
+            "phase 2, PyTorch / OpenVINO": "phase 2, PyTorch / OpenVINO",
+            "published MB": "published (MB)",
+            "on disk (MiB)": "on disk (MiB)",
+        },
+        _claims_glyphs,
+    ),
+    "claims_realtime": Table(
+        {
+            "size": "input HxW (px)",
+            "card": "card",
+            "estimated ms": "estimated (ms)",
+            "estimated fps": "estimated frames per second",
+        },
+        _claims_realtime,
     ),
     "half_precision": Table(
         {

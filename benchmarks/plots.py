@@ -22,10 +22,16 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullLocator
 
-BLUE, ORANGE, GREEN, GREY = "#0072B2", "#E69F00", "#009E73", "#8A8A8A"
+BLUE, ORANGE, GREEN, GREY, PURPLE = "#0072B2", "#E69F00", "#009E73", "#8A8A8A", "#CC79A7"
 """Colors of Okabe and Ito, which color-blind people can tell apart."""
 
-LABELS = {"ONNX Runtime, made for it": "ONNX Runtime, --for onnxruntime"}
+LABELS = {
+    "ONNX Runtime, plain": "ONNX Runtime, plain export",
+    "ONNX Runtime, made for it": "ONNX Runtime, --for onnxruntime",
+    "TensorRT-RTX FP16, planned, plain": "TensorRT-RTX, planned, plain export",
+    "TensorRT-RTX FP16, planned": "TensorRT-RTX, planned",
+    "TensorRT-RTX FP16, planned, made for it": "TensorRT-RTX, planned, --for tensorrt",
+}
 """Backends of the result files that a plot names in other words."""
 
 MARKERS = {"realtime": "o", "stream": "s", "photo": "^", "pro": "D"}
@@ -136,9 +142,12 @@ def attention(document: Document) -> Figure:
         "ONNX Runtime": BLUE,
         "ONNX Runtime, made for it": GREEN,
         "TensorRT-RTX FP16, planned": ORANGE,
+        "TensorRT-RTX FP16, planned, made for it": PURPLE,
     }
-    for mode, style in (("local", "-"), ("hierarchical", "--")):
-        for backend, color in colors.items():
+    before = {"ONNX Runtime, plain": BLUE, "TensorRT-RTX FP16, planned, plain": ORANGE}
+    kinds = (("local", "-", colors), ("local", ":", before), ("hierarchical", "--", colors))
+    for mode, style, drawn in kinds:
+        for backend, color in drawn.items():
             rows = [
                 row
                 for row in document["rows"]
@@ -149,6 +158,8 @@ def attention(document: Document) -> Figure:
                 sides = [int(row["size"].split("x")[0]) for row in known]
                 label = f"{mode}, {LABELS.get(backend, backend)}"
                 values = [row[figure_of] for row in known]
+                if not known:
+                    continue
                 axes.plot(sides, values, style, marker="o", color=color, label=label)
     for axes, title in ((left, "peak memory, MB"), (right, "milliseconds")):
         axes.set(xscale="log", yscale="log", title=title, xlabel="side of the image, pixels")
@@ -157,7 +168,7 @@ def attention(document: Document) -> Figure:
     handles, labels = left.get_legend_handles_labels()
     figure.legend(handles, labels, loc="lower center", ncols=2, fontsize=8, frameon=False)
     figure.suptitle("v5 nano 2x: attention at growing sizes")
-    figure.tight_layout(rect=(0, 0.2, 1, 1))
+    figure.tight_layout(rect=(0, 0.27, 1, 1))
     return figure
 
 

@@ -25,6 +25,11 @@ WEIGHT_EPSILON = 1e-8
 class MaskedAttention(nn.Module):
     """``softmax(q k') v`` with one head and a mask of keys."""
 
+    def __init__(self, widths: tuple[int, int] | None = None) -> None:
+        """Take the channels of queries and of values, which some rewrites need to know."""
+        super().__init__()
+        self.widths = widths
+
     def forward(self, q: Tensor, k: Tensor, v: Tensor, inside: Tensor) -> Tensor:
         """Return the attended values.
 
@@ -58,10 +63,10 @@ class BlendedWindows(nn.Module):
     * A map that is one window is not divided.
     """
 
-    def __init__(self, overlap: int) -> None:
+    def __init__(self, overlap: int, widths: tuple[int, int] | None = None) -> None:
         super().__init__()
         self.overlap = overlap
-        self.attend: nn.Module = MaskedAttention()
+        self.attend: nn.Module = MaskedAttention(widths)
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
         """Return the attended values.
@@ -94,15 +99,19 @@ class BlendedWindows(nn.Module):
 class OverlappingWindows(BlendedWindows):
     """:class:`BlendedWindows` with windows of a fixed size."""
 
-    def __init__(self, window: int = 32, overlap: int = 8) -> None:
+    def __init__(
+        self, window: int = 32, overlap: int = 8, widths: tuple[int, int] | None = None
+    ) -> None:
         """Take the side of a window and the overlap of two windows in pixels.
+
+        ``widths`` is for :class:`MaskedAttention`.
 
         Raises:
             ValueError: If the last window of an axis could be too short to fade.
         """
         if not (2 <= overlap <= window // 4 and window - 2 * overlap >= 7):
             raise ValueError(f"windows of {window} cannot overlap by {overlap}")
-        super().__init__(overlap)
+        super().__init__(overlap, widths)
         self.window = window
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:  # type: ignore[override]

@@ -70,7 +70,9 @@ def float32_graph(network: LoadedNetwork, plan: ExportPlan) -> Float32Graph:
     ports = reference.fixed(plan.static) if plan.static else None
     inputs, outputs = ports or (reference.inputs, reference.outputs)
     module = reference.module
-    rewritten = rewrite(module, plan.runtime) if plan.rewrite else unchanged(module)
+    rewritten = unchanged(module)
+    if plan.rewrite:
+        rewritten = rewrite(module, plan.runtime, half=plan.precision.is_half)
     traced = trace(rewritten.module, inputs, outputs, plan.operator_set)
     return Float32Graph(
         reference=reference,

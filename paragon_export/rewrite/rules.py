@@ -27,6 +27,7 @@ from paragon_export.rewrite.linear import (
     split_concat,
     split_halves,
 )
+from paragon_export.rewrite.overlapping import attend_in_steps, equal_widths
 from paragon_export.rewrite.upsampling import (
     fuse_tail,
     repeat_after_filter,
@@ -50,6 +51,8 @@ class Rule:
     apply: Callable[[Network], int]
     """Edits the network and returns how often it fired."""
     runtimes: frozenset[Runtime] = FULL_RUNTIMES
+    half: bool = False
+    """Whether it is for half precision alone."""
 
     @property
     def name(self) -> str:
@@ -65,6 +68,8 @@ RULES = (
     Rule(fold_gains, ALL_RUNTIMES),
     Rule(fuse_heads, CPU_RUNTIMES),
     Rule(fuse_windows, CPU_RUNTIMES),
+    Rule(equal_widths, frozenset({Runtime.TENSORRT}), half=True),
+    Rule(attend_in_steps, frozenset({Runtime.ANY, Runtime.TENSORRT})),
     Rule(split_concat, ALL_RUNTIMES),
     Rule(split_halves, ALL_RUNTIMES),
     Rule(narrow_products),
@@ -93,7 +98,11 @@ def unchanged(module: nn.Module) -> Rewritten:
 
 
 def rewrite(
-    module: nn.Module, runtime: Runtime = Runtime.ANY, rules: Sequence[Rule] = RULES
+    module: nn.Module,
+    runtime: Runtime = Runtime.ANY,
+    rules: Sequence[Rule] = RULES,
+    *,
+    half: bool = False,
 ) -> Rewritten:
     """Apply the rules that make a network faster on ``runtime`` to a copy of it.
 
@@ -101,10 +110,12 @@ def rewrite(
         module: Eval mode, float32. Neither it nor its weights are changed.
         runtime: The runtime that the result is meant for.
         rules: The rules to apply, in order. Rules for other runtimes are skipped.
+        half: Whether the result will be converted to half precision.
 
     Returns:
         A float32 network in eval mode with the same inputs and outputs.
     """
     network = Network(module)
-    fired = {rule.name: rule.apply(network) for rule in rules if runtime in rule.runtimes}
+    applied = [r for r in rules if runtime in r.runtimes and (half or not r.half)]
+    fired = {rule.name: rule.apply(network) for rule in applied}
     return Rewritten(network.finish(), {name: count for name, count in fired.items() if count})

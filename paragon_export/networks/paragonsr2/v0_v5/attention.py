@@ -33,7 +33,7 @@ class LocalAttention(_Attention):
 
     def __init__(self, channels: int, queries: int) -> None:
         super().__init__(channels, queries)
-        self.windows = OverlappingWindows(32, 8)
+        self.windows = OverlappingWindows(32, 8, (queries, channels))
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         return self.windows(q, k, v)
