@@ -367,7 +367,8 @@ def _attention(rows: Rows) -> str:
 
 def _claims(rows: Rows) -> str:
     counts = Counter(row["verdict"] for row in rows)
-    return f"Of {len(rows)} claims: {', '.join(f'{n} {what}' for what, n in counts.items())}."
+    said = (f'"{what}" {count}' for what, count in sorted(counts.items()))
+    return f"Verdicts on {len(rows)} claims: {', '.join(said)}."
 
 
 def _claims_sizes(rows: Rows) -> str:

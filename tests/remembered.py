@@ -69,7 +69,7 @@ def float32_graph(network: LoadedNetwork, plan: ExportPlan) -> Float32Graph:
     reference = build_reference(network, video=plan.video)
     steps = rules.rewrite, rules.RULES, trace.trace, simplify.simplify  # a test may replace them
     ports = repr((reference.inputs, reference.outputs))
-    asked = plan.static, plan.rewrite, plan.runtime, plan.operator_set
+    asked = plan.static, plan.rewrite, plan.runtime, plan.precision.is_half, plan.operator_set
     digest = _digest(reference.module)
     key = digest, ports, *asked, *map(id, steps)
     if not digest or key not in _graphs:
