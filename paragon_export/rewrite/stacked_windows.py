@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from paragon_export.networks.float32 import narrow, widen
 from paragon_export.networks.layers import RMSNorm, WindowAttention
-from paragon_export.networks.ops import floating, numbers, sized_like
+from paragon_export.networks.ops import floating, numbers, positions, sized_like
 from paragon_export.rewrite.attention import size_sources
 from paragon_export.rewrite.fx_network import Network, feeds_only
 
@@ -64,14 +64,17 @@ class InsideWindows(nn.Module):
         The shape is (window^2, 1, windows of one map, 1).
         """
         size = self.window
-        rows, columns = (self._inside(x.shape[dim]) for dim in (2, 3))
+        rows, columns = (self._inside(x, dim) for dim in (2, 3))
         inside = rows.reshape(size, 1, 1, -1, 1) * columns.reshape(1, size, 1, 1, -1)
         return floating(inside, x).reshape(size * size, 1, -1, 1)
 
-    def _inside(self, extent: int) -> Tensor:
+    def _inside(self, x: Tensor, dim: int) -> Tensor:
         """Return the mask of one axis, (window, windows along it), int64."""
+        extent = x.shape[dim]
         padded = (extent + self.window - 1) // self.window * self.window
-        inside = (extent - numbers(0, padded)).clamp(0, 1)
+        # A sum with a position is int64 in a trace as well.
+        place = positions(x, dim)[:1] + numbers(0, padded)
+        inside = (extent - place).clamp(0, 1)
         if self.shift:
             inside = torch.roll(inside, (-self.shift,), (0,))
         return inside.reshape(-1, self.window).permute(1, 0)

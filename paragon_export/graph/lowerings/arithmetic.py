@@ -85,12 +85,12 @@ def _square_root_of(x: ir.Value) -> ir.Value | None:
 def numbers(g: Emitter, first: int, count: Size | int) -> ir.Value:
     """Emit ``count`` integers from ``first`` on, as an int64 vector."""
     if isinstance(count, int):
-        return mark_int64(g.constant(f"numbers_{first}_{count}", np.arange(first, first + count)))
+        return g.constant(f"numbers_{first}_{count}", np.arange(first, first + count))
     start, step = (g.constant(f"int_{i}", np.array(i, np.int64)) for i in (first, 1))
     end = g.op("Add", g.op("Squeeze", count.value, g.ints([0])), start)
-    return mark_int64(g.op("Range", start, end, step))
+    return g.op("Range", start, end, step)
 
 
 def positions(g: Emitter, x: ir.Value, dim: int) -> ir.Value:
     """Emit the integers from 0 up to the extent of ``x`` along ``dim``, as an int64 vector."""
-    return numbers(g, 0, g.extent(x, dim))
+    return mark_int64(numbers(g, 0, g.extent(x, dim)))
