@@ -17,6 +17,7 @@ from paragon_export.rewrite.attention import (
     gather_windows,
 )
 from paragon_export.rewrite.channels_last import channels_last
+from paragon_export.rewrite.dense import merge_depthwise, merge_pointwise
 from paragon_export.rewrite.fx_network import Network
 from paragon_export.rewrite.global_attention import (
     fuse_tokens,
@@ -82,6 +83,8 @@ RULES = (
     Rule(split_halves, ALL_RUNTIMES),
     Rule(narrow_products),
     Rule(clamp_in_convolution, frozenset({Runtime.ONNXRUNTIME})),
+    Rule(merge_pointwise, TENSORRT_ALONE),
+    Rule(merge_depthwise, TENSORRT_ALONE),
     Rule(fuse_tail),
     Rule(repeat_after_filter),
     Rule(share_shuffle),

@@ -602,8 +602,10 @@ EXPECTED = {
 
 
 FOR_TENSORRT = {
-    "photo": {"stack_windows"},
-    "pro": {"stack_windows", "fuse_tokens", "transpose_for_means"},
+    "realtime": {"merge_depthwise"},
+    "stream": {"merge_pointwise", "merge_depthwise"},
+    "photo": {"stack_windows", "merge_depthwise"},
+    "pro": {"stack_windows", "fuse_tokens", "transpose_for_means", "merge_depthwise"},
 }
 
 
@@ -621,7 +623,7 @@ def test_network_is_equal_and_every_rule_meant_for_it_fires(variant: str, runtim
     if runtime is Runtime.ONNXRUNTIME and variant == "stream":
         extra.add("clamp_in_convolution")
     expected = EXPECTED[variant] | extra
-    if runtime is Runtime.TENSORRT and variant in FOR_TENSORRT:
+    if runtime is Runtime.TENSORRT:
         expected = (expected - {"gather_windows", "channels_last"}) | FOR_TENSORRT[variant]
     if runtime is Runtime.PORTABLE:
         expected &= {"fold_gains", "split_concat", "split_halves"}

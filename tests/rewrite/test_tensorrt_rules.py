@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from paragon_export.networks.layers import (
     ChannelAttention,
@@ -16,6 +17,7 @@ from paragon_export.networks.layers import (
     WindowAttention,
 )
 from paragon_export.rewrite.channels_last import channels_last
+from paragon_export.rewrite.dense import ActivationAtEdges, merge_depthwise, merge_pointwise
 from paragon_export.rewrite.global_attention import (
     fuse_tokens,
     gate_channels,
@@ -171,3 +173,117 @@ def test_means_of_a_transposed_map_are_not_transposed_again() -> None:
     applied = Applied(module, tabulate_tokens, gate_channels, channels_last, transpose_for_means)
     assert applied.fired[-1] == 0
     assert applied.error((7, 9)) < EXACT
+
+
+# --- dense convolutions -------------------------------------------------------------------
+
+
+def depthwise(channels: int, **options: Any) -> nn.Conv2d:
+    return nn.Conv2d(channels, channels, 3, **{"padding": 1, "groups": channels} | options)
+
+
+def _block(m: Any, x: Tensor) -> Tensor:
+    return m.out(F.gelu(m.dw(m.conv(x))))
+
+
+def _gate(m: Any, x: Tensor) -> Tensor:
+    return m.out((m.g(m.a(x)) * m.h(m.b(x))).clamp(-0.2, 0.3))
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_block_becomes_dense_at_every_size_and_border(bias: bool) -> None:
+    module = chain(
+        _block, conv=nn.Conv2d(8, 12, 1, bias=bias), dw=depthwise(12, bias=bias), out=nn.Conv2d(12, 8, 1)
+    )  # fmt: skip
+    applied = Applied(module, merge_depthwise)
+    assert applied.fired == [1]
+    assert applied.exact()
+
+
+def test_gate_becomes_dense_at_every_size_and_border() -> None:
+    module = chain(
+        _gate, a=nn.Conv2d(8, 12, 1), b=nn.Conv2d(8, 12, 1), g=depthwise(12), h=depthwise(12),
+        out=nn.Conv2d(12, 8, 1),
+    )  # fmt: skip
+    applied = Applied(module, merge_depthwise)
+    assert applied.fired == [2]
+    assert applied.exact()
+
+
+def test_dense_convolution_needs_its_edges() -> None:
+    """Without them the bias of the first convolution counts outside the image too."""
+    module = chain(_block, conv=nn.Conv2d(8, 12, 1), dw=depthwise(12), out=nn.Conv2d(12, 8, 1))
+    applied = Applied(module, merge_depthwise)
+    (edges,) = layers_of(applied, ActivationAtEdges)
+    edges.forward = lambda y, x: y  # type: ignore[method-assign]
+    x = torch.rand(1, 8, 9, 9, dtype=torch.float64)
+    difference = (applied.module(x) - applied.original(x)).detach().abs()
+    assert float(difference[..., 1:-1, 1:-1].max()) < EXACT
+    assert float(difference.max()) > 1e-2
+
+
+@pytest.mark.parametrize(
+    ("layers", "compute"),
+    [
+        ({"conv": nn.Conv2d(40, 12, 1)}, lambda m, x: _block(m, m.wide(x))),  # too wide
+        ({"conv": nn.Conv2d(8, 12, 3, padding=1)}, _block),
+        ({"dw": depthwise(12, padding=0)}, _block),
+        ({"dw": depthwise(12, padding=2, dilation=2)}, _block),
+        ({"dw": depthwise(12, groups=1)}, _block),
+        ({"dw": depthwise(12, padding_mode="reflect")}, _block),
+        ({}, lambda m, x: m.out(m.dw(m.conv(x)))),  # no activation
+        ({}, lambda m, x: m.out(F.gelu(m.dw(m.conv(x))) + m.conv(x))),
+        ({}, lambda m, x: (lambda y: m.out(F.gelu(m.dw(y)) + y))(m.conv(x))),
+        ({}, lambda m, x: (lambda y: m.out(F.gelu(y) + y))(m.dw(m.conv(x)))),
+        ({}, lambda m, x: m.out((m.dw(m.conv(x)) * m.conv(x)).clamp(-0.2, 0.3))),
+    ],
+)
+def test_block_stays_where_it_does_not_merge(layers: dict[str, nn.Module], compute: Any) -> None:
+    layers = {
+        "conv": nn.Conv2d(8, 12, 1), "dw": depthwise(12), "out": nn.Conv2d(12, 8, 1),
+        "wide": nn.Conv2d(8, 40, 1), **layers,
+    }  # fmt: skip
+    assert Applied(chain(compute, **layers), merge_depthwise).fired == [0]
+
+
+@pytest.mark.parametrize(
+    "compute",
+    [
+        lambda m, x: (m.g(m.a(x)) * m.h(m.b(-x))).clamp(-0.2, 0.3),  # of two maps
+        lambda m, x: (lambda y: (m.g(y) * m.h(y)).clamp(-0.2, 0.3))(m.a(x)),
+        lambda m, x: (lambda y: y + y.clamp(-0.2, 0.3))(m.g(m.a(x)) * m.h(m.b(x))),
+        lambda m, x: m.g(m.a(x)) * m.h(m.b(x)),  # no clamp
+    ],
+)
+def test_gate_stays_where_it_does_not_merge(compute: Any) -> None:
+    module = chain(
+        compute, a=nn.Conv2d(8, 12, 1), b=nn.Conv2d(8, 12, 1), g=depthwise(12), h=depthwise(12)
+    )
+    assert Applied(module, merge_depthwise).fired == [0]
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("dilation", [1, 3])
+def test_depthwise_and_pointwise_become_dense(bias: bool, dilation: int) -> None:
+    dw = depthwise(8, padding=dilation, dilation=dilation, bias=bias)
+    applied = Applied(
+        chain(lambda m, x: m.out(m.dw(x)), dw=dw, out=nn.Conv2d(8, 6, 1, bias=bias)), merge_pointwise
+    )  # fmt: skip
+    assert applied.fired == [1]
+    assert applied.exact()
+
+
+@pytest.mark.parametrize(
+    ("layers", "compute"),
+    [
+        ({"out": nn.Conv2d(8, 33, 1)}, lambda m, x: m.out(m.dw(x))),  # too wide
+        ({"out": nn.Conv2d(8, 6, 3, padding=1)}, lambda m, x: m.out(m.dw(x))),
+        ({"dw": nn.Conv2d(8, 8, 5, padding=2, groups=8)}, lambda m, x: m.out(m.dw(x))),
+        ({"dw": depthwise(8, stride=2)}, lambda m, x: m.out(m.dw(x))),
+        ({}, lambda m, x: (lambda y: m.out(y) + y.mean())(m.dw(x))),
+        ({}, lambda m, x: m.out(F.gelu(m.dw(x)))),
+    ],
+)
+def test_depthwise_and_pointwise_stay_apart(layers: dict[str, nn.Module], compute: Any) -> None:
+    layers = {"dw": depthwise(8), "out": nn.Conv2d(8, 6, 1), **layers}
+    assert Applied(chain(compute, **layers), merge_pointwise).fired == [0]
