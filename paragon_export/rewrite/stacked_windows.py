@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import operator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from paragon_export.networks.float32 import narrow, widen
 from paragon_export.networks.layers import RMSNorm, WindowAttention
@@ -23,61 +23,68 @@ def stack_windows(network: Network) -> int:
     they are. In the trained order of axes a kernel copies them first.
 
     The norm before the attention treats each pixel alone, so it is the same before and after the
-    map is cut into windows. After it, TensorRT pads, rolls, cuts and norms in one kernel, and no
-    float32 map is written. Padding is zero after the trained norm, so the norm's bias is
-    multiplied by a mask (:class:`InsideWindows`); the norm of zero is zero.
+    map is cut into windows. After it, TensorRT cuts and norms in one kernel, and no float32 map is
+    written. Padding is zero after the trained norm, so the result is multiplied by a mask. Rows and
+    columns are padded, rolled and cropped by index (:class:`WindowPlaces`), so that TensorRT plans
+    no memory for padding.
 
     Constants move as in :func:`~paragon_export.rewrite.attention.gather_windows`. Only q keeps
-    a bias, so k and v share one product of two matrices. The norm moves if it is an
+    a bias. The norm moves if it is an
     :class:`RMSNorm` whose result no other call uses; the layout changes in any case.
     """
     fired = 0
-    masks: dict[tuple[Any, int, int], Any] = {}
+    places: dict[tuple[Any, int, int], list[Any]] = {}
     sources = size_sources(network)
     for node, attention in network.calls(WindowAttention):
         before = node.args[0]
+        key = sources[node], attention.window, attention.shift
+        if key not in places:
+            first = network.after(key[0])
+            found = network.call(first, WindowPlaces(attention.window, attention.shift), key[0])
+            places[key] = [network.apply(first, operator.getitem, found, i) for i in range(3)]
         norm = network.layer(before, RMSNorm)
-        if norm is None or not feeds_only(before, node):
-            network.swap(node, StackedAttention(attention, None))
-        else:
-            key = sources[node], attention.window, attention.shift
-            if key not in masks:
-                masks[key] = network.call(
-                    network.after(key[0]), InsideWindows(attention.window, attention.shift), key[0]
-                )
-            network.swap(node, StackedAttention(attention, norm), masks[key])
+        if norm is not None and not feeds_only(before, node):
+            norm = None
+        network.swap(node, StackedAttention(attention, norm), *places[key])
+        if norm is not None:
             network.replace(before, before.args[0])
         fired += 1
     return fired
 
 
-class InsideWindows(nn.Module):
-    """The mask of padding for the size of a map, whose values are not used."""
+class WindowPlaces(nn.Module):
+    """Where the windows of a map lie: the map is padded to whole windows and rolled by ``shift``."""
 
     def __init__(self, window: int, shift: int) -> None:
         super().__init__()
         self.window, self.shift = window, shift
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Return 1 for each place that holds a pixel of ``x`` (N, C, H, W), and 0 for padding.
+    def forward(self, x: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...], Tensor]:
+        """Compute the places from the size of ``x`` (N, C, H, W); its values are not used.
 
-        The shape is (window^2, 1, windows of one map, 1).
+        Returns:
+            Three values. First, for each row of the padded and rolled map the row of ``x``, and
+            for each column the column of ``x``, int64; any row or column for padding. Second, for
+            each row of ``x`` its row in the padded and rolled map, and for each column. Third,
+            1 for each place that holds a pixel and 0 for padding, (window^2, 1, windows, 1).
         """
         size = self.window
-        rows, columns = (self._inside(x, dim) for dim in (2, 3))
+        (row, back_row, rows), (column, back_column, columns) = (self._along(x, d) for d in (2, 3))
         inside = rows.reshape(size, 1, 1, -1, 1) * columns.reshape(1, size, 1, 1, -1)
-        return floating(inside, x).reshape(size * size, 1, -1, 1)
+        inside = floating(inside, x).reshape(size * size, 1, -1, 1)
+        return (row, column), (back_row, back_column), inside
 
-    def _inside(self, x: Tensor, dim: int) -> Tensor:
-        """Return the mask of one axis, (window, windows along it), int64."""
-        extent = x.shape[dim]
+    def _along(self, x: Tensor, dim: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the places along one axis, there and back, and the mask (window, windows)."""
+        extent, place = x.shape[dim], positions(x, dim)
         padded = (extent + self.window - 1) // self.window * self.window
         # A sum with a position is int64 in a trace as well.
-        place = positions(x, dim)[:1] + numbers(0, padded)
-        inside = (extent - place).clamp(0, 1)
-        if self.shift:
-            inside = torch.roll(inside, (-self.shift,), (0,))
-        return inside.reshape(-1, self.window).permute(1, 0)
+        there = place[:1] + numbers(0, padded) + self.shift
+        there = there - there // padded * padded
+        back = place + (padded - self.shift)
+        back = back - back // padded * padded
+        inside = (extent - there).clamp(0, 1).reshape(-1, self.window).permute(1, 0)
+        return there.clamp(max=extent - 1), back, inside
 
 
 class StackedAttention(nn.Module):
@@ -91,54 +98,51 @@ class StackedAttention(nn.Module):
         self.norm = norm
         self.q = nn.Linear(c, c, dtype=torch.float64)
         self.proj = nn.Linear(c, c, dtype=torch.float64)
+        self.k, self.v = (nn.Linear(c, c, bias=False, dtype=torch.float64) for _ in range(2))
         q, k, v = attention.qkv.weight.detach().double().chunk(3)
         q_bias, _, v_bias = attention.qkv.bias.detach().double().chunk(3)
-        self.kv = nn.Parameter(torch.stack((k.T, v.T)))
-        """Matrices of k and v, (2, C, C), from the right of a row of channels."""
         with torch.no_grad():
             self.q.weight.copy_(q * self.width**-0.5)
             self.q.bias.copy_(q_bias * self.width**-0.5)
+            self.k.weight.copy_(k)
+            self.v.weight.copy_(v)
             self.proj.weight.copy_(attention.proj.weight)
             self.proj.bias.copy_(attention.proj.bias + attention.proj.weight @ v_bias)
 
-    def forward(self, x: Tensor, inside: Tensor | None = None) -> Tensor:
-        """Return the attended map, (N, C, H, W).
+    def forward(
+        self, x: Tensor, there: tuple[Tensor, ...], back: tuple[Tensor, ...], inside: Tensor
+    ) -> Tensor:
+        """Return the attended map.
 
         Args:
-            x: (N, C, H, W).
-            inside: Result of :class:`InsideWindows`, if the norm is part of this layer.
+            x: (N, C, H, W), as the result.
+            there: First result of :class:`WindowPlaces`.
+            back: Its second result.
+            inside: Its third result.
         """
         n, c, size = x.shape[0], self.channels, self.window
         rows, columns = ((x.shape[dim] + size - 1) // size for dim in (2, 3))
-        y = self._cut(x, n, rows, columns)
-        if self.norm is not None:
-            y = _normed(self.norm, y, inside)
-        y = self.proj(self._attend(y.reshape(1, -1, c)))
+        y = _taken(x, there).reshape(n, c, rows, size, columns, size).permute(3, 5, 0, 2, 4, 1)
+        y = y.reshape(size * size, n, -1, c)
+        y = y * inside if self.norm is None else _normed(self.norm, y, inside)
+        y = self.proj(self._attend(y.reshape(-1, c)))
         y = y.reshape(size, size, n, rows, columns, c).permute(2, 5, 3, 0, 4, 1)
-        y = y.reshape(n, c, rows * size, columns * size)
-        if self.shift:
-            y = torch.roll(y, (self.shift, self.shift), (2, 3))
-        return sized_like(y[:, :, : x.shape[2], : x.shape[3]], x)
-
-    def _cut(self, x: Tensor, n: int, rows: int, columns: int) -> Tensor:
-        """Return the places of the padded and rolled map, (window^2, N, windows, C)."""
-        size = self.window
-        x = F.pad(x, (0, columns * size - x.shape[3], 0, rows * size - x.shape[2]))
-        if self.shift:
-            x = torch.roll(x, (-self.shift, -self.shift), (2, 3))
-        x = x.reshape(n, self.channels, rows, size, columns, size).permute(3, 5, 0, 2, 4, 1)
-        return x.reshape(size * size, n, -1, self.channels)
+        return sized_like(_taken(y.reshape(n, c, rows * size, columns * size), back), x)
 
     def _attend(self, y: Tensor) -> Tensor:
-        """Return the attended values of places (1, all places, C), (all places, C)."""
-        kv = y @ self.kv
-        q, k, v = (self._heads(part) for part in (self.q(y), kv[0], kv[1]))
+        """Return the attended values of all places, (places, C)."""
+        q, k, v = (self._heads(product(y)) for product in (self.q, self.k, self.v))
         weights = torch.softmax(q @ k.permute(0, 2, 1), dim=-1)
         return (weights @ v).permute(1, 0, 2).reshape(-1, self.channels)
 
     def _heads(self, y: Tensor) -> Tensor:
         """Return (windows and heads, places of a window, channels of a head)."""
         return y.reshape(self.window**2, -1, self.width).permute(1, 0, 2)
+
+
+def _taken(x: Tensor, places: Any) -> Tensor:
+    """Return rows and columns of (N, C, H, W), by index."""
+    return torch.index_select(torch.index_select(x, 2, places[0]), 3, places[1])
 
 
 def _normed(norm: RMSNorm, y: Tensor, inside: Any) -> Tensor:

@@ -25,7 +25,7 @@ from paragon_export.rewrite.global_attention import (
     transpose_for_means,
 )
 from paragon_export.rewrite.linear import fold_gains, fold_norms
-from paragon_export.rewrite.stacked_windows import InsideWindows, StackedAttention, stack_windows
+from paragon_export.rewrite.stacked_windows import StackedAttention, WindowPlaces, stack_windows
 from tests.rewrite.test_rules import EXACT, Applied, chain
 
 
@@ -44,7 +44,6 @@ def test_windows_are_stacked(shift: int) -> None:
     module = chain(lambda m, x: x + m.attn(x), attn=WindowAttention(8, 4, shift, 2))
     applied = Applied(module, stack_windows)
     assert applied.fired == [1]
-    assert not layers_of(applied, InsideWindows)
     assert applied.exact()
 
 
@@ -70,10 +69,10 @@ def test_padding_needs_its_mask() -> None:
         lambda m, x: m.attn(m.norm(x)), norm=RMSNorm(8), attn=WindowAttention(8, 4, 0, 2)
     )
     applied = Applied(module, stack_windows)
-    (mask,) = layers_of(applied, InsideWindows)
-    shape = mask(torch.zeros(1, 8, 7, 9)).shape
-    assert shape == (16, 1, 6, 1)
-    mask.forward = lambda x: torch.ones(shape, dtype=x.dtype)  # type: ignore[method-assign]
+    (places,) = layers_of(applied, WindowPlaces)
+    found = places.forward(torch.zeros(1, 8, 7, 9, dtype=torch.float64))
+    assert found[2].shape == (16, 1, 6, 1)
+    places.forward = lambda x: (*found[:2], torch.ones_like(found[2]))  # type: ignore[method-assign]
     assert applied.error((7, 9)) > 1e-3
 
 
@@ -98,7 +97,7 @@ def test_attention_called_twice_is_not_stacked() -> None:
     assert Applied(module, stack_windows).fired == [0]
 
 
-def test_masks_are_shared_by_maps_of_one_size_and_shift() -> None:
+def test_places_are_shared_by_maps_of_one_size_and_shift() -> None:
     def compute(m: Any, x: Tensor) -> Tensor:
         y = x + m.a(m.n1(x))
         y = y + m.b(m.n2(y))
@@ -110,7 +109,7 @@ def test_masks_are_shared_by_maps_of_one_size_and_shift() -> None:
     )  # fmt: skip
     applied = Applied(module, stack_windows)
     assert applied.fired == [3]
-    assert len(layers_of(applied, InsideWindows)) == 2
+    assert len(layers_of(applied, WindowPlaces)) == 2
     assert applied.exact()
 
 
