@@ -7,15 +7,25 @@ import operator
 import torch
 from torch import Tensor, nn
 
+from paragon_export.networks.float32 import narrow, widen
 from paragon_export.networks.layers import (
     ChannelAttention,
     LayerScale,
     RMSNorm,
     TokenAttention,
 )
-from paragon_export.networks.ops import floating, picture_mean, positions, sized_like
+from paragon_export.networks.ops import (
+    floating,
+    numbers,
+    picture_mean,
+    positions,
+    sized_like,
+)
 from paragon_export.rewrite.fx_network import Network, feeds_only, is_call
 from paragon_export.rewrite.normalize import Normalize
+
+BLOCK = 32
+"""Values that :class:`BlockedMeans` adds one after the other."""
 
 
 def tabulate_tokens(network: Network) -> int:
@@ -144,13 +154,45 @@ def transpose_for_means(network: Network) -> int:
     """Take the means of a :class:`ChannelGate` over the transposed map, ``mean(T x) = mean(x)``.
 
     TensorRT stores maps with the channels last, so the transpose moves nothing. The mean cuts
-    each row into blocks; with the channels first, TensorRT copies the map for that.
+    each row into blocks; with the channels first, TensorRT copies the map for that. The last block
+    is filled by index (:class:`BlockedMeans`), so that TensorRT plans no memory for padding.
     """
     fired = 0
     for _, gate in network.calls(ChannelGate):
-        gate.transposes_for_mean = not gate.channels_last
-        fired += gate.transposes_for_mean
+        if not gate.channels_last:
+            gate.means = BlockedMeans()
+            fired += 1
     return fired
+
+
+class BlockedMeans(nn.Module):
+    """The means of channels over height and width, in float32, from (N, C, H, W) to (N, C).
+
+    As :func:`~paragon_export.networks.ops.picture_mean`, short blocks are added, so that the error
+    does not grow with the map.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        total, count = self._along(widen(x.permute(0, 2, 3, 1)), 2)
+        total, rows = self._along(total, 1)
+        return narrow(total / (count * rows), x)
+
+    def _along(self, x: Tensor, dim: int) -> tuple[Tensor, Tensor]:
+        """Return the sum of ``x`` along a dimension, which is removed, and of ones, over 32."""
+        extent = x.shape[dim]
+        blocks = (extent + BLOCK - 1) // BLOCK
+        # A sum with a position is int64 in a trace as well.
+        place = positions(x, dim)[:1] + numbers(0, blocks * BLOCK)
+        inside = floating((extent - place).clamp(0, 1), x)
+        taken = torch.index_select(x, dim, place.clamp(max=extent - 1))
+        c = x.shape[-1]
+        if dim == 2:
+            taken = taken * inside[:, None]
+            taken = taken.reshape(x.shape[0], x.shape[1], blocks, BLOCK, c)
+        else:
+            taken = (taken * inside[:, None]).reshape(x.shape[0], blocks, BLOCK, c)
+        ones = inside.reshape(-1, BLOCK).mean(dim=1).sum(dim=0)
+        return taken.mean(dim=dim + 1).sum(dim=dim), ones
 
 
 class ChannelGate(nn.Module):
@@ -164,14 +206,14 @@ class ChannelGate(nn.Module):
         self.fc = attention.fc
         self.gain = nn.Parameter(gain.detach().flatten().clone())
         self.channels_last = False
-        self.transposes_for_mean = False
+        self.means: nn.Module | None = None
+        """Computes the means; None for :func:`picture_mean`."""
 
     def forward(self, x: Tensor) -> Tensor:
         top = 1 if self.channels_last else 2
-        height, width = x.shape[top], x.shape[top + 1]
-        if self.transposes_for_mean:
-            means = picture_mean(x.permute(0, 2, 3, 1), height, width, True)
+        if self.means is not None:
+            means = self.means(x)
         else:
-            means = picture_mean(x, height, width, self.channels_last)
+            means = picture_mean(x, x.shape[top], x.shape[top + 1], self.channels_last)
         gate = self.fc(means) * self.gain + 1
         return x * (gate[:, None, None, :] if self.channels_last else gate[:, :, None, None])
