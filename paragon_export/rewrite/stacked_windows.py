@@ -20,7 +20,8 @@ def stack_windows(network: Network) -> int:
 
     TensorRT's fused attention takes heads that lie at one distance in memory. They do if the axes
     are place, window, head, channel: then it reads the results of the products for q, k and v as
-    they are. In the trained order of axes a kernel copies them first.
+    they are. In the trained order of axes a kernel copies them first. The product for q is a 1x1
+    convolution, because TensorRT may join three products of one map and copy their results.
 
     The norm before the attention treats each pixel alone, so it is the same before and after the
     map is cut into windows. After it, TensorRT cuts and norms in one kernel, and no float32 map is
@@ -29,8 +30,8 @@ def stack_windows(network: Network) -> int:
     no memory for padding.
 
     Constants move as in :func:`~paragon_export.rewrite.attention.gather_windows`. Only q keeps
-    a bias. The norm moves if it is an
-    :class:`RMSNorm` whose result no other call uses; the layout changes in any case.
+    a bias. The norm moves if it is an :class:`RMSNorm` whose result no other call uses; the layout
+    changes in any case.
     """
     fired = 0
     places: dict[tuple[Any, int, int], list[Any]] = {}
@@ -96,13 +97,14 @@ class StackedAttention(nn.Module):
         self.channels, self.window, self.shift = c, attention.window, attention.shift
         self.width = c // attention.heads
         self.norm = norm
-        self.q = nn.Linear(c, c, dtype=torch.float64)
+        self.q = nn.Conv2d(c, c, 1, dtype=torch.float64)
         self.proj = nn.Linear(c, c, dtype=torch.float64)
         self.k, self.v = (nn.Linear(c, c, bias=False, dtype=torch.float64) for _ in range(2))
         q, k, v = attention.qkv.weight.detach().double().chunk(3)
         q_bias, _, v_bias = attention.qkv.bias.detach().double().chunk(3)
         with torch.no_grad():
-            self.q.weight.copy_(q * self.width**-0.5)
+            self.q.weight.copy_(q[:, :, None, None] * self.width**-0.5)
+            assert self.q.bias is not None
             self.q.bias.copy_(q_bias * self.width**-0.5)
             self.k.weight.copy_(k)
             self.v.weight.copy_(v)
@@ -125,13 +127,15 @@ class StackedAttention(nn.Module):
         y = _taken(x, there).reshape(n, c, rows, size, columns, size).permute(3, 5, 0, 2, 4, 1)
         y = y.reshape(size * size, n, -1, c)
         y = y * inside if self.norm is None else _normed(self.norm, y, inside)
-        y = self.proj(self._attend(y.reshape(-1, c)))
+        y = self.proj(self._attend(y))
         y = y.reshape(size, size, n, rows, columns, c).permute(2, 5, 3, 0, 4, 1)
         return sized_like(_taken(y.reshape(n, c, rows * size, columns * size), back), x)
 
     def _attend(self, y: Tensor) -> Tensor:
-        """Return the attended values of all places, (places, C)."""
-        q, k, v = (self._heads(product(y)) for product in (self.q, self.k, self.v))
+        """Return the attended values (places and windows, C) of ``y`` (places, N, windows, C)."""
+        rows = y.reshape(-1, self.channels)
+        query = self.q(y.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        q, k, v = (self._heads(part) for part in (query, self.k(rows), self.v(rows)))
         weights = torch.softmax(q @ k.permute(0, 2, 1), dim=-1)
         return (weights @ v).permute(1, 0, 2).reshape(-1, self.channels)
 
