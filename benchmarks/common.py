@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import re
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx_ir as ir
@@ -29,6 +30,9 @@ from paragon_export.specs.profiles import Profile
 from paragon_export.specs.types import Backend, Precision, Runtime, Size
 from paragon_export.system.atomic_write import to_json
 from paragon_export.system.environment import environment
+
+if TYPE_CHECKING:
+    from paragon_export.pipeline.kernel_plan import KernelPlan
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -166,6 +170,28 @@ def planned_megabytes(exported: Exported, largest: Size) -> float:
     if built.planned_bytes is None:
         raise EngineBuildError("TensorRT did not say how much memory it plans")
     return built.planned_bytes / 1e6
+
+
+def kernel_plans(
+    exported: Exported, sizes: Sequence[Size], cards: Sequence[str]
+) -> list[KernelPlan]:
+    """Return the kernels that TensorRT-RTX compiles in float16, for each size and card.
+
+    Raises:
+        ParagonExportError: If TensorRT cannot compile the model.
+    """
+    from paragon_export.pipeline.kernel_plan import plan_kernels
+
+    half = to_precision(exported.model, Precision.FP16, Precision.FP32)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.onnx"
+        path.write_bytes(serialized(half, path).data)
+        return plan_kernels(path, sizes=sizes, cards=cards)
+
+
+def gigabytes(plan: KernelPlan) -> float:
+    """Return what the kernels of a plan read and write, in units of 1e9 bytes."""
+    return sum(work.moved for work in plan.works) / 1e9
 
 
 def check_equal(name: str, output: np.ndarray, truth: np.ndarray) -> None:

@@ -344,6 +344,26 @@ def _rules(rows: Rows) -> str:
     return f"Latency grows most without these rules: {parts}."
 
 
+def _rules_tensorrt(rows: Rows) -> str:
+    key = "bytes without / with"
+    best: dict[str, float] = {}
+    for row in rows:
+        if isinstance(row[key], float):
+            best[row["rule"]] = max(best.get(row["rule"], 0.0), row[key])
+    first = sorted(best, key=lambda name: -best[name])[:3]
+    parts = ", ".join(f"`{name}` ({figure(best[name])} times)" for name in first)
+    return f"The estimated bytes grow most without these rules: {parts}."
+
+
+def _tensorrt_estimate(rows: Rows) -> str:
+    at_1080 = where(rows, input="1080x1920", card="RTX 3060")
+    return (
+        "At 1080x1920 the kernels of the export for TensorRT move "
+        f"{span(at_1080, 'rewritten / plain, bytes')} times the bytes of the plain one; estimated from "
+        "the compiled kernels, not run."
+    )
+
+
 def _breakdown(rows: Rows) -> str:
     parts = []
     for variant in dict.fromkeys(row["variant"] for row in rows):
@@ -688,9 +708,39 @@ TABLES: Mapping[str, Table] = {
             "variant": "variant",
             "rule": "rule left out",
             "latency without / with": "latency without / with",
-            "planned memory without / with": "planned memory without / with",
         },
         _rules,
+    ),
+    "rules_tensorrt": Table(
+        {
+            "variant": "variant",
+            "rule": "rule left out",
+            "planned memory without / with": "planned memory without / with",
+            "bytes without / with": "bytes moved, estimated, without / with",
+            "estimated ms without / with": "time, estimated, without / with",
+        },
+        _rules_tensorrt,
+        is_compiled=True,
+    ),
+    "tensorrt_estimate": Table(
+        {
+            "variant": "variant",
+            "scale": "scale",
+            "input": "input HxW (px)",
+            "card": "card",
+            "plain GB": "plain (GB)",
+            "rewritten GB": "rewritten (GB)",
+            "rewritten / plain, bytes": "rewritten / plain, bytes",
+            "default / plain, bytes": "default / plain, bytes",
+            "plain launches": "plain, kernels",
+            "rewritten launches": "rewritten, kernels",
+            "plain ms": "plain, estimated (ms)",
+            "rewritten ms": "rewritten, estimated (ms)",
+            "rewritten / plain, ms": "rewritten / plain, time",
+            "default / plain, ms": "default / plain, time",
+        },
+        _tensorrt_estimate,
+        is_compiled=True,
     ),
     "breakdown": Table(
         {

@@ -1,16 +1,18 @@
 """Each rewrite rule alone: what is lost when it is left out and all others are kept.
 
 Latency is that of ONNX Runtime on networks made for it, all contenders taking turns in one run;
-a ratio is the median of the ratios within each round. Memory is what TensorRT-RTX plans for an
-RTX 30 card in float16, on networks made for TensorRT. Above 1: the rule pays. Some rules need
-others before them, so that the ratios do not multiply to the whole gain. Scale 2, random weights.
+a ratio is the median of the ratios within each round. On networks made for TensorRT, float16, an RTX
+30 card and one size, memory is what TensorRT-RTX plans, and bytes and time are estimated from the
+kernels that it compiles; nothing is run. Above 1: the rule pays. Some rules need others before
+them, so that the ratios do not multiply to the whole gain. Scale 2, random weights.
 
-Writes ``rules.json``.
+Writes ``rules.json`` (latency) and ``rules_tensorrt.json``.
 """
 
 from __future__ import annotations
 
 import gc
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 import torch
@@ -20,7 +22,9 @@ from common import (
     SIZES,
     Exported,
     check_equal,
+    gigabytes,
     interleave,
+    kernel_plans,
     median_ratio,
     network,
     onnx_runtime,
@@ -41,30 +45,32 @@ SCALE = 2
 ALL = "all rules"
 
 
+CARD = "RTX 3060"
+
+
 def main(
     variants: Annotated[list[str] | None, typer.Argument(help="Default: all four.")] = None,
-    samples: Annotated[int, typer.Option(min=1, help="Rounds that are timed.")] = 7,
-    size: Annotated[
-        str, typer.Option(help="Largest input that memory is planned for.")
-    ] = "1080x1920",
+    samples: Annotated[int, typer.Option(min=0, help="Rounds that are timed; 0: none.")] = 7,
+    size: Annotated[str, typer.Option(help="Input that TensorRT compiles for.")] = "1080x1920",
 ) -> None:
     for variant in variants or list(SIZES):
         module = network(variant, SCALE)
-        latency = latency_ratios(variant, module, samples)
+        latency = latency_ratios(variant, module, samples) if samples else {}
         gc.collect()
-        memory = memory_ratios(module, Size.parse(size))
-        rows: list[dict[str, Any]] = []
-        for rule in RULES:
-            if rule.name in latency or rule.name in memory:
-                rows.append(
-                    {
-                        "variant": variant,
-                        "rule": rule.name,
-                        "latency without / with": latency.get(rule.name, "-"),
-                        "planned memory without / with": memory.get(rule.name, "-"),
-                    }
-                )
-        write("rules", rows, ("variant", "rule"))
+        rows = [
+            {"variant": variant, "rule": rule, "latency without / with": ratio}
+            for rule, ratio in in_order(latency)
+        ]
+        if rows:
+            write("rules", rows, ("variant", "rule"))
+        compiled = tensorrt_ratios(module, Size.parse(size))
+        rows = [{"variant": variant, "rule": rule, **row} for rule, row in in_order(compiled)]
+        write("rules_tensorrt", rows, ("variant", "rule"))
+
+
+def in_order(found: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """Return rules and their results in the order in which rules are applied."""
+    return [(rule.name, found[rule.name]) for rule in RULES if rule.name in found]
 
 
 def ablations(module: torch.nn.Module, runtime: Runtime) -> dict[str, Exported]:
@@ -87,16 +93,30 @@ def latency_ratios(variant: str, module: torch.nn.Module, samples: int) -> dict[
     return {name: median_ratio(taken[name], taken[ALL]) for name in taken if name != ALL}
 
 
-def memory_ratios(module: torch.nn.Module, largest: Size) -> dict[str, float | str]:
+def tensorrt_ratios(module: torch.nn.Module, size: Size) -> dict[str, dict[str, float | str]]:
     exports = ablations(module, Runtime.TENSORRT)
-    everything = planned_megabytes(exports.pop(ALL), largest)
-    ratios: dict[str, float | str] = {}
+    everything = compiled_figures(exports.pop(ALL), size)
+    found: dict[str, dict[str, float | str]] = {}
     for name, exported in exports.items():
         try:
-            ratios[name] = planned_megabytes(exported, largest) / everything
+            figures = compiled_figures(exported, size)
+            found[name] = {
+                f"{key} without / with": figures[key] / everything[key] for key in figures
+            }
         except ParagonExportError as error:
-            ratios[name] = short_reason(error)
-    return ratios
+            found[name] = {f"{key} without / with": short_reason(error) for key in everything}
+        gc.collect()
+    return found
+
+
+def compiled_figures(exported: Exported, size: Size) -> dict[str, float]:
+    """Return planned memory, bytes moved and milliseconds, the latter two estimated."""
+    (plan,) = kernel_plans(exported, [size], [CARD])
+    return {
+        "planned memory": planned_megabytes(exported, size),
+        "bytes": gigabytes(plan),
+        "estimated ms": plan.milliseconds,
+    }
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from paragon_export.rewrite.attention import GatheredAttention
 from paragon_export.rewrite.fx_network import Network, feeds_only, is_call
 from paragon_export.rewrite.global_attention import DictionaryAttention
 from paragon_export.rewrite.normalize import Normalize
+from paragon_export.rewrite.stacked_windows import StackedAttention
 
 
 def fold_gains(network: Network) -> int:
@@ -53,7 +54,11 @@ def _scale_output(network: Network, node: Any, gain: Tensor) -> bool:
     Return whether ``node`` calls a linear map; otherwise nothing is changed.
     """
     conv = network.layer(node, nn.Conv2d)
-    attention = network.layer(node, GatheredAttention) or network.layer(node, DictionaryAttention)
+    attention = (
+        network.layer(node, GatheredAttention)
+        or network.layer(node, StackedAttention)
+        or network.layer(node, DictionaryAttention)
+    )
     if conv is not None:
         weight, bias = conv.weight, conv.bias
     elif attention is not None:

@@ -17,8 +17,14 @@ from paragon_export.rewrite.attention import (
     gather_windows,
 )
 from paragon_export.rewrite.channels_last import channels_last
+from paragon_export.rewrite.dense import merge_depthwise, merge_pointwise
 from paragon_export.rewrite.fx_network import Network
-from paragon_export.rewrite.global_attention import gate_channels, tabulate_tokens
+from paragon_export.rewrite.global_attention import (
+    fuse_tokens,
+    gate_channels,
+    tabulate_tokens,
+    transpose_for_means,
+)
 from paragon_export.rewrite.linear import (
     clamp_in_convolution,
     fold_gains,
@@ -28,6 +34,7 @@ from paragon_export.rewrite.linear import (
     split_halves,
 )
 from paragon_export.rewrite.overlapping import attend_in_steps, equal_widths
+from paragon_export.rewrite.stacked_windows import stack_windows
 from paragon_export.rewrite.upsampling import (
     fuse_tail,
     repeat_after_filter,
@@ -40,6 +47,10 @@ ALL_RUNTIMES = frozenset(Runtime)
 
 FULL_RUNTIMES = ALL_RUNTIMES - {Runtime.PORTABLE}
 """Those that know all operators."""
+
+NOT_TENSORRT = FULL_RUNTIMES - {Runtime.TENSORRT}
+
+TENSORRT_ALONE = frozenset({Runtime.TENSORRT})
 
 CPU_RUNTIMES = frozenset({Runtime.ONNXRUNTIME, Runtime.OPENVINO})
 
@@ -61,24 +72,29 @@ class Rule:
 
 
 RULES = (
-    Rule(gather_windows),
+    Rule(stack_windows, TENSORRT_ALONE),
+    Rule(gather_windows, NOT_TENSORRT),
     Rule(tabulate_tokens),
     Rule(gate_channels),
     Rule(fold_norms),
     Rule(fold_gains, ALL_RUNTIMES),
     Rule(fuse_heads, CPU_RUNTIMES),
     Rule(fuse_windows, CPU_RUNTIMES),
-    Rule(equal_widths, frozenset({Runtime.TENSORRT}), half=True),
+    Rule(equal_widths, TENSORRT_ALONE, half=True),
     Rule(attend_in_steps, frozenset({Runtime.ANY, Runtime.TENSORRT})),
+    Rule(fuse_tokens, TENSORRT_ALONE),
+    Rule(transpose_for_means, TENSORRT_ALONE),
     Rule(split_concat, ALL_RUNTIMES),
     Rule(split_halves, ALL_RUNTIMES),
     Rule(narrow_products),
     Rule(clamp_in_convolution, frozenset({Runtime.ONNXRUNTIME})),
+    Rule(merge_pointwise, TENSORRT_ALONE),
+    Rule(merge_depthwise, TENSORRT_ALONE),
     Rule(fuse_tail),
     Rule(repeat_after_filter),
     Rule(share_shuffle),
     Rule(shuffle_in_steps, frozenset({Runtime.ONNXRUNTIME})),
-    Rule(channels_last),
+    Rule(channels_last, NOT_TENSORRT),
 )
 """In the order of application. Those for all runtimes leave nothing but convolutions and sums."""
 

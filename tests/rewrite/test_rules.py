@@ -601,6 +601,14 @@ EXPECTED = {
 }  # fmt: skip
 
 
+FOR_TENSORRT = {
+    "realtime": {"merge_depthwise"},
+    "stream": {"merge_pointwise", "merge_depthwise"},
+    "photo": {"stack_windows", "merge_depthwise"},
+    "pro": {"stack_windows", "fuse_tokens", "transpose_for_means", "merge_depthwise"},
+}
+
+
 @pytest.mark.parametrize("runtime", list(Runtime))
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_network_is_equal_and_every_rule_meant_for_it_fires(variant: str, runtime: Runtime) -> None:
@@ -615,6 +623,8 @@ def test_network_is_equal_and_every_rule_meant_for_it_fires(variant: str, runtim
     if runtime is Runtime.ONNXRUNTIME and variant == "stream":
         extra.add("clamp_in_convolution")
     expected = EXPECTED[variant] | extra
+    if runtime is Runtime.TENSORRT:
+        expected = (expected - {"gather_windows", "channels_last"}) | FOR_TENSORRT[variant]
     if runtime is Runtime.PORTABLE:
         expected &= {"fold_gains", "split_concat", "split_halves"}
     assert set(rewritten.fired) == expected
@@ -654,7 +664,7 @@ def test_exported_graph_computes_the_same(variant: str) -> None:
     image = (Port("input", ("batch", 3, "height", "width")),)
     result = (Port("output", ("batch", "c", "h", "w")),)
     plain = copy.deepcopy(module).double()
-    for runtime in (Runtime.ANY, Runtime.ONNXRUNTIME):
+    for runtime in (Runtime.ANY, Runtime.ONNXRUNTIME, Runtime.TENSORRT):
         model = trace(rewrite(module, runtime).module, image, result, 20)
         session = ort.InferenceSession(ir.to_proto(model).SerializeToString())
         for size in SIZES:
