@@ -691,7 +691,7 @@ def test_a_wrong_rule_is_seen() -> None:
 # --- where rewriting costs the verdict -----------------------------------------------------------
 
 
-def coarse(network: nn.Module, runtime: Runtime) -> Rewritten:
+def coarse(network: nn.Module, runtime: Runtime, *, half: bool) -> Rewritten:
     """Rewrite wrongly: all that half precision may err, twice."""
     wrong = copy.deepcopy(network)
     with torch.no_grad():
