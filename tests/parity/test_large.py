@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -26,7 +27,7 @@ from paragon_export.parity.compare import verify
 from paragon_export.parity.parts import Part, Parts
 from paragon_export.parity.reference import TorchReference, build_reference
 from paragon_export.parity.report import ParityReport
-from paragon_export.parity.truth import Truths
+from paragon_export.parity.truth import Truth, Truths
 from paragon_export.pipeline.build import build
 from paragon_export.pipeline.export import export_onnx
 from paragon_export.runtimes.base import Arrays
@@ -321,12 +322,38 @@ def test_a_size_that_the_file_does_not_accept_is_refused(
         ExportPlan(checkpoint=tiny_realtime, output=tmp_path / "a.onnx", at=(Size(9999, 9999),))
 
 
-def test_pytorchs_error_on_a_large_photograph_is_the_largest_on_small_ones(still: Case) -> None:
-    found = Truths(still.reference)
-    small = [found.on(large_probe(3, size), [Precision.FP32]) for size in SMALL]
+def large_and_small_errors(found: Truths, gain: int = 1) -> tuple[Truth, float, float, float]:
+    """Return the truth at a large size, PyTorch's error there and on small ones, and their peak.
+
+    The small photographs are multiplied by ``gain``, and with them the errors on them.
+    """
+    probes = [large_probe(3, size) for size in SMALL]
+    louder = [replace(probe, frames=tuple(f * gain for f in probe.frames)) for probe in probes]
+    small = [found.on(probe, [Precision.FP32]) for probe in louder]
     large = found.on(large_probe(3, LARGE_AT), [Precision.FP32])
-    errors = [truth.own[Precision.FP32]["output"].max_abs for truth in small]
-    assert large.own[Precision.FP32]["output"].max_abs == max(errors)
+    errors = [truth.own[Precision.FP32]["output"].max_abs for truth in (large, *small)]
+    peak = max(float(np.abs(truth.outputs["output"]).max()) for truth in small)
+    return large, errors[0], max(errors[1:]), peak
+
+
+@pytest.mark.parametrize("gain", [1, 32])
+def test_pytorchs_error_on_a_large_photograph_is_measured_there(gain: int, still: Case) -> None:
+    """The one on small photographs counts as well."""
+    large, error, on_small, _ = large_and_small_errors(Truths(still.reference), gain)
+    output = large.part.play(still.reference.runner("float32"), still.reference.inputs)["output"]
+    measured = np.abs(output.astype(np.float64) - large.outputs["output"]).max()
+    assert (measured > on_small) is (gain == 1)
+    assert error == max(measured, on_small)
+
+
+def test_pytorchs_error_on_a_slow_network_grows_with_the_peak(
+    still: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parts, "MAX_EXCERPT_FLOPS", 1)
+    large, error, on_small, peak = large_and_small_errors(Truths(still.reference))
+    assert large.part.dtype == "float32"
+    ratio = float(np.abs(large.outputs["output"]).max()) / peak
+    assert error == pytest.approx(on_small * max(1, ratio))
 
 
 def test_what_candidates_share_is_computed_once(
