@@ -342,7 +342,7 @@ def test_pytorchs_error_on_a_large_photograph_is_measured_there(gain: int, still
     large, error, on_small, _ = large_and_small_errors(Truths(still.reference), gain)
     output = large.part.play(still.reference.runner("float32"), still.reference.inputs)["output"]
     measured = np.abs(output.astype(np.float64) - large.outputs["output"]).max()
-    assert (measured > on_small) is (gain == 1)
+    assert bool(measured > on_small) is (gain == 1)
     assert error == max(measured, on_small)
 
 
