@@ -143,6 +143,23 @@ LINE = (
 )
 
 
+@pytest.mark.parametrize("operators", ["GathRedu", "GathMeanMul", "SlicSum"])
+def test_a_gather_that_reduces_reads_more_than_it_writes(operators: str) -> None:
+    listing = LINE.replace("__myl_Mul_", f"__myl_{operators}_")
+    head, tail = listing.split("Outputs")
+    shorter = tail.replace("[1,8]", "[1,1]").replace("[8,1]", "[1,1]")
+    (kernel,) = read_listing(f"Layers:\n{head}Outputs{shorter}")
+
+    assert (work_of(kernel).read, work_of(kernel).written) == (8 * 2, 2)
+
+
+def test_flops_of_a_fused_product_are_not_zero() -> None:
+    """The list does not tell the length of this one's sums."""
+    (kernel,) = read_listing("Layers:\n" + LINE.replace("__myl_Mul_", "__myl_FcAdd_"))
+
+    assert (work_of(kernel).group, work_of(kernel).flops) == ("product", None)
+
+
 def test_a_line_is_read() -> None:
     (kernel,) = read_listing("Layers:\n" + LINE)
 

@@ -12,6 +12,10 @@ CONVOLUTION, ATTENTION, PRODUCT, NORM, COPY, OTHER = (
 )  # fmt: skip
 
 
+REDUCING = ("Redu", "Mean", "Sum")
+"""Operators whose result is smaller than what they read."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Work:
     """What one kernel moves and computes."""
@@ -47,7 +51,7 @@ def group_of(kernel: Kernel) -> str:
         return CONVOLUTION
     if "mha" in name:
         return ATTENTION
-    if kind == "gemm" or name.startswith("_gemm") or "Gemm" in name:
+    if kind == "gemm" or name.startswith("_gemm") or "Gemm" in name or "Fc" in _operators(name):
         return PRODUCT
     if "Redu" in name or "Mean" in name or "Sqrt" in name:
         return NORM
@@ -83,7 +87,7 @@ def _moved(kernel: Kernel) -> tuple[int, int]:
         whole = sum(tensor.bytes for tensor in written if tensor.name not in _names(in_place))
         return weights + sum(t.bytes for t in read), whole + changed * item
     most = max((tensor.elements for tensor in written), default=0)
-    takes_part = bool({"Slic", "Gath"} & set(operators)) and "Redu" not in operators
+    takes_part = bool({"Slic", "Gath"} & set(operators)) and not set(REDUCING) & set(operators)
     sizes = [
         min(tensor.elements, most) * ITEM_BYTES[tensor.dtype] if takes_part else tensor.bytes
         for tensor in read
