@@ -40,8 +40,8 @@ BORDER_PX = 4
 OUTPUT_TYPES = (np.float32, np.float16, ml_dtypes.bfloat16)
 """Types that a candidate's output may have."""
 
-MIN_TOLD_SECONDS = 2.0
-"""What takes longer is told as soon as it is measured."""
+MIN_PRINTED_SECONDS = 2.0
+"""The error on an image that takes longer is printed before the verdict."""
 
 IMAGE = "output"
 """Name of the output that is the image, the map or the logits."""
@@ -92,13 +92,13 @@ def _image_rows(
             found, fault = _run(candidate, probe, truths.reference.inputs)
             for name in truth.outputs:
                 row = _row(candidate, truth, name, found, fault, rules[candidate.precision])
-                if (seconds := time.monotonic() - start) >= MIN_TOLD_SECONDS:
+                if (seconds := time.monotonic() - start) >= MIN_PRINTED_SECONDS:
                     tell(_measured(row, seconds))
                 yield row
 
 
 def _measured(row: ParityRow, seconds: float) -> str:
-    """Say what was measured of an image. The verdict on it may need those to come."""
+    """Return the errors on one image as text. Its verdict may depend on the images that follow."""
     return (
         f"{row.picture} {row.size}, {row.candidate}: {row.output}: largest error "
         f"{row.found.max_abs:.1e}, PyTorch's {row.reference_max_abs:.1e} ({seconds:.1f} s)"

@@ -59,8 +59,7 @@ class Yardstick:
         is_photograph = not part.whole.is_stress
         is_large = part.excerpt is not None and is_photograph and bool(self._largest)
         if is_large and part.dtype == "float32":
-            growth = {n: max(1.0, peak / (self._peaks[n] or 1.0)) for n, peak in peaks.items()}
-            return {name: e.divided(1 / growth[name]) for name, e in self._largest.items()}
+            return {n: e.divided(1 / self._growth(n, peaks[n])) for n, e in self._largest.items()}
         runs = [part.play(runner, self._inputs) for runner in self._runners[: 1 if is_large else 2]]
         if self._moves_input and not is_large:
             runs.append(part.play(self._runners[0], self._inputs, nudged(part.probe)))
@@ -73,6 +72,11 @@ class Yardstick:
             self._largest = worst
             self._peaks = {n: max(peak, self._peaks.get(n, 0.0)) for n, peak in peaks.items()}
         return dict(self._largest) if is_large else errors
+
+    def _growth(self, name: str, peak: float) -> float:
+        """Return the ratio of a peak to that on the photographs before, at least 1."""
+        known = self._peaks[name]
+        return max(1.0, peak / known) if known and math.isfinite(peak) else 1.0
 
 
 def with_overall(rows: Sequence[ParityRow]) -> list[ParityRow]:

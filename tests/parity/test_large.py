@@ -28,6 +28,7 @@ from paragon_export.parity.parts import Part, Parts
 from paragon_export.parity.reference import TorchReference, build_reference
 from paragon_export.parity.report import ParityReport
 from paragon_export.parity.truth import Truth, Truths
+from paragon_export.parity.yardstick import Yardstick
 from paragon_export.pipeline.build import build
 from paragon_export.pipeline.export import export_onnx
 from paragon_export.runtimes.base import Arrays
@@ -334,6 +335,20 @@ def large_and_small_errors(found: Truths, gain: int = 1) -> tuple[Truth, float, 
     errors = [truth.own[Precision.FP32]["output"].max_abs for truth in (large, *small)]
     peak = max(float(np.abs(truth.outputs["output"]).max()) for truth in small)
     return large, errors[0], max(errors[1:]), peak
+
+
+def test_an_output_without_bounds_does_not_scale_pytorchs_error(
+    still: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A slow network that diverges on the large photograph alone is judged, not a crash."""
+    monkeypatch.setattr(parts, "MAX_EXCERPT_FLOPS", 1)
+    yardstick = Yardstick(still.reference, Precision.FP32)
+    shared = Parts(still.reference)
+    exact = still.reference.runner("float64")
+    small, large = (shared.of(large_probe(3, size)) for size in (SMALL[0], LARGE_AT))
+    known = yardstick.errors(small, small.play(exact, still.reference.inputs))
+    for value in (np.inf, np.nan):
+        assert yardstick.errors(large, {"output": np.full((1, 3, 8, 8), value)}) == known
 
 
 @pytest.mark.parametrize("gain", [1, 32])
