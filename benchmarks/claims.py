@@ -19,8 +19,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Callable
 from typing import Annotated, Any
 
 os.environ["OMP_WAIT_POLICY"] = "PASSIVE"  # PyTorch's idle threads would spin while others run
@@ -32,6 +31,8 @@ from common import (
     RESULTS,
     Exported,
     check_equal,
+    interleave,
+    kernel_plans,
     median,
     median_ratio,
     network,
@@ -44,18 +45,13 @@ from common import (
 from glyphs import CELLS, CLASSES, IDS, VOCABULARY, in_parts, letters, phase_2, runners
 from hybrids import FAST_BODY, SIZES, WHOLE_BODY, WITHOUT_ATTENTION, hybrid, published
 
-from paragon_export.engines.kernels.cards import find_card, total_seconds
-from paragon_export.engines.kernels.compile import compile_kernels
-from paragon_export.engines.kernels.count import work_of
 from paragon_export.errors import ParagonExportError
-from paragon_export.graph.onnx_io import serialized
 from paragon_export.inputs.glyph_probes import glyph_batch
 from paragon_export.networks.glyph.layout import CellHyperparameters
 from paragon_export.networks.glyph.network import CellClassifier
-from paragon_export.precision.half import to_precision
 from paragon_export.runtimes.openvino_runner import OpenVinoRunner
 from paragon_export.runtimes.ort_runner import OnnxRunner
-from paragon_export.specs.types import Precision, Runtime, Size
+from paragon_export.specs.types import Runtime, Size
 from paragon_export.system.environment import environment
 
 INPUT_PX = {"s": 96, "m": 64, "l": 64, "xl": 48}
@@ -135,7 +131,7 @@ def compare(size: str, samples: int) -> None:
         for backend, run in runs.items():
             check_equal(f"{size}, {name}: {backend}", run(), truth)
             contenders[f"{name}|{backend}"] = run
-    taken = cpu_times(contenders, samples)
+    taken = interleave(contenders, samples, time.process_time)
     for name, module in networks.items():
         row: dict[str, Any] = {"size": size, "switch": name, "input": f"{side}x{side}"}
         row["parameters"] = sum(p.numel() for p in module.parameters())
@@ -165,24 +161,6 @@ def _runs(module: torch.nn.Module, picture: Any) -> dict[str, Callable[[], Any]]
     }
 
 
-def cpu_times(
-    contenders: Mapping[str, Callable[[], object]], samples: int
-) -> dict[str, list[float]]:
-    """Take the CPU time of each contender once a round, after a first round that warms up.
-
-    Returns:
-        Name to milliseconds of all threads together. Other processes do not count, nor do pauses.
-    """
-    taken: dict[str, list[float]] = {name: [] for name in contenders}
-    for step in range(samples + 1):
-        for name, run in contenders.items():
-            start = time.process_time()
-            run()
-            if step:
-                taken[name].append((time.process_time() - start) * 1e3)
-    return taken
-
-
 def _estimate(size: str, switch: str) -> dict[str, Any]:
     """Return TensorRT-RTX's estimated milliseconds on ``CARD`` and planned megabytes, float16."""
     names = "TensorRT estimated ms", "TensorRT planned MB"
@@ -197,10 +175,8 @@ def _estimate(size: str, switch: str) -> dict[str, Any]:
 
 
 def _milliseconds(model: Exported, size: Size) -> float:
-    half = to_precision(model.model, Precision.FP16, Precision.FP32)
-    card = find_card(CARD)
-    kernels = compile_kernels(serialized(half, Path("model.onnx")), card.target, size)
-    return 1e3 * total_seconds(card, [work_of(kernel) for kernel in kernels if kernel.is_launch])
+    (plan,) = kernel_plans(model, [size], [CARD])
+    return plan.milliseconds
 
 
 def realtime() -> None:
@@ -225,7 +201,7 @@ def glyph(variant: str, samples: int) -> None:
         for name in ("PyTorch", "OpenVINO")
     }
     contenders["chain"] = lambda: in_parts(rasters, first, opened["PyTorch"], 256)
-    taken = cpu_times(contenders, 2 * samples)
+    taken = interleave(contenders, 2 * samples, time.process_time)
     file = io.BytesIO()
     torch.save(module.state_dict(), file)
     ms, megabytes = GLYPHS[variant]
@@ -271,7 +247,7 @@ def _measured_here(size: str, what: str, side: str) -> dict[str, Any]:
         before = start_of_peak()
         module(picture)
         peak = megabytes("VmHWM") - before
-        taken = cpu_times({"it": lambda: module(picture)}, 3)["it"]
+        taken = interleave({"it": lambda: module(picture)}, 3, time.process_time)["it"]
     return {"MB": peak, "CPU ms": median(taken)}
 
 

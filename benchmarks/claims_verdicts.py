@@ -1,4 +1,4 @@
-"""The claims of the family's design notes beside what was measured, with a verdict computed from it.
+"""The claims of the family's design notes and what was measured, with a verdict computed from it.
 
 Writes ``claims.json`` from the results of ``claims.py``, ``attention.py``, ``int8.py`` and
 ``half_precision.py``. A claim whose figures are missing is listed as not measured.

@@ -17,7 +17,7 @@ Item = TypeVar("Item")
 class Reporter(Protocol):
     """Shows steps. Steps may be nested; ``advance`` and ``end`` are about the innermost one.
 
-    ``tell`` shows a line that stays.
+    ``tell`` prints a line.
     """
 
     def begin(self, name: str, total: int | None) -> None: ...
@@ -68,7 +68,7 @@ def advance() -> None:
 
 
 def tell(text: str) -> None:
-    """Say what was found, before the step ends."""
+    """Print a line, for example a result that is known before the step ends."""
     if reporter := _reporter.get():
         reporter.tell(text)
 

@@ -1,4 +1,4 @@
-"""Progress: steps are named on a terminal's stderr, and what is told there or in a pipe."""
+"""Progress: steps are named on a terminal's stderr; single results are printed in a pipe too."""
 
 from __future__ import annotations
 
@@ -150,24 +150,24 @@ class Recorded:
 
 
 @pytest.mark.parametrize(
-    ("options", "is_told"),
+    ("options", "is_printed"),
     [(("--images", "in"), True), (("--images", "in", "--quiet"), False), ((), False)],
 )
-def test_slow_images_of_a_folder_are_told_as_they_come(
-    options: tuple[str, ...], is_told: bool, tiny_realtime: Path, run_here: RunHere, tmp_path: Path,
+def test_results_of_slow_images_are_printed_before_the_table(
+    options: tuple[str, ...], is_printed: bool, tiny_realtime: Path, run_here: RunHere, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    """On stderr, in a pipe too, before the table; an image that is soon judged is not told."""
+    """On stderr, in a pipe too; those of images that are quickly judged are not printed."""
     run_here(*small(tiny_realtime)[:2], "-o", "o.onnx")
     (tmp_path / "in").mkdir()
     Image.new("RGB", (20, 12)).save(tmp_path / "in" / "black.png")
-    monkeypatch.setattr("paragon_export.parity.compare.MIN_TOLD_SECONDS", 0.0)
+    monkeypatch.setattr("paragon_export.parity.compare.MIN_PRINTED_SECONDS", 0.0)
     done = run_here("parity", tiny_realtime, "o.onnx", *options)
 
-    told = [
+    printed = [
         line for line in done.stderr.splitlines() if "black.png 12x20, o.onnx: output: " in line
     ]
-    assert len(told) == is_told
+    assert len(printed) == is_printed
     assert done.code == 0
     monkeypatch.undo()
     assert "black.png" not in run_here("parity", tiny_realtime, "o.onnx", *options).stderr

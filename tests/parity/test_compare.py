@@ -61,18 +61,8 @@ ERRORS = {"error", "error at the border", "RMS error", "error of 1 %", "mean err
 
 
 @pytest.fixture(scope="module")
-def realtime(tiny_realtime: Path) -> Case:
-    return case_of(tiny_realtime, opset=22, upsampler_alpha=0.3)
-
-
-@pytest.fixture(scope="module")
 def photo(tiny_photo: Path) -> Case:
     return case_of(tiny_photo, opset=22, upsampler_alpha=0.3)
-
-
-@pytest.fixture(scope="module")
-def video(tiny_realtime: Path) -> Case:
-    return case_of(tiny_realtime, video=True, opset=22, upsampler_alpha=0.3)
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +100,7 @@ def failures(report: ParityReport) -> set[str]:
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-@pytest.mark.parametrize("name", ["realtime", "photo", "video"])
+@pytest.mark.parametrize("name", ["still", "photo", "video"])
 def test_good_model_passes(
     name: str,
     precision: Precision,
@@ -128,11 +118,11 @@ def test_good_model_passes(
 @pytest.mark.all_sizes
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_good_model_passes_at_the_default_sizes(
-    realtime: Case, precision: Precision, tmp_path: Path
+    still: Case, precision: Precision, tmp_path: Path
 ) -> None:
     """The untouched graph passes on the probes that the commands use by default."""
-    file = write(to_precision(realtime.model, precision, precision), tmp_path / "good.onnx")
-    report = judge(realtime.reference, [read_artifact(file)])
+    file = write(to_precision(still.model, precision, precision), tmp_path / "good.onnx")
+    report = judge(still.reference, [read_artifact(file)])
     assert report.passed
     sizes = {size for size, _ in default_sizes(1)} | {drawn_size(file.read_bytes())}
     assert {row.size for row in report.rows} == sizes | {candidates.LARGE}
@@ -161,10 +151,10 @@ REALTIME_BREAKS: dict[str, Break] = {
 
 @pytest.mark.parametrize("break_it", REALTIME_BREAKS.values(), ids=REALTIME_BREAKS.keys())
 def test_broken_graph_fails(
-    break_it: Break, realtime: Case, verdict: Callable[..., ParityReport]
+    break_it: Break, still: Case, verdict: Callable[..., ParityReport]
 ) -> None:
     """A float32 graph with one thing wrong fails."""
-    report = verdict(realtime, break_it(realtime))
+    report = verdict(still, break_it(still))
     assert not report.passed
     assert failures(report) <= {"error", "error at the border"}
 
@@ -186,10 +176,10 @@ GROSS = {
 @pytest.mark.parametrize("precision", [Precision.FP16, Precision.BF16])
 @pytest.mark.parametrize("break_it", GROSS.values(), ids=GROSS.keys())
 def test_broken_half_graph_fails(
-    break_it: Break, precision: Precision, realtime: Case, verdict: Callable[..., ParityReport]
+    break_it: Break, precision: Precision, still: Case, verdict: Callable[..., ParityReport]
 ) -> None:
     """The tolerance for half precision hides rounding, and no mistake."""
-    report = verdict(realtime, break_it(realtime), precision)
+    report = verdict(still, break_it(still), precision)
     assert not report.passed
     assert failures(report) <= ERRORS
 
@@ -214,9 +204,9 @@ def test_broken_attention_fails(
     assert failures(report) <= {"error", "error at the border"}
 
 
-def test_changed_border_is_named(realtime: Case, verdict: Callable[..., ParityReport]) -> None:
+def test_changed_border_is_named(still: Case, verdict: Callable[..., ParityReport]) -> None:
     """A graph that is wrong at its border alone fails by that name; the interior is reported."""
-    report = verdict(realtime, edges_repeated(realtime))
+    report = verdict(still, edges_repeated(still))
     assert failures(report) == {"error at the border"}
     for row in report.rows:
         assert row.found.interior_max_abs <= row.limit < row.found.border_max_abs
@@ -254,12 +244,12 @@ def test_graph_without_its_crop(photo: Case, tmp_path: Path) -> None:
 # --- overflow ------------------------------------------------------------------------------
 
 
-def test_overflow_in_half_is_named(realtime: Case, verdict: Callable[..., ParityReport]) -> None:
+def test_overflow_in_half_is_named(still: Case, verdict: Callable[..., ParityReport]) -> None:
     """A graph whose middle leaves half's range passes in float32 and bfloat16, not in float16."""
-    model = overflowing(realtime)
-    assert verdict(realtime, model).passed
-    assert verdict(realtime, model, Precision.BF16).passed
-    report = verdict(realtime, model, Precision.FP16)
+    model = overflowing(still)
+    assert verdict(still, model).passed
+    assert verdict(still, model, Precision.BF16).passed
+    report = verdict(still, model, Precision.FP16)
     assert not report.passed
     assert "non-finite" in failures(report)
 
@@ -353,55 +343,53 @@ def test_broken_output_fails_by_name(
     change: Callable[..., Arrays],
     failure: str,
     precision: Precision,
-    realtime: Case,
+    still: Case,
     good_runners: dict[Precision, Runner],
     probes: list[Probe],
 ) -> None:
     """An output that is wrong in one way fails in every precision, and the verdict names how."""
     runner = Altered(good_runners[precision], change)
     candidate = Candidate(name="altered", runner=runner, precision=precision)
-    report = verify(realtime.reference, [candidate], probes[1:])
+    report = verify(still.reference, [candidate], probes[1:])
     assert not report.passed
     found = failures(report)
     assert any(f == failure or f.startswith(failure + " [") for f in found), found
 
 
 @pytest.fixture(scope="module")
-def good_runners(
-    realtime: Case, tmp_path_factory: pytest.TempPathFactory
-) -> dict[Precision, Runner]:
+def good_runners(still: Case, tmp_path_factory: pytest.TempPathFactory) -> dict[Precision, Runner]:
     folder = tmp_path_factory.mktemp("good")
     runners = {}
     for precision in PRECISIONS:
-        model = to_precision(realtime.model, precision, Precision.FP32)
+        model = to_precision(still.model, precision, Precision.FP32)
         file = write(model, folder / f"{precision.value}.onnx")
         runners[precision] = open_candidate(
-            read_artifact(file), realtime.reference.inputs, realtime.reference.outputs
+            read_artifact(file), still.reference.inputs, still.reference.outputs
         ).candidate.runner
     return runners
 
 
 def test_failures_do_not_spread(
-    realtime: Case, good_runners: dict[Precision, Runner], probes: list[Probe]
+    still: Case, good_runners: dict[Precision, Runner], probes: list[Probe]
 ) -> None:
     """Of several candidates each has its own rows, and one that fails fails the report."""
     good = Candidate(name="good", runner=good_runners[Precision.FP32], precision=Precision.FP32)
     runner = Altered(good.runner, on_output(with_pixel(math.nan)))
     bad = Candidate(name="bad", runner=runner, precision=Precision.FP32)
-    report = verify(realtime.reference, [good, bad], probes[:2])
+    report = verify(still.reference, [good, bad], probes[:2])
     assert not report.passed
     assert [row.candidate for row in report.rows] == ["good", "bad", "good", "bad"]
     assert {row.candidate for row in report.rows if row.failure} == {"bad"}
 
 
 def test_nothing_compared_is_no_pass(
-    realtime: Case, good_runners: dict[Precision, Runner], probes: list[Probe]
+    still: Case, good_runners: dict[Precision, Runner], probes: list[Probe]
 ) -> None:
     """Without candidates, or without probes, there is no verdict to pass."""
     good = Candidate(name="good", runner=good_runners[Precision.FP32], precision=Precision.FP32)
-    assert not verify(realtime.reference, [], probes[:1]).passed
-    assert not verify(realtime.reference, [good], []).passed
-    assert not judge(realtime.reference, []).passed
+    assert not verify(still.reference, [], probes[:1]).passed
+    assert not verify(still.reference, [good], []).passed
+    assert not judge(still.reference, []).passed
 
 
 def test_notes_advise_flags_that_exist(tmp_path: Path) -> None:
@@ -544,7 +532,7 @@ def test_play_feeds_a_runner_its_own_state(video: Case) -> None:
 
 
 def test_divergence_is_told_and_judged_relative_to_the_output(
-    realtime: Case, good_runners: dict[Precision, Runner], tmp_path: Path
+    still: Case, good_runners: dict[Precision, Runner], tmp_path: Path
 ) -> None:
     """Where the float64 network blows up on a stress picture, a note says so."""
     tensors = tiny_tensors(tiny_hyperparameters("realtime"))
@@ -780,7 +768,7 @@ def test_limit_is_inclusive(precision: Precision) -> None:
 
 
 def test_given_tolerances_replace_the_defaults(
-    realtime: Case, good_runners: dict[Precision, Runner], probes: list[Probe]
+    still: Case, good_runners: dict[Precision, Runner], probes: list[Probe]
 ) -> None:
     """A caller may be stricter than the defaults."""
     impossible = replace(
@@ -790,17 +778,17 @@ def test_given_tolerances_replace_the_defaults(
         name="good", runner=good_runners[Precision.FP32], precision=Precision.FP32
     )
     report = verify(
-        realtime.reference, [candidate], probes[1:2], {Precision.FP32: image_criteria(impossible)}
+        still.reference, [candidate], probes[1:2], {Precision.FP32: image_criteria(impossible)}
     )
     assert not report.passed
 
 
 def test_reference_error_is_of_the_same_precision(
-    realtime: Case, good_runners: dict[Precision, Runner], probes: Sequence[Probe]
+    still: Case, good_runners: dict[Precision, Runner], probes: Sequence[Probe]
 ) -> None:
     """Beside a candidate stands what PyTorch errs in the candidate's own precision."""
     candidates = [Candidate(name=p.value, runner=good_runners[p], precision=p) for p in PRECISIONS]
-    report = verify(realtime.reference, candidates, probes[1:2])
+    report = verify(still.reference, candidates, probes[1:2])
     by_name = {row.candidate: row.reference_max_abs for row in report.rows}
     assert by_name["fp32"] < 1e-5 < 10 * by_name["fp16"] < 10 * by_name["bf16"]
     assert isinstance(good_runners[Precision.FP32], IsolatedRunner)

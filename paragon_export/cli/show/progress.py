@@ -46,7 +46,7 @@ class StderrReporter:
         Args:
             live: Show the line that moves; stderr must be a terminal.
             log: Print one line, with its seconds, for each step that ends.
-                Without both, only what is told is printed.
+                Without both, only the lines of ``tell`` are printed.
             in_background: Let a thread move the line. Off where times are measured.
         """
         self._live, self._log, self._in_background = live, log, in_background
