@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,6 +12,8 @@ from torch import Tensor, fx
 from paragon_export.networks import layers
 from paragon_export.networks.cost import cost_per_pixel
 from paragon_export.networks.layers import attended_in_parts, may_attend_in_parts
+from paragon_export.networks.paragonsr2.v55_v8 import network
+from paragon_export.networks.paragonsr2.v55_v8.layout import TRAITS
 from paragon_export.parity.reference import build_reference
 from paragon_export.runtimes.half_torch import HalfArithmetic
 
@@ -71,3 +74,40 @@ def test_what_looks_at_operators() -> None:
         assert not may_attend_in_parts(fx.Graph().placeholder("q"))  # type: ignore[arg-type]
         assert not may_attend_in_parts(torch.zeros(1, device="meta"))
     assert not may_attend_in_parts(q)
+
+
+def test_the_scores_of_a_part_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All heads of a small window at once, of a large one a head."""
+    found: list[int] = []
+    softmax = torch.softmax
+
+    def counted(scores: Tensor, dim: int) -> Tensor:
+        found.append(scores.numel())
+        return softmax(scores, dim=dim)
+
+    monkeypatch.setattr(torch, "softmax", counted)
+    for tokens, scores in ((64, 4 * 64**2), (600, 600**2)):
+        found.clear()
+        attended_in_parts(*torch.randn(3, 2, 4, tokens, 4), 1.0)
+        assert set(found) == {scores}
+
+
+@pytest.mark.parametrize("version", ["v6", "v8"])
+def test_networks_before_v9_attend_in_parts_too(
+    version: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    traits = SimpleNamespace(window=8, hidden=8, traits=TRAITS[version])
+    layer = network.WindowAttention(traits, 1).eval()  # type: ignore[arg-type]
+    layer.bake()
+    x, parts = torch.randn(2, 8, 12, 20), []
+
+    def counted(*args: Tensor) -> Tensor:
+        parts.append(1)
+        return attended_in_parts(*args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(network, "attended_in_parts", counted)
+    whole = layer(x)
+    assert not parts
+    with torch.no_grad():
+        assert (layer(x) - whole).abs().max() <= 1e-6
+    assert parts

@@ -16,19 +16,25 @@ from paragon_export.engines.build import compile_engine
 from paragon_export.graph.onnx_io import serialized
 from paragon_export.graph.simplify import simplify
 from paragon_export.graph.trace import trace
+from paragon_export.networks.describe import load_network
 from paragon_export.networks.munet.network import SelfAttention
 from paragon_export.networks.paragonsr2.v0_v5.attention import (
     GlobalAttention,
     HierarchicalAttention,
     LocalAttention,
 )
+from paragon_export.pipeline.float32_graph import float32_graph
 from paragon_export.precision.half import to_precision
 from paragon_export.precision.rounding import rounding_model
 from paragon_export.rewrite.rules import Rewritten, rewrite, unchanged
 from paragon_export.runtimes.ort_runner import OnnxRunner
 from paragon_export.specs.network import Port
+from paragon_export.specs.plans import ExportPlan
 from paragon_export.specs.profiles import Profile
 from paragon_export.specs.types import Backend, Precision, Runtime, Size
+from paragon_export.testing.recorded import OLDER, recorded_weights
+from paragon_export.testing.tiny import save
+from tests import remembered
 
 SIZES = ((1, 1), (3, 2), (5, 9), (24, 7), (32, 32), (33, 3), (33, 40), (41, 20), (57, 80))
 
@@ -42,6 +48,9 @@ RUNTIMES = [
     (Runtime.TENSORRT, True, "equal_widths"),
 ]
 """A runtime, whether the file will be in half precision, and the rule that is for it."""
+
+FORMS = [RUNTIMES[0], RUNTIMES[3]]
+"""One for each rule."""
 
 
 @cache
@@ -67,6 +76,27 @@ def graph(module: nn.Module, channels: int) -> ir.Model:
 
 
 @pytest.mark.parametrize(("runtime", "half", "rule"), RUNTIMES)
+def test_each_runtime_has_its_rule(runtime: Runtime, half: bool, rule: str) -> None:
+    assert rewrite(attention(24, 3), runtime, half=half).fired == {rule: 1}
+
+
+@pytest.mark.parametrize("precision", [Precision.FP32, Precision.FP16])
+def test_the_precision_of_a_file_chooses_the_rule(precision: Precision, tmp_path: Path) -> None:
+    """Also where the session's graphs are kept (``tests/remembered.py``)."""
+    weights = recorded_weights(OLDER["v5_nano_x2_40x56_win"])
+    network = load_network(save(weights, tmp_path / "net.safetensors"), scale=2)
+    plan = ExportPlan(
+        checkpoint=network.checkpoint.path, output=tmp_path / "net.onnx",
+        precision=precision, runtime=Runtime.TENSORRT,
+    )  # fmt: skip
+    rule, other = ("equal_widths", "attend_in_steps")[:: 1 if precision.is_half else -1]
+    for make in (float32_graph, remembered.float32_graph):
+        fired = make(network, plan).fired
+        assert fired[rule] > 0
+        assert other not in fired
+
+
+@pytest.mark.parametrize(("runtime", "half", "rule"), FORMS)
 @pytest.mark.parametrize("widths", WIDTHS, ids=str)
 def test_it_computes_the_same(
     widths: tuple[int, int], runtime: Runtime, half: bool, rule: str
@@ -82,7 +112,7 @@ def test_it_computes_the_same(
         assert (fast(x) - plain(x)).abs().max() < 1e-12
 
 
-@pytest.mark.parametrize(("runtime", "half", "rule"), RUNTIMES)
+@pytest.mark.parametrize(("runtime", "half", "rule"), FORMS)
 def test_one_graph_serves_every_size(runtime: Runtime, half: bool, rule: str) -> None:
     module = attention(24, 3)
     runner = OnnxRunner(_bytes(graph(rewrite(module, runtime, half=half).module, 24)))
