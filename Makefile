@@ -27,7 +27,7 @@ PYTEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 
 test: setup
 	$(PYTEST)
 
-# What starts processes of its own: crashes, limits of memory and time, the network, imports.
+# Tests that start processes: crashes, limits of memory and time, access to the network, imports.
 test-processes: setup
 	$(PYTEST) -m "processes and not slow"
 

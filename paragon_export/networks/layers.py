@@ -103,13 +103,14 @@ class RMSNorm(nn.Module):
 
 
 MAX_SCORES = 2**18
-"""Scores that are computed at once in parts, in float64 2 MB."""
+"""A part is one window with all its heads if that is no more scores than these (2 MB in float64), else
+one head of a window."""
 
 
 def may_attend_in_parts(q: Tensor) -> bool:
-    """Return whether attention may be computed in parts: on a CPU, and nothing looks at its operators.
+    """Return whether to compute attention in parts: on a CPU and without gradients.
 
-    That is so outside of traces, training and dispatch modes.
+    Traces and dispatch modes look at each operator, so they get attention as one expression.
     """
     is_seen = not isinstance(q, Tensor) or torch.is_grad_enabled() or _get_current_dispatch_mode()
     return not is_seen and q.device.type == "cpu"
@@ -118,10 +119,10 @@ def may_attend_in_parts(q: Tensor) -> bool:
 def attended_in_parts(
     q: Tensor, k: Tensor, v: Tensor, factor: float, bias: Tensor | None = None
 ) -> Tensor:
-    """Return ``softmax(factor * q k' + bias) v``, computed for some windows or heads after another.
+    """Return ``softmax(factor * q k' + bias) v``, computed part by part.
 
-    The scores of a part stay in the processor's cache. With 256 or 1024 tokens a window this takes a
-    quarter of the time of all windows at once, and the values are the same.
+    The scores of a part (see ``MAX_SCORES``) stay in the processor's cache. With 256 or 1024 tokens a
+    window this takes a quarter of the time of all windows at once, with the same result.
 
     Args:
         q: Queries (..., windows, heads, tokens, width).

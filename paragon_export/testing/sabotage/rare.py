@@ -31,18 +31,21 @@ def where(condition: str) -> Break:
 
 
 def residue(extent: str, modulus: int, value: int) -> Break:
-    """Wrong where an extent of the input has a residue."""
+    """Return a sabotage that is wrong where an extent of the input has a residue."""
     numbers = whole(modulus=[modulus * SCALE], value=[value * SCALE])
     return where(f"{numbers} rest = Mod({extent}, modulus) wrong = Equal(rest, value)")
 
 
 def above(extent: str, most: int) -> Break:
-    """Wrong where an extent of the output is larger."""
+    """Return a sabotage that is wrong where an extent of the output is larger than ``most``."""
     return where(f"{whole(most=[most])} wrong = Greater({extent}, most)")
 
 
 def any_item(condition: str) -> Break:
-    """NaN in the items of a batch on which a condition holds; ``low`` and ``high`` are theirs."""
+    """Return a sabotage that gives NaN for each image of a batch for which a condition holds.
+
+    The condition may use ``low`` and ``high``, the least and the largest value of the image.
+    """
     return before(
         whole(axes=[1, 2, 3])
         + real(zero=0, one=1, half=0.5, nan=float("nan"), above=1.05, below=-0.05)
