@@ -43,6 +43,7 @@ NAMES = {
     "TensorRT-RTX FP16, planned, plain": "TensorRT-RTX FP16, plain export (planned)",
     "TensorRT-RTX FP16, planned, made for it": "TensorRT-RTX FP16, `--for tensorrt` (planned)",
     "torch dynamo": "PyTorch, dynamo",
+    "EngineBuildError: TensorRT did not say how much memory it plans": "not known",
 }
 """Values of result files that a table shows in other words."""
 
@@ -102,10 +103,11 @@ def read(name: str) -> Any:
 
 def conditions(document: Any) -> str:
     """Return where and with what the rows were measured, in one sentence."""
-    facts = document["environment"]
+    facts, versions = document["environment"], document["environment"]["versions"]
+    runtime = versions.get("onnxruntime-gpu") or versions["onnxruntime"]
     return (
         f"Measured {facts['time'][:10]} on {facts['processor']}, {facts['cores']} cores, "
-        f"PyTorch {facts['versions']['torch']}, ONNX Runtime {facts['versions']['onnxruntime']}."
+        f"PyTorch {versions['torch']}, ONNX Runtime {runtime}."
     )
 
 
@@ -383,6 +385,21 @@ def _attention(rows: Rows) -> str:
         f"{figure(used['TensorRT-RTX FP16, planned'])} MB and, for the one made for it, "
         f"{figure(used['TensorRT-RTX FP16, planned, made for it'])} MB."
     )
+
+
+def _gpu(rows: Rows) -> str:
+    cards = " and the ".join(sorted({row["card"] for row in rows}))
+    said = [
+        f"On the {cards} a rewritten file is {span(rows, 'ONNX Runtime, plain / rewritten')} times as "
+        "fast as the plain one in ONNX Runtime"
+    ]
+    engines = [row for row in rows if row["TensorRT-RTX, plain / rewritten"]]
+    if engines:
+        ratio = span(engines, "TensorRT-RTX, plain / rewritten")
+        said.append(f"its engine is {ratio} times as fast as that of the plain one")
+    else:
+        said.append("TensorRT-RTX refused the card, so that no engine was run")
+    return "; ".join(said) + "."
 
 
 def _claims(rows: Rows) -> str:
@@ -762,6 +779,26 @@ TABLES: Mapping[str, Table] = {
             "reason": "not run: needs",
         },
         _attention,
+    ),
+    "gpu": Table(
+        {
+            "variant": "variant",
+            "scale": "scale",
+            "input": "input HxW (px)",
+            "card": "card",
+            "PyTorch, ms": "PyTorch (ms)",
+            "torch.compile, ms": "torch.compile (ms)",
+            "ONNX Runtime, plain, ms": "ONNX Runtime, plain (ms)",
+            "ONNX Runtime, rewritten, ms": "ONNX Runtime, rewritten (ms)",
+            "TensorRT-RTX, plain, ms": "TensorRT-RTX, plain (ms)",
+            "TensorRT-RTX, rewritten, ms": "TensorRT-RTX, rewritten (ms)",
+            "ONNX Runtime, plain / rewritten": "ONNX Runtime, plain / rewritten",
+            "TensorRT-RTX, plain / rewritten": "TensorRT-RTX, plain / rewritten",
+            "PyTorch, dB": "PSNR of PyTorch (dB)",
+            "ONNX Runtime, rewritten, dB": "PSNR of ONNX Runtime, rewritten (dB)",
+            "TensorRT-RTX, rewritten, dB": "PSNR of TensorRT-RTX, rewritten (dB)",
+        },
+        _gpu,
     ),
     "claims": Table(
         {

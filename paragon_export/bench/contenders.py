@@ -3,28 +3,24 @@
 from __future__ import annotations
 
 import copy
-import io
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import redirect_stdout
 from dataclasses import dataclass, field
 from functools import cache, partial
 from pathlib import Path
 
-from paragon_export.errors import PlanError
 from paragon_export.graph.onnx_io import OnnxFile, is_onnx, read_onnx_file
 from paragon_export.networks.describe import LoadedNetwork, read_network
 from paragon_export.parity.candidates import is_engine
 from paragon_export.parity.reference import build_reference
 from paragon_export.runtimes.base import Runner
 from paragon_export.runtimes.openvino_runner import OpenVinoRunner
-from paragon_export.runtimes.ort_runner import OnnxRunner
+from paragon_export.runtimes.ort_runner import OnnxRunner, open_on_cuda
 from paragon_export.runtimes.torch_runner import TorchRunner
 from paragon_export.specs.network import Port
 from paragon_export.specs.plans import NetworkOptions
 from paragon_export.specs.ports import FixedExtents, PortNames
 from paragon_export.specs.types import OnnxBackend, Size
 from paragon_export.system.environment import cuda_gpu
-from paragon_export.system.optional import cuda_advice, import_without_telemetry
 from paragon_export.system.text import utf_8
 
 STATE, FEATURES, BLEND = "prev_feat", "feature_map", "alpha"
@@ -50,6 +46,8 @@ class Contender:
     untrusted: bytes | None = None
     """An ONNX file. It runs once in an isolated process with limits before it is timed in this
     one."""
+    onnx_backend: OnnxBackend = OnnxBackend.ONNXRUNTIME
+    """What runs the ONNX file."""
     names: PortNames = field(default_factory=PortNames)
     """How the file calls its image input and its result."""
     fixed: FixedExtents = field(default_factory=FixedExtents)
@@ -107,24 +105,29 @@ def _of_onnx(file: OnnxFile, backends: Sequence[OnnxBackend]) -> list[Contender]
     inputs, _ = file.ports
     channels = file.input_spec.channels
     port = inputs[0] if file.task.is_classifier else None
-    openers: dict[str, Callable[[], Runner]] = {}
-    if OnnxBackend.ONNXRUNTIME in backends:
-        openers |= {f"ONNX Runtime {d}": partial(_open_onnx, file.data, d) for d in ("CPU", "CUDA")}
-    if OnnxBackend.OPENVINO in backends:
-        openers["OpenVINO CPU"] = partial(OpenVinoRunner, file.data)
+    openers: dict[OnnxBackend, tuple[str, Callable[[bytes], Runner]]] = {
+        OnnxBackend.ONNXRUNTIME: ("ONNX Runtime CPU", OnnxRunner),
+        OnnxBackend.CUDA: ("ONNX Runtime CUDA", partial(open_on_cuda, for_one_size=True)),
+        OnnxBackend.OPENVINO: ("OpenVINO CPU", OpenVinoRunner),
+    }
+    wanted = set(backends)
+    if OnnxBackend.ONNXRUNTIME in wanted:
+        wanted.add(OnnxBackend.CUDA)
     return [
         Contender(
             utf_8(file.path.name),
             label,
-            opener,
+            partial(opener, file.data),
             channels,
             port,
             state_of(inputs),
             untrusted=file.data,
+            onnx_backend=backend,
             names=file.names,
             fixed=file.fixed,
         )
-        for label, opener in openers.items()
+        for backend, (label, opener) in openers.items()
+        if backend in wanted
     ]
 
 
@@ -163,17 +166,3 @@ def _compiled(runner: TorchRunner) -> TorchRunner:
     runner.module = copy.deepcopy(runner.module)  # compiling changes it
     runner.module.compile(dynamic=False)
     return runner
-
-
-def _open_onnx(data: bytes, device: str) -> OnnxRunner:
-    if device == "CPU":
-        return OnnxRunner(data)
-    ort = import_without_telemetry("onnxruntime")
-    provider = f"{device}ExecutionProvider"
-    if provider not in ort.get_available_providers():
-        raise PlanError(f"this ONNX Runtime has no {device}; {cuda_advice()}")
-    if hasattr(ort, "preload_dlls"):  # ONNX Runtime 1.21 or later
-        with redirect_stdout(io.StringIO()):  # it prints the libraries that are missing
-            ort.preload_dlls()
-    ort.set_default_logger_severity(4)  # the row reports what is missing
-    return OnnxRunner(data, provider)

@@ -23,7 +23,7 @@ from paragon_export.inputs.glyph_probes import glyph_batch
 from paragon_export.inputs.probes import photograph_crop
 from paragon_export.networks.describe import LoadedNetwork
 from paragon_export.parity.candidates import is_engine
-from paragon_export.runtimes.base import Arrays, Runner
+from paragon_export.runtimes.base import Runner, prepared
 from paragon_export.runtimes.isolated import IsolatedRunner
 from paragon_export.runtimes.named import with_standard_names
 from paragon_export.specs.network import Port
@@ -167,7 +167,7 @@ def _bench_size(
 ) -> list[BenchRow]:
     """Measure all contenders at one size, or at one batch of a glyph classifier."""
     rows = [_row(contender, size, batch) for contender in contenders]
-    running: dict[int, Callable[[], Arrays]] = {}
+    running: dict[int, Callable[[], object]] = {}
     extent = size if batch is None else f"batch {batch}"
     for index, contender in enumerate(contenders):
         try:
@@ -218,11 +218,12 @@ def _wants_more(samples_ms: Sequence[float]) -> bool:
 
 def _warm_up(
     contender: Contender, size: Size, batch: int | None
-) -> tuple[Callable[[], Arrays], float | None]:
-    """Open a backend, run it twice and check its output.
+) -> tuple[Callable[[], object], float | None]:
+    """Open a backend, run it and check its output.
 
     Returns:
-        A function that runs it, and its peak memory in MiB, or None if unknown.
+        A function that runs it (see ``runtimes.base.prepared``), and its peak memory in MiB, or None
+        if unknown.
 
     Raises:
         RunError: If the output has a wrong shape or is not finite.
@@ -231,18 +232,13 @@ def _warm_up(
     contender.fixed.check(size)
     feeds = _feeds(contender, size, batch)
     if contender.untrusted is not None:
-        backend = OnnxBackend.OPENVINO if "OpenVINO" in contender.backend else None
-        isolated = IsolatedRunner(contender.untrusted, backend or OnnxBackend.ONNXRUNTIME)
+        isolated = IsolatedRunner(contender.untrusted, contender.onnx_backend)
         with_standard_names(isolated, contender.names).infer(feeds)
     gc.collect()
     before = reset_peak_memory()
     runner = with_standard_names(contender.open(), contender.names)
-
-    def run() -> Arrays:
-        return runner.infer(feeds)
-
     for _ in range(2):
-        found = run()
+        found = runner.infer(feeds)
         if FEATURES in found and STATE in feeds:  # a frame in the middle of a video
             feeds |= {STATE: found[FEATURES], BLEND: np.array(BLEND_OF_FRAMES, np.float32)}
     output = found["output"]
@@ -254,6 +250,8 @@ def _warm_up(
     if not np.isfinite(output).all() or not fits:
         kind = "image" if contender.port is None else "set of logits"
         raise RunError(f"{contender.backend} gives a wrong {kind} {list(output.shape)}")
+    run = prepared(runner, feeds)
+    run()
     return run, peak_memory_mib(before)
 
 
@@ -275,7 +273,7 @@ def _feeds(contender: Contender, size: Size, batch: int | None) -> dict[str, np.
     return fed
 
 
-def _timed_ms(run: Callable[[], Arrays]) -> float:
+def _timed_ms(run: Callable[[], object]) -> float:
     start = time.perf_counter()
-    run()  # returns arrays in host memory, so a GPU has finished
+    run()  # returns when a GPU has finished
     return (time.perf_counter() - start) * 1000

@@ -28,6 +28,9 @@ from paragon_export.specs.profiles import BatchProfile, Profile
 from paragon_export.specs.types import ENGINE_SUFFIXES, OnnxBackend, Precision, Size
 from paragon_export.system.text import brief
 
+_ADDED_NAMES = {OnnxBackend.CUDA: " on CUDA", OnnxBackend.OPENVINO: " in OpenVINO"}
+"""What is added to the name of a file in a report."""
+
 Artifact = OnnxFile | EngineFile
 """A file that has been read."""
 
@@ -191,8 +194,8 @@ def open_onnx(
 ) -> OpenedArtifact:
     """Open an ONNX file for comparison. ``outputs`` are the output ports of the reference.
 
-    Half precision is computed node by node in float32 and rounded after each node, so that the CPU
-    rounds and overflows where a GPU would. A file that says it is fp32 is judged as fp32 also then.
+    On a CPU, half precision is computed node by node in float32 and rounded after each node, so that
+    it rounds and overflows where a GPU would. A GPU runs the file as it is. A file that says it is fp32 is judged as fp32 also then.
 
     Raises:
         RunError: If the backend refuses it.
@@ -207,11 +210,11 @@ def open_onnx(
         return with_standard_names(runner, names)
 
     data, wide = file.data, None
-    if precision is not Precision.FP32:
+    if precision is not Precision.FP32 and backend is not OnnxBackend.CUDA:
         data = _rounded(file)
         # ONNX Runtime's CPU provider computes FP16 graphs in float32 from end to end.
         wide = partial(open_it, file.data) if precision is Precision.FP16 else None
-    name = path.name if backend is OnnxBackend.ONNXRUNTIME else f"{path.name} in OpenVINO"
+    name = path.name + _ADDED_NAMES.get(backend, "")
     candidate = Candidate(
         name=name,
         runner=open_it(data, backend),

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -37,6 +38,26 @@ class Runner(Protocol):
             RunError: If the network cannot run on these inputs.
             PlanError: If an ID or a cell is invalid; no runtime sees it (see ``validate``).
         """
+
+
+@runtime_checkable
+class DeviceRunner(Runner, Protocol):
+    """A runner whose network may run on a device with memory of its own."""
+
+    def prepare(self, feeds: Mapping[str, np.ndarray]) -> Callable[[], object]:
+        """Copy the inputs to the device.
+
+        Returns:
+            A call that runs the network once and returns when the device has finished. The outputs
+            stay in the memory of the device.
+        """
+
+
+def prepared(runner: Runner, feeds: Mapping[str, np.ndarray]) -> Callable[[], object]:
+    """Return a call that runs a network once, on a device without copies to and from it."""
+    if isinstance(runner, DeviceRunner):
+        return runner.prepare(feeds)
+    return partial(runner.infer, feeds)
 
 
 def failure(what: str, error: Exception) -> StageError:

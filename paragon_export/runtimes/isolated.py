@@ -32,7 +32,7 @@ from paragon_export.errors import (
 )
 from paragon_export.runtimes.base import Arrays, Runner, shapes_of
 from paragon_export.runtimes.openvino_runner import OpenVinoRunner
-from paragon_export.runtimes.ort_runner import OnnxRunner
+from paragon_export.runtimes.ort_runner import OnnxRunner, open_on_cuda
 from paragon_export.specs.types import OnnxBackend
 from paragon_export.system.limits import Limits, limited_time
 from paragon_export.system.optional import require
@@ -56,6 +56,15 @@ ERRORS: Mapping[str, type[ParagonExportError]] = {
 LIMITS = Limits()
 """Default limits of a child process."""
 
+CUDA_LIMITS = Limits(base_bytes=16 * 2**30)
+"""Limits of a child process with CUDA, whose libraries take gigabytes of memory of their own."""
+
+_NAMES = {
+    OnnxBackend.ONNXRUNTIME: "ONNX Runtime",
+    OnnxBackend.CUDA: "ONNX Runtime CUDA",
+    OnnxBackend.OPENVINO: "OpenVINO",
+}
+
 _running: weakref.WeakSet[subprocess.Popen[bytes]] = weakref.WeakSet()
 """Child processes to be killed when this process ends."""
 
@@ -70,7 +79,7 @@ class IsolatedRunner:
         *,
         title: str = "the model",
         in_order: bool = False,
-        limits: Limits = LIMITS,
+        limits: Limits | None = None,
     ) -> None:
         """Start a child process and load a model in it.
 
@@ -79,14 +88,15 @@ class IsolatedRunner:
             backend: The runtime in the child.
             title: Name of the model in error messages.
             in_order: As for ``OnnxRunner``.
-            limits: Limits on time and, on Linux, on memory.
+            limits: Limits on time and, on Linux, on memory; None takes those of the backend.
 
         Raises:
             RunError: If the backend refuses the model, or loading exceeds the time limit.
             OutOfMemoryError: If loading exceeds the memory limit.
             MissingDependencyError: If the backend is not installed.
         """
-        self.name = "OpenVINO" if backend is OnnxBackend.OPENVINO else "ONNX Runtime"
+        self.name = _NAMES[backend]
+        limits = limits or (CUDA_LIMITS if backend is OnnxBackend.CUDA else LIMITS)
         self._limits = limits
         self._process = _start(title)
         _running.add(self._process)
@@ -178,6 +188,8 @@ def open_runner(
         return IsolatedRunner(data, backend, title=title, in_order=in_order)
     if backend is OnnxBackend.OPENVINO:
         return OpenVinoRunner(data, title=title)
+    if backend is OnnxBackend.CUDA:
+        return open_on_cuda(data, title)
     return OnnxRunner(data, title=title, in_order=in_order)
 
 

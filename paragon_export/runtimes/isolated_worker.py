@@ -16,7 +16,7 @@ from paragon_export.errors import ParagonExportError
 from paragon_export.runtimes.base import Arrays, Runner
 from paragon_export.runtimes.isolated import receive, send
 from paragon_export.runtimes.openvino_runner import OpenVinoRunner
-from paragon_export.runtimes.ort_runner import OnnxRunner
+from paragon_export.runtimes.ort_runner import OnnxRunner, open_on_cuda
 from paragon_export.specs.types import OnnxBackend
 from paragon_export.system.limits import Limits, limit_memory, memory_taken
 from paragon_export.system.signals import end_with_parent
@@ -69,6 +69,8 @@ def _failure(kind: str, text: str) -> bytes:
 def _open(data: bytes, *, backend: str, title: str, in_order: bool) -> Runner:
     if backend == OnnxBackend.OPENVINO:
         return OpenVinoRunner(data, title=title)
+    if backend == OnnxBackend.CUDA:
+        return open_on_cuda(data, title)
     return OnnxRunner(data, title=title, in_order=in_order)
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from paragon_export.runtimes.base import Arrays, Runner
+from paragon_export.runtimes.base import Arrays, Runner, prepared
 from paragon_export.specs.ports import PortNames
 
 
@@ -19,9 +19,15 @@ class NamedRunner:
 
     def infer(self, feeds: Mapping[str, np.ndarray]) -> Arrays:
         """Run the network once (see ``Runner.infer``)."""
-        fed = {self._names.image if name == "input" else name: a for name, a in feeds.items()}
-        found = self._runner.infer(fed)
+        found = self._runner.infer(self._renamed(feeds))
         return {"output" if name == self._names.result else name: a for name, a in found.items()}
+
+    def prepare(self, feeds: Mapping[str, np.ndarray]) -> Callable[[], object]:
+        """Copy the inputs to the device (see ``DeviceRunner.prepare``)."""
+        return prepared(self._runner, self._renamed(feeds))
+
+    def _renamed(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        return {self._names.image if name == "input" else name: a for name, a in feeds.items()}
 
 
 def with_standard_names(runner: Runner, names: PortNames) -> Runner:

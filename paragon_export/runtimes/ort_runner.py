@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import io
+from collections.abc import Callable, Mapping
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from paragon_export.errors import RunError
+from paragon_export.errors import PlanError, RunError
 from paragon_export.runtimes.base import Arrays, failure, guarded_ports_of, shapes_of, title_of
 from paragon_export.runtimes.validate import as_numbers, check_complete, checked
 from paragon_export.system.optional import cuda_advice, import_without_telemetry
@@ -19,6 +21,15 @@ if TYPE_CHECKING:
 
 CPU_PROVIDER = "CPUExecutionProvider"
 """ONNX Runtime's name of its CPU provider."""
+
+CUDA_PROVIDER = "CUDAExecutionProvider"
+"""ONNX Runtime's name of its provider for NVIDIA GPUs."""
+
+_CUDA_OPTIONS = {"use_tf32": "0"}
+"""TensorFloat-32 keeps 10 bits of the mantissa; float32 in the file must stay float32."""
+
+_WITHOUT_TRIALS = {"cudnn_conv_algo_search": "HEURISTIC"}
+"""By default ONNX Runtime times all kernels of cuDNN for every convolution and every new size."""
 
 SILENT = 4
 """Log severity of ONNX Runtime above errors, which are raised as exceptions anyway."""
@@ -39,6 +50,7 @@ class OnnxRunner:
         *,
         title: str = "",
         in_order: bool = False,
+        provider_options: Mapping[str, str] | None = None,
     ) -> None:
         """Load a model.
 
@@ -48,6 +60,7 @@ class OnnxRunner:
             name: Name of the runner in error messages.
             title: Name of the model in error messages.
             in_order: Whether to run the nodes unoptimized and in the order of the file.
+            provider_options: Options of the provider, by ONNX Runtime's names.
 
         Raises:
             RunError: If ONNX Runtime refuses the model, or would run it on another provider.
@@ -55,32 +68,85 @@ class OnnxRunner:
         ort = import_without_telemetry("onnxruntime")
         self.name = name
         options = _session_options(provider, in_order=in_order)
+        providers = [(provider, dict(provider_options or {}))]
         try:
             data = model if isinstance(model, bytes) else model.read_bytes()
-            self.session = ort.InferenceSession(
-                data, options, providers=[provider], enable_fallback=0
-            )
+            self.session = ort.InferenceSession(data, options, providers, enable_fallback=0)
         except Exception as error:  # ONNX Runtime raises unrelated classes
             title = title or title_of(model)
             raise failure(f"ONNX Runtime cannot load {title}", error) from error
+        self._device = "cuda" if provider == CUDA_PROVIDER else "cpu"
         if provider != CPU_PROVIDER:
             _check_provider(self.session, provider)
         self._types = {i.name: _numpy_type(i) for i in self.session.get_inputs()}
         self._outputs = [o.name for o in self.session.get_outputs()]
         self._ports = guarded_ports_of(data, [len(o.shape) for o in self.session.get_outputs()])
-        self._options = ort.RunOptions()
-        self._options.log_severity_level = SILENT
+        self._options = _run_options()
 
     def infer(self, feeds: Mapping[str, np.ndarray]) -> Arrays:
         """Run the network once (see ``Runner.infer``)."""
-        check_complete(self.name, self._types, feeds)
-        feeds = checked(self._ports, feeds)
-        cast = {name: np.asarray(feeds[name], dtype) for name, dtype in self._types.items()}
+        cast = self._cast(feeds)
         try:
             results = self.session.run(None, cast, self._options)
         except Exception as error:  # ONNX Runtime raises unrelated classes
             raise failure(f"{self.name} fails on {shapes_of(cast)}", error) from error
         return {n: as_numbers(n, r) for n, r in zip(self._outputs, results, strict=True)}
+
+    def prepare(self, feeds: Mapping[str, np.ndarray]) -> Callable[[], object]:
+        """Copy the inputs to the device (see ``DeviceRunner.prepare``)."""
+        import onnxruntime as ort
+
+        cast, binding = self._cast(feeds), self.session.io_binding()
+        for name, array in cast.items():
+            binding.bind_ortvalue_input(name, ort.OrtValue.ortvalue_from_numpy(array, self._device))
+        for name in self._outputs:
+            binding.bind_output(name, self._device)
+
+        def run() -> None:
+            try:
+                self.session.run_with_iobinding(binding, self._options)
+            except Exception as error:  # ONNX Runtime raises unrelated classes
+                raise failure(f"{self.name} fails on {shapes_of(cast)}", error) from error
+
+        return run
+
+    def _cast(self, feeds: Mapping[str, np.ndarray]) -> Arrays:
+        """Return the checked inputs in the dtypes of the model."""
+        check_complete(self.name, self._types, feeds)
+        feeds = checked(self._ports, feeds)
+        return {name: np.asarray(feeds[name], dtype) for name, dtype in self._types.items()}
+
+
+def open_on_cuda(data: bytes, title: str = "", *, for_one_size: bool = False) -> OnnxRunner:
+    """Load a model onto the NVIDIA GPU of this machine. Float32 is not computed in TensorFloat-32.
+
+    Args:
+        data: A serialized ONNX model.
+        title: Name of the model in error messages.
+        for_one_size: Find the fastest kernels at the first run of each size, which takes seconds.
+
+    Raises:
+        PlanError: If the installed ONNX Runtime was built without CUDA.
+        RunError: If it refuses the model, or would run it on the CPU.
+    """
+    ort = import_without_telemetry("onnxruntime")
+    if CUDA_PROVIDER not in ort.get_available_providers():
+        raise PlanError(f"this ONNX Runtime has no CUDA; {cuda_advice()}")
+    if hasattr(ort, "preload_dlls"):  # ONNX Runtime 1.21 or later
+        with redirect_stdout(io.StringIO()):  # it prints the libraries that are missing
+            ort.preload_dlls()
+    ort.set_default_logger_severity(SILENT)  # the error says what is missing
+    options = _CUDA_OPTIONS if for_one_size else _CUDA_OPTIONS | _WITHOUT_TRIALS
+    name = "ONNX Runtime CUDA"
+    return OnnxRunner(data, CUDA_PROVIDER, name, title=title, provider_options=options)
+
+
+def _run_options() -> onnxruntime.RunOptions:
+    import onnxruntime as ort
+
+    options = ort.RunOptions()
+    options.log_severity_level = SILENT
+    return options
 
 
 def _session_options(provider: str, *, in_order: bool) -> onnxruntime.SessionOptions:

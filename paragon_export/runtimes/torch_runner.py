@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
 
@@ -62,9 +62,34 @@ class TorchRunner:
         """
         import torch
 
+        results = self._run(self._tensors(feeds))
+        # NumPy has no bfloat16. Float64 keeps its precision.
+        wide = [r if r.dtype == torch.float64 else r.float() for r in results]
+        return {n: r.cpu().numpy() for n, r in zip(self.outputs, wide, strict=True)}
+
+    def prepare(self, feeds: Mapping[str, np.ndarray]) -> Callable[[], object]:
+        """Copy the inputs to the device (see ``DeviceRunner.prepare``)."""
+        import torch
+
+        tensors = self._tensors(feeds)
+
+        def run() -> None:
+            self._run(tensors)
+            if self.device != "cpu":
+                torch.cuda.synchronize()
+
+        return run
+
+    def _tensors(self, feeds: Mapping[str, np.ndarray]) -> list[torch.Tensor]:
+        import torch
+
         feeds = checked(self.ports, feeds)
-        arrays = [torch.from_numpy(np.asarray(feeds[name])) for name in self.inputs]
-        tensors = [t.to(self.device, self.dtype if t.is_floating_point() else None) for t in arrays]
+        arrays = (torch.from_numpy(np.asarray(feeds[name])).to(self.device) for name in self.inputs)
+        return [t.to(self.dtype) if t.is_floating_point() else t for t in arrays]
+
+    def _run(self, tensors: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
+        import torch
+
         try:
             with torch.inference_mode(), self._arithmetic():
                 results = self.module(*tensors)
@@ -76,10 +101,7 @@ class TorchRunner:
                 f"{self.name} finds no memory for {shapes}: {reason_of_runtime(error)}; use a "
                 "smaller input"
             ) from error
-        results = results if isinstance(results, tuple) else (results,)
-        # NumPy has no bfloat16. Float64 keeps its precision.
-        wide = [r if r.dtype == torch.float64 else r.float() for r in results]
-        return {n: r.cpu().numpy() for n, r in zip(self.outputs, wide, strict=True)}
+        return results if isinstance(results, tuple) else (results,)
 
     def _arithmetic(self) -> AbstractContextManager[object]:
         """Return the context that rounds as a GPU does, for a half type on the CPU."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -87,21 +89,39 @@ class EngineRunner:
 
     def infer(self, feeds: Mapping[str, np.ndarray]) -> Arrays:
         """Run the network once (see ``Runner.infer``)."""
+        results = self._run(self._cast(feeds))
+        # Copies, because Polygraphy reuses its output buffers.
+        return {name: np.array(array) for name, array in results.items()}
+
+    def prepare(self, feeds: Mapping[str, np.ndarray]) -> Callable[[], object]:
+        """Copy the inputs to the device (see ``DeviceRunner.prepare``)."""
+        from polygraphy import cuda
+        from polygraphy.datatype import DataType
+
+        inputs = {
+            name: cuda.DeviceArray(array.shape, DataType.from_dtype(array.dtype)).copy_from(array)
+            for name, array in self._cast(feeds).items()
+        }
+        return partial(self._run, inputs, copy_outputs_to_host=False)
+
+    def _cast(self, feeds: Mapping[str, np.ndarray]) -> Arrays:
+        """Return the checked inputs in the dtypes of the engine."""
+        feeds = checked(self._ports, feeds)
+        inputs = self._runner.get_input_metadata()
+        return {n: np.ascontiguousarray(feeds[n], m.dtype.numpy()) for n, m in inputs.items()}
+
+    def _run(self, arrays: Mapping[str, Any], **options: Any) -> Mapping[str, Any]:
+        """Run the engine on arrays of the host or of the GPU; return Polygraphy's own outputs."""
         from polygraphy.exception import PolygraphyException
 
         from paragon_export.runtimes.polygraphy import python_logging
 
-        feeds = checked(self._ports, feeds)
-        inputs = self._runner.get_input_metadata()
-        cast = {n: np.ascontiguousarray(feeds[n], m.dtype.numpy()) for n, m in inputs.items()}
         try:
             with python_logging(self._backend):
-                self._choose_profile({name: array.shape for name, array in cast.items()})
-                results = self._runner.infer(cast)
+                self._choose_profile({name: tuple(array.shape) for name, array in arrays.items()})
+                return self._runner.infer(dict(arrays), **options)
         except PolygraphyException as error:
             raise RunError(f"{self.name}: {reason_of_runtime(error)}") from error
-        # Copies, because Polygraphy reuses its output buffers.
-        return {name: np.array(array) for name, array in results.items()}
 
 
 def _holds(limits: tuple[Shape, Shape], shape: Shape) -> bool:

@@ -52,9 +52,13 @@ class Runtime(StrEnum):
 
 
 class OnnxBackend(StrEnum):
-    """A runtime that this tool runs ONNX files with."""
+    """A runtime that this tool runs ONNX files with.
+
+    ``CUDA`` is ONNX Runtime on the NVIDIA GPU of this machine, ``ONNXRUNTIME`` is it on the CPU.
+    """
 
     ONNXRUNTIME = "onnxruntime"
+    CUDA = "cuda"
     OPENVINO = "openvino"
 
 

@@ -240,13 +240,13 @@ def run(*runners: Recorded, size: Size = SIZE) -> BenchReport:
 
 
 def test_backends_take_turns() -> None:
-    """After two warm-up runs each, the backends are sampled in turn, all at the same size."""
+    """After three warm-up runs each, the backends are sampled in turn, all at the same size."""
     calls: list[tuple[str, tuple[int, ...]]] = []
     report = run(Recorded("a", calls), Recorded("b", calls), size=Size(5, 9))
     assert {shape for _, shape in calls} == {(1, 3, 5, 9)}
     names = [name for name, _ in calls]
-    assert names[:4] == ["a", "a", "b", "b"]
-    sampled = names[4:]
+    assert names[:6] == ["a"] * 3 + ["b"] * 3
+    sampled = names[6:]
     assert sampled == ["a", "b"] * (len(sampled) // 2)
     assert [len(row.samples_ms) for row in report.rows] == [len(sampled) // 2] * 2
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,9 +12,17 @@ import onnxruntime
 import pytest
 import torch
 
-from paragon_export.errors import RunError
+from paragon_export.errors import PlanError, RunError
+from paragon_export.networks.describe import read_network
+from paragon_export.parity.reference import build_reference
+from paragon_export.runtimes.base import prepared
+from paragon_export.runtimes.isolated import open_runner
+from paragon_export.runtimes.named import NamedRunner
 from paragon_export.runtimes.ort_runner import OnnxRunner
 from paragon_export.runtimes.torch_runner import TorchRunner
+from paragon_export.specs.plans import NetworkOptions
+from paragon_export.specs.ports import PortNames
+from paragon_export.specs.types import OnnxBackend
 from paragon_export.system.optional import cuda_advice
 
 SCRIPT = """
@@ -82,7 +90,7 @@ def cuda_session(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     providers: list[str] = []
 
     class Session(onnxruntime.InferenceSession):
-        def __init__(self, source: bytes, options: object, **_: object) -> None:
+        def __init__(self, source: bytes, options: object, *_: object, **__: object) -> None:
             super().__init__(source, options, providers=["CPUExecutionProvider"])
 
         def get_providers(self) -> list[str]:
@@ -108,6 +116,38 @@ def test_convolutions_left_on_the_cpu_are_refused(cuda_session: list[str]) -> No
     with pytest.raises(RunError, match="would run Conv on the CPU, not on CUDA"):
         OnnxRunner(one_node("Conv"), "CUDAExecutionProvider")
     OnnxRunner(one_node("Expand"), "CUDAExecutionProvider")
+
+
+def test_a_prepared_network_runs_on_the_same_inputs_again_and_again(tiny_realtime: Path) -> None:
+    """What is timed is one run; it fails where a run fails, with the same words."""
+    network = build_reference(read_network(tiny_realtime, NetworkOptions()))
+    image = {"input": np.ones((1, 3, 4, 4), np.float32)}
+    seen: list[torch.Size] = []
+    network.module.register_forward_hook(lambda *call: seen.append(call[2].shape))
+    run = prepared(network.runner("float32"), image)
+    assert [run(), run()] == [None, None]
+    assert seen == [torch.Size((1, 3, 8, 8))] * 2
+    conv = OnnxRunner(one_node("Conv"))
+    run = conv.prepare(image)
+    assert run() is None
+    wrong = {"input": np.ones((1, 2, 4, 4), np.float32)}
+    with pytest.raises(RunError, match="fails on input"):
+        prepared(conv, wrong)()
+
+
+def test_names_are_changed_for_what_is_prepared() -> None:
+    """The runner behind has names of its own."""
+    behind = OnnxRunner(one_node("Conv"))
+    named = NamedRunner(behind, PortNames(image="picture", result="output"))
+    with pytest.raises(RunError, match="was fed picture; the model also needs input"):
+        named.prepare({"input": np.ones((1, 3, 4, 4), np.float32)})
+
+
+def test_cuda_is_refused_where_onnx_runtime_has_none() -> None:
+    """In this process and in that of a foreign file, with the same advice."""
+    for is_own in (True, False):
+        with pytest.raises(PlanError, match="this ONNX Runtime has no CUDA; run: pip"):
+            open_runner(one_node("Conv"), OnnxBackend.CUDA, is_own=is_own)
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,8 @@ def bench_table(console: Console, report: BenchReport) -> None:
         if row.reason:
             where = f"{row.backend} on {row.artifact} at {_extent(row)}"
             line(console, f"not run: {where}: {row.reason}")
-    gpu = report.environment["gpu"] or "no GPU: nothing here ran on one"
+    found = report.environment["gpu"]
+    gpu = f"{found}; images stay in its memory" if found else "no GPU: nothing here ran on one"
     line(console, f"{report.environment['processor']}, {gpu}")
     if report.has_estimates:
         line(console, f"estimated ms: {BASIS}")
