@@ -54,6 +54,10 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
+ON_CPU = (OnnxBackend.ONNXRUNTIME, OnnxBackend.OPENVINO)
+"""Backends that need no GPU."""
+
+
 @pytest.fixture(scope="session")
 def caches(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Yield paths that do not exist yet, one for each test: making a folder costs more."""

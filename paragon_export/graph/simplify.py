@@ -40,7 +40,7 @@ def simplify(model: ir.Model) -> ir.Model:
     simplified = ir.from_proto(proto)
     if simplified.graph.num_nodes() >= model.graph.num_nodes():
         # A bias merged into Gemm can need more reshapes than the merge removes.
-        return ir.from_proto(ir.to_proto(model))
+        return model.clone()
     # onnxsim removes the metadata of nodes and keeps their names.
     marked = {n.name for n in model.graph if n.metadata_props.get(FLOAT32_MARK)}
     for node in simplified.graph:

@@ -160,7 +160,7 @@ def _readers(value: ir.Value) -> list[ir.Node]:
 
 def with_islands(model: ir.Model, nodes: Sequence[str]) -> ir.Model:
     """Return a copy in which the nodes of these names are marked to be computed in float32."""
-    copy = ir.from_proto(ir.to_proto(model))
+    copy = model.clone()
     for node in copy.graph:
         if _name(node) in nodes:
             node.metadata_props[FLOAT32_MARK] = "float32"

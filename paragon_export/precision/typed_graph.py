@@ -56,7 +56,7 @@ def typed_copy(model: ir.Model) -> ir.Model:
 
 
 def _inferred_copy(model: ir.Model) -> ir.Model:
-    copy = ir.from_proto(ir.to_proto(model))
+    copy = model.clone()
     if any(
         (node.domain and node.op_identifier()[:2] not in ATTENTIONS)
         or any(a.type == ir.AttributeType.GRAPH for a in node.attributes.values())

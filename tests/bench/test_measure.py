@@ -71,6 +71,7 @@ def strict(text: str) -> Any:
 # --- real backends -------------------------------------------------------------------------
 
 
+@pytest.mark.processes
 def test_every_backend_has_a_row(measured: BenchReport, checkpoint: Path, model: Path) -> None:
     """PyTorch, torch.compile and ONNX Runtime on CPU and CUDA are listed, whether they run or not."""
     backends = [(row.artifact, row.backend.split(" (")[0]) for row in measured.rows]
@@ -83,6 +84,7 @@ def test_every_backend_has_a_row(measured: BenchReport, checkpoint: Path, model:
     assert {row.size for row in measured.rows} == {SIZE}
 
 
+@pytest.mark.processes
 def test_every_row_has_samples_or_a_reason(measured: BenchReport) -> None:
     """A row holds between the fewest and the most samples, or says why it has none."""
     for row in measured.rows:
@@ -93,6 +95,7 @@ def test_every_row_has_samples_or_a_reason(measured: BenchReport) -> None:
 
 
 @pytest.mark.parametrize("backend", ["PyTorch eager", "ONNX Runtime CPU"])
+@pytest.mark.processes
 def test_backends_that_run_anywhere(measured: BenchReport, backend: str) -> None:
     """PyTorch and ONNX Runtime run on any machine, and their figures agree with each other."""
     (row,) = [row for row in measured.rows if row.backend.startswith(backend)]
@@ -104,6 +107,7 @@ def test_backends_that_run_anywhere(measured: BenchReport, backend: str) -> None
     assert entry["peak_memory_mib"] is None or entry["peak_memory_mib"] >= 0
 
 
+@pytest.mark.processes
 def test_compiled_network(measured: BenchReport, checkpoint: Path) -> None:
     """torch.compile runs, or the reason names what the machine lacks."""
     row = row_of(measured, checkpoint.name, "torch.compile")
@@ -111,6 +115,7 @@ def test_compiled_network(measured: BenchReport, checkpoint: Path) -> None:
     assert "\n" not in row.reason
 
 
+@pytest.mark.processes
 def test_cuda_without_a_gpu(measured: BenchReport, model: Path) -> None:
     """Without CUDA the row says what to install; with it there are figures or its reason."""
     row = row_of(measured, model.name, "ONNX Runtime CUDA")
@@ -150,6 +155,7 @@ def test_a_session_that_fell_back_is_no_cuda(model: Path, monkeypatch: pytest.Mo
     assert "pip install 'onnxruntime-gpu[cuda,cudnn]'" in row.reason
 
 
+@pytest.mark.processes
 def test_json_has_provenance(measured: BenchReport) -> None:
     """The JSON is strict and tells machine, versions, GPU and time."""
     document = measured.to_json()
@@ -161,6 +167,7 @@ def test_json_has_provenance(measured: BenchReport) -> None:
     assert {"torch", "onnxruntime", "paragon-export", "python"} <= set(facts["versions"])
 
 
+@pytest.mark.processes
 def test_markdown_is_a_table(measured: BenchReport) -> None:
     """The Markdown holds one table row for each backend, and where it was measured."""
     lines = bench_markdown(measured).splitlines()

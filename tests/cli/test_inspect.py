@@ -11,7 +11,7 @@ import pytest
 
 from paragon_export.assets import CHECKPOINT
 from paragon_export.testing.tiny import tiny_checkpoint
-from tests.conftest import RunCli, RunHere
+from tests.conftest import RunHere
 
 KEYS = {
     "family", "generation", "variant", "scale", "in_channels", "out_channels", "parameters",
@@ -19,9 +19,9 @@ KEYS = {
 }  # fmt: skip
 
 
-def test_the_shipped_checkpoint_is_what_it_says(run_cli: RunCli) -> None:
+def test_the_shipped_checkpoint_is_what_it_says(run_here: RunHere) -> None:
     """The shipped file carries its own alpha, so nothing is assumed and nothing is noted."""
-    done = run_cli("inspect", CHECKPOINT, "--json")
+    done = run_here("inspect", CHECKPOINT, "--json")
 
     assert done.code == 0
     assert done.stderr == ""
@@ -41,10 +41,10 @@ def test_the_shipped_checkpoint_is_small() -> None:
 
 @pytest.mark.parametrize("variant", ["realtime", "photo", "pro"])
 def test_json_is_alone_on_stdout(
-    variant: str, tiny_checkpoints: dict[str, Path], run_cli: RunCli
+    variant: str, tiny_checkpoints: dict[str, Path], run_here: RunHere
 ) -> None:
     """Stdout is one JSON object from first to last byte; what was assumed stands on stderr."""
-    done = run_cli("inspect", tiny_checkpoints[variant], "--json")
+    done = run_here("inspect", tiny_checkpoints[variant], "--json")
 
     found, end = json.JSONDecoder().raw_decode(done.stdout)
     assert done.stdout[end:] == "\n"
@@ -58,12 +58,12 @@ def test_json_is_alone_on_stdout(
     assert ("window_size" in done.stderr) == (variant in ("photo", "pro"))
 
 
-def test_flags_and_option_file_reach_the_switches(tiny_photo: Path, run_cli: RunCli) -> None:
+def test_flags_and_option_file_reach_the_switches(tiny_photo: Path, run_here: RunHere) -> None:
     """Every switch of the command line is settled and shown with its source."""
     config = tiny_photo.parent / "train.yml"
     config.write_text("network_g:\n  type: paragonsr2_photo\n  upsampler_alpha: 0.2\n")
 
-    done = run_cli(
+    done = run_here(
         "inspect", tiny_photo, "--json", "--config", config, "--window-size", "8",
         "--attention-mode", "flex", "--no-export-safe",
     )  # fmt: skip
@@ -76,18 +76,18 @@ def test_flags_and_option_file_reach_the_switches(tiny_photo: Path, run_cli: Run
     assert done.stderr == ""
 
 
-def test_a_name_says_nothing(tmp_path: Path, run_cli: RunCli) -> None:
+def test_a_name_says_nothing(tmp_path: Path, run_here: RunHere) -> None:
     """A checkpoint with another network's name is described by its tensors alone."""
     path = tiny_checkpoint(tmp_path / "4xParagonSR2_Pro.safetensors", "stream", 3)
 
-    found = json.loads(run_cli("inspect", path, "--json").stdout)
+    found = json.loads(run_here("inspect", path, "--json").stdout)
 
     assert (found["variant"], found["scale"]) == ("stream", 3)
 
 
-def test_the_table_shows_what_was_assumed(tiny_photo: Path, run_cli: RunCli) -> None:
+def test_the_table_shows_what_was_assumed(tiny_photo: Path, run_here: RunHere) -> None:
     """People see variant, scale, size and the source of every switch; notes go to stderr."""
-    done = run_cli("inspect", tiny_photo)
+    done = run_here("inspect", tiny_photo)
 
     assert done.code == 0
     for word in ("ParagonSR2", "photo", "2x", "v11", "upsampler_alpha", "window_size", "default"):
@@ -98,12 +98,12 @@ def test_the_table_shows_what_was_assumed(tiny_photo: Path, run_cli: RunCli) -> 
 
 
 def test_a_file_whose_name_looks_like_markup_is_read(tiny_realtime: Path, tmp_path: Path,
-                                                     run_cli: RunCli) -> None:  # fmt: skip
+                                                     run_here: RunHere) -> None:  # fmt: skip
     """File names are never taken for formatting."""
     path = shutil.copy(tiny_realtime, tmp_path / "[bold]x[v2].safetensors")
 
-    assert run_cli("inspect", path).code == 0
-    missing = run_cli("inspect", tmp_path / "[red]absent.pth")
+    assert run_here("inspect", path).code == 0
+    missing = run_here("inspect", tmp_path / "[red]absent.pth")
     assert "[red]absent.pth" in missing.stderr
 
 

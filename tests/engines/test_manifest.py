@@ -512,7 +512,10 @@ def test_bf16_of_an_old_operator_set_is_refused(exports: dict[str, Path], tmp_pa
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("precision", [Precision.FP32, Precision.FP16, Precision.BF16])
+@pytest.mark.parametrize(
+    "precision",
+    [Precision.FP32, Precision.FP16, pytest.param(Precision.BF16, marks=pytest.mark.slow)],
+)
 def test_onnx_is_judged_against_its_checkpoint(
     exports: dict[str, Path], opset_22: Path, tmp_path: Path, precision: Precision
 ) -> None:

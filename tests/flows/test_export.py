@@ -88,6 +88,7 @@ def exported(folder: Path) -> Finished:
     return run_started(folder, "onnx", "tiny.safetensors", "--json")
 
 
+@pytest.mark.processes
 def test_onnx_by_default(exported: Finished, folder: Path) -> None:
     """A checkpoint becomes one ONNX file in the working folder, with a verdict in JSON."""
     assert exported.code == 0, exported.stderr
@@ -104,6 +105,7 @@ def test_onnx_by_default(exported: Finished, folder: Path) -> None:
     }
 
 
+@pytest.mark.processes
 def test_notes_go_to_stderr(exported: Finished) -> None:
     """What was assumed is said on stderr, and names the flag that settles it."""
     assert exported.stderr.startswith("note: ")
@@ -112,6 +114,7 @@ def test_notes_go_to_stderr(exported: Finished) -> None:
     assert exported.stdout.rstrip().endswith("}")
 
 
+@pytest.mark.processes
 def test_metadata(exported: Finished, folder: Path) -> None:
     """The file tells a consumer what it is, what goes in, and what it was made from."""
     told = metadata(folder / "tiny.onnx")
@@ -130,6 +133,7 @@ def test_metadata(exported: Finished, folder: Path) -> None:
     assert switches["detail_gain"]["source"] == "tensors"
 
 
+@pytest.mark.processes
 def test_file_is_self_contained(exported: Finished, folder: Path) -> None:
     """The file has its weights inside, dynamic sizes, and runs wherever it is moved to."""
     model = onnx.load(folder / "tiny.onnx", load_external_data=False)
@@ -145,6 +149,7 @@ def test_file_is_self_contained(exported: Finished, folder: Path) -> None:
         assert output.shape == (shape[0], 3, 2 * shape[2], 2 * shape[3])
 
 
+@pytest.mark.processes
 def test_second_run_is_byte_identical(exported: Finished, folder: Path, run_in: RunIn) -> None:
     """The same command gives the same bytes, under the name that -o gives; people get a table."""
     again = run_in(folder, "onnx", "tiny.safetensors", "-o", "elsewhere_2x.onnx")
@@ -210,6 +215,7 @@ def test_dropped_tensors_are_told(folder: Path, tiny_photo: Path, run_here: RunH
 # --- parity --------------------------------------------------------------------------------
 
 
+@pytest.mark.processes
 def test_parity_passes(exported: Finished, folder: Path, run_in: RunIn) -> None:
     """A good file passes at the sizes asked for: exit code 0, JSON and JUnit."""
     done = run_in(
@@ -226,6 +232,7 @@ def test_parity_passes(exported: Finished, folder: Path, run_in: RunIn) -> None:
     assert (root.get("tests"), root.get("failures")) == (str(len(result["rows"])), "0")
 
 
+@pytest.mark.processes
 def test_wrong_switch_fails_and_is_named(exported: Finished, folder: Path, run_in: RunIn) -> None:
     """Another upsampler_alpha fails with exit code 1, and a note names the switch and both values."""
     done = run_in(
@@ -243,6 +250,7 @@ def test_wrong_switch_fails_and_is_named(exported: Finished, folder: Path, run_i
     assert root.find(".//failure") is not None
 
 
+@pytest.mark.processes
 def test_sabotaged_file_fails(exported: Finished, folder: Path, run_here: RunHere) -> None:
     """Of two files the one with a changed weight fails, and with it the command: exit code 1."""
     model = onnx.load(folder / "tiny.onnx")
@@ -273,6 +281,7 @@ FROM_CHECKPOINT = (
 )  # fmt: skip
 
 
+@pytest.mark.processes
 def test_engine_from_a_checkpoint(folder: Path, run_in: RunIn) -> None:
     """A checkpoint becomes an engine with a manifest; the second run reuses it."""
     first = run_in(folder, *FROM_CHECKPOINT)
@@ -301,6 +310,7 @@ def test_engine_from_a_checkpoint(folder: Path, run_in: RunIn) -> None:
     assert {key: again[key] for key in same} == {key: result[key] for key in same}
 
 
+@pytest.mark.processes
 def test_engine_from_an_onnx_file(exported: Finished, folder: Path, run_in: RunIn) -> None:
     """An ONNX file becomes an engine, judged against the checkpoint beside it; people get words."""
     done = run_in(

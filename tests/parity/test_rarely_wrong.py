@@ -44,7 +44,10 @@ def test_wrong_images_of_video_fail(name: str, video: Case, tmp_path: Path) -> N
 
 
 @pytest.mark.all_sizes
-@pytest.mark.parametrize("precision", list(Precision))
+@pytest.mark.parametrize(
+    "precision",
+    [Precision.FP32, Precision.FP16, pytest.param(Precision.BF16, marks=pytest.mark.slow)],
+)
 def test_right_ones_pass(still: Case, video: Case, precision: Precision, tmp_path: Path) -> None:
     """Stills in half precision are judged at the same sizes in ``test_compare.py``."""
     assert precision.is_half or passes(still, untouched, tmp_path, precision)

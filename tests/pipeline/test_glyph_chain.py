@@ -35,7 +35,7 @@ from paragon_export.testing.glyph import (
     small_checkpoint,
     small_weights,
 )
-from tests.conftest import RunHere
+from tests.conftest import ON_CPU, RunHere
 
 pytestmark = pytest.mark.usefixtures("foreign_files_here")
 
@@ -76,7 +76,7 @@ class Counting:
         return self.runner.infer(feeds)
 
 
-@pytest.mark.parametrize("backend", OnnxBackend)
+@pytest.mark.parametrize("backend", ON_CPU)
 def test_recorded_grids_are_equal(backend: OnnxBackend, phases: tuple[Path, Path]) -> None:
     """Every ID of every recorded raster, in both runtimes; logits as the reference has them."""
     found = recorded("phase1")
@@ -140,7 +140,7 @@ def test_ids_that_phase_2_does_not_know_are_refused(
 ) -> None:
     """Phase 1 of 1024 primitives before a phase 2 of 40: one line, in either runtime."""
     few = small_checkpoint(tmp_path / "few.pt")
-    for backend in OnnxBackend:
+    for backend in ON_CPU:
         chain = open_chain((phases[0], few), NetworkOptions(), backend=backend)
         with pytest.raises(PlanError, match="expected IDs from 0 to 39"):
             name_glyphs(chain, recorded("phase1")["rasters"])

@@ -420,7 +420,7 @@ def test_a_mask_that_is_infinite_anyway_is_no_overflow() -> None:
     json.dumps(result.to_json(), allow_nan=False)
 
 
-@pytest.mark.parametrize("version", ["munet1", "munet5"])
+@pytest.mark.parametrize("version", ["munet1", pytest.param("munet5", marks=pytest.mark.slow)])
 def test_munets_need_no_island(version: str, tmp_path: Path) -> None:
     """Not even those that take a Fourier transform: what is large there is float32 already."""
     checkpoint = save(weights_of(SMALL[version]), tmp_path / "m.safetensors")

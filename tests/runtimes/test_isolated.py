@@ -25,12 +25,10 @@ from paragon_export.runtimes.ort_runner import OnnxRunner
 from paragon_export.specs.plans import ExportPlan, NetworkOptions
 from paragon_export.specs.types import OnnxBackend, Precision, Size
 from paragon_export.system.limits import Limits
-from tests.conftest import RunHere, shell_environment
+from tests.conftest import ON_CPU, RunHere, shell_environment
 from tests.robustness.test_hostile_onnx import plain
 
 pytestmark = pytest.mark.processes
-
-ON_CPU = [OnnxBackend.ONNXRUNTIME, OnnxBackend.OPENVINO]
 
 PICTURE = np.random.default_rng(0).random((1, 3, 9, 12), dtype=np.float32)
 

@@ -55,4 +55,4 @@ Break = Callable[[Case], ir.Model]
 
 
 def copied(model: ir.Model) -> ir.Model:
-    return ir.from_proto(ir.to_proto(model))
+    return model.clone()
