@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 
 import onnx_ir as ir
@@ -23,6 +24,16 @@ VIDEO_INPUTS = frozenset({"input", "prev_feat", "alpha"})
 
 TYPE_ATTRIBUTES = ("to", "dtype", "output_datatype", "output_dtype")
 """Attributes of ONNX operators that name the type of a result."""
+
+
+def copied(model: ir.Model) -> ir.Model:
+    """Return a copy of a model that shares nothing with it but the arrays of its weights."""
+    clone = model.clone()
+    graph = clone.graph
+    computed = (value for node in graph for value in node.outputs)
+    for value in (*graph.inputs, *graph.initializers.values(), *computed):
+        value.type = copy.copy(value.type)  # onnx_ir shares it, and a dtype is set in place
+    return clone
 
 
 def metadata_of(model: ir.Model) -> ModelMetadata:

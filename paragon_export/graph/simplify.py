@@ -12,6 +12,7 @@ import onnx
 import onnx_ir as ir
 
 from paragon_export.errors import TraceError
+from paragon_export.graph.inspection import copied
 from paragon_export.graph.metadata import FLOAT32_MARK
 from paragon_export.system.optional import import_without_telemetry
 from paragon_export.system.progress import step
@@ -40,7 +41,7 @@ def simplify(model: ir.Model) -> ir.Model:
     simplified = ir.from_proto(proto)
     if simplified.graph.num_nodes() >= model.graph.num_nodes():
         # A bias merged into Gemm can need more reshapes than the merge removes.
-        return model.clone()
+        return copied(model)
     # onnxsim removes the metadata of nodes and keeps their names.
     marked = {n.name for n in model.graph if n.metadata_props.get(FLOAT32_MARK)}
     for node in simplified.graph:

@@ -24,7 +24,7 @@ import numpy as np
 import onnx_ir as ir
 
 from paragon_export.errors import PlanError
-from paragon_export.graph.inspection import port_names
+from paragon_export.graph.inspection import copied, port_names
 from paragon_export.graph.metadata import FLOAT32_MARK
 from paragon_export.graph.onnx_io import OnnxFile
 from paragon_export.inputs.fit import fitted
@@ -160,7 +160,7 @@ def _readers(value: ir.Value) -> list[ir.Node]:
 
 def with_islands(model: ir.Model, nodes: Sequence[str]) -> ir.Model:
     """Return a copy in which the nodes of these names are marked to be computed in float32."""
-    copy = model.clone()
+    copy = copied(model)
     for node in copy.graph:
         if _name(node) in nodes:
             node.metadata_props[FLOAT32_MARK] = "float32"

@@ -8,6 +8,7 @@ import onnx_ir as ir
 from onnx_ir.passes import common
 
 from paragon_export.errors import PlanError
+from paragon_export.graph.inspection import copied
 from paragon_export.graph.metadata import FLOAT32_MARK
 from paragon_export.graph.onnx_checks import ATTENTIONS
 from paragon_export.graph.onnx_io import silenced_onnx_ir
@@ -56,7 +57,7 @@ def typed_copy(model: ir.Model) -> ir.Model:
 
 
 def _inferred_copy(model: ir.Model) -> ir.Model:
-    copy = model.clone()
+    copy = copied(model)
     if any(
         (node.domain and node.op_identifier()[:2] not in ATTENTIONS)
         or any(a.type == ir.AttributeType.GRAPH for a in node.attributes.values())

@@ -55,4 +55,4 @@ Break = Callable[[Case], ir.Model]
 
 
 def copied(model: ir.Model) -> ir.Model:
-    return model.clone()
+    return ir.from_proto(ir.to_proto(model))
