@@ -387,6 +387,16 @@ def _attention(rows: Rows) -> str:
     )
 
 
+def _foreign(rows: Rows) -> str:
+    right = [row for row in rows if row["float32"] == "passed"]
+    half = [row for row in rows if row["float16"] == "passed"]
+    built = [row for row in rows if row["engine"] == "built"]
+    return (
+        f"Of {len(rows)} networks {len(right)} are right at every size in float32 and {len(half)} in float16; "
+        f"{len(built)} engines were built."
+    )
+
+
 def _gpu(rows: Rows) -> str:
     cards = " and the ".join(sorted({row["card"] for row in rows}))
     said = [
@@ -779,6 +789,21 @@ TABLES: Mapping[str, Table] = {
             "reason": "not run: needs",
         },
         _attention,
+    ),
+    "foreign": Table(
+        {
+            "network": "network",
+            "architecture": "architecture, as spandrel calls it",
+            "scale": "scale",
+            "exporter": "PyTorch's exporter",
+            "seconds": "export and verdict (s)",
+            "nodes": "nodes",
+            "error": "largest error (of full range)",
+            "float32": "float32",
+            "float16": "float16",
+            "engine": "engine",
+        },
+        _foreign,
     ),
     "gpu": Table(
         {

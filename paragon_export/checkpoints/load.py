@@ -32,6 +32,8 @@ class Checkpoint:
     """SHA-256 of the file, in hexadecimal. For shards see ``Shards.sha256``."""
     tensors: Mapping[str, np.ndarray]
     """Floating point tensors are converted to float32."""
+    stored: Mapping[str, np.ndarray] = field(default_factory=dict, repr=False)
+    """The same tensors by the names in the file."""
     metadata: Mapping[str, str]
     """The metadata of a safetensors file, or the entry ``metadata`` of a pickle as JSON text."""
     extra: Mapping[str, Any] = field(default_factory=dict)
@@ -99,12 +101,14 @@ def _parse(path: Path, data: bytes | Shards, leave_out: str = "") -> Checkpoint:
     if not data:
         raise CheckpointError(f"{path} is empty: expected a checkpoint")
     content = data.content() if isinstance(data, Shards) else read_content(path, data, leave_out)
-    tensors = _strip_prefixes(path, _without_counter(content.tensors))
+    stored = _without_counter(content.tensors)
+    tensors = _strip_prefixes(path, stored)
     _check_finite(path, tensors)
     return Checkpoint(
         path=path,
         sha256=_digest(data),
         tensors=tensors,
+        stored=stored,
         metadata=content.metadata,
         extra=content.extra,
         container=content.containers[0] if content.containers else "",

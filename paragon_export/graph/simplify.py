@@ -16,6 +16,7 @@ from paragon_export.graph.inspection import copied
 from paragon_export.graph.metadata import FLOAT32_MARK
 from paragon_export.system.optional import import_without_telemetry
 from paragon_export.system.progress import step
+from paragon_export.system.streams import libraries_silenced
 
 SKIPPED_PASSES = ["fuse_qkv", "fuse_consecutive_reduce"]
 """Passes of onnxsim that make the result worse. The first merges three products into one, which must
@@ -54,7 +55,8 @@ def simplify(model: ir.Model) -> ir.Model:
 def _simplified(proto: onnx.ModelProto, **options: bool) -> onnx.ModelProto:
     onnxsim = import_without_telemetry("onnxsim")  # it imports ONNX Runtime
     try:
-        return onnxsim.simplify(proto, skipped_optimizers=SKIPPED_PASSES, **options)[0]
+        with libraries_silenced():
+            return onnxsim.simplify(proto, skipped_optimizers=SKIPPED_PASSES, **options)[0]
     except Exception as error:  # native code raises unrelated classes
         raise TraceError(
             f"onnxsim cannot simplify the graph: {' '.join(str(error).split())}; this is a fault "

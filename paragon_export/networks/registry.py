@@ -9,6 +9,8 @@ from paragon_export.errors import UnsupportedNetworkError
 from paragon_export.networks.glyph import GlyphArchitecture
 from paragon_export.networks.munet import MUNetArchitecture
 from paragon_export.networks.paragonsr2 import ParagonSR2Architecture
+from paragon_export.networks.spandrel import SpandrelArchitecture
+from paragon_export.networks.spandrel.library import is_installed
 
 if TYPE_CHECKING:
     from torch import nn
@@ -44,6 +46,9 @@ class Architecture(Protocol):
             CheckpointError: If a tensor has an unusable value.
         """
 
+    def exportable(self, module: nn.Module) -> nn.Module:
+        """Return the module to make the graph from: the built one, or one that exporters follow."""
+
     def ports(self, spec: NetworkSpec, *, video: bool) -> tuple[tuple[Port, ...], tuple[Port, ...]]:
         """Return the inputs and the outputs of the exported graph.
 
@@ -56,6 +61,7 @@ REGISTRY: tuple[Architecture, ...] = (
     ParagonSR2Architecture(),
     MUNetArchitecture(),
     GlyphArchitecture(),
+    SpandrelArchitecture(),
 )
 """In order of detection."""
 
@@ -70,9 +76,13 @@ def architecture_of(checkpoint: Checkpoint) -> Architecture:
         if architecture.recognizes(checkpoint):
             return architecture
     names = list(checkpoint.tensors)
+    own = ", ".join(a.name for a in REGISTRY if not isinstance(a, SpandrelArchitecture))
+    others = "what spandrel loads"
+    if not is_installed():
+        others += " (not installed: pip install 'paragon-export[spandrel]')"
     raise UnsupportedNetworkError(
         f"{checkpoint.path}: no supported network has these {len(names)} tensors "
-        f"({listing(names, 4)}); supported are: {', '.join(a.name for a in REGISTRY)}"
+        f"({listing(names, 4)}); supported are: {own}, and {others}"
     )
 
 

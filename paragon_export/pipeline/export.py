@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
+from paragon_export.errors import TraceError
 from paragon_export.graph.onnx_io import is_our_onnx
 from paragon_export.networks.describe import LoadedNetwork, load_network, read_network
 from paragon_export.parity.reference import measure_drop
@@ -81,6 +82,35 @@ def export(plan: ExportPlan, network: LoadedNetwork | None = None) -> ExportResu
 
 def make_onnx(network: LoadedNetwork, plan: ExportPlan) -> ExportResult:
     """Export to memory and judge the ONNX file.
+
+    The ways of the network to make a graph are tried in order. The first whose file passes is taken,
+    and ``remarks`` say why the others were not.
+
+    Raises:
+        ParagonExportError: If a step could not run, or no way gives a graph.
+    """
+    result: ExportResult | None = None
+    failures: list[str] = []
+    for tracer in (plan.tracer,) if plan.tracer else network.spec.tracers:
+        try:
+            result = _export_with_fallback(network, replace(plan, tracer=tracer))
+        except TraceError as error:
+            if len(network.spec.tracers) == 1:
+                raise
+            failures.append(str(error))
+            continue
+        if result.passed:
+            break
+        failures.append(f"the graph of {tracer.value} is not right at every size")
+    if result is None:
+        raise TraceError(f"{network.checkpoint.path}: {'; '.join(failures)}")
+    if len(network.spec.tracers) > 1 and result.passed:
+        failures.insert(0, f"the graph was made by PyTorch's {tracer.value} exporter")
+    return replace(result, remarks=(*result.remarks, *failures))
+
+
+def _export_with_fallback(network: LoadedNetwork, plan: ExportPlan) -> ExportResult:
+    """Export and judge in one way.
 
     A rewrite changes where half precision rounds. If the rewritten network fails in half precision
     and the network as trained passes, the latter is returned, and ``remarks`` say so.

@@ -5,7 +5,7 @@ Exports of every precision call both functions.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,16 +13,18 @@ from typing import TYPE_CHECKING
 from paragon_export.errors import PlanError
 from paragon_export.graph.onnx_io import OnnxFile, describe_in, serialized
 from paragon_export.networks.describe import LoadedNetwork
+from paragon_export.networks.registry import architecture_named
 from paragon_export.parity.reference import TorchReference, build_reference
 from paragon_export.specs.plans import ExportPlan
 from paragon_export.specs.ports import FixedExtents
-from paragon_export.specs.types import Quantization, Size
+from paragon_export.specs.types import Quantization, Size, Tracer
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
     from paragon_export.precision.instrument import Subject
     from paragon_export.precision.range_report import RangeAudit
+    from paragon_export.specs.network import Port
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,9 +57,7 @@ def float32_graph(network: LoadedNetwork, plan: ExportPlan) -> Float32Graph:
         TraceError: If an operator has no ONNX counterpart.
     """
     from paragon_export.graph.simplify import simplify
-    from paragon_export.graph.trace import trace
     from paragon_export.inputs.sizes import check_defined
-    from paragon_export.rewrite.rules import rewrite, unchanged
 
     spec = network.spec
     check_defined([plan.static] if plan.static else [], spec.smallest)
@@ -69,17 +69,27 @@ def float32_graph(network: LoadedNetwork, plan: ExportPlan) -> Float32Graph:
         )
     ports = reference.fixed(plan.static) if plan.static else None
     inputs, outputs = ports or (reference.inputs, reference.outputs)
-    module = reference.module
+    model, fired = _traced(reference, inputs, outputs, plan)
+    return Float32Graph(reference=reference, fired=fired, model=simplify(model), static=plan.static)
+
+
+def _traced(
+    reference: TorchReference, inputs: Sequence[Port], outputs: Sequence[Port], plan: ExportPlan
+) -> tuple[ir.Model, Mapping[str, int]]:
+    """Return the graph of a network, and how often each rewrite was applied."""
+    from paragon_export.graph.torch_export import export_by_torch
+    from paragon_export.graph.trace import trace
+    from paragon_export.rewrite.rules import rewrite, unchanged
+
+    tracer, module = plan.tracer or reference.spec.tracers[0], reference.module
+    if tracer is not Tracer.SYMBOLIC:
+        module = architecture_named(reference.spec.architecture).exportable(module)
+        return export_by_torch(module, inputs, outputs, plan.operator_set, tracer), {}
     rewritten = unchanged(module)
     if plan.rewrite:
         rewritten = rewrite(module, plan.runtime, half=plan.precision.is_half)
     traced = trace(rewritten.module, inputs, outputs, plan.operator_set)
-    return Float32Graph(
-        reference=reference,
-        fired=rewritten.fired,
-        model=simplify(traced),
-        static=plan.static,
-    )
+    return traced, rewritten.fired
 
 
 def finish(

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any, Literal
 
+from paragon_export.specs.types import Tracer
+
 Source = Literal["tensors", "flag", "config", "metadata", "default"]
 
 MAX_SCALE = 16
@@ -151,6 +153,8 @@ class NetworkSpec:
     excerpt_step: int = 1
     """Parts of a picture that begin at a multiple of this many pixels give the same output as the
     picture, away from their edges. 0: no part does, because pixels depend on all others."""
+    tracers: tuple[Tracer, ...] = (Tracer.SYMBOLIC,)
+    """Ways to make its graph, in the order in which they are tried."""
     notes: tuple[str, ...] = ()
     """Messages for the user: assumed values, dropped tensors, options without effect."""
 

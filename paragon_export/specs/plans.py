@@ -19,6 +19,7 @@ from paragon_export.specs.types import (
     Precision,
     Runtime,
     Size,
+    Tracer,
     check_suffix,
 )
 
@@ -64,6 +65,8 @@ class ExportPlan:
     at: tuple[Size, ...] | None = None
     made_for: tuple[Size, ...] = ()
     """Both as for :class:`ParityPlan`."""
+    tracer: Tracer | None = None
+    """How the graph is made; None tries the network's ways in order."""
     error_shares: bool = False
     """Whether to find, for a half-precision model, the tensors that cause most of the error.
     This takes additional time."""

@@ -51,6 +51,15 @@ class Runtime(StrEnum):
     PORTABLE = "portable"
 
 
+class Tracer(StrEnum):
+    """A way from a PyTorch module to an ONNX graph."""
+
+    SYMBOLIC = "symbolic"
+    """This tool's own: sizes are unknown during the trace."""
+    TORCHSCRIPT = "torchscript"
+    DYNAMO = "dynamo"
+
+
 class OnnxBackend(StrEnum):
     """A runtime that this tool runs ONNX files with.
 

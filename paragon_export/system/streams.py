@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, redirect_stdout, suppress
 from typing import Any, TextIO
 
 from paragon_export.errors import COULD_NOT_RUN
+from paragon_export.system import signals
 
 BROKEN_PIPE = 128 + getattr(signal, "SIGPIPE", 13)
 """Exit code of a program whose reader has closed the pipe, as in ``program | head``."""
@@ -89,6 +91,28 @@ def fill_gaps() -> None:
     while (handle := os.open(os.devnull, os.O_RDWR)) <= 2:
         pass
     os.close(handle)
+
+
+@contextmanager
+def libraries_silenced() -> Iterator[None]:
+    """Discard what libraries print to standard output in the body, in native code too.
+
+    In the command line, where standard output is the result, the file descriptor is redirected. In any
+    other process, in which threads may print, only prints of Python are discarded.
+    """
+    with redirect_stdout(io.StringIO()):
+        if not signals.is_listening():
+            yield
+            return
+        kept = os.dup(1)
+        try:
+            null = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(null, 1)
+            os.close(null)
+            yield
+        finally:
+            os.dup2(kept, 1)
+            os.close(kept)
 
 
 def _redirect_to_null(stream: TextIO) -> None:

@@ -139,6 +139,9 @@ class GlyphArchitecture:
         network.load_state_dict(tensors, strict=True)
         return network.requires_grad_(False).eval()
 
+    def exportable(self, module: nn.Module) -> nn.Module:
+        return module
+
     def ports(self, spec: NetworkSpec, *, video: bool) -> tuple[tuple[Port, ...], tuple[Port, ...]]:
         if video:
             raise PlanError(

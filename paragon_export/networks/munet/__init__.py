@@ -87,6 +87,9 @@ class MUNetArchitecture:
         network.load_state_dict(tensors, strict=True)
         return network.requires_grad_(False).eval()
 
+    def exportable(self, module: nn.Module) -> nn.Module:
+        return module
+
     def ports(self, spec: NetworkSpec, *, video: bool) -> tuple[tuple[Port, ...], tuple[Port, ...]]:
         if video:
             raise PlanError(f"--video: a {self.name} has no temporal input; leave --video out")

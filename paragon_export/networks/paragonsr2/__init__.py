@@ -51,6 +51,9 @@ class ParagonSR2Architecture:
         network = _module(spec.structure["folder"]).build(spec, checkpoint, video=video)
         return network.requires_grad_(False).eval()
 
+    def exportable(self, module: nn.Module) -> nn.Module:
+        return module
+
     def ports(self, spec: NetworkSpec, *, video: bool) -> tuple[tuple[Port, ...], tuple[Port, ...]]:
         features = spec.structure["hyperparameters"].features
         s = spec.scale

@@ -1,0 +1,275 @@
+"""Networks of others, by spandrel: right at every size, or refused in one line."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from paragon_export.checkpoints.load import load_checkpoint
+from paragon_export.errors import CheckpointError, PlanError, TraceError
+from paragon_export.networks.describe import LoadedNetwork, load_network
+from paragon_export.networks.spandrel import library
+from paragon_export.networks.spandrel.mends import mend_batches
+from paragon_export.networks.spandrel.module import Described, Framed, _places
+from paragon_export.networks.spandrel.norms import RowwiseGroupNorm, replace_group_norms
+from paragon_export.parity.reference import build_reference
+from paragon_export.pipeline.build import build_engine
+from paragon_export.pipeline.export import export_onnx, make_onnx
+from paragon_export.pipeline.results import ExportResult
+from paragon_export.specs.plans import ExportPlan
+from paragon_export.specs.profiles import Profile
+from paragon_export.specs.types import Precision, Size, Tracer
+from paragon_export.testing.foreign import QUICK, foreign_checkpoint, foreign_network
+from tests.conftest import RunHere
+
+
+def network_of(name: str, folder: Path) -> LoadedNetwork:
+    return load_network(foreign_checkpoint(folder / "net.pth", name))
+
+
+def exported(network: LoadedNetwork, folder: Path, **changes: object) -> ExportResult:
+    plan = ExportPlan(checkpoint=network.checkpoint.path, output=folder / "net.onnx")
+    return make_onnx(network, replace(plan, **changes))
+
+
+# --- exports -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", QUICK)
+def test_exports_pass_their_verdict(name: str, tmp_path: Path) -> None:
+    """At every size from 1x1 on, whatever size the network itself asks for."""
+    result = exported(network_of(name, tmp_path), tmp_path)
+    assert result.passed
+    assert any(row.size == Size(1, 1) for row in result.parity.rows)
+    (made,) = [remark for remark in result.remarks if "the graph was made by" in remark]
+    assert made in result.notes
+
+
+@pytest.mark.parametrize("name", ["Compact", "ESRGAN", "SwinIR"])
+def test_half_precision_passes(name: str, tmp_path: Path) -> None:
+    assert exported(network_of(name, tmp_path), tmp_path, precision=Precision.FP16).passed
+
+
+def test_the_file_is_the_same_each_time(tmp_path: Path) -> None:
+    """No trace of the machine, of the run or of the exporter's own names of axes."""
+    first, second = (
+        exported(network_of("ESRGAN x2", tmp_path), tmp_path, tracer=tracer).file.data
+        for tracer in (Tracer.TORCHSCRIPT, Tracer.TORCHSCRIPT)
+    )
+    assert first == second
+    assert str(Path(torch.__file__).parent).encode() not in first
+
+
+@pytest.mark.slow  # 13 s: PyTorch's dynamo exporter
+def test_the_slower_exporter_is_taken_where_the_other_is_wrong(tmp_path: Path) -> None:
+    """DySample makes a constant of the size in TorchScript's exporter. The verdict sees it."""
+    result = exported(network_of("RealPLKSR with DySample", tmp_path), tmp_path)
+    assert result.remarks == (
+        "the graph was made by PyTorch's dynamo exporter",
+        "the graph of torchscript is not right at every size",
+    )
+
+
+def test_an_export_that_is_right_at_no_size_is_not_written(tmp_path: Path) -> None:
+    network = network_of("RealPLKSR with DySample", tmp_path)
+    only = replace(network, spec=replace(network.spec, tracers=(Tracer.TORCHSCRIPT,)))
+    result = export_onnx(only, tmp_path / "net.onnx")
+    assert not result.passed
+    assert not (tmp_path / "net.onnx").exists()
+
+
+def test_an_engine_is_built(tmp_path: Path) -> None:
+    pytest.importorskip("tensorrt_rtx")
+    network = network_of("Compact", tmp_path)
+    largest = Size(48, 64)
+    profile = Profile(smallest=Size(1, 1), optimal=largest, largest=largest)
+    result = build_engine(network, tmp_path / "net.engine", targets=["sm86"], profile=profile,
+                          precision="fp16")  # fmt: skip
+    assert result.passed
+    assert (tmp_path / "net.engine").exists()
+
+
+# --- the reference -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["ESRGAN x2", "SwinIR", "RCAN"])
+def test_the_reference_is_what_spandrel_computes(name: str, tmp_path: Path) -> None:
+    """Apart from the clamp to [0, 1]. The image that is given stays as it is."""
+    network = network_of(name, tmp_path)
+    descriptor = library.describe(library.find(network.checkpoint), network.checkpoint)
+    image = np.random.default_rng(0).random((1, 3, 13, 18), dtype=np.float32)
+    before = image.copy()
+    found = build_reference(network).runner("float32").infer({"input": image})["output"]
+    assert np.array_equal(image, before)
+    expected = descriptor(torch.from_numpy(image)).numpy()  # RCAN writes into what it is given
+    assert np.array_equal(found.clip(0, 1), expected)
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float16", "bfloat16"])
+def test_masks_have_the_type_of_the_run(dtype: str, tmp_path: Path) -> None:
+    """SwinIR makes its masks without naming a dtype; PyTorch's default is what it was afterwards."""
+    runner = build_reference(network_of("SwinIR", tmp_path)).runner(dtype)
+    image = np.zeros((1, 3, 17, 9), np.float32)
+    assert runner.infer({"input": image})["output"].shape == (1, 3, 34, 18)
+    assert torch.get_default_dtype() is torch.float32
+
+
+# --- the frame and the mends ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("extent", "padded"), [(1, 1), (1, 8), (2, 8), (5, 8), (8, 8), (9, 16), (3, 32)]
+)
+def test_rows_are_reflected_then_repeated(extent: int, padded: int) -> None:
+    """Compared with PyTorch's own padding: reflection as far as it goes, then the last row."""
+    image = torch.arange(1.0, extent + 1).reshape(1, 1, extent, 1)
+    reflected = min(padded - extent, extent - 1)
+    expected = F.pad(image, (0, 0, 0, reflected), "reflect")
+    expected = F.pad(expected, (0, 0, 0, padded - extent - reflected), "replicate")
+    places = _places(extent, padded, image)
+    assert torch.equal(image.index_select(-2, places), expected)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 40), (16, 16), (17, 8), (33, 21)])
+def test_the_frame_computes_what_the_reference_computes(
+    size: tuple[int, int], tmp_path: Path
+) -> None:
+    module = network_of("SwinIR", tmp_path).module.double()
+    assert isinstance(module, Described)
+    image = torch.rand(2, 3, *size, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    framed = module.framed()
+    torch.set_default_dtype(torch.float64)
+    try:
+        with torch.no_grad():
+            assert (framed(image) - module(image)).abs().max() < 1e-12
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+def test_batches_are_counted_in_whole_numbers() -> None:
+    """All functions that count them in floating point were replaced when spandrel was loaded."""
+    library.library()
+    assert mend_batches(("spandrel.",)) == []
+    from spandrel.architectures.SwinIR.__arch import SwinIR
+
+    windows = torch.rand(2 * 6, 4, 4, 3)
+    assert SwinIR.window_reverse(windows, 4, 8, 12).shape == (2, 8, 12, 3)
+    assert "int(" not in "".join(map(str, SwinIR.window_reverse.__code__.co_names))
+
+
+def test_an_unmended_batch_is_seen_by_the_verdict(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The original function makes a constant of the batch, and the error is silent elsewhere."""
+    network = network_of("SwinIR", tmp_path)
+    from spandrel.architectures.SwinIR.__arch import SwinIR
+
+    def original(windows: torch.Tensor, window_size: int, H: int, W: int) -> torch.Tensor:  # noqa: N803
+        B = int(windows.shape[0] / (H * W / window_size / window_size))  # noqa: N806
+        x = windows.view(B, H // window_size, W // window_size, window_size, window_size, -1)
+        return x.permute(0, 1, 3, 2, 4, 5).contiguous().view(B, H, W, -1)
+
+    monkeypatch.setattr(SwinIR, "window_reverse", original)
+    result = exported(network, tmp_path, tracer=Tracer.TORCHSCRIPT)
+    assert not result.passed
+
+
+@pytest.mark.parametrize("shape", [(2, 8, 1, 1), (1, 8, 5, 7), (3, 8, 40, 24)])
+def test_group_norms_by_rows_are_equal(shape: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    norm = nn.GroupNorm(4, 8).double()
+    nn.init.normal_(norm.weight)
+    nn.init.normal_(norm.bias)
+    x = torch.randn(shape, dtype=torch.float64)
+    assert (RowwiseGroupNorm(norm)(x) - norm(x)).abs().max() < 1e-12
+
+
+def test_all_group_norms_are_replaced() -> None:
+    assert replace_group_norms(foreign_network("RealPLKSR")) == 2
+    assert isinstance(Framed(network_module("RealPLKSR")).model, nn.Module)
+
+
+def network_module(name: str) -> Described:
+    from types import SimpleNamespace
+
+    none = SimpleNamespace(multiple_of=1, minimum=0, square=False)
+    return Described(
+        SimpleNamespace(
+            model=foreign_network(name), _call_fn=lambda m, x: m(x), size_requirements=none, scale=2
+        )
+    )
+
+
+# --- files ---------------------------------------------------------------------------------
+
+
+def test_the_names_in_the_file_reach_spandrel(tmp_path: Path) -> None:
+    """Old ESRGAN files begin every name with ``model.``, which is part of the names."""
+    path = foreign_checkpoint(tmp_path / "net.pth", "ESRGAN")
+    state = torch.load(path)
+    assert all(name.startswith("model.") for name in state)
+    spec = load_network(path).spec
+    assert (spec.generation, spec.scale, spec.variant) == ("ESRGAN", 4, "16nf 1nb")
+    assert set(load_checkpoint(path).stored) == set(state)
+
+
+def test_inspect_shows_what_spandrel_says(tmp_path: Path, run_here: RunHere) -> None:
+    foreign_checkpoint(tmp_path / "net.pth", "SwinIR")
+    done = run_here("inspect", "net.pth")
+    assert done.code == 0
+    assert "SwinIR" in done.stdout
+    assert "spandrel" in done.stdout + done.stderr
+
+
+def test_unknown_networks_are_refused_by_both(tmp_path: Path, run_here: RunHere) -> None:
+    torch.save({"a.weight": torch.zeros(3, 3)}, tmp_path / "net.pth")
+    done = run_here("inspect", "net.pth")
+    assert done.code != 0
+    assert "supported are: ParagonSR2, MUNet, Glyph, and what spandrel loads" in done.stderr
+
+
+def test_tensors_that_spandrel_cannot_load_are_an_error_in_one_line(tmp_path: Path) -> None:
+    path = foreign_checkpoint(tmp_path / "net.pth", "Compact")
+    state = torch.load(path)
+    state["body.2.weight"] = state["body.2.weight"][:, :1]
+    torch.save(state, path)
+    with pytest.raises(
+        CheckpointError, match="RealESRGAN Compact, and spandrel cannot load"
+    ) as caught:
+        load_network(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_video_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(PlanError, match="has no temporal input"):
+        exported(network_of("Compact", tmp_path), tmp_path, video=True)
+
+
+def test_what_no_exporter_can_trace_is_one_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = network_of("Compact", tmp_path)
+
+    def fails(*_: object, **__: object) -> None:
+        raise RuntimeError("first line\nsecond line")
+
+    monkeypatch.setattr("torch.onnx.export", fails)
+    with pytest.raises(
+        TraceError, match=r"torchscript exporter fails.*dynamo exporter fails"
+    ) as caught:
+        exported(network, tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_stand_in_for_torchvision_is_gone() -> None:
+    """PyTorch's exporters look for torchvision, and fail on a module without a specification."""
+    library.library()
+    found = sys.modules.get("torchvision")
+    assert found is None or found.__spec__ is not None
