@@ -47,7 +47,7 @@ def row(name: str, folder: Path) -> dict[str, Any]:
         network = load_network(foreign_checkpoint(folder / "net.pth", name))
     except ParagonExportError as error:
         return found | {"float32": f"refused: {reason(error)}"}
-    found |= {"architecture": network.spec.generation, "scale": network.spec.scale}
+    found |= {"architecture": network.spec.architecture, "scale": network.spec.scale}
     start = time.perf_counter()
     made, file = exported(network, folder, Precision.FP32)
     found |= made | {"seconds": time.perf_counter() - start}

@@ -87,5 +87,9 @@ def architecture_of(checkpoint: Checkpoint) -> Architecture:
 
 
 def architecture_named(name: str) -> Architecture:
-    """Return the architecture with a name, as in ``NetworkSpec.architecture``."""
-    return next(architecture for architecture in REGISTRY if architecture.name == name)
+    """Return the architecture with a name, as in ``NetworkSpec.architecture``.
+
+    Other names than those of the registry are names of spandrel.
+    """
+    named = {architecture.name: architecture for architecture in REGISTRY}
+    return named.get(name, named[SpandrelArchitecture.name])

@@ -122,9 +122,9 @@ class NetworkSpec:
     """All that determines one network of an architecture, so that it can be built."""
 
     architecture: str
-    """Name of an architecture of the registry: ``ParagonSR2``, ``MUNet`` or ``Glyph``."""
+    """Name of an architecture of the registry, ``ParagonSR2``, ``MUNet`` or ``Glyph``, or of spandrel's."""
     generation: str
-    """Generations that compute the same share a name, as in ``v9/v10``."""
+    """Generations that compute the same share a name, as in ``v9/v10``; ``spandrel`` for its networks."""
     variant: str
     """Variant within the architecture, as in ``realtime``."""
     scale: int

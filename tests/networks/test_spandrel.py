@@ -216,7 +216,8 @@ def test_the_names_in_the_file_reach_spandrel(tmp_path: Path) -> None:
     state = torch.load(path)
     assert all(name.startswith("model.") for name in state)
     spec = load_network(path).spec
-    assert (spec.generation, spec.scale, spec.variant) == ("ESRGAN", 4, "16nf 1nb")
+    assert (spec.architecture, spec.scale, spec.variant) == ("ESRGAN", 4, "16nf 1nb")
+    assert spec.generation == "spandrel"
     assert set(load_checkpoint(path).stored) == set(state)
 
 
@@ -224,8 +225,10 @@ def test_inspect_shows_what_spandrel_says(tmp_path: Path, run_here: RunHere) -> 
     foreign_checkpoint(tmp_path / "net.pth", "SwinIR")
     done = run_here("inspect", "net.pth")
     assert done.code == 0
-    assert "SwinIR" in done.stdout
-    assert "spandrel" in done.stdout + done.stderr
+    assert "SwinIR small s16w8" in done.stdout
+    assert "generation spandrel" in done.stdout
+    assert "option" not in done.stdout
+    assert done.stderr.startswith("note: SwinIR is loaded by spandrel ")
 
 
 def test_unknown_networks_are_refused_by_both(tmp_path: Path, run_here: RunHere) -> None:

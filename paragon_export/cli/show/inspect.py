@@ -77,7 +77,8 @@ def inspection_table(
     for name, option in spec.options.items():
         style = "yellow" if option.is_assumed else ""
         table.add_row(name, cell(option.value), option.source, style=style)
-    console.print(table)
+    if spec.options:
+        console.print(table)
     if fits is not None:
         _fits_table(console, fits)
 

@@ -44,9 +44,9 @@ class SpandrelArchitecture:
         if descriptor.purpose not in PURPOSES:
             _check_supported(checkpoint, found.name, f"it is made for {descriptor.purpose}")
         return NetworkSpec(
-            architecture=self.name,
-            generation=found.name,
-            variant=" ".join(descriptor.tags) or found.name,
+            architecture=found.name,
+            generation=self.name,
+            variant=" ".join(descriptor.tags) or str(found.id),
             scale=int(descriptor.scale),
             in_channels=int(descriptor.input_channels),
             out_channels=int(descriptor.output_channels),
@@ -74,7 +74,7 @@ class SpandrelArchitecture:
     def ports(self, spec: NetworkSpec, *, video: bool) -> tuple[tuple[Port, ...], tuple[Port, ...]]:
         if video:
             raise PlanError(
-                f"--video: a {spec.generation} network has no temporal input; leave --video out"
+                f"--video: a {spec.architecture} network has no temporal input; leave --video out"
             )
         traits: Traits = spec.structure["traits"]
         batch = "batch" if traits.takes_batches else 1
