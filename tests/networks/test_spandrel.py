@@ -52,7 +52,9 @@ def test_exports_pass_their_verdict(name: str, tmp_path: Path) -> None:
     assert made in result.notes
 
 
-@pytest.mark.parametrize("name", ["Compact", "ESRGAN", "SwinIR"])
+@pytest.mark.parametrize(
+    "name", ["Compact", *(pytest.param(n, marks=pytest.mark.slow) for n in ("ESRGAN", "SwinIR"))]
+)
 def test_half_precision_passes(name: str, tmp_path: Path) -> None:
     assert exported(network_of(name, tmp_path), tmp_path, precision=Precision.FP16).passed
 

@@ -29,7 +29,7 @@ from paragon_export.testing.sabotage.pieces import behind, joined, real, reverse
 from paragon_export.testing.sabotage.suite import SUITE, Sabotage, subjects, written
 from tests.conftest import RunHere
 
-pytestmark = pytest.mark.usefixtures("foreign_files_here")
+pytestmark = pytest.mark.usefixtures("foreign_files_here", "sizes_around")
 
 
 @pytest.fixture(scope="module")
