@@ -16,6 +16,7 @@ import onnx_ir as ir
 import torch
 
 from paragon_export.errors import TraceError
+from paragon_export.graph.metadata import FLOAT32_MARK
 from paragon_export.specs.types import Size, Tracer
 from paragon_export.system.atomic_write import scratch
 from paragon_export.system.progress import step
@@ -29,6 +30,12 @@ TRACED_AT = Size(37, 85)
 to it."""
 
 MAX_TORCHSCRIPT_OPSET = 20
+
+FLOAT32_TYPES = {
+    "LayerNormalization", "InstanceNormalization", "GroupNormalization", "ReduceMean", "Pow", "Sqrt",
+}  # fmt: skip
+"""Operators of norms. They are computed in float32 in files of every precision: in float16 their sums
+overflow, and TensorRT warns of it."""
 
 
 def export_by_torch(
@@ -65,6 +72,9 @@ def export_by_torch(
         ) from error
     _name_ports(model, inputs, outputs)
     _forget_origins(model)
+    for node in model.graph:
+        if node.op_type in FLOAT32_TYPES:
+            node.metadata_props[FLOAT32_MARK] = "float32"
     return model
 
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import onnx_ir as ir
 import pytest
 import torch
 from torch import nn
@@ -14,6 +15,8 @@ from torch.nn import functional as F
 
 from paragon_export.checkpoints.load import load_checkpoint
 from paragon_export.errors import CheckpointError, PlanError, TraceError
+from paragon_export.graph.simplify import simplify
+from paragon_export.graph.torch_export import export_by_torch
 from paragon_export.networks.describe import LoadedNetwork, load_network
 from paragon_export.networks.spandrel import library
 from paragon_export.networks.spandrel.mends import mend_batches
@@ -23,6 +26,8 @@ from paragon_export.parity.reference import build_reference
 from paragon_export.pipeline.build import build_engine
 from paragon_export.pipeline.export import export_onnx, make_onnx
 from paragon_export.pipeline.results import ExportResult
+from paragon_export.precision.half import to_precision
+from paragon_export.specs.network import Port
 from paragon_export.specs.plans import ExportPlan
 from paragon_export.specs.profiles import Profile
 from paragon_export.specs.types import Precision, Size, Tracer
@@ -96,6 +101,24 @@ def test_an_engine_is_built(tmp_path: Path) -> None:
                           precision="fp16")  # fmt: skip
     assert result.passed
     assert (tmp_path / "net.engine").exists()
+
+
+def test_norms_stay_float32_in_half_precision() -> None:
+    """In float16 the sums of a norm overflow, and TensorRT warns of it."""
+    ports = (
+        Port("input", ("batch", 3, "height", "width")),
+        Port("output", ("batch", 3, "height", "width")),
+    )
+    module = nn.Sequential(
+        RowwiseGroupNorm(nn.GroupNorm(3, 3)), nn.Conv2d(3, 3, 3, padding=1)
+    ).eval()
+    graph = export_by_torch(module, ports[:1], ports[1:], 20, Tracer.TORCHSCRIPT)
+    half = to_precision(simplify(graph), Precision.FP16, Precision.FP32)
+    types = {
+        node.op_type: node.inputs[0].dtype for node in half.graph if node.inputs[0] is not None
+    }
+    assert types["ReduceMean"] == types["Sqrt"] == ir.DataType.FLOAT
+    assert types["Conv"] == ir.DataType.FLOAT16
 
 
 # --- the reference -------------------------------------------------------------------------

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
+from importlib.util import find_spec
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +33,7 @@ _IMPORTED_OF_IT = ("InterpolationMode", "normalize", "rotate")
 
 def is_installed() -> bool:
     """Return whether spandrel can be imported, without importing it."""
-    return "spandrel" in sys.modules or importlib.util.find_spec("spandrel") is not None
+    return "spandrel" in sys.modules or find_spec("spandrel") is not None
 
 
 @cache

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 
 class RowwiseGroupNorm(nn.Module):
@@ -19,7 +20,9 @@ class RowwiseGroupNorm(nn.Module):
         self.weight, self.bias = norm.weight, norm.bias
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map (N, C, H, W) to the same shape."""
+        """Map (N, C, H, W), or (N, C, ...) as PyTorch does, to the same shape."""
+        if x.dim() != 4:
+            return functional.group_norm(x, self.groups, self.weight, self.bias, self.eps)
         grouped = x.reshape(x.shape[0], self.groups, -1, x.shape[3])
         rows = grouped.shape[2]
         centered = grouped - (grouped.mean(3).sum(2) / rows).unsqueeze(2).unsqueeze(3)
