@@ -244,6 +244,29 @@ def _content_digest(proto: onnx.ModelProto) -> tuple[str, str | None]:
     return hashlib.sha256(proto.SerializeToString(deterministic=True)).hexdigest(), recorded
 
 
+def check_types(file: OnnxFile) -> None:
+    """Check that no two types in a file contradict each other.
+
+    Half files are judged by a float32 simulation, which would hide it.
+
+    Raises:
+        RunError: If they do. No runtime loads such a file.
+    """
+    import onnx
+
+    try:
+        onnx.shape_inference.infer_shapes(
+            onnx.ModelProto.FromString(file.data), check_type=True, strict_mode=True
+        )
+    except Exception as error:  # native code raises unrelated classes
+        if "TypeInferenceError" in str(error):
+            reason = one_line(str(error))[:300]
+            raise RunError(
+                f"{file.path}: types in the file contradict each other, so that no runtime loads it: "
+                f"{reason}; export it again"
+            ) from error
+
+
 def describe_in(
     model: ir.Model,
     network: LoadedNetwork,

@@ -13,7 +13,7 @@ from paragon_export.engines.manifest import EngineFile, read_engine
 from paragon_export.engines.open import open_engine
 from paragon_export.errors import PlanError
 from paragon_export.graph.inspection import FLOAT_TYPES
-from paragon_export.graph.onnx_io import OnnxFile, is_onnx, read_onnx_file
+from paragon_export.graph.onnx_io import OnnxFile, check_types, is_onnx, read_onnx_file
 from paragon_export.inputs.glyph_probes import GLYPHS
 from paragon_export.inputs.large import LARGE
 from paragon_export.inputs.sizes import default_sizes
@@ -226,7 +226,13 @@ def open_onnx(
 
 
 def _rounded(file: OnnxFile) -> bytes:
-    """Return the float32 model that simulates a half one; refuse sizes in half precision."""
+    """Return the float32 model that simulates a half one; refuse sizes in half precision.
+
+    Raises:
+        RunError: If the types of the half model contradict each other, so that no runtime loads it.
+        PlanError: If it holds sizes in half precision.
+    """
+    check_types(file)
     return ir.to_proto(rounding_model(file.model, str(file.path))).SerializeToString()
 
 

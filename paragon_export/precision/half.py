@@ -75,6 +75,20 @@ def convertible_copy(model: ir.Model, precision: Precision) -> ir.Model:
     return copy
 
 
+def _give_type(node: ir.Node, wanted: ir.DataType) -> None:
+    """Set the type of a result where an attribute determines it, and no input does."""
+    attributes = node.attributes
+    if node.op_type == "Cast":  # from integers
+        attributes["to"] = ir.AttrInt64("to", wanted.value)
+    elif node.op_type == "ConstantOfShape":
+        given = attributes.get("value")
+        array = given.as_tensor().numpy() if given else np.zeros(1, np.float32)
+        filling = array.astype(NUMPY_TYPES.get(wanted, np.dtype(np.float32)))
+        attributes["value"] = ir.AttrTensor("value", ir.tensor(filling, dtype=wanted))
+    elif "dtype" in attributes:
+        attributes["dtype"] = ir.AttrInt64("dtype", wanted.value)
+
+
 class _Converter:
     """Converts a typed float32 model in place."""
 
@@ -107,8 +121,7 @@ class _Converter:
         for value in node.outputs:
             if value in self.floats:
                 value.dtype = wanted
-                if node.op_type == "Cast":  # from integers
-                    node.attributes["to"] = ir.AttrInt64("to", wanted.value)
+                _give_type(node, wanted)
 
     def _as(self, value: ir.Value, wanted: ir.DataType, before: ir.Node) -> ir.Value:
         """Return a value in another type; it is cast once for all nodes that use it."""

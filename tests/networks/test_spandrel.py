@@ -275,6 +275,19 @@ def test_tensors_that_spandrel_cannot_load_are_an_error_in_one_line(tmp_path: Pa
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("number", ["60000", "9" * 30])
+@pytest.mark.parametrize("name", ["Compact", "ESRGAN"])
+def test_names_that_count_too_far_are_refused(name: str, number: str, tmp_path: Path) -> None:
+    """Spandrel would build that many layers first: a small file could take gigabytes and minutes."""
+    path = foreign_checkpoint(tmp_path / "net.pth", name)
+    state = torch.load(path)
+    last = list(state)[-1]
+    state[".".join(number if p.isdecimal() else p for p in last.split("."))] = state.pop(last)
+    torch.save(state, path)
+    with pytest.raises(CheckpointError, match=r"counts to .* it is damaged"):
+        load_network(path)
+
+
 def test_video_is_refused(tmp_path: Path) -> None:
     with pytest.raises(PlanError, match="has no temporal input"):
         exported(network_of("Compact", tmp_path), tmp_path, video=True)

@@ -16,11 +16,14 @@ import pytest
 import torch
 from torch import nn
 
-from paragon_export.errors import PlanError
+from paragon_export.errors import PlanError, RunError
 from paragon_export.graph.metadata import FLOAT32_MARK
+from paragon_export.graph.onnx_io import check_types
+from paragon_export.graph.onnx_io import serialized as serialized_file
 from paragon_export.graph.simplify import simplify
 from paragon_export.graph.trace import trace
 from paragon_export.networks.paragonsr2.v9_v11.network import ParagonSR2, VideoParagonSR2
+from paragon_export.parity.candidates import open_onnx
 from paragon_export.precision.half import FLOAT32_INPUTS, to_precision
 from paragon_export.precision.rounding import rounding_model
 from paragon_export.specs.network import Port
@@ -252,6 +255,50 @@ def test_conversion_is_reproducible(precision: Precision) -> None:
 
 
 # --- refusals ------------------------------------------------------------------------------
+
+
+FILLINGS = {
+    "a given value": "filled = ConstantOfShape <value = float[1] {2.5}> (size)",
+    "zeros by default": "filled = ConstantOfShape (size)",
+    "a matrix of ones": "filled = EyeLike <dtype = 1> (grid)",
+}
+"""Nodes whose attributes alone give their results a type."""
+
+
+@pytest.mark.parametrize("precision", HALVES)
+@pytest.mark.parametrize("filling", FILLINGS.values(), ids=FILLINGS.keys())
+def test_results_whose_attributes_give_the_type(filling: str, precision: Precision) -> None:
+    """They become half as well. Otherwise no runtime loads the file, and a simulation hides it."""
+    model = filling_model(filling)
+    half = to_precision(model, precision, Precision.FP32)
+    check_types(serialized_file(half, Path("net.onnx")))
+    if precision is Precision.FP16 and "EyeLike" not in filling:  # it has none in half precision
+        image = np.ones((2, 2), np.float32)
+        (found,), (expected,) = outputs_of(half, input=image), outputs_of(model, input=image)
+        assert np.abs(found - expected).max() < 1e-2
+
+
+def filling_model(filling: str) -> ir.Model:
+    text = f"""
+    <ir_version: 9, opset_import: ["" : 22]>
+    net (float[n, m] input) => (float[n, m] output) {{
+        size = Shape (input)
+        grid = Cast <to = 7> (input)
+        {filling}
+        output = Add (input, filled)
+    }}"""
+    return ir.from_proto(onnx.parser.parse_model(text))
+
+
+def test_types_that_contradict_each_other_are_refused(tmp_path: Path) -> None:
+    """The judge computes half files in float32, where the contradiction is gone."""
+    half = to_precision(filling_model(FILLINGS["a given value"]), Precision.FP16, Precision.FP32)
+    (node,) = [node for node in half.graph if node.op_type == "ConstantOfShape"]
+    node.attributes["value"] = ir.AttrTensor("value", ir.tensor(np.full(1, 2.5, np.float32)))
+    file = serialized_file(half, tmp_path / "net.onnx")
+    with pytest.raises(RunError, match="types in the file contradict each other") as caught:
+        open_onnx(file, file.ports[1])
+    assert "\n" not in str(caught.value)
 
 
 def scaling(factor: float) -> ir.Model:

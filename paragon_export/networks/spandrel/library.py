@@ -19,12 +19,16 @@ from typing import TYPE_CHECKING, Any
 from paragon_export.errors import CheckpointError, MissingDependencyError
 from paragon_export.networks.spandrel.mends import mend_batches
 from paragon_export.system.optional import require
+from paragon_export.system.text import brief
 
 if TYPE_CHECKING:
     from paragon_export.checkpoints.load import Checkpoint
 
 EXTRA = "spandrel_extra_arches"
 """Further architectures, some of them not free for commercial use. Used if the user has installed it."""
+
+MAX_LAYERS_A_TENSOR = 8
+"""Numbers in names that are skipped for each tensor: layers without weights, as activations."""
 
 _TORCHVISION = "torchvision.transforms.functional"
 
@@ -59,13 +63,34 @@ def find(checkpoint: Checkpoint) -> Any:
     """Return spandrel's entry for the architecture of a checkpoint; None if it knows none.
 
     Raises:
+        CheckpointError: If a name counts much further than the tensors do.
         MissingDependencyError: If spandrel is not installed or cannot be loaded.
     """
+    _check_counts(checkpoint)
     registry, tensors = library().MAIN_REGISTRY, state_dict(checkpoint)
     for entry in registry.architectures("detection"):
         if entry.detect(tensors):
             return entry.architecture
     return None
+
+
+def _check_counts(checkpoint: Checkpoint) -> None:
+    """Refuse names with a number that the tensors cannot justify.
+
+    spandrel builds as many layers as the largest number in a name says, before it looks for their
+    tensors. A small file could ask for millions.
+
+    Raises:
+        CheckpointError: Naming the first.
+    """
+    most = MAX_LAYERS_A_TENSOR * len(checkpoint.stored) + MAX_LAYERS_A_TENSOR
+    for name in checkpoint.stored:
+        for part in name.split("."):
+            if part.isdecimal() and (len(part) > 9 or int(part) > most):
+                raise CheckpointError(
+                    f"{checkpoint.path}: the name {brief(name)} counts to {brief(part)}, and the file "
+                    f"has {len(checkpoint.stored)} tensors; it is damaged"
+                )
 
 
 def describe(architecture: Any, checkpoint: Checkpoint) -> Any:
