@@ -64,6 +64,23 @@ def test_half_precision_passes(name: str, tmp_path: Path) -> None:
     assert exported(network_of(name, tmp_path), tmp_path, precision=Precision.FP16).passed
 
 
+@pytest.mark.parametrize("tracer", [Tracer.TORCHSCRIPT, Tracer.DYNAMO])
+def test_graphs_do_not_say_where_they_were_made(tracer: Tracer) -> None:
+    """Exporters write files and lines of the machine, and names of their own, into nodes."""
+    ports = (
+        Port("input", ("batch", 3, "height", "width")),
+        Port("output", ("batch", 3, "height", "width")),
+    )
+    module = nn.Sequential(nn.Conv2d(3, 3, 3, padding=1), nn.ReLU()).eval()
+    graph = export_by_torch(module, ports[:1], ports[1:], 20, tracer)
+    assert [node.op_type for node in graph.graph] == ["Conv", "Relu"]
+    for node in graph.graph:
+        assert not node.doc_string
+        assert not node.metadata_props
+        assert all(not value.metadata_props for value in node.outputs)
+    assert not graph.metadata_props
+
+
 def test_the_file_is_the_same_each_time(tmp_path: Path) -> None:
     """No trace of the machine, of the run or of the exporter's own names of axes."""
     first, second = (
