@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
-from paragon_export.errors import TraceError
+from paragon_export.errors import RunError, TraceError
 from paragon_export.graph.onnx_io import is_our_onnx
 from paragon_export.networks.describe import LoadedNetwork, load_network, read_network
 from paragon_export.parity.reference import measure_drop
@@ -94,7 +94,7 @@ def make_onnx(network: LoadedNetwork, plan: ExportPlan) -> ExportResult:
     for tracer in (plan.tracer,) if plan.tracer else network.spec.tracers:
         try:
             result = _export_with_fallback(network, replace(plan, tracer=tracer))
-        except TraceError as error:
+        except (TraceError, RunError) as error:  # a wrong graph may fail in the range audit
             if len(network.spec.tracers) == 1:
                 raise
             failures.append(str(error))

@@ -144,9 +144,10 @@ class _Converter:
         """
         with np.errstate(over="ignore"):
             half = wide.astype(NUMPY_TYPES[self.half])
-        if not np.isfinite(half.astype(np.float32)).all():
+        overflows = ~np.isfinite(half.astype(np.float32)) & np.isfinite(wide)  # masks hold -inf
+        if overflows.any():
             raise PlanError(
-                f"weight {value.name} reaches {np.abs(wide).max():g}, which {self.half.name} cannot "
+                f"weight {value.name} reaches {np.abs(wide[overflows]).max():g}, which {self.half.name} cannot "
                 "hold; export in fp32 or bf16"
             )
         name = f"{value.name}.{self.half.name.lower()}"

@@ -91,6 +91,14 @@ def test_the_file_is_the_same_each_time(tmp_path: Path) -> None:
     assert str(Path(torch.__file__).parent).encode() not in first
 
 
+@pytest.mark.slow  # 40 s: PyTorch's dynamo exporter
+def test_a_graph_that_fails_in_the_range_audit_is_not_the_end(tmp_path: Path) -> None:
+    """TorchScript's graph of DITN runs at the size of the trace alone."""
+    result = exported(network_of("DITN", tmp_path), tmp_path, precision=Precision.FP16)
+    assert result.passed
+    assert "the graph was made by PyTorch's dynamo exporter" in result.remarks
+
+
 @pytest.mark.slow  # 13 s: PyTorch's dynamo exporter
 def test_the_slower_exporter_is_taken_where_the_other_is_wrong(tmp_path: Path) -> None:
     """DySample makes a constant of the size in TorchScript's exporter. The verdict sees it."""

@@ -316,6 +316,13 @@ def test_weight_too_large_for_half_is_refused() -> None:
         to_precision(scaling(3.4e38), Precision.BF16, Precision.FP32)
 
 
+def test_infinity_stays_infinity() -> None:
+    """Masks of attention hold it. It is no overflow."""
+    half = to_precision(scaling(-np.inf), Precision.FP16, Precision.FP32)
+    (gain,) = [v for name, v in half.graph.initializers.items() if name.startswith("gain")]
+    assert np.isneginf(gain.const_value.numpy().astype(np.float32)).all()
+
+
 @pytest.mark.parametrize("asked", HALVES)
 @pytest.mark.parametrize("made", HALVES)
 def test_half_model_is_refused(made: Precision, asked: Precision) -> None:
