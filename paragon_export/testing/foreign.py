@@ -62,8 +62,6 @@ SLOW: Mapping[str, Constructor] = {
     "DCTLSA": ("DCTLSA", "DCTLSA", {"nf": 20, "upscale": 2}),
     "SCUNet": ("SCUNet", "SCUNet", {"config": [2] * 7, "dim": 64}),
     "DRUNet": ("DRUNet", "DRUNet", {"in_nc": 4, "out_nc": 3, "nc": [8, 8, 8, 8]}),
-    "Restormer": ("Restormer", "Restormer", {"dim": 8, "num_blocks": [1] * 4, "num_refinement_blocks": 1,
-                                             "heads": [1, 1, 1, 1]}),
     "SeemoRe": ("SeemoRe", "SeemoRe", {"scale": 2, "in_chans": 3, "num_experts": 3, "num_layers": 1,
                                        "embedding_dim": 16}),
 }  # fmt: skip
@@ -76,16 +74,11 @@ def foreign_network(name: str) -> torch.nn.Module:
     """Return a small network with random weights, the same for the same name."""
     library()
     package, cls, arguments = ALL[name]
-    root = "spandrel_extra_arches" if package in EXTRA else "spandrel"
-    module = importlib.import_module(f"{root}.architectures.{package}")
+    module = importlib.import_module(f"spandrel.architectures.{package}")
     with torch.random.fork_rng():
         torch.manual_seed(zlib.crc32(name.encode()))
         network: torch.nn.Module = getattr(module, cls)(**arguments)
     return network.eval()
-
-
-EXTRA = ("Restormer",)
-"""Packages of ``spandrel_extra_arches``."""
 
 
 def foreign_checkpoint(path: Path, name: str) -> Path:

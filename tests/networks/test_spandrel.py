@@ -31,7 +31,7 @@ from paragon_export.specs.network import Port
 from paragon_export.specs.plans import ExportPlan
 from paragon_export.specs.profiles import Profile
 from paragon_export.specs.types import Precision, Size, Tracer
-from paragon_export.testing.foreign import QUICK, foreign_checkpoint, foreign_network
+from paragon_export.testing.foreign import QUICK, SLOW, foreign_checkpoint, foreign_network
 from tests.conftest import RunHere
 
 
@@ -55,6 +55,12 @@ def test_exports_pass_their_verdict(name: str, tmp_path: Path) -> None:
     assert any(row.size == Size(1, 1) for row in result.parity.rows)
     (made,) = [remark for remark in result.remarks if "the graph was made by" in remark]
     assert made in result.notes
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SLOW)
+def test_slow_exports_pass_their_verdict(name: str, tmp_path: Path) -> None:
+    assert exported(network_of(name, tmp_path), tmp_path).passed
 
 
 @pytest.mark.parametrize(
