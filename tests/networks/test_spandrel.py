@@ -70,7 +70,9 @@ def test_half_precision_passes(name: str, tmp_path: Path) -> None:
     assert exported(network_of(name, tmp_path), tmp_path, precision=Precision.FP16).passed
 
 
-@pytest.mark.parametrize("tracer", [Tracer.TORCHSCRIPT, Tracer.DYNAMO])
+@pytest.mark.parametrize(
+    "tracer", [Tracer.TORCHSCRIPT, pytest.param(Tracer.DYNAMO, marks=pytest.mark.slow)]
+)
 def test_graphs_do_not_say_where_they_were_made(tracer: Tracer) -> None:
     """Exporters write files and lines of the machine, and names of their own, into nodes."""
     ports = (
@@ -220,6 +222,7 @@ def test_batches_are_counted_in_whole_numbers() -> None:
     assert "int(" not in "".join(map(str, SwinIR.window_reverse.__code__.co_names))
 
 
+@pytest.mark.slow  # 6 s; that the batch is counted rightly is tested above
 def test_an_unmended_batch_is_seen_by_the_verdict(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
