@@ -6,6 +6,7 @@ from pathlib import Path
 
 from paragon_export.graph.onnx_io import is_onnx, read_onnx_file
 from paragon_export.networks.describe import LoadedNetwork, read_network
+from paragon_export.pipeline.export import with_tracer
 from paragon_export.pipeline.float32_graph import float32_graph
 from paragon_export.precision.range_report import RangeAudit
 from paragon_export.specs.plans import ExportPlan
@@ -64,6 +65,7 @@ def audit_source(
         file = read_onnx_file(plan.checkpoint)
         model, subject = file.model, subject_of_file(file, images)
     else:
-        graph = float32_graph(network or read_network(plan.checkpoint, plan.options), plan)
+        loaded = network or read_network(plan.checkpoint, plan.options)
+        graph = float32_graph(loaded, with_tracer(loaded, plan))
         model, subject = graph.model, graph.subject(images)
     return audit(model, plan.precision, plan.io, subject, shares=True)[1]

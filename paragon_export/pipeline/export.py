@@ -93,7 +93,8 @@ def make_onnx(network: LoadedNetwork, plan: ExportPlan) -> ExportResult:
     failures: list[str] = []
     for tracer in (plan.tracer,) if plan.tracer else network.spec.tracers:
         try:
-            result = _export_with_fallback(network, replace(plan, tracer=tracer))
+            made = _export_with_fallback(network, replace(plan, tracer=tracer))
+            result = replace(made, tracer=tracer)
         except (TraceError, RunError) as error:  # a wrong graph may fail in the range audit
             if len(network.spec.tracers) == 1:
                 raise
@@ -107,6 +108,24 @@ def make_onnx(network: LoadedNetwork, plan: ExportPlan) -> ExportResult:
     if len(network.spec.tracers) > 1 and result.passed:
         failures.insert(0, f"the graph was made by PyTorch's {tracer.value} exporter")
     return replace(result, remarks=(*result.remarks, *failures))
+
+
+def with_tracer(network: LoadedNetwork, plan: ExportPlan) -> ExportPlan:
+    """Return a plan that names the tracer whose float32 file passes its verdict.
+
+    For flows that take a graph and do not judge it. Networks with one tracer need no trial.
+
+    Raises:
+        TraceError: If no tracer's file passes.
+    """
+    if plan.tracer or len(network.spec.tracers) == 1:
+        return plan
+    tried = make_onnx(
+        network, replace(plan, precision=Precision.FP32, io=Precision.FP32, static=None, at=())
+    )
+    if not tried.passed:
+        raise TraceError(f"{network.checkpoint.path}: {'; '.join(tried.remarks)}")
+    return replace(plan, tracer=tried.tracer)
 
 
 def _export_with_fallback(network: LoadedNetwork, plan: ExportPlan) -> ExportResult:

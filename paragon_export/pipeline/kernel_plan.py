@@ -203,6 +203,7 @@ def _file(source: Path, precision: Precision, rewrite: bool, options: NetworkOpt
     if is_onnx(source):
         return read_onnx_file(source)
     from paragon_export.networks.describe import read_network
+    from paragon_export.pipeline.export import with_tracer
     from paragon_export.pipeline.float32_graph import finish, float32_graph
     from paragon_export.precision.half import to_precision
 
@@ -210,5 +211,7 @@ def _file(source: Path, precision: Precision, rewrite: bool, options: NetworkOpt
         checkpoint=source, output=Path("plan.onnx"), options=options, precision=precision,
         rewrite=rewrite, runtime=Runtime.TENSORRT if rewrite else Runtime.ANY,
     )  # fmt: skip
-    graph = float32_graph(read_network(source, options), plan)
+    network = read_network(source, options)
+    plan = with_tracer(network, plan)
+    graph = float32_graph(network, plan)
     return finish(graph, to_precision(graph.model, precision, plan.io), plan)

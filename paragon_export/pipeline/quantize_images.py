@@ -22,6 +22,7 @@ from paragon_export.parity.compare import BORDER_PX
 from paragon_export.parity.metrics import NOT_COMPARED, difference, psnr_db
 from paragon_export.parity.reference import TorchReference
 from paragon_export.parity.report import ParityReport, ParityRow
+from paragon_export.pipeline.export import with_tracer
 from paragon_export.pipeline.float32_graph import finish, float32_graph
 from paragon_export.pipeline.results import QuantizeResult
 from paragon_export.precision.int8 import quantize_model
@@ -69,7 +70,8 @@ def quantize_images(
     """
     spec = network.spec
     pairs = photographs(spec, folder)
-    graph = float32_graph(network, replace(plan, rewrite=False, runtime=Runtime.ANY))
+    as_trained = replace(plan, rewrite=False, runtime=Runtime.ANY)
+    graph = float32_graph(network, with_tracer(network, as_trained))
     model = quantize_model(graph.model, [{"input": pair.small} for pair in pairs[::2]])
     file = finish(graph, model, plan, quantization=Quantization.INT8)
     rows, figures = _measure(plan, graph.reference, file.data, pairs[1::2], accept_loss)

@@ -16,6 +16,7 @@ from paragon_export.parity.report import ParityReport
 from paragon_export.precision.range_report import RangeAudit
 from paragon_export.specs.network import NetworkSpec
 from paragon_export.specs.profiles import BatchProfile, Profile
+from paragon_export.specs.types import Tracer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +32,8 @@ class ExportResult:
     """Change of the output caused by dropped trained tensors; None if none were dropped."""
     ranges: RangeAudit | None = None
     """Range audit of a half-precision model; None in float32."""
+    tracer: Tracer = Tracer.SYMBOLIC
+    """How the graph was made."""
     remarks: tuple[str, ...] = ()
     """Where the export differs from what was asked."""
 

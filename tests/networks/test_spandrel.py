@@ -125,6 +125,18 @@ def test_an_export_that_is_right_at_no_size_is_not_written(tmp_path: Path) -> No
     assert not (tmp_path / "net.onnx").exists()
 
 
+@pytest.mark.slow  # 10 s: PyTorch's dynamo exporter
+@pytest.mark.parametrize("command", [("audit",), ("plan", "--size", "32x32", "--card", "3060")])
+def test_flows_that_do_not_judge_take_the_right_graph(
+    command: tuple[str, ...], tmp_path: Path, run_here: RunHere
+) -> None:
+    """TorchScript's exporter fails for SAFMN; nothing else says so to these commands."""
+    foreign_checkpoint(tmp_path / "net.pth", "SAFMN")
+    name, *options = command
+    done = run_here(name, "net.pth", *options)
+    assert done.code == 0, done.stderr
+
+
 def test_an_engine_is_built(tmp_path: Path) -> None:
     pytest.importorskip("tensorrt_rtx")
     network = network_of("Compact", tmp_path)

@@ -63,10 +63,8 @@ def find(checkpoint: Checkpoint) -> Any:
     """Return spandrel's entry for the architecture of a checkpoint; None if it knows none.
 
     Raises:
-        CheckpointError: If a name counts much further than the tensors do.
         MissingDependencyError: If spandrel is not installed or cannot be loaded.
     """
-    _check_counts(checkpoint)
     registry, tensors = library().MAIN_REGISTRY, state_dict(checkpoint)
     for entry in registry.architectures("detection"):
         if entry.detect(tensors):
@@ -97,8 +95,10 @@ def describe(architecture: Any, checkpoint: Checkpoint) -> Any:
     """Return spandrel's descriptor: the network with its weights, float32, on the CPU, eval mode.
 
     Raises:
-        CheckpointError: If spandrel cannot load the tensors.
+        CheckpointError: If spandrel cannot load the tensors, or a name counts much further than the
+            tensors do.
     """
+    _check_counts(checkpoint)
     try:
         descriptor = architecture.load(state_dict(checkpoint))
     except Exception as error:  # spandrel raises whatever its architectures raise
