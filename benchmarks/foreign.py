@@ -74,13 +74,13 @@ def exported(
         return {column: f"refused: {reason(error)}"}, None
     made = [remark for remark in result.remarks if "was made by PyTorch's" in remark]
     worst = result.parity.worst
-    told = {
+    columns = {
         "exporter": made[0].split("'s ")[1].split()[0] if made else None,
         "nodes": result.file.model.graph.num_nodes(),
         "error": worst.found.max_abs if worst else None,
         column: "passed" if result.passed else "failed",
     }
-    return told, result.file
+    return columns, result.file
 
 
 def engine(file: OnnxFile) -> str:

@@ -1,4 +1,4 @@
-"""Speed and exactness of engines on the GPU of this machine, beside PyTorch and ONNX Runtime on it.
+"""Speed and error on the GPU of this machine: engines, ONNX Runtime and PyTorch.
 
 The contenders of a network and a size take turns in one run: PyTorch in float16, eager and compiled,
 and the plain and the rewritten export in float16, compiled by TensorRT-RTX for that size or run by
@@ -74,8 +74,8 @@ def main(
         module = network(variant, scale)
         files = {form: half(exported) for form, exported in exports(module, scale).items()}
         for size in map(Size.parse, sizes or INPUTS):
-            told = {"variant": variant, "scale": scale, "input": str(size), "card": cuda_gpu()}
-            write("gpu", [told | measure(module, files, size, samples, with_compile)], KEYS)
+            key = {"variant": variant, "scale": scale, "input": str(size), "card": cuda_gpu()}
+            write("gpu", [key | measure(module, files, size, samples, with_compile)], KEYS)
             torch.compiler.reset()
             gc.collect()
             torch.cuda.empty_cache()

@@ -229,7 +229,7 @@ def fewer_sizes() -> Iterator[pytest.MonkeyPatch]:
 
 @pytest.fixture
 def sizes_around(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Judge at all seven sizes around a window, where wrong files are told apart."""
+    """Judge at all seven sizes around a window: some wrong files differ at few of them."""
     monkeypatch.setattr("paragon_export.inputs.sizes.window_sizes", WINDOW_SIZES)
 
 

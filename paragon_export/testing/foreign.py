@@ -69,11 +69,23 @@ SLOW: Mapping[str, Constructor] = {
 
 ALL = {**QUICK, **SLOW}
 
+REFUSED: Mapping[str, Constructor] = {
+    "ATD": ("ATD", "ATD", {"img_size": 16, "embed_dim": 16, "depths": (2,), "num_heads": (2,),
+                           "window_size": 8, "category_size": 16, "num_tokens": 8, "reducted_dim": 4,
+                           "convffn_kernel_size": 5, "mlp_ratio": 2.0, "upscale": 2,
+                           "upsampler": "pixelshuffledirect", "resi_connection": "1conv",
+                           "norm_layer": torch.nn.LayerNorm}),
+    "GRL": ("GRL", "GRL", {"img_size": 16, "embed_dim": 16, "depths": [2], "num_heads_window": [1],
+                           "num_heads_stripe": [1], "window_size": 8, "stripe_size": [8, 8],
+                           "upscale": 2, "upsampler": "pixelshuffledirect"}),
+}  # fmt: skip
+"""Networks that spandrel loads and that are not exported."""
+
 
 def foreign_network(name: str) -> torch.nn.Module:
     """Return a small network with random weights, the same for the same name."""
     library()
-    package, cls, arguments = ALL[name]
+    package, cls, arguments = {**ALL, **REFUSED}[name]
     module = importlib.import_module(f"spandrel.architectures.{package}")
     with torch.random.fork_rng():
         torch.manual_seed(zlib.crc32(name.encode()))

@@ -14,14 +14,14 @@ from torch import nn
 from torch.nn import functional as F
 
 from paragon_export.checkpoints.load import load_checkpoint
-from paragon_export.errors import CheckpointError, PlanError, TraceError
+from paragon_export.errors import CheckpointError, PlanError, TraceError, UnsupportedNetworkError
 from paragon_export.graph.simplify import simplify
 from paragon_export.graph.torch_export import export_by_torch
 from paragon_export.networks.describe import LoadedNetwork, load_network
 from paragon_export.networks.spandrel import library
-from paragon_export.networks.spandrel.mends import mend_batches
-from paragon_export.networks.spandrel.module import Described, Framed, _places
+from paragon_export.networks.spandrel.module import PaddedNetwork, ReferenceNetwork, _places
 from paragon_export.networks.spandrel.norms import RowwiseGroupNorm, replace_group_norms
+from paragon_export.networks.spandrel.patches import patch_batches
 from paragon_export.parity.reference import build_reference
 from paragon_export.pipeline.build import build_engine
 from paragon_export.pipeline.export import export_onnx, make_onnx
@@ -31,7 +31,7 @@ from paragon_export.specs.network import Port
 from paragon_export.specs.plans import ExportPlan
 from paragon_export.specs.profiles import Profile
 from paragon_export.specs.types import Precision, Size, Tracer
-from paragon_export.testing.foreign import QUICK, SLOW, foreign_checkpoint, foreign_network
+from paragon_export.testing.foreign import QUICK, REFUSED, SLOW, foreign_checkpoint, foreign_network
 from tests.conftest import RunHere
 
 
@@ -212,13 +212,13 @@ def test_the_frame_computes_what_the_reference_computes(
     size: tuple[int, int], tmp_path: Path
 ) -> None:
     module = network_of("SwinIR", tmp_path).module.double()
-    assert isinstance(module, Described)
+    assert isinstance(module, ReferenceNetwork)
     image = torch.rand(2, 3, *size, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    framed = module.framed()
+    padded = module.padded()
     torch.set_default_dtype(torch.float64)
     try:
         with torch.no_grad():
-            assert (framed(image) - module(image)).abs().max() < 1e-12
+            assert (padded(image) - module(image)).abs().max() < 1e-12
     finally:
         torch.set_default_dtype(torch.float32)
 
@@ -226,7 +226,7 @@ def test_the_frame_computes_what_the_reference_computes(
 def test_batches_are_counted_in_whole_numbers() -> None:
     """All functions that count them in floating point were replaced when spandrel was loaded."""
     library.library()
-    assert mend_batches(("spandrel.",)) == []
+    assert patch_batches(("spandrel.",)) == []
     from spandrel.architectures.SwinIR.__arch import SwinIR
 
     windows = torch.rand(2 * 6, 4, 4, 3)
@@ -235,7 +235,7 @@ def test_batches_are_counted_in_whole_numbers() -> None:
 
 
 @pytest.mark.slow  # 6 s; that the batch is counted rightly is tested above
-def test_an_unmended_batch_is_seen_by_the_verdict(
+def test_an_unpatched_batch_is_seen_by_the_verdict(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The original function makes a constant of the batch, and the error is silent elsewhere."""
@@ -264,14 +264,14 @@ def test_group_norms_by_rows_are_equal(shape: tuple[int, ...]) -> None:
 
 def test_all_group_norms_are_replaced() -> None:
     assert replace_group_norms(foreign_network("RealPLKSR")) == 2
-    assert isinstance(Framed(network_module("RealPLKSR")).model, nn.Module)
+    assert isinstance(PaddedNetwork(network_module("RealPLKSR")).model, nn.Module)
 
 
-def network_module(name: str) -> Described:
+def network_module(name: str) -> ReferenceNetwork:
     from types import SimpleNamespace
 
     none = SimpleNamespace(multiple_of=1, minimum=0, square=False)
-    return Described(
+    return ReferenceNetwork(
         SimpleNamespace(
             model=foreign_network(name), _call_fn=lambda m, x: m(x), size_requirements=none, scale=2
         )
@@ -300,6 +300,14 @@ def test_inspect_shows_what_spandrel_says(tmp_path: Path, run_here: RunHere) -> 
     assert "generation spandrel" in done.stdout
     assert "option" not in done.stdout
     assert done.stderr.startswith("note: SwinIR is loaded by spandrel ")
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_known_networks_that_cannot_be_exported_are_refused_by_name(
+    name: str, tmp_path: Path
+) -> None:
+    with pytest.raises(UnsupportedNetworkError, match=f"{name}, which spandrel loads, is not exported: it "):
+        network_of(name, tmp_path)
 
 
 def test_unknown_networks_are_refused_by_both(tmp_path: Path, run_here: RunHere) -> None:

@@ -47,10 +47,10 @@ def png(samples: np.ndarray, colour: int, *chunks: tuple[bytes, bytes]) -> bytes
         (b"IDAT", zlib.compress(data)),
         (b"IEND", b""),
     ]
-    framed = (
+    padded = (
         struct.pack(">I", len(d)) + k + d + struct.pack(">I", zlib.crc32(k + d)) for k, d in parts
     )
-    return b"\x89PNG\r\n\x1a\n" + b"".join(framed)
+    return b"\x89PNG\r\n\x1a\n" + b"".join(padded)
 
 
 def tiff(

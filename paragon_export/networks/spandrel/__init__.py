@@ -60,16 +60,16 @@ class SpandrelArchitecture:
         )
 
     def build(self, spec: NetworkSpec, checkpoint: Checkpoint, *, video: bool = False) -> nn.Module:
-        from paragon_export.networks.spandrel.module import Described
+        from paragon_export.networks.spandrel.module import ReferenceNetwork
 
         found = library.find(checkpoint)
-        return Described(library.describe(found, checkpoint)).eval()
+        return ReferenceNetwork(library.describe(found, checkpoint)).eval()
 
     def exportable(self, module: nn.Module) -> nn.Module:
-        from paragon_export.networks.spandrel.module import Described
+        from paragon_export.networks.spandrel.module import ReferenceNetwork
 
-        assert isinstance(module, Described)
-        return module.framed()
+        assert isinstance(module, ReferenceNetwork)
+        return module.padded()
 
     def ports(self, spec: NetworkSpec, *, video: bool) -> tuple[tuple[Port, ...], tuple[Port, ...]]:
         if video:
@@ -102,7 +102,7 @@ def _check_supported(checkpoint: Checkpoint, name: str, reason: str) -> None:
     """
     if reason:
         raise UnsupportedNetworkError(
-            f"{checkpoint.path}: a {name} network (loaded by spandrel) is not exported: {reason}"
+            f"{checkpoint.path}: {name}, which spandrel loads, is not exported: {reason}"
         )
 
 

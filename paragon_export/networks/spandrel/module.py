@@ -11,13 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from paragon_export.networks.spandrel.mends import settle
 from paragon_export.networks.spandrel.norms import replace_group_norms
+from paragon_export.networks.spandrel.patches import merge_once
 
 Call = Callable[[nn.Module, Tensor], Tensor]
 
 
-class Described(nn.Module):
+class ReferenceNetwork(nn.Module):
     """A network as its descriptor calls it: the image is padded, the output is cropped.
 
     spandrel also clamps the output. Here it is not clamped, so that errors beyond the range are seen.
@@ -39,29 +39,29 @@ class Described(nn.Module):
             output = self.call(self.model, pad(image, self.requirements)[1].clone())
         return output[..., : height * self.scale, : width * self.scale]
 
-    def framed(self) -> Framed:
+    def padded(self) -> PaddedNetwork:
         """Return the network to be exported: a copy whose padding works for every size."""
-        return Framed(copy.deepcopy(self))
+        return PaddedNetwork(copy.deepcopy(self))
 
 
-class Framed(nn.Module):
+class PaddedNetwork(nn.Module):
     """A network that pads at the bottom and at the right with operators that any size passes.
 
     spandrel reflects up to ``size - 1`` rows and repeats the last one beyond. Row ``i`` of the padded
     image is row ``i`` of the image, or ``max(2 (n - 1) - i, 0)`` behind its ``n`` rows.
     """
 
-    def __init__(self, described: Described) -> None:
+    def __init__(self, described: ReferenceNetwork) -> None:
         super().__init__()
         self.model, self.call, self.scale = described.model, described.call, described.scale
         requirements = described.requirements
         self.multiple, self.least = requirements.multiple_of, requirements.minimum
         self.square = requirements.square
-        settle(self.model)
+        merge_once(self.model)
         replace_group_norms(self.model)
 
     def forward(self, image: Tensor) -> Tensor:
-        """As ``Described.forward``."""
+        """As ``ReferenceNetwork.forward``."""
         if self.multiple == 1 and self.least <= 1 and not self.square:
             return self.call(self.model, image.clone())
         height, width = image.shape[-2:]

@@ -43,9 +43,6 @@ TRAITS: Mapping[str, Traits] = {
     "ATD": Traits(
         refused="it sorts tokens by category, which exporters cannot express for every size"
     ),
-    "GFPGAN": Traits(refused="it restores faces of one size"),
-    "RestoreFormer": Traits(refused="it restores faces of one size"),
-    "CodeFormer": Traits(refused="it restores faces of one size"),
     "AuraSR": Traits(refused="it draws noise in every run"),
 }
 """By the name of spandrel's registry. Others have none of these traits."""

@@ -1,6 +1,6 @@
-"""Mends: code of spandrel's architectures that exporters turn into constants.
+"""Patches of spandrel's code where exporters would make constants.
 
-Each mend computes the same in PyTorch.
+What is patched computes the same in PyTorch.
 """
 
 from __future__ import annotations
@@ -25,35 +25,38 @@ WHOLE_BATCH = r"\1.shape[0] // ((\2 // \4) * (\3 // \5))"
 """The same in whole numbers."""
 
 
-def mend_batches(prefixes: Sequence[str]) -> list[str]:
+def patch_batches(prefixes: Sequence[str]) -> list[str]:
     """Replace ``FLOAT_BATCH`` in the functions of all loaded modules whose names begin so.
 
     Returns:
         The names of the functions that were replaced.
     """
-    mended = []
+    patched = []
     for module in list(sys.modules.values()):
         if not getattr(module, "__name__", "").startswith(tuple(prefixes)):
             continue
         for name, function in list(vars(module).items()):
             if isinstance(function, FunctionType) and function.__module__ == module.__name__:
-                mended += [f"{module.__name__}.{name}"] * _mend(module, name, function)
-    return mended
+                patched += [f"{module.__name__}.{name}"] * _patch(module, name, function)
+    return patched
 
 
-def _mend(module: ModuleType, name: str, function: FunctionType) -> bool:
+def _patch(module: ModuleType, name: str, function: FunctionType) -> bool:
     """Replace one function of a module if it computes the batch so."""
     if "int" not in function.__code__.co_names:
         return False
-    source = inspect.getsource(function)
-    mended = FLOAT_BATCH.sub(WHOLE_BATCH, source)
-    if mended == source:
+    try:
+        source = inspect.getsource(function)
+    except OSError:  # installed without sources; the verdict says whether the file is right
         return False
-    exec(compile(mended, inspect.getfile(function), "exec"), vars(module))
+    patched = FLOAT_BATCH.sub(WHOLE_BATCH, source)
+    if patched == source:
+        return False
+    exec(compile(patched, inspect.getfile(function), "exec"), vars(module))
     return vars(module)[name] is not function
 
 
-def settle(module: nn.Module) -> None:
+def merge_once(module: nn.Module) -> None:
     """Compute once what a network computes from its weights alone in every run, as SPAN does.
 
     SPAN merges convolutions whenever it runs and overwrites weights, which PyTorch's exporters cannot
