@@ -24,6 +24,9 @@ def main() -> None:
         from paragon_export.cli import app as cli
 
         cli.main()
+    except SystemExit as end:
+        supervised.report_end(end.code if isinstance(end.code, int) else int(end.code is not None))
+        raise
     except MemoryError:  # too little memory left to format an error message
         os.write(2, b"paragon-export: not enough memory\n")
         os._exit(COULD_NOT_RUN)

@@ -125,3 +125,54 @@ def test_exit_codes_and_output_pass_through(tiny_realtime: Path, tmp_path: Path)
     code, said = with_memory(8000, "inspect", "missing.pth", folder=tmp_path)
     assert (code, len(said.splitlines())) == (3, 1)
     assert with_memory(8000, "inspect", tiny_realtime, folder=tmp_path)[0] == 0
+
+
+SUPERVISED = """
+import mmap, os, resource, sys, time
+from paragon_export.system import supervised
+
+resource.setrlimit(resource.RLIMIT_AS, (200 * 10**6,) * 2)
+supervised.LONGEST_FULL_S = 0.5
+supervised.run_in_child_if_memory_is_limited()
+"""
+
+FILLED = """
+held = []
+for size in (2**22, 2**12):
+    try:
+        while True:
+            held.append(mmap.mmap(-1, size))
+    except (OSError, MemoryError):
+        pass
+"""
+
+
+def supervised(code: str) -> tuple[int, str]:
+    """Run code in a process with 200 MB; return its exit code and what it said."""
+    done = subprocess.run(
+        [sys.executable, "-c", SUPERVISED + code],
+        env=shell_environment(), capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    return done.returncode, done.stderr
+
+
+@pytest.mark.parametrize("code", [0, 1, 2])
+def test_codes_of_libraries_are_not_taken_for_ours(code: int) -> None:
+    """OpenBLAS ends the process with code 1 without memory: that is no failed verdict."""
+    assert supervised(f"supervised.report_end({code}); os._exit({code})") == (code, "")
+    ended, said = supervised(f"print('library: error', file=sys.stderr); sys.exit({code})")
+    assert (ended, len(said.splitlines())) == (3, 1)
+    assert "a library ended the process, and the system allows 0.2 GB (ulimit -v)" in said
+
+
+def test_a_process_that_repeats_a_failed_allocation_is_ended() -> None:
+    """As Python 3.11 does when it cannot allocate the integer of a line number."""
+    code, said = supervised(FILLED + "while True: pass")
+    assert (code, len(said.splitlines())) == (3, 1)
+    assert "not enough memory" in said
+
+
+def test_a_process_with_memory_left_may_take_long() -> None:
+    """Also one that was out of memory for a moment."""
+    code = FILLED + "held.clear(); time.sleep(3); supervised.report_end(0); os._exit(0)"
+    assert supervised(code) == (0, "")
