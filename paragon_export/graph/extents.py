@@ -12,7 +12,7 @@ import onnx_ir as ir
 
 POINTWISE = frozenset(
     {"Cast", "Clip", "Erf", "Gelu", "HardSwish", "Identity", "LeakyRelu", "Log", "Mish", "Neg"}
-    | {"Relu", "Sigmoid", "Softmax", "Softplus", "Sqrt", "Tanh", "ScatterElements"}
+    | {"PRelu", "Relu", "Sigmoid", "Softmax", "Softplus", "Sqrt", "Tanh", "ScatterElements"}
 )
 """Operators whose result has the shape of their first operand."""
 
@@ -22,7 +22,7 @@ BROADCASTING = frozenset({"Add", "Div", "Mul", "Pow", "Sub"})
 MAP_RANK = 4
 """Dimensions of a map: batch, channels, height, width."""
 
-MAP_OPERATORS = frozenset({"Conv", "ConvTranspose", "DepthToSpace", "Resize"})
+MAP_OPERATORS = frozenset({"Conv", "ConvTranspose", "DepthToSpace", "Resize", "SpaceToDepth"})
 """Operators whose result is a map."""
 
 
@@ -59,9 +59,9 @@ class Extents:
             dim = None if value.shape is None else value.shape[axis]
         return dim if isinstance(dim, int) else None
 
-    def declare(self, value: ir.Value, like: ir.Value) -> None:
+    def declare(self, value: ir.Value, like: ir.Value, axes: Sequence[int] = (0, 2, 3)) -> None:
         """Record that one map has the batch, height and width of another; nothing is checked."""
-        for axis in (0, 2, 3):
+        for axis in axes:
             self._resolved[value, axis] = self.source(like, axis)
 
     def _before(self, value: ir.Value, axis: int) -> tuple[ir.Value, int] | None:
@@ -79,6 +79,8 @@ class Extents:
             return None if along < 0 or along == axis else (first, axis)
         if node.op_type == "ReduceMean" and node.attributes["keepdims"].as_int():
             return None if _may_contain(node.inputs[1], axis) else (first, axis)
+        if node.op_type == "Gather" and _is_vector(node.inputs[1]):
+            return None if node.attributes["axis"].as_int() == axis else (first, axis)
         if node.op_type == "Slice":
             return None if _may_contain(node.inputs[3], axis) else (first, axis)
         if node.op_type == "Conv":
@@ -137,6 +139,16 @@ def _rank(value: ir.Value) -> int | None:
     }:
         return None
     return _rank(first)
+
+
+def _is_vector(index: ir.Value | None) -> bool:
+    """Return whether an index is computed by the graph and known to be a vector."""
+    return (
+        index is not None
+        and index.const_value is None
+        and index.shape is not None
+        and len(index.shape) == 1
+    )
 
 
 def _may_contain(axes: ir.Value | None, axis: int) -> bool:

@@ -72,10 +72,15 @@ def export_by_torch(
         ) from error
     _name_ports(model, inputs, outputs)
     _forget_origins(model)
+    keep_norms_in_float32(model)
+    return model
+
+
+def keep_norms_in_float32(model: ir.Model) -> None:
+    """Mark the operators of norms, so that they stay in float32 in files of every precision."""
     for node in model.graph:
         if node.op_type in FLOAT32_TYPES:
             node.metadata_props[FLOAT32_MARK] = "float32"
-    return model
 
 
 def _example(port: Port, batch: int) -> torch.Tensor:

@@ -21,7 +21,7 @@ from paragon_export.errors import TraceError
 from paragon_export.graph.emitter import Emitter, Weight
 from paragon_export.graph.lowerings.tables import FUNCTIONS, METHODS, MODULES
 from paragon_export.networks.float32 import narrow, widen
-from paragon_export.networks.ops import PRIMITIVES
+from paragon_export.rewrite.fx_network import record
 from paragon_export.system.progress import step
 
 if TYPE_CHECKING:
@@ -32,11 +32,6 @@ MAX_FOLDED_BYTES = 2**20
 """A value that depends on weights alone is computed here up to this size, or up to the size of
 these weights. Larger ones are computed by the graph: for example the bias of every pair of places
 in a window, which each block gathers from a small table."""
-
-
-class _Tracer(fx.Tracer):
-    def __init__(self) -> None:
-        super().__init__(autowrap_functions=(widen, narrow, *PRIMITIVES))
 
 
 @step("tracing")
@@ -59,7 +54,7 @@ def trace(
     Raises:
         TraceError: If the module branches on a size, or a call has no lowering.
     """
-    graph = _traced(module)
+    graph = record(module)
     static = all(port.is_static for port in inputs)
     if static:
         with torch.no_grad():
@@ -78,16 +73,6 @@ def trace(
     model = emitter.model()
     common.RemoveUnusedNodesPass()(model)
     return model
-
-
-def _traced(module: torch.nn.Module) -> fx.Graph:
-    try:
-        return _Tracer().trace(module)
-    except (fx.proxy.TraceError, TypeError) as error:  # range(size) raises TypeError
-        raise TraceError(
-            f"the network branches on a value known only at run time: {error}; express the branch "
-            "with tensor operations such as torch.where"
-        ) from error
 
 
 def _zeros(port: Port) -> torch.Tensor:
@@ -132,7 +117,7 @@ class _Lowering:
             return
         args = fx.map_arg(node.args, self.values.__getitem__)
         kwargs = fx.map_arg(node.kwargs, self.values.__getitem__)
-        if _is_constant(args):
+        if _is_constant((args, kwargs)):
             computed = self._compute(node, args, kwargs)
             if computed.nbytes <= MAX_FOLDED_BYTES or computed.nbytes <= _bytes(args):
                 self.values[node] = Weight(node.name, computed)
@@ -142,7 +127,7 @@ class _Lowering:
 
     def _compute(self, node: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.Tensor:
         """Evaluate a call whose arguments are weights; its result becomes a weight."""
-        tensors = [a.tensor if isinstance(a, Weight) else a for a in args]
+        tensors = fx.node.map_aggregate(args, lambda a: a.tensor if isinstance(a, Weight) else a)
         with torch.no_grad():
             if node.op == "call_module":
                 return self.module.get_submodule(node.target)(*tensors)
@@ -168,17 +153,24 @@ class _Lowering:
         return lowering(self.emitter, *args, **kwargs)
 
 
-def _is_constant(args: tuple[Any, ...]) -> bool:
+def _is_constant(arguments: Any) -> bool:
     """Return whether arguments are weights and plain numbers, at least one of them a weight."""
-    is_weight = [isinstance(a, Weight) for a in args]
-    return any(is_weight) and all(
-        w or isinstance(a, (int, float)) for w, a in zip(is_weight, args, strict=True)
+    leaves = _leaves(arguments)
+    return any(isinstance(a, Weight) for a in leaves) and all(
+        isinstance(a, (Weight, int, float, str, type(None), type(...))) for a in leaves
     )
 
 
-def _bytes(args: tuple[Any, ...]) -> int:
+def _bytes(arguments: Any) -> int:
     """Return the bytes of the weights among the arguments."""
-    return sum(a.tensor.nbytes for a in args if isinstance(a, Weight))
+    return sum(a.tensor.nbytes for a in _leaves(arguments) if isinstance(a, Weight))
+
+
+def _leaves(arguments: Any) -> list[Any]:
+    """Return what stands in tuples, lists, slices and dictionaries."""
+    leaves: list[Any] = []
+    fx.node.map_aggregate(arguments, leaves.append)
+    return leaves
 
 
 def _attribute(module: torch.nn.Module, name: str) -> Any:

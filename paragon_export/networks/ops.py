@@ -6,6 +6,8 @@ Each function here defines an operation in PyTorch. A trace records it as one ca
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -67,6 +69,29 @@ def set_edges(x: Tensor, edges: Tensor, dim: int) -> Tensor:
     """
     index = torch.tensor([0, x.shape[dim] - 1], device=x.device)
     return x.index_copy(dim, index, edges)
+
+
+def reflected(extent: Any, padded: Any) -> Tensor:
+    """Return which row or column of an image stands at each place of the image padded behind it.
+
+    Rows are reflected up to ``extent - 1`` of them; beyond, the first row is repeated.
+
+    Args:
+        extent: Rows of the image.
+        padded: Rows of the padded image, not fewer.
+
+    Returns:
+        (padded), int64.
+    """
+    places = torch.arange(padded)
+    return torch.where(places < extent, places, (2 * (extent - 1) - places).clamp(min=0))
+
+
+def with_part(x: Tensor, index: Any, value: Tensor) -> Tensor:
+    """Return ``x`` with ``x[index]`` replaced by a value."""
+    changed = x.clone()
+    changed[index] = value
+    return changed
 
 
 def outermost(x: Tensor, dim: int, last: bool, count: int) -> tuple[Tensor, Tensor]:
@@ -172,6 +197,6 @@ PENALTY = -3e4
 
 PRIMITIVES = (
     numbers, positions, floating, spectrum, set_edges, outermost, multi_head_attention,
-    padding_penalty, picture_mean, sized_like, single_head_attention,
+    padding_penalty, picture_mean, reflected, with_part, sized_like, single_head_attention,
 )  # fmt: skip
 """All operations of this module. A trace records each as one call."""

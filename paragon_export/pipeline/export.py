@@ -98,7 +98,7 @@ def make_onnx(network: LoadedNetwork, plan: ExportPlan) -> ExportResult:
         except (TraceError, RunError) as error:  # a wrong graph may fail in the range audit
             if len(network.spec.tracers) == 1:
                 raise
-            failures.append(str(error))
+            failures.append(str(error).split("; ")[0])  # without the advice to the network's author
             continue
         if result.passed:
             break
@@ -106,7 +106,7 @@ def make_onnx(network: LoadedNetwork, plan: ExportPlan) -> ExportResult:
     if result is None:
         raise TraceError(f"{network.checkpoint.path}: {'; '.join(failures)}")
     if len(network.spec.tracers) > 1 and result.passed:
-        failures.insert(0, f"the graph was made by PyTorch's {tracer.value} exporter")
+        failures.insert(0, f"the graph was made by {tracer.described}")
     return replace(result, remarks=(*result.remarks, *failures))
 
 

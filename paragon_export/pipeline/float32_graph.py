@@ -77,18 +77,21 @@ def _traced(
     reference: TorchReference, inputs: Sequence[Port], outputs: Sequence[Port], plan: ExportPlan
 ) -> tuple[ir.Model, Mapping[str, int]]:
     """Return the graph of a network, and how often each rewrite was applied."""
-    from paragon_export.graph.torch_export import export_by_torch
+    from paragon_export.graph.torch_export import export_by_torch, keep_norms_in_float32
     from paragon_export.graph.trace import trace
     from paragon_export.rewrite.rules import rewrite, unchanged
 
-    tracer, module = plan.tracer or reference.spec.tracers[0], reference.module
+    tracers = reference.spec.tracers
+    tracer = plan.tracer or tracers[0]
+    module = architecture_named(reference.spec.architecture).exportable(reference.module)
     if tracer is not Tracer.SYMBOLIC:
-        module = architecture_named(reference.spec.architecture).exportable(module)
         return export_by_torch(module, inputs, outputs, plan.operator_set, tracer), {}
     rewritten = unchanged(module)
     if plan.rewrite:
         rewritten = rewrite(module, plan.runtime, half=plan.precision.is_half)
     traced = trace(rewritten.module, inputs, outputs, plan.operator_set)
+    if len(tracers) > 1:  # code that does not say what belongs in float32
+        keep_norms_in_float32(traced)
     return traced, rewritten.fired
 
 

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import torch
 from torch import fx, nn
 
+from paragon_export.errors import TraceError
 from paragon_export.networks.float32 import narrow, widen
 from paragon_export.networks.layers import (
     ChannelAttention,
@@ -23,6 +24,7 @@ from paragon_export.networks.layers import (
 )
 from paragon_export.networks.ops import PRIMITIVES
 from paragon_export.networks.windowed_attention import MaskedAttention
+from paragon_export.rewrite.in_place import StandIn, settle_changes_in_place
 
 LEAVES = (
     LayerScale, RMSNorm, WindowAttention, ChannelAttention, TokenAttention, MaskedAttention,
@@ -36,11 +38,45 @@ Layer = TypeVar("Layer", bound=nn.Module)
 
 
 class _Tracer(fx.Tracer):
-    def __init__(self) -> None:
+    def __init__(self, leaves: tuple[type[nn.Module], ...]) -> None:
         super().__init__(autowrap_functions=LEAF_FUNCTIONS)
+        self.leaves = leaves
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return isinstance(m, LEAVES) or super().is_leaf_module(m, module_qualified_name)
+        return isinstance(m, self.leaves) or super().is_leaf_module(m, module_qualified_name)
+
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        return StandIn(node, self)
+
+
+def record(module: nn.Module, leaves: tuple[type[nn.Module], ...] = ()) -> fx.Graph:
+    """Trace a module symbolically: return its calls in order. Sizes are unknown during the trace.
+
+    Args:
+        module: Its code runs once, with stand-ins for its inputs.
+        leaves: Layers to record as one call, besides those of PyTorch.
+
+    Raises:
+        TraceError: If the code branches on a size or a value, or what it does cannot be recorded.
+    """
+    before = [(part, dict(vars(part))) for part in module.modules()]
+    try:
+        graph = _Tracer(leaves).trace(module)
+    except (fx.proxy.TraceError, TypeError) as error:  # range(size) raises TypeError
+        raise TraceError(
+            f"the network branches on a value known only at run time: {error}; express the branch "
+            "with tensor operations such as torch.where"
+        ) from error
+    except Exception as error:  # code of others meets stand-ins that it was not written for
+        raise TraceError(
+            f"the network cannot be traced symbolically: {type(error).__name__}: {error}"
+        ) from error
+    finally:
+        for part, attributes in before:  # SPAN keeps a stand-in in an attribute
+            vars(part).clear()
+            vars(part).update(attributes)
+    settle_changes_in_place(graph, module)
+    return graph
 
 
 class Network:
@@ -52,7 +88,7 @@ class Network:
 
     def __init__(self, module: nn.Module) -> None:
         root = copy.deepcopy(module).double()
-        self.module = fx.GraphModule(root, _Tracer().trace(root))
+        self.module = fx.GraphModule(root, record(root, LEAVES))
         self._calls = Counter(n.target for n in self.nodes if n.op == "call_module")
 
     @property

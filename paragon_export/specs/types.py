@@ -59,6 +59,12 @@ class Tracer(StrEnum):
     TORCHSCRIPT = "torchscript"
     DYNAMO = "dynamo"
 
+    @property
+    def described(self) -> str:
+        """Name in messages."""
+        own = self is Tracer.SYMBOLIC
+        return "the own symbolic tracer" if own else f"PyTorch's {self.value} exporter"
+
 
 class OnnxBackend(StrEnum):
     """A runtime that this tool runs ONNX files with.

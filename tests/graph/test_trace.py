@@ -335,7 +335,7 @@ def test_unknown_call_is_named(module: nn.Module, name: str) -> None:
 UNKNOWN_WAYS: dict[str, nn.Module] = {
     "GELU by tanh": Snippet(lambda x: F.gelu(x, approximate="tanh")),
     "GELU module by tanh": nn.Sequential(nn.GELU(approximate="tanh")),
-    "reflected padding": Snippet(lambda x: F.pad(x, (1, 1, 1, 1), mode="reflect")),
+    "circular padding": Snippet(lambda x: F.pad(x, (1, 1, 1, 1), mode="circular")),
     "padding with ones": Snippet(lambda x: F.pad(x, (1, 1, 1, 1), value=1.0)),
     "convolution that reflects": nn.Sequential(
         nn.Conv2d(3, 3, 3, padding=1, padding_mode="reflect")

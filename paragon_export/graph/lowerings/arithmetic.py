@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -32,17 +33,29 @@ def elementwise(op_type: str, compute: Callable[[Any, Any], Any]) -> Callable[..
             return compute(a, b)
         if isinstance(a, (Size, int)) and isinstance(b, (Size, int)):
             return Size(g.op(op_type, g.ints([a]), g.ints([b])))
+        if op_type == "Div" and compute is operator.floordiv and not (is_int64(a) or is_int64(b)):
+            raise cannot_lower("a floor division of floating tensors", "that of sizes")
         if is_int64(a) or is_int64(b):
             return mark_int64(g.op(op_type, *(as_ints(g, operand) for operand in (a, b))))
+        a, b = (_as_float(g, operand) for operand in (a, b))
         return g.op(op_type, a, b)
 
     return lower
 
 
+def _as_float(g: Emitter, operand: Operand) -> Operand:
+    """Emit a size as a float32 tensor, which is combined with one."""
+    if not isinstance(operand, Size):
+        return operand
+    return g.op("Cast", operand, to=ir.DataType.FLOAT.value)
+
+
 def power(g: Emitter, x: Operand, exponent: float) -> Operand:
-    """Emit a power of a size, in float32."""
+    """Emit a power of a size, in float32, or the square of a tensor."""
     if not isinstance(x, Size):
-        raise cannot_lower("a power of a tensor", "powers of sizes")
+        if exponent != 2 or is_int64(x):
+            raise cannot_lower(f"a tensor to the power {exponent}", "squares, and powers of sizes")
+        return g.op("Mul", x, x)
     return g.op("Pow", g.op("Cast", x, to=ir.DataType.FLOAT.value), float(exponent))
 
 
@@ -52,6 +65,59 @@ def clamp(g: Emitter, x: ir.Value, min: Any = None, max: Any = None) -> ir.Value
         return g.op("Clip", x, min, max)
     for op_type, bound in (("Max", min), ("Min", max)):
         x = x if bound is None else mark_int64(g.op(op_type, x, as_ints(g, bound)))
+    return x
+
+
+def compare(op_type: str) -> Callable[..., ir.Value]:
+    """Return the lowering of a comparison; int64 tensors are compared with integers."""
+
+    def lower(g: Emitter, a: Operand, b: Operand) -> ir.Value:
+        if is_int64(a) or is_int64(b):
+            a, b = as_ints(g, a), as_ints(g, b)
+        result = g.op(op_type, a, b)
+        result.type = ir.TensorType(ir.DataType.BOOL)
+        return result
+
+    return lower
+
+
+def remainder(g: Emitter, a: Size | int, b: Size | int) -> Size | int:
+    """Emit the remainder of two extents, with the sign of ``b`` as in Python."""
+    if isinstance(a, int) and isinstance(b, int):
+        return a % b
+    if not isinstance(a, (Size, int)) or not isinstance(b, (Size, int)):
+        raise cannot_lower("a remainder of tensors", "that of sizes")
+    return Size(g.op("Mod", g.ints([a]), g.ints([b])))
+
+
+def negative(g: Emitter, x: Operand) -> Operand:
+    """Emit ``Neg``."""
+    if isinstance(x, (int, float)):
+        return -x
+    y = g.op("Neg", x)
+    if isinstance(x, Size):
+        return Size(y)
+    return mark_int64(y) if is_int64(x) else y
+
+
+def larger(g: Emitter, a: Size | int, b: Size | int) -> Size | int:
+    """Emit the larger of two extents."""
+    if isinstance(a, int) and isinstance(b, int):
+        return max(a, b)
+    return Size(g.op("Max", g.ints([a]), g.ints([b])))
+
+
+def where(g: Emitter, condition: Operand, a: Operand, b: Operand) -> ir.Value:
+    """Emit ``Where``; of int64 tensors in int64."""
+    if is_int64(a) or is_int64(b):
+        return mark_int64(g.op("Where", condition, as_ints(g, a), as_ints(g, b)))
+    return g.op("Where", condition, a, b)
+
+
+def as_floating(g: Emitter, x: Operand, *_: Any, **__: Any) -> Operand:
+    """Return a floating tensor itself; emit ``Cast`` of others. All floating tensors are float32."""
+    if isinstance(x, ir.Value) and x.dtype not in (None, ir.DataType.FLOAT):
+        return g.op("Cast", x, to=ir.DataType.FLOAT.value)
     return x
 
 
@@ -89,6 +155,17 @@ def numbers(g: Emitter, first: int, count: Size | int) -> ir.Value:
     start, step = (g.constant(f"int_{i}", np.array(i, np.int64)) for i in (first, 1))
     end = g.op("Add", g.op("Squeeze", count.value, g.ints([0])), start)
     return g.op("Range", start, end, step)
+
+
+def reflected(g: Emitter, extent: Size | int, padded: Size | int) -> ir.Value:
+    """Emit the row of an image at each place behind it, as an int64 vector."""
+    places = mark_int64(numbers(g, 0, padded))
+    count = as_ints(g, extent)
+    last = g.op("Sub", count, g.ints([1]))
+    back = g.op("Max", g.op("Sub", g.op("Add", last, last), places), g.ints([0]))
+    index = mark_int64(g.op("Where", g.op("Less", places, count), places, back))
+    index.shape = ir.Shape((None,))
+    return index
 
 
 def positions(g: Emitter, x: ir.Value, dim: int) -> ir.Value:

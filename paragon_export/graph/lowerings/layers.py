@@ -5,10 +5,14 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 import onnx_ir as ir
 from torch import nn
 
 from paragon_export.graph.emitter import GELU_OPSET, Emitter, Operand, Weight, cannot_lower
+from paragon_export.graph.lowerings import arithmetic
+from paragon_export.graph.lowerings.reductions import picture_mean
+from paragon_export.graph.lowerings.shapes import Shape, interpolate
 
 
 def conv2d(g: Emitter, module: nn.Conv2d, name: str, x: Operand) -> ir.Value:
@@ -56,6 +60,113 @@ def leaky_relu(
 ) -> ir.Value:
     """Emit ``LeakyRelu``. ``inplace`` has no effect."""
     return g.op("LeakyRelu", x, alpha=float(negative_slope))
+
+
+def prelu(g: Emitter, module: nn.PReLU, name: str, x: Operand) -> ir.Value:
+    """Emit ``PRelu`` with a slope for each channel."""
+    slopes = module.weight.detach().reshape(-1, 1, 1)
+    return g.op("PRelu", x, Weight(f"{name}.weight", slopes))
+
+
+def silu(g: Emitter, x: ir.Value, inplace: bool = False) -> ir.Value:
+    """Emit ``x * sigmoid(x)``. ``inplace`` has no effect."""
+    return g.op("Mul", x, g.op("Sigmoid", x))
+
+
+def relu(g: Emitter, x: ir.Value, inplace: bool = False) -> ir.Value:
+    """Emit ``Relu``. ``inplace`` has no effect."""
+    return g.op("Relu", x)
+
+
+def conv_transpose2d(g: Emitter, module: nn.ConvTranspose2d, name: str, x: Operand) -> ir.Value:
+    """Emit ``ConvTranspose``."""
+    if isinstance(module.padding, str):
+        raise cannot_lower(f"{name} with padding {module.padding}", "padding in numbers")
+    weights = [Weight(f"{name}.weight", module.weight.detach())]
+    if module.bias is not None:
+        weights.append(Weight(f"{name}.bias", module.bias.detach()))
+    return g.op(
+        "ConvTranspose",
+        x,
+        *weights,
+        kernel_shape=list(module.kernel_size),
+        strides=list(module.stride),
+        pads=[*module.padding, *module.padding],
+        output_padding=list(module.output_padding),
+        dilations=list(module.dilation),
+        group=module.groups,
+    )
+
+
+def upsample(g: Emitter, module: nn.Upsample, name: str, x: Any) -> ir.Value:
+    """Emit nearest or bilinear upsampling by an integer factor."""
+    return interpolate(
+        g, x, module.size, module.scale_factor, module.mode, align_corners=module.align_corners
+    )
+
+
+def adaptive_average(g: Emitter, module: nn.AdaptiveAvgPool2d, name: str, x: Any) -> ir.Value:
+    """Emit the mean of every channel over the picture, (N, C, 1, 1)."""
+    if module.output_size not in (1, (1, 1)):
+        raise cannot_lower(f"{name}: {module}", "adaptive pooling to one value")
+    return average_of_picture(g, x)
+
+
+def average_of_picture(g: Emitter, x: ir.Value) -> ir.Value:
+    """Emit the mean of every channel over the picture, (N, C, 1, 1)."""
+    shape = Shape(g, x)
+    mean = picture_mean(g, x, shape[2], shape[3])
+    with g.float32():
+        mean = g.op("Unsqueeze", mean, g.ints([2, 3]))
+    g.extents.declare(mean, x, axes=(0, 1))
+    return mean
+
+
+def mean(g: Emitter, x: ir.Value, dim: Any, keepdim: bool = False) -> ir.Value:
+    """Emit the mean over the picture if the axes are those of a picture, else ``ReduceMean``."""
+    if keepdim and not isinstance(dim, int) and tuple(dim) in ((2, 3), (-2, -1)):
+        return average_of_picture(g, x)
+    return arithmetic.mean(g, x, dim, keepdim)
+
+
+def conv2d_function(
+    g: Emitter,
+    x: Operand,
+    weight: Weight,
+    bias: Weight | None = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+) -> ir.Value:
+    """Emit ``Conv`` with weights of the network."""
+    if not isinstance(weight, Weight) or isinstance(padding, str):
+        raise cannot_lower("a convolution with computed weights or named padding", "fixed ones")
+    strides, pads, dilations = (
+        [a, a] if isinstance(a, int) else list(a) for a in (stride, padding, dilation)
+    )
+    return g.op(
+        "Conv",
+        x,
+        *[operand for operand in (weight, bias) if operand is not None],
+        kernel_shape=list(weight.tensor.shape[2:]),
+        strides=strides,
+        pads=pads * 2,
+        dilations=dilations,
+        group=groups,
+    )
+
+
+def pixel_unshuffle(g: Emitter, x: Operand, downscale_factor: int) -> ir.Value:
+    """Emit the inverse of ``DepthToSpace``. ``SpaceToDepth`` has another order of channels."""
+    factor = downscale_factor
+    shape = Shape(g, g.tensor(x))
+    channels = shape[1]
+    if not isinstance(channels, int):
+        raise cannot_lower("pixel_unshuffle of a map of unknown depth", "a known depth")
+    x = g.op("SpaceToDepth", x, blocksize=factor)
+    order = np.arange(channels * factor**2).reshape(factor**2, channels).T.reshape(-1)
+    return g.op("Gather", x, g.constant(f"unshuffle_{channels}_{factor}", order), axis=1)
 
 
 def pixel_shuffle(g: Emitter, module: nn.PixelShuffle, name: str, x: Operand) -> ir.Value:

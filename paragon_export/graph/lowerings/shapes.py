@@ -26,14 +26,39 @@ def getattr_(g: Emitter, x: ir.Value, name: str) -> Shape:
     return Shape(g, x)
 
 
+def with_part(g: Emitter, x: ir.Value, index: Any, value: Operand) -> ir.Value:
+    """Emit a map whose first channels are replaced: ``x[:, :k] = value``."""
+    everything = slice(None)
+    first, kept, *rest = [*index, everything] if isinstance(index, tuple) else [index, None]
+    is_front = isinstance(kept, slice) and not kept.start and kept.step in (None, 1)
+    if not is_front or first != everything or any(part != everything for part in rest):
+        raise cannot_lower(f"a change of {index} in place", "one of the first channels")
+    assert isinstance(kept, slice)
+    others = g.op("Slice", x, g.ints([kept.stop]), g.ints([np.iinfo(np.int64).max]), g.ints([1]))
+    return g.op("Concat", value, others, axis=1)
+
+
+def size(g: Emitter, x: ir.Value, dim: int | None = None) -> Any:
+    """Return the shape of a tensor, or one extent of it."""
+    return Shape(g, x) if dim is None else Shape(g, x)[dim]
+
+
 class Shape:
-    """The shape of a tensor. A dimension is emitted when it is read."""
+    """The shape of a tensor, or what follows an axis of it. Extents are emitted when they are read."""
 
-    def __init__(self, emitter: Emitter, tensor: ir.Value) -> None:
-        self._emitter, self._tensor = emitter, tensor
+    def __init__(self, emitter: Emitter, tensor: ir.Value, first: int = 0) -> None:
+        self._emitter, self._tensor, self._first = emitter, tensor, first
 
-    def __getitem__(self, index: int) -> Size | int:
-        if index < 0:
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            start = index.start or 0
+            if self._first or index.stop is not None or index.step not in (None, 1):
+                raise cannot_lower(f"the part {index} of a shape", "all from one axis on")
+            return Shape(self._emitter, self._tensor, start)
+        index += self._first
+        if index < -1:
+            return Size(self._emitter.op("Shape", self._tensor, start=index, end=index + 1))
+        if index == -1:
             return Size(self._emitter.op("Shape", self._tensor, start=index))
         fixed = self._emitter.extents.fixed(self._tensor, index)
         return self._emitter.extent(self._tensor, index) if fixed is None else fixed
@@ -97,6 +122,38 @@ def chunk(g: Emitter, x: ir.Value, chunks: int, dim: int = 0) -> Sequence[ir.Val
     return g.ops("Split", chunks, x, axis=dim, num_outputs=chunks)
 
 
+def split(g: Emitter, x: ir.Value, sizes: Any, dim: int = 0) -> Sequence[ir.Value]:
+    """Emit ``Split`` into parts of given extents along ``dim``."""
+    if not isinstance(sizes, (tuple, list)):
+        extent = g.extents.fixed(x, dim) if dim >= 0 else None
+        if extent is None or not isinstance(sizes, int):
+            raise cannot_lower(f"a split into parts of {sizes}", "a list of extents")
+        sizes = [min(sizes, extent - start) for start in range(0, extent, sizes)]
+    return g.ops("Split", len(sizes), x, g.ints(sizes), axis=dim)
+
+
+def repeat_interleave(g: Emitter, x: ir.Value, repeats: int, dim: int) -> ir.Value:
+    """Emit ``Gather`` that reads every slice along ``dim`` several times in a row."""
+    extent = g.extents.fixed(x, dim) if dim >= 0 else None
+    if extent is None or not isinstance(repeats, int):
+        raise cannot_lower(f"repeating {repeats} times along axis {dim}", "axes of known extent")
+    places = np.repeat(np.arange(extent), repeats)
+    return g.op("Gather", x, g.constant(f"repeat_{extent}_{repeats}", places), axis=dim)
+
+
+def unsqueeze(g: Emitter, x: ir.Value, dim: int) -> ir.Value:
+    """Emit ``Unsqueeze``."""
+    y = g.op("Unsqueeze", x, g.ints([dim]))
+    return mark_int64(y) if is_int64(x) else y
+
+
+def flatten(g: Emitter, x: ir.Value, start_dim: int = 0, end_dim: int = -1) -> ir.Value:
+    """Emit ``Reshape`` of the last axes to one."""
+    if end_dim != -1 or start_dim < 0:
+        raise cannot_lower(f"flattening axes {start_dim} to {end_dim}", "flattening the last axes")
+    return g.op("Reshape", x, g.ints([*[0] * start_dim, -1]))
+
+
 def index_select(g: Emitter, x: ir.Value, dim: int, index: ir.Value) -> ir.Value:
     """Emit ``Gather`` along ``dim``."""
     return g.op("Gather", x, index, axis=dim)
@@ -105,17 +162,21 @@ def index_select(g: Emitter, x: ir.Value, dim: int, index: ir.Value) -> ir.Value
 def pad(
     g: Emitter, x: ir.Value, pad: Sequence[Any], mode: str = "constant", value: Any = None
 ) -> ir.Value:
-    """Emit zero padding of a map of rank 4.
+    """Emit padding of a map of rank 4 with zeros, by reflection or by repetition of the edge.
 
     PyTorch lists axes from the last one on, each as a pair (before, after).
     """
-    if mode != "constant" or value:
-        raise cannot_lower(f"padding of mode {mode} with value {value}", "zero padding")
+    if mode not in _PADS or value:
+        raise cannot_lower(f"padding of mode {mode} with value {value}", "zeros and reflection")
     rank = 4
     before, after = [0] * rank, [0] * rank
     for i in range(len(pad) // 2):
         before[rank - 1 - i], after[rank - 1 - i] = pad[2 * i], pad[2 * i + 1]
-    return g.op("Pad", x, g.ints([*before, *after]), mode="constant")
+    return g.op("Pad", x, g.ints([*before, *after]), mode=_PADS[mode])
+
+
+_PADS = {"constant": "constant", "reflect": "reflect", "replicate": "edge"}
+"""Modes of ``Pad`` for those of PyTorch."""
 
 
 def roll(g: Emitter, x: ir.Value, shifts: Any, dims: Any) -> ir.Value:
@@ -146,14 +207,21 @@ def interpolate(
     size: Any = None,
     scale_factor: Any = None,
     mode: str = "nearest",
+    align_corners: bool | None = None,
+    antialias: bool = False,
     **_: Any,
 ) -> ir.Value:
     """Emit nearest resizing to a size, or nearest or bilinear upsampling by an integer factor."""
+    if align_corners or antialias:
+        raise cannot_lower("resizing with align_corners or antialias", "resizing without them")
     if mode == "nearest" and size is not None:
         for dim, extent in zip((2, 3), size, strict=True):
             x = g.op("Gather", x, _nearest_index(g, x, dim, extent), axis=dim)
         return x
-    if mode not in _RESIZES or size is not None or not float(scale_factor).is_integer():
+    if isinstance(scale_factor, (tuple, list)) and len(set(scale_factor)) == 1:
+        scale_factor = scale_factor[0]
+    is_whole = isinstance(scale_factor, (int, float)) and float(scale_factor).is_integer()
+    if mode not in _RESIZES or size is not None or not is_whole:
         raise cannot_lower(
             f"resizing of mode {mode} to size {size} or by factor {scale_factor}",
             "nearest resizing to a size, and nearest and bilinear upsampling by an integer factor",

@@ -56,7 +56,7 @@ class SpandrelArchitecture:
             structure={"traits": traits},
             excerpt_step=_excerpt_step(descriptor, traits),
             notes=_notes(found, descriptor, options),
-            tracers=(Tracer.TORCHSCRIPT, Tracer.DYNAMO),
+            tracers=(Tracer.SYMBOLIC, Tracer.TORCHSCRIPT, Tracer.DYNAMO),
         )
 
     def build(self, spec: NetworkSpec, checkpoint: Checkpoint, *, video: bool = False) -> nn.Module:

@@ -17,7 +17,6 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from paragon_export.errors import CheckpointError, MissingDependencyError
-from paragon_export.networks.spandrel.patches import patch_batches
 from paragon_export.system.optional import require
 from paragon_export.system.text import brief
 
@@ -55,7 +54,10 @@ def library() -> ModuleType:
             pass
         else:
             extra.install(ignore_duplicates=True)
+    from paragon_export.networks.spandrel.patches import patch_batches, patch_padding
+
     patch_batches(("spandrel.", f"{EXTRA}."))
+    patch_padding(("spandrel.", f"{EXTRA}."))
     return spandrel
 
 

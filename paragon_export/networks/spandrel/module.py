@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from paragon_export.networks.ops import reflected
 from paragon_export.networks.spandrel.norms import replace_group_norms
 from paragon_export.networks.spandrel.patches import merge_once
 
@@ -64,14 +65,14 @@ class PaddedNetwork(nn.Module):
         """As ``ReferenceNetwork.forward``."""
         if self.multiple == 1 and self.least <= 1 and not self.square:
             return self.call(self.model, image.clone())
-        height, width = image.shape[-2:]
+        height, width = image.shape[2], image.shape[3]
         rows, columns = self._padded(height), self._padded(width)
         if self.square:
             rows = columns = _larger(rows, columns)
-        image = image.index_select(-2, _places(height, rows, image))
-        image = image.index_select(-1, _places(width, columns, image))
+        image = image.index_select(2, reflected(height, rows))
+        image = image.index_select(3, reflected(width, columns))
         output = self.call(self.model, image)
-        return output[..., : height * self.scale, : width * self.scale]
+        return output[:, :, : height * self.scale, : width * self.scale]
 
     def _padded(self, extent: Any) -> Any:
         """Return the least extent from ``extent`` on that the network takes."""
@@ -84,13 +85,6 @@ def _larger(extent: Any, other: Any) -> Any:
     if isinstance(extent, Tensor):
         return torch.maximum(extent, torch.as_tensor(other))
     return torch.sym_max(extent, other)  # type: ignore[no-untyped-call]
-
-
-def _places(extent: Any, padded: Any, image: Tensor) -> Tensor:
-    """Return which row or column of the image stands at each place of the padded one."""
-    places = torch.arange(padded, device=image.device)
-    reflected = (2 * (extent - 1) - places).clamp(min=0)
-    return torch.where(places < extent, places, reflected)
 
 
 @contextmanager

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.nn import functional
+
+from paragon_export.networks.float32 import narrow, widen
 
 
 class RowwiseGroupNorm(nn.Module):
@@ -21,13 +23,18 @@ class RowwiseGroupNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, C, H, W), or (N, C, ...) as PyTorch does, to the same shape."""
-        if x.dim() != 4:
+        # The stand-in of a trace has no rank: there all are maps.
+        if not isinstance(x, fx.Proxy) and x.dim() != 4:
             return functional.group_norm(x, self.groups, self.weight, self.bias, self.eps)
-        grouped = x.reshape(x.shape[0], self.groups, -1, x.shape[3])
+        shape, given, x = x.shape, x, widen(x)
+        grouped = x.reshape(shape[0], self.groups, -1, shape[3])
         rows = grouped.shape[2]
         centered = grouped - (grouped.mean(3).sum(2) / rows).unsqueeze(2).unsqueeze(3)
         variance = (centered.square().mean(3).sum(2) / rows).unsqueeze(2).unsqueeze(3)
-        normed = (centered / torch.sqrt(variance + self.eps)).reshape(x.shape)
+        normed = (centered / torch.sqrt(variance + self.eps)).reshape(
+            shape[0], -1, shape[2], shape[3]
+        )
+        normed = narrow(normed, given)
         if self.weight is None:
             return normed
         return normed * self.weight.reshape(1, -1, 1, 1) + self.bias.reshape(1, -1, 1, 1)

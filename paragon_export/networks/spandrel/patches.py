@@ -8,12 +8,15 @@ from __future__ import annotations
 import inspect
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import FunctionType, ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from torch import nn
+import torch
+import torch.fx
+from torch import Tensor, nn
+
+from paragon_export.networks.ops import reflected
 
 FLOAT_BATCH = re.compile(
     r"int\((\w+)\.shape\[0\] / \((\w+) \* (\w+) / ([\w\[\]]+) / ([\w\[\]]+)\)\)"
@@ -54,6 +57,37 @@ def _patch(module: ModuleType, name: str, function: FunctionType) -> bool:
         return False
     exec(compile(patched, inspect.getfile(function), "exec"), vars(module))
     return vars(module)[name] is not function
+
+
+def patch_padding(prefixes: Sequence[str]) -> None:
+    """Replace the padding of spandrel by one without a branch on the size, wherever it is used."""
+    for module in list(sys.modules.values()):
+        if getattr(module, "__name__", "").startswith(tuple(prefixes)):
+            original: Any = vars(module).get("pad_to_multiple")
+            if isinstance(original, FunctionType) and original.__module__ != __name__:
+                vars(module)["pad_to_multiple"] = padding_without_branch(original)
+
+
+def padding_without_branch(original: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Return ``pad_to_multiple(tensor, multiple, *, mode)`` for maps (N, C, H, W).
+
+    Reflection is done by indices; for other modes the original is called.
+    """
+
+    def pad_to_multiple(tensor: Tensor, multiple: int, *, mode: str, value: float = 0.0) -> Tensor:
+        if mode != "reflect":
+            return original(tensor, multiple, mode=mode, value=value)
+        for dim in (2, 3):
+            extent = tensor.shape[dim]
+            padded = (extent + multiple - 1) // multiple * multiple
+            tensor = tensor.index_select(dim, reflected(extent, padded))
+        return tensor
+
+    pad_to_multiple.__module__ = __name__
+    return pad_to_multiple
+
+
+torch.fx.wrap("reflected")  # recorded as one call by a trace, also when functions here call it
 
 
 def merge_once(module: nn.Module) -> None:
