@@ -42,11 +42,18 @@ class Extents:
             value: Any tensor of the graph.
             axis: Not negative.
         """
-        key = value, axis
-        if key not in self._resolved:
-            earlier = self._before(value, axis)
-            self._resolved[key] = self.source(*earlier) if earlier else key
-        return self._resolved[key]
+        waiting = [(value, axis)]
+        while waiting:  # no recursion: networks are deep
+            key = waiting[-1]
+            missing = [k for k in self._needed(*key) if k not in self._resolved]
+            if key not in self._resolved and missing:
+                waiting += missing
+                continue
+            if key not in self._resolved:
+                earlier = self._before(*key)
+                self._resolved[key] = self._resolved[earlier] if earlier else key
+            waiting.pop()
+        return self._resolved[value, axis]
 
     def fixed(self, value: ir.Value, axis: int) -> int | None:
         """Return an extent that does not depend on the inputs; None if it does, or may."""
@@ -65,34 +72,33 @@ class Extents:
             self._resolved[value, axis] = self.source(like, axis)
 
     def _before(self, value: ir.Value, axis: int) -> tuple[ir.Value, int] | None:
-        """Return an operand, and its axis, of the same extent; None if none is certain."""
+        """Return an operand, and its axis, of the same extent; None if none is certain.
+
+        The extents that `_needed` returns have been resolved.
+        """
+        node = value.producer()
+        if node is not None and not node.domain and node.op_type in BROADCASTING:
+            return self._of_broadcast([term for term in node.inputs if term is not None], axis)
+        needed = self._needed(value, axis)
+        return needed[0] if needed else None
+
+    def _needed(self, value: ir.Value, axis: int) -> Sequence[tuple[ir.Value, int]]:
+        """Return the operands, and their axes, whose extent decides that of ``value``."""
         node = value.producer()
         if node is None or node.domain or not node.inputs or node.inputs[0] is None:
-            return None
+            return ()
         first = node.inputs[0]
-        if node.op_type in POINTWISE:
-            return first, axis
-        if node.op_type == "Transpose":
-            return first, node.attributes["perm"].as_ints()[axis]
-        if node.op_type in ("Concat", "Split"):
-            along = node.attributes["axis"].as_int()
-            return None if along < 0 or along == axis else (first, axis)
-        if node.op_type == "ReduceMean" and node.attributes["keepdims"].as_int():
-            return None if _may_contain(node.inputs[1], axis) else (first, axis)
-        if node.op_type == "Gather" and _is_vector(node.inputs[1]):
-            return None if node.attributes["axis"].as_int() == axis else (first, axis)
-        if node.op_type == "Slice":
-            return None if _may_contain(node.inputs[3], axis) else (first, axis)
-        if node.op_type == "Conv":
-            kept = axis == 0 or (axis > 1 and _keeps_size(node, axis - 2))
-            return (first, axis) if kept else None
         if node.op_type in BROADCASTING:
-            return self._of_broadcast([term for term in node.inputs if term is not None], axis)
-        return None
+            return [(t, axis) for t in node.inputs if t is not None and t.const_value is None]
+        if node.op_type in POINTWISE:
+            return [(first, axis)]
+        if node.op_type == "Transpose":
+            return [(first, node.attributes["perm"].as_ints()[axis])]
+        return [(first, axis)] if _keeps(node, axis) else ()
 
     def _of_broadcast(self, terms: Sequence[ir.Value], axis: int) -> tuple[ir.Value, int] | None:
         """Return the extent of operands that agree, or of which all but one have extent 1."""
-        maps = [self.source(t, axis) for t in terms if t.const_value is None]
+        maps = [self._resolved[t, axis] for t in terms if t.const_value is None]
         if not all(_rank(earliest) == MAP_RANK for earliest, _ in maps):
             return None
         for term in terms:
@@ -113,6 +119,22 @@ class Extents:
             return False
         keeps_rank = node.op_type == "Unsqueeze" or node.attributes["keepdims"].as_int()
         return bool(keeps_rank) and axis in axes.const_value.numpy()
+
+
+def _keeps(node: ir.Node, axis: int) -> bool:
+    """Return whether a result certainly has the extent of the first operand along ``axis``."""
+    if node.op_type in ("Concat", "Split"):
+        along = node.attributes["axis"].as_int()
+        return along >= 0 and along != axis
+    if node.op_type == "ReduceMean" and node.attributes["keepdims"].as_int():
+        return not _may_contain(node.inputs[1], axis)
+    if node.op_type == "Gather" and _is_vector(node.inputs[1]):
+        return node.attributes["axis"].as_int() != axis
+    if node.op_type == "Slice":
+        return not _may_contain(node.inputs[3], axis)
+    if node.op_type == "Conv":
+        return axis == 0 or (axis > 1 and _keeps_size(node, axis - 2))
+    return False
 
 
 def _rank(value: ir.Value) -> int | None:

@@ -20,7 +20,7 @@ from paragon_export.rewrite.stacked_windows import StackedAttention
 def fold_gains(network: Network) -> int:
     """``g * (W x + b) = (g W) x + g b``: a constant gain moves into the map before it.
 
-    The gain is a :class:`LayerScale` or a scalar parameter. Not applied where another call uses
+    The gain is a :class:`LayerScale`, a scalar parameter or a number. Not applied where another call uses
     the map's result without the gain.
     """
     fired = 0
@@ -42,6 +42,8 @@ def _gain_and_operand(network: Network, node: Any) -> tuple[Tensor, Any] | None:
         return scale.gamma.flatten(), node.args[0]
     if is_call(node, operator.mul):
         for gain, operand in (node.args, node.args[::-1]):
+            if isinstance(gain, float):
+                return torch.tensor([gain], dtype=torch.float64), operand
             value = network.parameter(gain)
             if value is not None and value.numel() == 1:
                 return value.flatten(), operand

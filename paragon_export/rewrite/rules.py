@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from paragon_export.rewrite.activations import mish_by_sigmoid
 from paragon_export.rewrite.attention import (
     fuse_heads,
     fuse_windows,
@@ -33,6 +34,7 @@ from paragon_export.rewrite.linear import (
     split_concat,
     split_halves,
 )
+from paragon_export.rewrite.nearest import add_before_shuffle, transpose_after_nearest
 from paragon_export.rewrite.overlapping import attend_in_steps, equal_widths
 from paragon_export.rewrite.stacked_windows import stack_windows
 from paragon_export.rewrite.upsampling import (
@@ -90,6 +92,9 @@ RULES = (
     Rule(clamp_in_convolution, frozenset({Runtime.ONNXRUNTIME})),
     Rule(merge_pointwise, TENSORRT_ALONE),
     Rule(merge_depthwise, TENSORRT_ALONE),
+    Rule(transpose_after_nearest, frozenset({Runtime.TENSORRT, Runtime.OPENVINO})),
+    Rule(add_before_shuffle),
+    Rule(mish_by_sigmoid, frozenset({Runtime.ANY, Runtime.ONNXRUNTIME})),
     Rule(fuse_tail),
     Rule(repeat_after_filter),
     Rule(share_shuffle),

@@ -213,7 +213,7 @@ def repeat_after_filter(network: Network) -> int:
     """
     fired = 0
     for node in network.nodes:
-        s = _nearest_factor(node)
+        s = nearest_factor(network, node)
         filters = _filters_after(network, node) if s > 1 else []
         if not filters:
             continue
@@ -226,11 +226,17 @@ def repeat_after_filter(network: Network) -> int:
     return fired
 
 
-def _nearest_factor(node: Any) -> int:
+def nearest_factor(network: Network, node: Any) -> int:
     """Return the integer factor of a nearest upsampling; 0 for any other node."""
-    if not is_call(node, F.interpolate) or node.kwargs.get("mode") != "nearest":
+    layer = network.shared(node, nn.Upsample)
+    if layer is not None:
+        mode, factor = layer.mode, layer.scale_factor
+    elif is_call(node, F.interpolate):
+        mode, factor = node.kwargs.get("mode"), node.kwargs.get("scale_factor")
+    else:
         return 0
-    factor = node.kwargs.get("scale_factor")
+    if mode != "nearest":
+        return 0
     return int(factor) if isinstance(factor, (int, float)) and float(factor).is_integer() else 0
 
 
