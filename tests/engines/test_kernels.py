@@ -32,6 +32,7 @@ MAP = 8 * 64 * 64 * 2
 
 WEIGHTS = {
     "w": np.ones((16, 8, 3, 3), np.float16),
+    "up": np.ones((8, 16, 4, 4), np.float16),
     "dw": np.ones((8, 1, 3, 3), np.float16),
     "m": np.ones((64, 32), np.float16),
     "rows": np.array([3, 1, 5, 60]),
@@ -80,6 +81,15 @@ def test_a_depthwise_convolution(tmp_path: Path) -> None:
     nodes = [helper.make_node("Conv", ["input", "dw"], ["output"], pads=[1] * 4, group=8)]
 
     assert only(kernels_of(tmp_path, nodes, IN), "convolution").flops == 2 * 8 * 64 * 64 * 9
+
+
+def test_a_transposed_convolution(tmp_path: Path) -> None:
+    """Every input goes to 4x4 places of 16 channels."""
+    nodes = [
+        helper.make_node("ConvTranspose", ["input", "up"], ["output"], strides=[2, 2], pads=[1] * 4)
+    ]
+    found = only(kernels_of(tmp_path, nodes, (1, 16, 128, 128)), "convolution")
+    assert found.flops == 2 * 8 * 64 * 64 * 16 * 4 * 4
 
 
 def test_a_product(tmp_path: Path) -> None:
@@ -158,6 +168,13 @@ def test_flops_of_a_fused_product_are_not_zero() -> None:
     (kernel,) = read_listing("Layers:\n" + LINE.replace("__myl_Mul_", "__myl_FcAdd_"))
 
     assert (work_of(kernel).group, work_of(kernel).flops) == ("product", None)
+
+
+def test_a_fused_transposed_convolution_is_a_convolution() -> None:
+    """Its name tells what it computes; the list has no weights here."""
+    (kernel,) = read_listing("Layers:\n" + LINE.replace("__myl_Mul_", "__myl_DecoMulMax_"))
+
+    assert (work_of(kernel).group, work_of(kernel).flops) == ("convolution", None)
 
 
 def test_a_line_is_read() -> None:

@@ -47,7 +47,7 @@ def group_of(kernel: Kernel) -> str:
     name, kind = kernel.name, kernel.type
     if not kernel.is_launch:
         return OTHER
-    if kind in ("correlation", "deconv") or "Corr" in name:
+    if kind == "correlation" or "Corr" in name or _is_transposed(kernel):
         return CONVOLUTION
     if "mha" in name:
         return ATTENTION
@@ -122,6 +122,11 @@ def _flops(kernel: Kernel, group: str) -> int | None:
     return None if group in (ATTENTION, PRODUCT) else 0
 
 
+def _is_transposed(kernel: Kernel) -> bool:
+    """Return whether a kernel computes a transposed convolution, alone or fused with others."""
+    return kernel.type == "deconv" or "Deco" in _operators(kernel.name)
+
+
 def _convolution(kernel: Kernel) -> int | None:
     """Each output is a sum over the kernel; of a transposed one, each input goes to as many."""
     weights = [t for t in kernel.constants if len(t.dims) >= 3 and t.dims[0] > 1]
@@ -131,5 +136,5 @@ def _convolution(kernel: Kernel) -> int | None:
     length = 1
     for extent in rest:
         length *= extent
-    places = kernel.inputs[0] if kernel.type == "deconv" else kernel.outputs[0]
+    places = kernel.inputs[0] if _is_transposed(kernel) else kernel.outputs[0]
     return 2 * places.elements * length
