@@ -397,6 +397,16 @@ def _foreign(rows: Rows) -> str:
     )
 
 
+def _foreign_speed(rows: Rows) -> str:
+    compact = next(row for row in rows if row["network"] == "Compact")
+    share = compact["ours for TensorRT GB"] / compact["theirs GB"]
+    best = max(rows, key=lambda row: row["ort"])
+    return (
+        f"Made for TensorRT, the kernels of Compact move {figure(share)} times the bytes of PyTorch's "
+        f"export; in ONNX Runtime the largest gain is {figure(best['ort'])} times, for {best['network']}."
+    )
+
+
 def _gpu(rows: Rows) -> str:
     cards = " and the ".join(sorted({row["card"] for row in rows}))
     said = [
@@ -795,7 +805,7 @@ TABLES: Mapping[str, Table] = {
             "network": "network",
             "architecture": "architecture, as spandrel calls it",
             "scale": "scale",
-            "exporter": "PyTorch's exporter",
+            "exporter": "exporter",
             "seconds": "export and verdict (s)",
             "nodes": "nodes",
             "error": "largest error (of full range)",
@@ -804,6 +814,25 @@ TABLES: Mapping[str, Table] = {
             "engine": "engine",
         },
         _foreign,
+    ),
+    "foreign_speed": Table(
+        {
+            "network": "network",
+            "size": "timed at HxW (px)",
+            "theirs ort (ms)": "PyTorch's export in ONNX Runtime (ms)",
+            "ort": "ours, times as fast",
+            "ort for it": "`--for onnxruntime`",
+            "theirs ov (ms)": "PyTorch's export in OpenVINO (ms)",
+            "ov": "ours, times as fast",
+            "ov for it": "`--for openvino`",
+            "compiled at": "compiled for HxW (px)",
+            "theirs GB": "PyTorch's export, FP16: TensorRT moves (GB)",
+            "ours GB": "ours (GB)",
+            "ours for TensorRT GB": "`--for tensorrt` (GB)",
+            "theirs ms": "estimate for RTX 3060 (ms)",
+            "ours for TensorRT ms": "`--for tensorrt` (ms)",
+        },
+        _foreign_speed,
     ),
     "gpu": Table(
         {

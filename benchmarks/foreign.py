@@ -72,10 +72,9 @@ def exported(
         result = make_onnx(network, plan)
     except ParagonExportError as error:
         return {column: f"refused: {reason(error)}"}, None
-    made = [remark for remark in result.remarks if "was made by PyTorch's" in remark]
     worst = result.parity.worst
     columns = {
-        "exporter": made[0].split("'s ")[1].split()[0] if made else None,
+        "exporter": None if result.tracer is None else result.tracer.value,
         "nodes": result.file.model.graph.num_nodes(),
         "error": worst.found.max_abs if worst else None,
         column: "passed" if result.passed else "failed",

@@ -18,6 +18,8 @@ from paragon_export.system.reading import parse_json
 from paragon_export.system.text import brief
 
 FLOAT32_MARK = "paragon.precision"
+OWN_PRECISION = "own"
+"""Value of the mark for a node that computes in float32 by itself, whatever type it is given."""
 """Metadata key of an ONNX node that is computed in float32 in artifacts of every precision."""
 
 TOOL = "paragon-export"

@@ -44,10 +44,10 @@ def simplify(model: ir.Model) -> ir.Model:
         # A bias merged into Gemm can need more reshapes than the merge removes.
         return copied(model)
     # onnxsim removes the metadata of nodes and keeps their names.
-    marked = {n.name for n in model.graph if n.metadata_props.get(FLOAT32_MARK)}
+    marks = {n.name: n.metadata_props.get(FLOAT32_MARK) for n in model.graph}
     for node in simplified.graph:
-        if node.name in marked:
-            node.metadata_props[FLOAT32_MARK] = "float32"
+        if mark := marks.get(node.name):
+            node.metadata_props[FLOAT32_MARK] = mark
     _restore_symbols(model, simplified)
     return simplified
 

@@ -80,7 +80,7 @@ def keep_norms_in_float32(model: ir.Model) -> None:
     """Mark the operators of norms, so that they stay in float32 in files of every precision."""
     for node in model.graph:
         if node.op_type in FLOAT32_TYPES:
-            node.metadata_props[FLOAT32_MARK] = "float32"
+            node.metadata_props.setdefault(FLOAT32_MARK, "float32")
 
 
 def _example(port: Port, batch: int) -> torch.Tensor:

@@ -23,11 +23,13 @@ from paragon_export.networks.layers import (
     WindowAttention,
 )
 from paragon_export.networks.ops import PRIMITIVES
+from paragon_export.networks.spandrel.norms import RowwiseGroupNorm
 from paragon_export.networks.windowed_attention import MaskedAttention
 from paragon_export.rewrite.in_place import StandIn, settle_changes_in_place
 
 LEAVES = (
     LayerScale, RMSNorm, WindowAttention, ChannelAttention, TokenAttention, MaskedAttention,
+    RowwiseGroupNorm,
 )  # fmt: skip
 """Layers that appear as one call, because rules match them. Others appear as what they call."""
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from paragon_export.rewrite.activations import mish_by_sigmoid
+from paragon_export.rewrite.activations import mish_by_sigmoid, prelu_by_maximum
 from paragon_export.rewrite.attention import (
     fuse_heads,
     fuse_windows,
@@ -26,6 +26,7 @@ from paragon_export.rewrite.global_attention import (
     tabulate_tokens,
     transpose_for_means,
 )
+from paragon_export.rewrite.group_norms import group_norm_in_one_call
 from paragon_export.rewrite.linear import (
     clamp_in_convolution,
     fold_gains,
@@ -93,8 +94,10 @@ RULES = (
     Rule(merge_pointwise, TENSORRT_ALONE),
     Rule(merge_depthwise, TENSORRT_ALONE),
     Rule(transpose_after_nearest, frozenset({Runtime.TENSORRT, Runtime.OPENVINO})),
-    Rule(add_before_shuffle),
-    Rule(mish_by_sigmoid, frozenset({Runtime.ANY, Runtime.ONNXRUNTIME})),
+    Rule(add_before_shuffle, CPU_RUNTIMES),
+    Rule(prelu_by_maximum, TENSORRT_ALONE),
+    Rule(mish_by_sigmoid, frozenset({Runtime.ANY, Runtime.ONNXRUNTIME, Runtime.TENSORRT})),
+    Rule(group_norm_in_one_call, TENSORRT_ALONE, half=True),
     Rule(fuse_tail),
     Rule(repeat_after_filter),
     Rule(share_shuffle),

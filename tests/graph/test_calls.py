@@ -48,9 +48,13 @@ LAYERS: dict[str, nn.Module] = {
     "transposed convolution of groups": nn.ConvTranspose2d(3, 6, 3, 2, 1, 1, groups=3, bias=False),
     "nearest upsampling": nn.Upsample(scale_factor=2),
     "bilinear upsampling": nn.Upsample(scale_factor=3, mode="bilinear"),
+    "group norm": nn.GroupNorm(3, 3, eps=0.01),
     "average of the picture": nn.AdaptiveAvgPool2d(1),
     "pixel unshuffle": nn.PixelUnshuffle(2),
 }
+
+for values in LAYERS["group norm"].parameters():
+    nn.init.uniform_(values)
 
 CALLS: dict[str, Callable[[Layered, Tensor], Tensor]] = {
     "pixel_unshuffle": lambda m, x: torch.pixel_unshuffle(x, downscale_factor=2),
@@ -60,6 +64,7 @@ CALLS: dict[str, Callable[[Layered, Tensor], Tensor]] = {
     "weight by a call": lambda m, x: x * m.weight.view(1, -1, 1, 1),
     "mean of the picture": lambda m, x: x * x.mean((2, 3), keepdim=True),
     "mean counted from the end": lambda m, x: x * x.mean((-2, -1), keepdim=True),
+    "larger of two": lambda m, x: torch.maximum(x, x * m.weight[:, None, None]),
     "square": lambda m, x: x.pow(2) + x**2,
     "divided by an extent": lambda m, x: x / x.shape[2],
     "reflected": lambda m, x: F.pad(x, (1, 2, 3, 1), mode="reflect"),

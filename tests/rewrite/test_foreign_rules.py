@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,12 +12,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from paragon_export.networks.describe import read_network
+from paragon_export.networks.spandrel.norms import RowwiseGroupNorm
+from paragon_export.pipeline.export import make_onnx
 from paragon_export.pipeline.float32_graph import float32_graph
-from paragon_export.rewrite.activations import mish_by_sigmoid
+from paragon_export.rewrite.activations import mish_by_sigmoid, prelu_by_maximum
+from paragon_export.rewrite.group_norms import group_norm_in_one_call
 from paragon_export.rewrite.linear import fold_gains
 from paragon_export.rewrite.nearest import add_before_shuffle, transpose_after_nearest
 from paragon_export.specs.plans import ExportPlan, NetworkOptions
-from paragon_export.specs.types import Runtime, Tracer
+from paragon_export.specs.types import Precision, Runtime, Tracer
 from paragon_export.testing.foreign import foreign_checkpoint
 from tests.rewrite.test_rules import Applied, chain
 
@@ -56,6 +60,68 @@ def test_mish_keeps_its_precision_where_exponentials_overflow(dtype: torch.dtype
     # A sigmoid that is too small for the type is zero, and so is a result.
     lost = kind.smallest_normal * (2 * x.double().abs() + kind.eps)
     assert (error <= 4 * kind.eps * expected.abs() + lost).all()
+
+
+# --- PReLU ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("slopes", [(-0.5, 1.0), (-0.5, 3.0)], ids=["up to 1", "larger ones too"])
+@pytest.mark.parametrize("count", [1, 8])
+def test_sloped_activations_are_maxima(count: int, slopes: tuple[float, float]) -> None:
+    layer = nn.PReLU(count)
+    module = chain(lambda m, x: m.act(x) + m.act(-x), act=layer)
+    with torch.no_grad():
+        layer.weight.copy_(
+            torch.linspace(*slopes, count) if count > 1 else torch.tensor([slopes[1]])
+        )
+    applied = Applied(module, prelu_by_maximum)
+    assert applied.fired == [2]
+    assert applied.exact()
+
+
+# --- group norms ---------------------------------------------------------------------------
+
+
+def test_group_norms_are_one_call() -> None:
+    applied = Applied(
+        chain(lambda m, x: m.norm(x), norm=RowwiseGroupNorm(nn.GroupNorm(4, 8))),
+        group_norm_in_one_call,
+    )
+    assert applied.fired == [1]
+    assert all(
+        applied.error(size) < 1e-9 for size in ((3, 5), (16, 32))
+    )  # of one value: divided by 0
+
+
+def test_group_norms_without_weights_stay() -> None:
+    plain = RowwiseGroupNorm(nn.GroupNorm(4, 8, affine=False))
+    assert Applied(chain(lambda m, x: m.norm(x), norm=plain), group_norm_in_one_call).fired == [0]
+
+
+@pytest.mark.parametrize(
+    ("precision", "runtime", "operators"),
+    [
+        (Precision.FP32, Runtime.TENSORRT, 0),
+        (Precision.FP16, Runtime.ANY, 0),
+        (Precision.FP16, Runtime.TENSORRT, 2),
+    ],
+)
+def test_group_norms_are_one_operator_for_tensorrt_in_half_alone(
+    precision: Precision, runtime: Runtime, operators: int, tmp_path: Path
+) -> None:
+    """The operator takes half precision itself: no cast stands around it."""
+    checkpoint = foreign_checkpoint(tmp_path / "net.pth", "RealPLKSR")
+    plan = ExportPlan(
+        checkpoint=checkpoint, output=tmp_path / "net.onnx", runtime=runtime, precision=precision
+    )
+    result = make_onnx(read_network(checkpoint, NetworkOptions()), plan)
+    assert result.passed
+    norms = [n for n in result.file.model.graph if n.op_type == "InstanceNormalization"]
+    assert len(norms) == operators
+    for norm in norms:
+        reshape = norm.inputs[0].producer()
+        assert reshape.op_type == "Reshape"
+        assert reshape.inputs[0].producer().op_type != "Cast"
 
 
 # --- nearest upsampling, then a convolution ------------------------------------------------
@@ -160,7 +226,9 @@ def test_other_sums_stay(compute: Any) -> None:
 @pytest.mark.parametrize(
     ("name", "runtime", "fired"),
     [
-        ("Compact", Runtime.ANY, {"add_before_shuffle": 1}),
+        ("Compact", Runtime.ANY, {}),
+        ("Compact", Runtime.OPENVINO, {"add_before_shuffle": 1}),
+        ("Compact", Runtime.TENSORRT, {"prelu_by_maximum": 4}),
         ("ESRGAN", Runtime.ANY, {"fold_gains": 3}),
         ("ESRGAN", Runtime.TENSORRT, {"fold_gains": 3, "transpose_after_nearest": 2}),
         ("RealPLKSR", Runtime.ANY, {"mish_by_sigmoid": 2}),
@@ -169,7 +237,7 @@ def test_other_sums_stay(compute: Any) -> None:
     ],
 )
 def test_rules_fire_in_networks_of_others(
-    name: str, runtime: Runtime, fired: dict[str, int], tmp_path: Any
+    name: str, runtime: Runtime, fired: dict[str, int], tmp_path: Path
 ) -> None:
     checkpoint = foreign_checkpoint(tmp_path / "net.pth", name)
     plan = ExportPlan(

@@ -13,6 +13,7 @@ from paragon_export.graph.emitter import GELU_OPSET, Emitter, Operand, Weight, c
 from paragon_export.graph.lowerings import arithmetic
 from paragon_export.graph.lowerings.reductions import picture_mean
 from paragon_export.graph.lowerings.shapes import Shape, interpolate
+from paragon_export.graph.metadata import FLOAT32_MARK, OWN_PRECISION
 
 
 def conv2d(g: Emitter, module: nn.Conv2d, name: str, x: Operand) -> ir.Value:
@@ -191,6 +192,25 @@ def layer_norm(g: Emitter, module: nn.LayerNorm, name: str, x: Operand) -> ir.Va
     return g.op(
         "LayerNormalization", x, *weights, axis=-len(module.normalized_shape), epsilon=module.eps
     )
+
+
+def group_norm(g: Emitter, module: nn.GroupNorm, name: str, x: Any) -> ir.Value:
+    """Emit ``InstanceNormalization`` of groups of channels. Runtimes add up in float32 there."""
+    shape = Shape(g, x)
+    groups = module.num_groups
+    ones = g.constant(f"ones_{groups}", np.ones(groups, np.float32))
+    zeros = g.constant(f"zeros_{groups}", np.zeros(groups, np.float32))
+    grouped = g.op("Reshape", x, g.ints([0, groups, -1]))
+    normed = g.op("InstanceNormalization", grouped, ones, zeros, epsilon=module.eps)
+    node = normed.producer()
+    assert node is not None
+    node.metadata_props[FLOAT32_MARK] = OWN_PRECISION
+    y = g.op("Reshape", normed, g.ints([shape[i] for i in range(4)]))
+    for op_type, leaf in (("Mul", "weight"), ("Add", "bias")):
+        values = getattr(module, leaf).detach().reshape(-1, 1, 1)
+        y = g.op(op_type, y, Weight(f"{name}.{leaf}", values))
+    g.extents.declare(y, x, axes=range(4))
+    return y
 
 
 def max_pool(g: Emitter, module: nn.MaxPool2d, name: str, x: Operand) -> ir.Value:
