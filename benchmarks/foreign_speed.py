@@ -4,7 +4,7 @@ The networks have random weights and the hyperparameters that are usual. Latency
 Runtime and OpenVINO on all cores, alternating. TensorRT-RTX compiles both files in float16 for RTX 30
 cards without running them: the bytes that its kernels move, and their estimated time on an RTX 3060.
 
-Writes ``foreign_speed.json``.
+Writes ``foreign_speed.json`` and ``foreign_kernels.json``.
 """
 
 from __future__ import annotations
@@ -78,21 +78,22 @@ def main(
     warnings.simplefilter("ignore")
     for name in names or list(NETWORKS):
         with TemporaryDirectory() as folder:
-            write("foreign_speed", [row(name, Path(folder), rounds, engines)], ("network",))
+            measure(name, Path(folder), rounds, engines)
         gc.collect()
 
 
-def row(name: str, folder: Path, rounds: int, engines: bool) -> dict[str, Any]:
+def measure(name: str, folder: Path, rounds: int, engines: bool) -> None:
     constructor, size, compiled_size = NETWORKS[name]
     network = load_network(checkpoint(folder / "net.pth", constructor))
     files = {"theirs": theirs(network)}
     files |= {made: ours(network, runtime) for made, runtime in MADE_FOR.items()}
-    found: dict[str, Any] = {"network": name, "size": str(size)}
-    found["rewrites"] = ", ".join(files["ours"].fired) or "none"
     image = np.random.default_rng(0).random((1, 3, size.height, size.width), np.float32)
-    found |= latencies(files, image, rounds)
-    found |= {"compiled at": str(compiled_size)}
-    return found | (estimates(files, compiled_size) if engines else {})
+    start = {"network": name, "size": str(size)}
+    write("foreign_speed", [start | latencies(files, image, rounds)], ("network",))
+    if engines:
+        start = {"network": name, "size": str(compiled_size)}
+        start["rewrites"] = ", ".join(files["ours for TensorRT"].fired) or "none"
+        write("foreign_kernels", [start | estimates(files, compiled_size)], ("network",))
 
 
 def checkpoint(path: Path, constructor: Constructor) -> Path:

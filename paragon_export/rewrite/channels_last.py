@@ -7,9 +7,9 @@ from typing import Any
 
 from torch import fx, nn
 
-from paragon_export.rewrite.attention import GatheredAttention
+from paragon_export.rewrite.attention.whole_picture import ChannelGate, DictionaryAttention
+from paragon_export.rewrite.attention.windows import GatheredAttention
 from paragon_export.rewrite.fx_network import Network, is_call
-from paragon_export.rewrite.global_attention import ChannelGate, DictionaryAttention
 from paragon_export.rewrite.normalize import Normalize
 
 TO_LAST, TO_FIRST = (0, 2, 3, 1), (0, 3, 1, 2)

@@ -74,9 +74,11 @@ def record(module: nn.Module, leaves: tuple[type[nn.Module], ...] = ()) -> fx.Gr
             f"the network cannot be traced symbolically: {type(error).__name__}: {error}"
         ) from error
     finally:
-        for part, attributes in before:  # SPAN keeps a stand-in in an attribute
-            vars(part).clear()
-            vars(part).update(attributes)
+        for part, attributes in before:
+            for name, value in list(vars(part).items()):
+                if isinstance(value, fx.Proxy):  # SPAN keeps one
+                    del vars(part)[name]
+                    vars(part).update({name: attributes[name]} if name in attributes else {})
     settle_changes_in_place(graph, module)
     return graph
 

@@ -10,11 +10,11 @@ from torch import Tensor, nn
 
 from paragon_export.networks.float32 import narrow, widen
 from paragon_export.networks.layers import LayerScale, RMSNorm
-from paragon_export.rewrite.attention import GatheredAttention
+from paragon_export.rewrite.attention.stacked_windows import StackedAttention
+from paragon_export.rewrite.attention.whole_picture import DictionaryAttention
+from paragon_export.rewrite.attention.windows import GatheredAttention
 from paragon_export.rewrite.fx_network import Network, feeds_only, is_call
-from paragon_export.rewrite.global_attention import DictionaryAttention
 from paragon_export.rewrite.normalize import Normalize
-from paragon_export.rewrite.stacked_windows import StackedAttention
 
 
 def fold_gains(network: Network) -> int:

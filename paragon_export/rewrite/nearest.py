@@ -7,9 +7,23 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from paragon_export.rewrite.fx_network import Network, feeds_only, is_call
-from paragon_export.rewrite.upsampling import nearest_factor
+
+
+def nearest_factor(network: Network, node: Any) -> int:
+    """Return the integer factor of a nearest upsampling; 0 for any other node."""
+    layer = network.shared(node, nn.Upsample)
+    if layer is not None:
+        mode, factor = layer.mode, layer.scale_factor
+    elif is_call(node, F.interpolate):
+        mode, factor = node.kwargs.get("mode"), node.kwargs.get("scale_factor")
+    else:
+        return 0
+    if mode != "nearest":
+        return 0
+    return int(factor) if isinstance(factor, (int, float)) and float(factor).is_integer() else 0
 
 
 def transpose_after_nearest(network: Network) -> int:

@@ -11,8 +11,15 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from paragon_export.rewrite.activations import mish_by_sigmoid, prelu_by_maximum
-from paragon_export.rewrite.attention import (
+from paragon_export.rewrite.attention.overlapping import attend_in_steps, equal_widths
+from paragon_export.rewrite.attention.stacked_windows import stack_windows
+from paragon_export.rewrite.attention.whole_picture import (
+    fuse_tokens,
+    gate_channels,
+    tabulate_tokens,
+    transpose_for_means,
+)
+from paragon_export.rewrite.attention.windows import (
     fuse_heads,
     fuse_windows,
     gather_windows,
@@ -20,13 +27,7 @@ from paragon_export.rewrite.attention import (
 from paragon_export.rewrite.channels_last import channels_last
 from paragon_export.rewrite.dense import merge_depthwise, merge_pointwise
 from paragon_export.rewrite.fx_network import Network
-from paragon_export.rewrite.global_attention import (
-    fuse_tokens,
-    gate_channels,
-    tabulate_tokens,
-    transpose_for_means,
-)
-from paragon_export.rewrite.group_norms import group_norm_in_one_call
+from paragon_export.rewrite.layers import group_norm_in_one_call, mish_by_sigmoid, prelu_by_maximum
 from paragon_export.rewrite.linear import (
     clamp_in_convolution,
     fold_gains,
@@ -36,8 +37,6 @@ from paragon_export.rewrite.linear import (
     split_halves,
 )
 from paragon_export.rewrite.nearest import add_before_shuffle, transpose_after_nearest
-from paragon_export.rewrite.overlapping import attend_in_steps, equal_widths
-from paragon_export.rewrite.stacked_windows import stack_windows
 from paragon_export.rewrite.upsampling import (
     fuse_tail,
     repeat_after_filter,

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from paragon_export.networks.ops import outermost, set_edges
 from paragon_export.rewrite.fx_network import Network, feeds_only, is_call
+from paragon_export.rewrite.nearest import nearest_factor
 
 MAX_KERNEL_ELEMENTS = 2**25
 """Elements of the largest kernel that a rule creates, 256 MB in float64. 160 features at a scale
@@ -224,20 +225,6 @@ def repeat_after_filter(network: Network) -> int:
         network.replace(last, network.call(last, GridShuffle(s), small))
         fired += 1
     return fired
-
-
-def nearest_factor(network: Network, node: Any) -> int:
-    """Return the integer factor of a nearest upsampling; 0 for any other node."""
-    layer = network.shared(node, nn.Upsample)
-    if layer is not None:
-        mode, factor = layer.mode, layer.scale_factor
-    elif is_call(node, F.interpolate):
-        mode, factor = node.kwargs.get("mode"), node.kwargs.get("scale_factor")
-    else:
-        return 0
-    if mode != "nearest":
-        return 0
-    return int(factor) if isinstance(factor, (int, float)) and float(factor).is_integer() else 0
 
 
 def _filters_after(network: Network, node: Any) -> list[tuple[Any, nn.Conv2d]]:

@@ -15,7 +15,7 @@ from paragon_export.graph.simplify import simplify
 from paragon_export.graph.trace import trace
 from paragon_export.networks.layers import ChannelAttention
 from paragon_export.networks.paragonsr2.blocks import GroupNorm, Means
-from paragon_export.rewrite.global_attention import ChannelGate
+from paragon_export.rewrite.attention.whole_picture import ChannelGate
 from paragon_export.runtimes.base import Runner
 from paragon_export.runtimes.isolated import open_runner
 from paragon_export.specs.network import Port

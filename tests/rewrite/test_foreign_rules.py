@@ -15,8 +15,7 @@ from paragon_export.networks.describe import read_network
 from paragon_export.networks.spandrel.norms import RowwiseGroupNorm
 from paragon_export.pipeline.export import make_onnx
 from paragon_export.pipeline.float32_graph import float32_graph
-from paragon_export.rewrite.activations import mish_by_sigmoid, prelu_by_maximum
-from paragon_export.rewrite.group_norms import group_norm_in_one_call
+from paragon_export.rewrite.layers import group_norm_in_one_call, mish_by_sigmoid, prelu_by_maximum
 from paragon_export.rewrite.linear import fold_gains
 from paragon_export.rewrite.nearest import add_before_shuffle, transpose_after_nearest
 from paragon_export.specs.plans import ExportPlan, NetworkOptions

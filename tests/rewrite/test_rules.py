@@ -30,10 +30,10 @@ from paragon_export.networks.layers import (
 from paragon_export.networks.paragonsr2.v9_v11.network import ParagonSR2, VideoParagonSR2
 from paragon_export.networks.windowed_attention import OverlappingWindows
 from paragon_export.pipeline.export import export
-from paragon_export.rewrite.attention import fuse_heads, fuse_windows, gather_windows
+from paragon_export.rewrite.attention.whole_picture import gate_channels, tabulate_tokens
+from paragon_export.rewrite.attention.windows import fuse_heads, fuse_windows, gather_windows
 from paragon_export.rewrite.channels_last import channels_last
 from paragon_export.rewrite.fx_network import Network
-from paragon_export.rewrite.global_attention import gate_channels, tabulate_tokens
 from paragon_export.rewrite.linear import (
     clamp_in_convolution,
     fold_gains,

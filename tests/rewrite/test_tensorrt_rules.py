@@ -16,16 +16,20 @@ from paragon_export.networks.layers import (
     TokenAttention,
     WindowAttention,
 )
-from paragon_export.rewrite.channels_last import channels_last
-from paragon_export.rewrite.dense import ActivationAtEdges, merge_depthwise, merge_pointwise
-from paragon_export.rewrite.global_attention import (
+from paragon_export.rewrite.attention.stacked_windows import (
+    StackedAttention,
+    WindowPlaces,
+    stack_windows,
+)
+from paragon_export.rewrite.attention.whole_picture import (
     fuse_tokens,
     gate_channels,
     tabulate_tokens,
     transpose_for_means,
 )
+from paragon_export.rewrite.channels_last import channels_last
+from paragon_export.rewrite.dense import ActivationAtEdges, merge_depthwise, merge_pointwise
 from paragon_export.rewrite.linear import fold_gains, fold_norms
-from paragon_export.rewrite.stacked_windows import StackedAttention, WindowPlaces, stack_windows
 from tests.rewrite.test_rules import EXACT, Applied, chain
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from paragon_export.networks.float32 import narrow, widen
 from paragon_export.networks.layers import RMSNorm, WindowAttention
 from paragon_export.networks.ops import floating, numbers, positions, sized_like
-from paragon_export.rewrite.attention import size_sources
+from paragon_export.rewrite.attention.windows import size_sources
 from paragon_export.rewrite.fx_network import Network, feeds_only
 
 
