@@ -26,7 +26,7 @@ import torch
 import typer
 from common import Exported, check_equal, gigabytes, interleave, kernel_plans, median_ratio, write
 
-from paragon_export.errors import ParagonExportError
+from paragon_export.errors import ParagonExportError, TraceError
 from paragon_export.graph.simplify import simplify
 from paragon_export.networks.describe import LoadedNetwork, load_network
 from paragon_export.networks.spandrel.library import library
@@ -66,8 +66,14 @@ NETWORKS: Mapping[str, tuple[Constructor, Size, Size]] = {
 }  # fmt: skip
 """Constructor, the size that is timed, and the size that TensorRT compiles for."""
 
-MADE_FOR = {"ours": Runtime.ANY, "ours for ONNX Runtime": Runtime.ONNXRUNTIME,
-            "ours for OpenVINO": Runtime.OPENVINO, "ours for TensorRT": Runtime.TENSORRT}  # fmt: skip
+MADE_FOR = {
+    "ours": (Runtime.ANY, Precision.FP32),
+    "ours for ONNX Runtime": (Runtime.ONNXRUNTIME, Precision.FP32),
+    "ours for OpenVINO": (Runtime.OPENVINO, Precision.FP32),
+    "ours, half": (Runtime.ANY, Precision.FP16),
+    "ours for TensorRT": (Runtime.TENSORRT, Precision.FP16),
+}
+"""The runtime and the precision that each of our files is rewritten for."""
 
 
 def main(
@@ -86,7 +92,7 @@ def measure(name: str, folder: Path, rounds: int, engines: bool) -> None:
     constructor, size, compiled_size = NETWORKS[name]
     network = load_network(checkpoint(folder / "net.pth", constructor))
     files = {"theirs": theirs(network)}
-    files |= {made: ours(network, runtime) for made, runtime in MADE_FOR.items()}
+    files |= our_files(network)
     image = np.random.default_rng(0).random((1, 3, size.height, size.width), np.float32)
     start = {"network": name, "size": str(size)}
     write("foreign_speed", [start | latencies(files, image, rounds)], ("network",))
@@ -120,23 +126,28 @@ def theirs(network: LoadedNetwork) -> Exported:
     return Exported(simplify(model), {}, time.perf_counter() - start)
 
 
-def ours(network: LoadedNetwork, runtime: Runtime) -> Exported:
-    """Make the graph by the first exporter that can; its verdict is the matter of foreign.py."""
+def our_files(network: LoadedNetwork) -> dict[str, Exported]:
+    """Make our files by the first exporter that can; their verdict is the matter of foreign.py."""
+    try:
+        return {made: ours(network, Tracer.SYMBOLIC, *how) for made, how in MADE_FOR.items()}
+    except TraceError:  # no rewrites then: all files are equal
+        file = ours(network, Tracer.TORCHSCRIPT, *MADE_FOR["ours"])
+        return dict.fromkeys(MADE_FOR, file)
+
+
+def ours(
+    network: LoadedNetwork, tracer: Tracer, runtime: Runtime, precision: Precision
+) -> Exported:
     start = time.perf_counter()
-    for tracer in (Tracer.SYMBOLIC, Tracer.TORCHSCRIPT):
-        plan = ExportPlan(
-            checkpoint=network.checkpoint.path,
-            output=Path("net.onnx"),
-            tracer=tracer,
-            runtime=runtime,
-            precision=Precision.FP16 if runtime is Runtime.TENSORRT else Precision.FP32,
-        )
-        try:
-            graph = float32_graph(network, plan)
-        except ParagonExportError:
-            continue
-        return Exported(graph.model, graph.fired, time.perf_counter() - start)
-    raise RuntimeError("no exporter makes a graph")
+    plan = ExportPlan(
+        checkpoint=network.checkpoint.path,
+        output=Path("net.onnx"),
+        tracer=tracer,
+        runtime=runtime,
+        precision=precision,
+    )
+    graph = float32_graph(network, plan)
+    return Exported(graph.model, graph.fired, time.perf_counter() - start)
 
 
 def latencies(files: Mapping[str, Exported], image: np.ndarray, rounds: int) -> dict[str, Any]:
@@ -169,13 +180,14 @@ def latencies(files: Mapping[str, Exported], image: np.ndarray, rounds: int) -> 
 def estimates(files: Mapping[str, Exported], size: Size) -> dict[str, Any]:
     """Return what the kernels of float16 engines move (GB) and their estimated time (ms)."""
     found: dict[str, Any] = {}
-    for made in ("theirs", "ours", "ours for TensorRT"):
+    columns = {"theirs": "theirs", "ours": "ours, half", "ours for TensorRT": "ours for TensorRT"}
+    for column, made in columns.items():
         try:
             (plan,) = kernel_plans(files[made], [size], ["RTX 3060"])
         except ParagonExportError:
-            found |= {f"{made} GB": None, f"{made} ms": None}
+            found |= {f"{column} GB": None, f"{column} ms": None}
             continue
-        found |= {f"{made} GB": gigabytes(plan), f"{made} ms": plan.estimate.estimated_ms}
+        found |= {f"{column} GB": gigabytes(plan), f"{column} ms": plan.estimate.estimated_ms}
     return found
 
 

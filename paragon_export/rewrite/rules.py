@@ -96,7 +96,7 @@ RULES = (
     Rule(add_before_shuffle, CPU_RUNTIMES),
     Rule(prelu_by_maximum, TENSORRT_ALONE),
     Rule(mish_by_sigmoid, frozenset({Runtime.ANY, Runtime.ONNXRUNTIME, Runtime.TENSORRT})),
-    Rule(group_norm_in_one_call, TENSORRT_ALONE, half=True),
+    Rule(group_norm_in_one_call, frozenset({Runtime.ANY, Runtime.TENSORRT}), half=True),
     Rule(fuse_tail),
     Rule(repeat_after_filter),
     Rule(share_shuffle),
