@@ -18,9 +18,10 @@ from paragon_export.checkpoints.load import load_checkpoint
 from paragon_export.errors import CheckpointError, PlanError, TraceError, UnsupportedNetworkError
 from paragon_export.graph.simplify import simplify
 from paragon_export.graph.torch_export import export_by_torch
+from paragon_export.graph.trace import trace
 from paragon_export.networks.describe import LoadedNetwork, load_network
 from paragon_export.networks.ops import reflected
-from paragon_export.networks.spandrel import library
+from paragon_export.networks.spandrel import SpandrelArchitecture, library
 from paragon_export.networks.spandrel.module import PaddedNetwork, ReferenceNetwork
 from paragon_export.networks.spandrel.norms import RowwiseGroupNorm, replace_group_norms
 from paragon_export.parity.reference import build_reference
@@ -34,6 +35,7 @@ from paragon_export.specs.profiles import Profile
 from paragon_export.specs.types import Precision, Size, Tracer
 from paragon_export.testing.foreign import QUICK, REFUSED, SLOW, foreign_checkpoint, foreign_network
 from tests.conftest import RunHere
+from tests.graph.test_trace import run, session
 
 
 def network_of(name: str, folder: Path) -> LoadedNetwork:
@@ -131,8 +133,8 @@ def test_an_export_that_is_right_at_no_size_is_not_written(tmp_path: Path) -> No
 def test_flows_that_do_not_judge_take_the_right_graph(
     command: tuple[str, ...], tmp_path: Path, run_here: RunHere
 ) -> None:
-    """TorchScript's exporter fails for SAFMN; nothing else says so to these commands."""
-    foreign_checkpoint(tmp_path / "net.pth", "SAFMN")
+    """TorchScript's graph of DITN runs at one size; nothing else says so to these commands."""
+    foreign_checkpoint(tmp_path / "net.pth", "DITN")
     name, *options = command
     done = run_here(name, "net.pth", *options)
     assert done.code == 0, done.stderr
@@ -165,6 +167,25 @@ def test_norms_stay_float32_in_half_precision() -> None:
     }
     assert types["ReduceMean"] == types["Sqrt"] == ir.DataType.FLOAT
     assert types["Conv"] == ir.DataType.FLOAT16
+
+
+class Normalized(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return F.normalize(x, dim=1)
+
+
+def test_vectors_of_zeros_have_a_direction_in_half_precision() -> None:
+    """The least length, 1e-12, is 0 in float16, and 0 / 0 is NaN."""
+    ports = (
+        Port("input", ("batch", 3, "height", "width")),
+        Port("output", ("batch", 3, "height", "width")),
+    )
+    graph = simplify(
+        export_by_torch(Normalized().eval(), ports[:1], ports[1:], 20, Tracer.TORCHSCRIPT)
+    )
+    half = to_precision(graph, Precision.FP16, Precision.FP32)
+    pixels = np.zeros((1, 3, 2, 2), np.float32)
+    assert np.array_equal(run(session(half), pixels), pixels)
 
 
 # --- the reference -------------------------------------------------------------------------
@@ -221,6 +242,32 @@ def test_the_frame_computes_what_the_reference_computes(
             assert (padded(image) - module(image)).abs().max() < 1e-12
     finally:
         torch.set_default_dtype(torch.float32)
+
+
+SUBSTITUTED = ("SAFMN", "SAFMNBCIE", "FBCNN", "CUGAN 2x", "CUGAN 2x fast", "CUGAN 3x", "CUGAN 4x")
+"""Networks whose code is changed for the export, and for it alone."""
+
+
+@pytest.mark.parametrize("name", SUBSTITUTED)
+def test_substituted_code_computes_what_the_reference_computes(name: str, tmp_path: Path) -> None:
+    module = network_of(name, tmp_path).module.double()
+    assert isinstance(module, ReferenceNetwork)
+    padded = module.padded()
+    assert any("forward" in vars(part) for part in padded.modules())
+    assert not any("forward" in vars(part) for part in module.modules())
+    image = torch.rand(
+        2, 3, 33, 38, dtype=torch.float64, generator=torch.Generator().manual_seed(0)
+    )
+    with torch.no_grad():
+        assert (padded(image) - module(image)).abs().max() < 1e-12
+
+
+@pytest.mark.parametrize("name", [*SUBSTITUTED, "MixDehazeNet"])
+def test_substituted_code_is_traced_symbolically(name: str, tmp_path: Path) -> None:
+    network, architecture = network_of(name, tmp_path), SpandrelArchitecture()
+    inputs, outputs = architecture.ports(network.spec, video=False)
+    graph = trace(architecture.exportable(network.module), inputs, outputs, 20)
+    assert any(node.op_type == "Conv" for node in graph.graph)
 
 
 def test_batches_are_counted_in_whole_numbers() -> None:

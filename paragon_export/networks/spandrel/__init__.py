@@ -55,7 +55,7 @@ class SpandrelArchitecture:
             options={},
             structure={"traits": traits},
             excerpt_step=_excerpt_step(descriptor, traits),
-            notes=_notes(found, descriptor, options),
+            notes=_notes(found, descriptor, options, traits.note),
             tracers=(Tracer.SYMBOLIC, Tracer.TORCHSCRIPT, Tracer.DYNAMO),
         )
 
@@ -106,7 +106,7 @@ def _check_supported(checkpoint: Checkpoint, name: str, reason: str) -> None:
         )
 
 
-def _notes(found: Any, descriptor: Any, options: NetworkOptions) -> tuple[str, ...]:
+def _notes(found: Any, descriptor: Any, options: NetworkOptions, note: str) -> tuple[str, ...]:
     version = importlib.metadata.version("spandrel")
     notes = [f"{found.name} is loaded by spandrel {version}"]
     if type(found).__module__.startswith(library.EXTRA):
@@ -115,6 +115,8 @@ def _notes(found: Any, descriptor: Any, options: NetworkOptions) -> tuple[str, .
         )
     if not descriptor.supports_half:
         notes.append(f"spandrel says that {found.name} does not support float16")
+    if note:
+        notes.append(f"{found.name}: {note}")
     unused = sorted(options.flags)
     if unused:
         notes.append(f"{', '.join(unused)} has no effect on {found.name}")

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from paragon_export.networks.ops import reflected
+from paragon_export.networks.spandrel.forwards import substitute_forwards
 from paragon_export.networks.spandrel.norms import replace_group_norms
 from paragon_export.networks.spandrel.patches import merge_once
 
@@ -60,6 +61,7 @@ class PaddedNetwork(nn.Module):
         self.square = requirements.square
         merge_once(self.model)
         replace_group_norms(self.model)
+        substitute_forwards(self.model)
 
     def forward(self, image: Tensor) -> Tensor:
         """As ``ReferenceNetwork.forward``."""
