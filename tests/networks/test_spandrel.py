@@ -21,7 +21,7 @@ from paragon_export.graph.torch_export import export_by_torch
 from paragon_export.graph.trace import trace
 from paragon_export.networks.describe import LoadedNetwork, load_network
 from paragon_export.networks.ops import reflected
-from paragon_export.networks.spandrel import SpandrelArchitecture, library
+from paragon_export.networks.spandrel import SpandrelArchitecture, forwards, library
 from paragon_export.networks.spandrel.module import PaddedNetwork, ReferenceNetwork
 from paragon_export.networks.spandrel.norms import RowwiseGroupNorm, replace_group_norms
 from paragon_export.parity.reference import build_reference
@@ -36,6 +36,12 @@ from paragon_export.specs.types import Precision, Size, Tracer
 from paragon_export.testing.foreign import QUICK, REFUSED, SLOW, foreign_checkpoint, foreign_network
 from tests.conftest import RunHere
 from tests.graph.test_trace import run, session
+
+
+@pytest.fixture
+def as_published(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Export the code of networks as it is: PyTorch's TorchScript exporter is wrong for some."""
+    monkeypatch.setattr(forwards, "_substituted", lambda kind: None)
 
 
 def network_of(name: str, folder: Path) -> LoadedNetwork:
@@ -102,6 +108,7 @@ def test_the_file_is_the_same_each_time(tmp_path: Path) -> None:
     assert str(Path(torch.__file__).parent).encode() not in first
 
 
+@pytest.mark.usefixtures("as_published")
 @pytest.mark.slow  # 40 s: PyTorch's dynamo exporter
 def test_a_graph_that_fails_in_the_range_audit_is_not_the_end(tmp_path: Path) -> None:
     """TorchScript's graph of DITN runs at the size of the trace alone."""
@@ -110,6 +117,7 @@ def test_a_graph_that_fails_in_the_range_audit_is_not_the_end(tmp_path: Path) ->
     assert "the graph was made by PyTorch's dynamo exporter" in result.remarks
 
 
+@pytest.mark.usefixtures("as_published")
 @pytest.mark.slow  # 13 s: PyTorch's dynamo exporter
 def test_the_slower_exporter_is_taken_where_the_other_is_wrong(tmp_path: Path) -> None:
     """DySample makes a constant of the size in TorchScript's exporter. The verdict sees it."""
@@ -120,6 +128,7 @@ def test_the_slower_exporter_is_taken_where_the_other_is_wrong(tmp_path: Path) -
     )
 
 
+@pytest.mark.usefixtures("as_published")
 def test_an_export_that_is_right_at_no_size_is_not_written(tmp_path: Path) -> None:
     network = network_of("RealPLKSR with DySample", tmp_path)
     only = replace(network, spec=replace(network.spec, tracers=(Tracer.TORCHSCRIPT,)))
@@ -128,6 +137,7 @@ def test_an_export_that_is_right_at_no_size_is_not_written(tmp_path: Path) -> No
     assert not (tmp_path / "net.onnx").exists()
 
 
+@pytest.mark.usefixtures("as_published")
 @pytest.mark.slow  # 10 s: PyTorch's dynamo exporter
 @pytest.mark.parametrize("command", [("audit",), ("plan", "--size", "32x32", "--card", "3060")])
 def test_flows_that_do_not_judge_take_the_right_graph(
@@ -244,7 +254,10 @@ def test_the_frame_computes_what_the_reference_computes(
         torch.set_default_dtype(torch.float32)
 
 
-SUBSTITUTED = ("SAFMN", "SAFMNBCIE", "FBCNN", "CUGAN 2x", "CUGAN 2x fast", "CUGAN 3x", "CUGAN 4x")
+SYMBOLIC = ("SAFMN", "SAFMNBCIE", "FBCNN", "CUGAN 2x", "CUGAN 2x fast", "CUGAN 3x", "CUGAN 4x")
+"""Networks that can be traced symbolically because their code is changed for the export."""
+
+SUBSTITUTED = (*SYMBOLIC, "DITN", "RealPLKSR with DySample")
 """Networks whose code is changed for the export, and for it alone."""
 
 
@@ -262,7 +275,14 @@ def test_substituted_code_computes_what_the_reference_computes(name: str, tmp_pa
         assert (padded(image) - module(image)).abs().max() < 1e-12
 
 
-@pytest.mark.parametrize("name", [*SUBSTITUTED, "MixDehazeNet"])
+@pytest.mark.slow  # 5 s each
+@pytest.mark.parametrize("name", ["DITN", "RealPLKSR with DySample"])
+def test_substituted_code_is_right_by_torchscript(name: str, tmp_path: Path) -> None:
+    network = network_of(name, tmp_path)
+    assert exported(network, tmp_path, tracer=Tracer.TORCHSCRIPT).passed
+
+
+@pytest.mark.parametrize("name", [*SYMBOLIC, "MixDehazeNet"])
 def test_substituted_code_is_traced_symbolically(name: str, tmp_path: Path) -> None:
     network, architecture = network_of(name, tmp_path), SpandrelArchitecture()
     inputs, outputs = architecture.ports(network.spec, video=False)

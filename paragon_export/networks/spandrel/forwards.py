@@ -21,6 +21,14 @@ SUBSTITUTIONS: Sequence[tuple[str, str]] = (
     ("if w0 != pw or h0 != ph:", "if True:"),
     # SAFMN: the image is padded so that all extents are multiples of this one.
     ("F.adaptive_max_pool2d(xc[i], p_size)", "F.max_pool2d(xc[i], 2**i)"),
+    # DySample: the size of the image as a tensor, not as numbers.
+    (
+        "torch.tensor(\n        [W, H],\n        dtype=x.dtype,\n        device=x.device,\n"
+        "        pin_memory=False,  # pin_memory was originally True\n    )",
+        "torch.stack((torch.as_tensor(W), torch.as_tensor(H))).to(x)",
+    ),
+    # DITN: the shape of the tensor that is traced.
+    ("x.data.shape", "x.shape"),
     # FBCNN: padding in whole numbers, without a new layer in every run.
     ("int(np.ceil(h / 8) * 8 - h)", "-h % 8"),
     ("int(np.ceil(w / 8) * 8 - w)", "-w % 8"),
