@@ -19,6 +19,9 @@ _WINDOWS = {"depths": [2, 2], "embed_dim": 16, "num_heads": [2, 2], "img_size": 
 
 _SWIN = {**_WINDOWS, "window_size": 8, "mlp_ratio": 2.0, "upscale": 2}
 
+_FDAT = {"scale": 2, "embed_dim": 16, "num_groups": 1, "depth_per_group": 2, "num_heads": 2,
+         "mid_dim": 16}  # fmt: skip
+
 QUICK: Mapping[str, Constructor] = {
     "Compact": ("Compact", "Compact", {"num_feat": 16, "num_conv": 3, "upscale": 2}),
     "ESRGAN": ("ESRGAN", "ESRGAN", {"num_filters": 16, "num_blocks": 1, "scale": 4}),
@@ -49,8 +52,7 @@ SLOW: Mapping[str, Constructor] = {
     "SAFMN": ("SAFMN", "SAFMN", {"dim": 16, "n_blocks": 2, "upscaling_factor": 2}),
     "DITN": ("DITN", "DITN", {"dim": 16, "ITL_blocks": 1, "SAL_blocks": 1, "upscale": 2}),
     "OmniSR": ("OmniSR", "OmniSR", {"num_feat": 16, "up_scale": 2}),
-    "FDAT": ("FDAT", "FDAT", {"scale": 2, "embed_dim": 16, "num_groups": 1, "depth_per_group": 2,
-                              "num_heads": 2, "mid_dim": 16, "upsampler_type": "pixelshuffledirect"}),
+    "FDAT": ("FDAT", "FDAT", {**_FDAT, "upsampler_type": "pixelshuffledirect"}),
     "Swin2SR": ("Swin2SR", "Swin2SR", {**_SWIN, "upsampler": "pixelshuffledirect"}),
     "HAT": ("HAT", "HAT", {**_SWIN, "window_size": 16, "img_size": 32, "compress_ratio": 4,
                            "squeeze_factor": 8, "upsampler": "pixelshuffle"}),
@@ -97,9 +99,9 @@ SLOW: Mapping[str, Constructor] = {
     "FFTformer": ("FFTformer", "FFTformer", {"dim": 8, "num_blocks": [1, 1, 1],
                                              "num_refinement_blocks": 1}),
     "Uformer": ("Uformer", "Uformer", {"embed_dim": 8, "depths": [1] * 9}),
-    "FDAT with transposed convolution": ("FDAT", "FDAT", {
-        "scale": 2, "embed_dim": 16, "num_groups": 1, "depth_per_group": 2, "num_heads": 2,
-        "mid_dim": 16, "upsampler_type": "transpose+conv"}),
+    "FDAT with transposed convolution": ("FDAT", "FDAT", {**_FDAT, "upsampler_type": "transpose+conv"}),
+    "FDAT with DySample": ("FDAT", "FDAT", {**_FDAT, "upsampler_type": "dysample"}),
+    "FDAT with pixel attention": ("FDAT", "FDAT", {**_FDAT, "upsampler_type": "pa_up"}),
     "SwinIR real": ("SwinIR", "SwinIR", {**_SWIN, "upscale": 4, "upsampler": "nearest+conv"}),
     "SwinIR classical": ("SwinIR", "SwinIR", {**_SWIN, "upsampler": "pixelshuffle"}),
     "Swin2SR real": ("Swin2SR", "Swin2SR", {**_SWIN, "upscale": 4, "upsampler": "nearest+conv"}),
@@ -120,6 +122,7 @@ REFUSED: Mapping[str, Constructor] = {
     "GRL": ("GRL", "GRL", {"img_size": 16, "embed_dim": 16, "depths": [2], "num_heads_window": [1],
                            "num_heads_stripe": [1], "window_size": 8, "stripe_size": [8, 8],
                            "upscale": 2, "upsampler": "pixelshuffledirect"}),
+    "FDAT with LDA": ("FDAT", "FDAT", {**_FDAT, "upsampler_type": "lda"}),
     "HVI-CIDNet": ("HVICIDNet", "HVICIDNet", {"channels": [8, 8, 16, 32]}),
     "IPT": ("IPT", "IPT", {"patch_size": 24, "n_feats": 12, "num_layers": 1, "scale": [2]}),
 }  # fmt: skip

@@ -257,7 +257,7 @@ def test_the_frame_computes_what_the_reference_computes(
 SYMBOLIC = ("SAFMN", "SAFMNBCIE", "FBCNN", "CUGAN 2x", "CUGAN 2x fast", "CUGAN 3x", "CUGAN 4x")
 """Networks that can be traced symbolically because their code is changed for the export."""
 
-SUBSTITUTED = (*SYMBOLIC, "DITN", "RealPLKSR with DySample")
+SUBSTITUTED = (*SYMBOLIC, "DITN", "RealPLKSR with DySample", "FDAT with DySample")
 """Networks whose code is changed for the export, and for it alone."""
 
 
@@ -276,7 +276,7 @@ def test_substituted_code_computes_what_the_reference_computes(name: str, tmp_pa
 
 
 @pytest.mark.slow  # 5 s each
-@pytest.mark.parametrize("name", ["DITN", "RealPLKSR with DySample"])
+@pytest.mark.parametrize("name", ["DITN", "RealPLKSR with DySample", "FDAT with DySample"])
 def test_substituted_code_is_right_by_torchscript(name: str, tmp_path: Path) -> None:
     network = network_of(name, tmp_path)
     assert exported(network, tmp_path, tracer=Tracer.TORCHSCRIPT).passed
@@ -350,7 +350,11 @@ def network_module(name: str) -> ReferenceNetwork:
     none = SimpleNamespace(multiple_of=1, minimum=0, square=False)
     return ReferenceNetwork(
         SimpleNamespace(
-            model=foreign_network(name), _call_fn=lambda m, x: m(x), size_requirements=none, scale=2
+            model=foreign_network(name),
+            _call_fn=lambda m, x: m(x),
+            size_requirements=none,
+            scale=2,
+            architecture=SimpleNamespace(name=name),
         )
     )
 
@@ -383,10 +387,27 @@ def test_inspect_shows_what_spandrel_says(tmp_path: Path, run_here: RunHere) -> 
 def test_known_networks_that_cannot_be_exported_are_refused_by_name(
     name: str, tmp_path: Path
 ) -> None:
+    architecture = name.split(" with ")[0]
     with pytest.raises(
-        UnsupportedNetworkError, match=f"{name}, which spandrel loads, is not exported: it "
+        UnsupportedNetworkError, match=f"{architecture}, which spandrel loads, is not exported: "
     ):
         network_of(name, tmp_path)
+
+
+def test_a_network_that_does_not_run_in_pytorch_is_one_error(tmp_path: Path) -> None:
+    """Some ask for CUDA, others view tensors as their memory does not allow."""
+
+    def call(model: nn.Module, image: torch.Tensor) -> torch.Tensor:
+        raise RuntimeError("first line\nsecond line")
+
+    module = network_of("Compact", tmp_path).module
+    assert isinstance(module, ReferenceNetwork)
+    module.call = call
+    with pytest.raises(
+        UnsupportedNetworkError,
+        match=r"Compact as spandrel.*\[1, 3, 4, 4\]: first line second line",
+    ):
+        module(torch.zeros(1, 3, 4, 4))
 
 
 def test_unknown_networks_are_refused_by_both(tmp_path: Path, run_here: RunHere) -> None:

@@ -6,6 +6,7 @@ the same.
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import textwrap
 from collections.abc import Sequence
@@ -25,6 +26,10 @@ SUBSTITUTIONS: Sequence[tuple[str, str]] = (
     (
         "torch.tensor(\n        [W, H],\n        dtype=x.dtype,\n        device=x.device,\n"
         "        pin_memory=False,  # pin_memory was originally True\n    )",
+        "torch.stack((torch.as_tensor(W), torch.as_tensor(H))).to(x)",
+    ),
+    (
+        "torch.tensor(\n        [W, H], dtype=x.dtype, device=x.device, pin_memory=True\n    )",
         "torch.stack((torch.as_tensor(W), torch.as_tensor(H))).to(x)",
     ),
     # DITN: the shape of the tensor that is traced.
@@ -61,18 +66,37 @@ def substitute_forwards(module: nn.Module) -> int:
 @cache
 def _substituted(kind: Any) -> FunctionType | None:
     """Return the changed ``forward`` of a class of layers; None if it has none of the texts."""
+    if not kind.__module__.startswith("spandrel"):
+        return None
+    return _with_texts(kind, SUBSTITUTIONS)
+
+
+def _with_texts(kind: Any, texts: Sequence[tuple[str, str]]) -> FunctionType | None:
+    """Return the ``forward`` of a class with other texts; None if it has none of them."""
     forward = kind.forward
-    if not isinstance(forward, FunctionType) or not kind.__module__.startswith("spandrel"):
+    if not isinstance(forward, FunctionType):
         return None
     try:
         source = textwrap.dedent(inspect.getsource(forward))
     except OSError:  # installed without sources; the verdict says whether the file is right
         return None
     changed = source
-    for text, replacement in SUBSTITUTIONS:
+    for text, replacement in texts:
         changed = changed.replace(text, replacement)
     if changed == source:
         return None
     found: dict[str, FunctionType] = {}
     exec(compile(changed, inspect.getfile(kind), "exec"), forward.__globals__, found)
+    found["forward"].__wrapped__ = forward  # type: ignore[attr-defined] # where the source is
     return found["forward"]
+
+
+def run_without_cuda() -> None:
+    """Let the DySample layer of FDAT run on any machine.
+
+    It asks for pinned memory, which PyTorch refuses without CUDA, and which changes no value.
+    """
+    fdat: Any = importlib.import_module("spandrel.architectures.FDAT.__arch.fdat")
+    unpinned = _with_texts(fdat.DySample, [("pin_memory=True", "pin_memory=False")])
+    if unpinned is not None:
+        fdat.DySample.forward = unpinned
