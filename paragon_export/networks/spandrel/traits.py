@@ -51,6 +51,13 @@ TRAITS: Mapping[str, Traits] = {
     "HVICIDNet": Traits(
         refused="it assigns colors by masks, which exporters cannot express for every size"
     ),
+    "FFTformer": Traits(
+        refused="it computes Fourier transforms in float32 where float64 is asked for"
+    ),
+    "Uformer": Traits(
+        refused="it computes the side of an image from its number of pixels, and exporters make a "
+        "constant of that"
+    ),
     "RetinexFormer": Traits(
         note="from 3000 rows or columns on spandrel runs it on halves of the image; the file does not"
     ),
