@@ -37,6 +37,9 @@ QUICK: Mapping[str, Constructor] = {
     "RCAN": ("RCAN", "RCAN", {"scale": 2, "n_resgroups": 1, "n_resblocks": 2, "n_feats": 16,
                               "reduction": 4}),
     "SwinIR": ("SwinIR", "SwinIR", {**_SWIN, "upsampler": "pixelshuffledirect"}),
+    "Compact x1": ("Compact", "Compact", {"num_feat": 16, "num_conv": 3, "upscale": 1}),
+    "RCAN with unshuffle": ("RCAN", "RCAN", {"scale": 2, "n_resgroups": 1, "n_resblocks": 2,
+                                             "n_feats": 16, "reduction": 4, "unshuffle_mod": True}),
 }  # fmt: skip
 """Exported within seconds."""
 
@@ -66,7 +69,6 @@ SLOW: Mapping[str, Constructor] = {
     "DRUNet": ("DRUNet", "DRUNet", {"in_nc": 4, "out_nc": 3, "nc": [8, 8, 8, 8]}),
     "SeemoRe": ("SeemoRe", "SeemoRe", {"scale": 2, "in_chans": 3, "num_experts": 3, "num_layers": 1,
                                        "embedding_dim": 16}),
-    "Compact x1": ("Compact", "Compact", {"num_feat": 16, "num_conv": 3, "upscale": 1}),
     "Compact x4": ("Compact", "Compact", {"num_feat": 16, "num_conv": 3, "upscale": 4}),
     "ESRGAN x1": ("ESRGAN", "ESRGAN", {"num_filters": 16, "num_blocks": 1, "scale": 4,
                                        "in_nc": 48, "shuffle_factor": 4}),
@@ -81,8 +83,6 @@ SLOW: Mapping[str, Constructor] = {
                                                          "upscaling_factor": 2}),
     "MoSR with GPS": ("MoSR", "MoSR", {"n_block": 2, "dim": 16, "upscale": 2, "upsampler": "gps"}),
     "DnCNN with batch norm": ("DnCNN", "DnCNN", {"in_nc": 3, "out_nc": 3, "nc": 16, "nb": 9}),
-    "RCAN with unshuffle": ("RCAN", "RCAN", {"scale": 2, "n_resgroups": 1, "n_resblocks": 2,
-                                             "n_feats": 16, "reduction": 4, "unshuffle_mod": True}),
     "CUGAN 2x pro": ("RealCUGAN", "UpCunet2x", {"pro": True}),
     "CUGAN 4x pro": ("RealCUGAN", "UpCunet4x", {"pro": True}),
     "FBCNN": ("FBCNN", "FBCNN", {"nc": [8, 8, 8, 512], "nb": 2}),
@@ -106,7 +106,7 @@ SLOW: Mapping[str, Constructor] = {
         "img_size": 64, "embed_dim": 64, "split_size": [8, 32], "depth": [2], "num_heads": [2],
         "upscale": 4, "upsampler": "pixelshuffle"}),
 }  # fmt: skip
-"""Transformers and those for which PyTorch's slower exporter is needed."""
+"""Networks that take longer, most of them variants and transformers."""
 
 ALL = {**QUICK, **SLOW}
 
