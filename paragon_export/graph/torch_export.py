@@ -33,9 +33,14 @@ MAX_TORCHSCRIPT_OPSET = 20
 
 FLOAT32_TYPES = {
     "LayerNormalization", "InstanceNormalization", "GroupNormalization", "ReduceMean", "Pow", "Sqrt",
+    "ReduceL2",
 }  # fmt: skip
 """Operators of norms. They are computed in float32 in files of every precision: in float16 their sums
 overflow, and TensorRT warns of it."""
+
+DIVISION_BY_LENGTH = {"Clip", "Max", "Expand", "Div"}
+"""Operators between a length and the vectors of length 1. They too are computed in float32: the least
+length that is divided by, 1e-12, is 0 in float16, and vectors of zeros would become NaN."""
 
 
 def export_by_torch(
@@ -78,9 +83,13 @@ def export_by_torch(
 
 def keep_norms_in_float32(model: ir.Model) -> None:
     """Mark the operators of norms, so that they stay in float32 in files of every precision."""
+    lengths: set[ir.Value | None] = set()
     for node in model.graph:
-        if node.op_type in FLOAT32_TYPES:
+        divides = node.op_type in DIVISION_BY_LENGTH and not lengths.isdisjoint(node.inputs)
+        if node.op_type in FLOAT32_TYPES or divides:
             node.metadata_props.setdefault(FLOAT32_MARK, "float32")
+        if node.op_type == "ReduceL2" or (divides and node.op_type != "Div"):
+            lengths.update(node.outputs)
 
 
 def _example(port: Port, batch: int) -> torch.Tensor:

@@ -8,6 +8,7 @@ model that is wrong at every other size. Each traced call is then lowered by the
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -150,6 +151,13 @@ class _Lowering:
             raise TraceError(
                 f"no ONNX lowering for {callee} (at {node.name}); add one in graph/lowerings"
             )
+        try:
+            inspect.signature(lowering).bind(self.emitter, *args, **kwargs)
+        except TypeError as error:
+            raise TraceError(
+                f"the call of {callee} (at {node.name}) has no ONNX lowering with these arguments: "
+                f"{error}"
+            ) from error
         return lowering(self.emitter, *args, **kwargs)
 
 

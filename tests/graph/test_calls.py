@@ -51,6 +51,10 @@ LAYERS: dict[str, nn.Module] = {
     "group norm": nn.GroupNorm(3, 3, eps=0.01),
     "average of the picture": nn.AdaptiveAvgPool2d(1),
     "pixel unshuffle": nn.PixelUnshuffle(2),
+    "convolution that reflects": nn.Conv2d(3, 5, (3, 5), padding=(1, 2), padding_mode="reflect"),
+    "convolution that repeats the edge": nn.Conv2d(
+        3, 5, 5, stride=2, padding=(2, 1), padding_mode="replicate"
+    ),
 }
 
 for values in LAYERS["group norm"].parameters():
@@ -78,6 +82,11 @@ CALLS: dict[str, Callable[[Layered, Tensor], Tensor]] = {
     "extents from the end": lambda m, x: x.reshape(1, -1, x.shape[-2], x.shape[-1]),
     "remainder": lambda m, x: F.pad(x, (0, -x.shape[3] % 5, 0, (5 - x.shape[2] % 5) % 5)),
     "larger": lambda m, x: F.pad(x, (0, torch.sym_max(x.shape[3], 40) - x.shape[3])),
+    "padded and unshuffled": lambda m, x: F.pixel_unshuffle(F.pad(x, (2, 0, 1, 1)), 2),
+    "max pooling": lambda m, x: F.max_pool2d(x, 2),
+    "mean and sum by functions": lambda m, x: torch.mean(x, dim=(2, 3), keepdim=True) * torch.sum(x, dim=1, keepdim=True),
+    "slices behind an ellipsis": lambda m, x: x[..., 1:3, :5],
+    "slices on both sides of an ellipsis": lambda m, x: x[:, 2:, ..., : x.shape[2]],
     "rows reflected": lambda m, x: x.index_select(2, reflected(x.shape[2], x.shape[2] * 3)),
     "where": lambda m, x: torch.where(x.type_as(m.weight) < 0.1, x, x * 2.0),
     "functions": lambda m, x: torch.tanh(F.silu(x)) + torch.relu(x) * torch.sigmoid(x) + torch.clamp(x, 0.1, 0.2),
@@ -122,6 +131,8 @@ REFUSED: dict[str, Callable[[Layered, Tensor], Tensor]] = {
     "pixel_unshuffle of unknown depth": lambda m, x: F.pixel_unshuffle(x[:, :3], 2),
     "part of a shape": lambda m, x: x.reshape(*[x.shape[1:3][i] for i in (0, 1)], -1),
     "remainder of a tensor": lambda m, x: x % 2,
+    "new axis behind an ellipsis": lambda m, x: x[..., None],
+    "padded max pooling": lambda m, x: F.max_pool2d(x, 3, padding=1),
 }
 
 

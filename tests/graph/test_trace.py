@@ -337,9 +337,9 @@ UNKNOWN_WAYS: dict[str, nn.Module] = {
     "GELU module by tanh": nn.Sequential(nn.GELU(approximate="tanh")),
     "circular padding": Snippet(lambda x: F.pad(x, (1, 1, 1, 1), mode="circular")),
     "padding with ones": Snippet(lambda x: F.pad(x, (1, 1, 1, 1), value=1.0)),
-    "convolution that reflects": nn.Sequential(
-        nn.Conv2d(3, 3, 3, padding=1, padding_mode="reflect")
-    ),
+    "convolution that wraps": nn.Sequential(nn.Conv2d(3, 3, 3, padding=1, padding_mode="circular")),
+    "sum of everything": Snippet(lambda x: torch.sum(x)),
+    "sum in another type": Snippet(lambda x: torch.sum(x, 1, dtype=torch.float64)),
     "bicubic": Snippet(lambda x: F.interpolate(x, scale_factor=2, mode="bicubic")),
     "broken scale": Snippet(lambda x: F.interpolate(x, scale_factor=1.5, mode="nearest")),
     "step in a slice": Snippet(lambda x: x[:, :, ::2]),

@@ -18,9 +18,10 @@ from paragon_export.checkpoints.load import load_checkpoint
 from paragon_export.errors import CheckpointError, PlanError, TraceError, UnsupportedNetworkError
 from paragon_export.graph.simplify import simplify
 from paragon_export.graph.torch_export import export_by_torch
+from paragon_export.graph.trace import trace
 from paragon_export.networks.describe import LoadedNetwork, load_network
 from paragon_export.networks.ops import reflected
-from paragon_export.networks.spandrel import library
+from paragon_export.networks.spandrel import SpandrelArchitecture, forwards, library
 from paragon_export.networks.spandrel.module import PaddedNetwork, ReferenceNetwork
 from paragon_export.networks.spandrel.norms import RowwiseGroupNorm, replace_group_norms
 from paragon_export.parity.reference import build_reference
@@ -34,6 +35,13 @@ from paragon_export.specs.profiles import Profile
 from paragon_export.specs.types import Precision, Size, Tracer
 from paragon_export.testing.foreign import QUICK, REFUSED, SLOW, foreign_checkpoint, foreign_network
 from tests.conftest import RunHere
+from tests.graph.test_trace import run, session
+
+
+@pytest.fixture
+def as_published(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Export the code of networks as it is: PyTorch's TorchScript exporter is wrong for some."""
+    monkeypatch.setattr(forwards, "_substituted", lambda kind: None)
 
 
 def network_of(name: str, folder: Path) -> LoadedNetwork:
@@ -100,6 +108,7 @@ def test_the_file_is_the_same_each_time(tmp_path: Path) -> None:
     assert str(Path(torch.__file__).parent).encode() not in first
 
 
+@pytest.mark.usefixtures("as_published")
 @pytest.mark.slow  # 40 s: PyTorch's dynamo exporter
 def test_a_graph_that_fails_in_the_range_audit_is_not_the_end(tmp_path: Path) -> None:
     """TorchScript's graph of DITN runs at the size of the trace alone."""
@@ -108,16 +117,19 @@ def test_a_graph_that_fails_in_the_range_audit_is_not_the_end(tmp_path: Path) ->
     assert "the graph was made by PyTorch's dynamo exporter" in result.remarks
 
 
+@pytest.mark.usefixtures("as_published")
 @pytest.mark.slow  # 13 s: PyTorch's dynamo exporter
 def test_the_slower_exporter_is_taken_where_the_other_is_wrong(tmp_path: Path) -> None:
     """DySample makes a constant of the size in TorchScript's exporter. The verdict sees it."""
     result = exported(network_of("RealPLKSR with DySample", tmp_path), tmp_path)
     assert result.remarks == (
         "the graph was made by PyTorch's dynamo exporter",
+        "no ONNX lowering for arange (at arange)",
         "the graph of torchscript is not right at every size",
     )
 
 
+@pytest.mark.usefixtures("as_published")
 def test_an_export_that_is_right_at_no_size_is_not_written(tmp_path: Path) -> None:
     network = network_of("RealPLKSR with DySample", tmp_path)
     only = replace(network, spec=replace(network.spec, tracers=(Tracer.TORCHSCRIPT,)))
@@ -126,13 +138,14 @@ def test_an_export_that_is_right_at_no_size_is_not_written(tmp_path: Path) -> No
     assert not (tmp_path / "net.onnx").exists()
 
 
+@pytest.mark.usefixtures("as_published")
 @pytest.mark.slow  # 10 s: PyTorch's dynamo exporter
 @pytest.mark.parametrize("command", [("audit",), ("plan", "--size", "32x32", "--card", "3060")])
 def test_flows_that_do_not_judge_take_the_right_graph(
     command: tuple[str, ...], tmp_path: Path, run_here: RunHere
 ) -> None:
-    """TorchScript's exporter fails for SAFMN; nothing else says so to these commands."""
-    foreign_checkpoint(tmp_path / "net.pth", "SAFMN")
+    """TorchScript's graph of DITN runs at one size; nothing else says so to these commands."""
+    foreign_checkpoint(tmp_path / "net.pth", "DITN")
     name, *options = command
     done = run_here(name, "net.pth", *options)
     assert done.code == 0, done.stderr
@@ -165,6 +178,25 @@ def test_norms_stay_float32_in_half_precision() -> None:
     }
     assert types["ReduceMean"] == types["Sqrt"] == ir.DataType.FLOAT
     assert types["Conv"] == ir.DataType.FLOAT16
+
+
+class Normalized(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return F.normalize(x, dim=1)
+
+
+def test_vectors_of_zeros_have_a_direction_in_half_precision() -> None:
+    """The least length, 1e-12, is 0 in float16, and 0 / 0 is NaN."""
+    ports = (
+        Port("input", ("batch", 3, "height", "width")),
+        Port("output", ("batch", 3, "height", "width")),
+    )
+    graph = simplify(
+        export_by_torch(Normalized().eval(), ports[:1], ports[1:], 20, Tracer.TORCHSCRIPT)
+    )
+    half = to_precision(graph, Precision.FP16, Precision.FP32)
+    pixels = np.zeros((1, 3, 2, 2), np.float32)
+    assert np.array_equal(run(session(half), pixels), pixels)
 
 
 # --- the reference -------------------------------------------------------------------------
@@ -221,6 +253,42 @@ def test_the_frame_computes_what_the_reference_computes(
             assert (padded(image) - module(image)).abs().max() < 1e-12
     finally:
         torch.set_default_dtype(torch.float32)
+
+
+SYMBOLIC = ("SAFMN", "SAFMNBCIE", "FBCNN", "CUGAN 2x", "CUGAN 2x fast", "CUGAN 3x", "CUGAN 4x")
+"""Networks that can be traced symbolically because their code is changed for the export."""
+
+SUBSTITUTED = (*SYMBOLIC, "DITN", "RealPLKSR with DySample", "FDAT with DySample")
+"""Networks whose code is changed for the export, and for it alone."""
+
+
+@pytest.mark.parametrize("name", SUBSTITUTED)
+def test_substituted_code_computes_what_the_reference_computes(name: str, tmp_path: Path) -> None:
+    module = network_of(name, tmp_path).module.double()
+    assert isinstance(module, ReferenceNetwork)
+    padded = module.padded()
+    assert any("forward" in vars(part) for part in padded.modules())
+    assert not any("forward" in vars(part) for part in module.modules())
+    image = torch.rand(
+        2, 3, 33, 38, dtype=torch.float64, generator=torch.Generator().manual_seed(0)
+    )
+    with torch.no_grad():
+        assert (padded(image) - module(image)).abs().max() < 1e-12
+
+
+@pytest.mark.slow  # 5 s each
+@pytest.mark.parametrize("name", ["DITN", "RealPLKSR with DySample", "FDAT with DySample"])
+def test_substituted_code_is_right_by_torchscript(name: str, tmp_path: Path) -> None:
+    network = network_of(name, tmp_path)
+    assert exported(network, tmp_path, tracer=Tracer.TORCHSCRIPT).passed
+
+
+@pytest.mark.parametrize("name", [*SYMBOLIC, "MixDehazeNet"])
+def test_substituted_code_is_traced_symbolically(name: str, tmp_path: Path) -> None:
+    network, architecture = network_of(name, tmp_path), SpandrelArchitecture()
+    inputs, outputs = architecture.ports(network.spec, video=False)
+    graph = trace(architecture.exportable(network.module), inputs, outputs, 20)
+    assert any(node.op_type == "Conv" for node in graph.graph)
 
 
 def test_batches_are_counted_in_whole_numbers() -> None:
@@ -283,7 +351,11 @@ def network_module(name: str) -> ReferenceNetwork:
     none = SimpleNamespace(multiple_of=1, minimum=0, square=False)
     return ReferenceNetwork(
         SimpleNamespace(
-            model=foreign_network(name), _call_fn=lambda m, x: m(x), size_requirements=none, scale=2
+            model=foreign_network(name),
+            _call_fn=lambda m, x: m(x),
+            size_requirements=none,
+            scale=2,
+            architecture=SimpleNamespace(name=name),
         )
     )
 
@@ -316,10 +388,27 @@ def test_inspect_shows_what_spandrel_says(tmp_path: Path, run_here: RunHere) -> 
 def test_known_networks_that_cannot_be_exported_are_refused_by_name(
     name: str, tmp_path: Path
 ) -> None:
+    architecture = name.split(" with ")[0]
     with pytest.raises(
-        UnsupportedNetworkError, match=f"{name}, which spandrel loads, is not exported: it "
+        UnsupportedNetworkError, match=f"{architecture}, which spandrel loads, is not exported: "
     ):
         network_of(name, tmp_path)
+
+
+def test_a_network_that_does_not_run_in_pytorch_is_one_error(tmp_path: Path) -> None:
+    """Some ask for CUDA, others view tensors as their memory does not allow."""
+
+    def call(model: nn.Module, image: torch.Tensor) -> torch.Tensor:
+        raise RuntimeError("first line\nsecond line")
+
+    module = network_of("Compact", tmp_path).module
+    assert isinstance(module, ReferenceNetwork)
+    module.call = call
+    with pytest.raises(
+        UnsupportedNetworkError,
+        match=r"Compact as spandrel.*\[1, 3, 4, 4\]: first line second line",
+    ):
+        module(torch.zeros(1, 3, 4, 4))
 
 
 def test_unknown_networks_are_refused_by_both(tmp_path: Path, run_here: RunHere) -> None:

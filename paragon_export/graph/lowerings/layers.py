@@ -12,17 +12,18 @@ from torch import nn
 from paragon_export.graph.emitter import GELU_OPSET, Emitter, Operand, Weight, cannot_lower
 from paragon_export.graph.lowerings import arithmetic
 from paragon_export.graph.lowerings.reductions import picture_mean
-from paragon_export.graph.lowerings.shapes import Shape, interpolate
+from paragon_export.graph.lowerings.shapes import Shape, interpolate, pad
 from paragon_export.graph.metadata import FLOAT32_MARK, OWN_PRECISION
 
 
 def conv2d(g: Emitter, module: nn.Conv2d, name: str, x: Operand) -> ir.Value:
-    """Emit ``Conv``. Padding must be explicit zeros."""
-    if module.padding_mode != "zeros" or isinstance(module.padding, str):
-        raise cannot_lower(
-            f"{name} with padding mode {module.padding_mode} and padding {module.padding}",
-            "explicit zero padding",
-        )
+    """Emit ``Conv``, behind ``Pad`` if the padding is not zeros. Padding must be in numbers."""
+    if isinstance(module.padding, str):
+        raise cannot_lower(f"{name} with padding {module.padding}", "padding in numbers")
+    pads = [*module.padding, *module.padding]
+    if module.padding_mode != "zeros":
+        x = pad(g, g.tensor(x), module._reversed_padding_repeated_twice, module.padding_mode)
+        pads = [0] * 4
     weights = [Weight(f"{name}.weight", module.weight.detach())]
     if module.bias is not None:
         weights.append(Weight(f"{name}.bias", module.bias.detach()))
@@ -32,7 +33,7 @@ def conv2d(g: Emitter, module: nn.Conv2d, name: str, x: Operand) -> ir.Value:
         *weights,
         kernel_shape=list(module.kernel_size),
         strides=list(module.stride),
-        pads=[*module.padding, *module.padding],
+        pads=pads,
         dilations=list(module.dilation),
         group=module.groups,
     )
@@ -215,16 +216,33 @@ def group_norm(g: Emitter, module: nn.GroupNorm, name: str, x: Any) -> ir.Value:
 
 def max_pool(g: Emitter, module: nn.MaxPool2d, name: str, x: Operand) -> ir.Value:
     """Emit ``MaxPool`` over squares, without padding or dilation."""
-    sizes = module.kernel_size, module.stride
-    if (
-        module.padding
-        or module.dilation != 1
-        or module.ceil_mode
-        or not all(isinstance(size, int) for size in sizes)
-    ):
-        raise cannot_lower(f"{name}: {module}", "square max pooling without padding")
-    kernel, stride = sizes
-    return g.op("MaxPool", x, kernel_shape=[kernel, kernel], strides=[stride, stride])
+    if module.return_indices:
+        raise cannot_lower(f"{name}: {module}", "max pooling without indices")
+    return max_pool_function(
+        g, x, module.kernel_size, module.stride, module.padding, module.dilation, module.ceil_mode
+    )
+
+
+def max_pool_function(
+    g: Emitter,
+    x: Operand,
+    kernel_size: Any,
+    stride: Any = None,
+    padding: Any = 0,
+    dilation: Any = 1,
+    ceil_mode: bool = False,
+    **_: Any,
+) -> ir.Value:
+    """Emit ``MaxPool`` over squares, without padding or dilation."""
+    stride = kernel_size if stride is None else stride
+    plain = not padding and dilation == 1 and not ceil_mode
+    if not plain or not all(isinstance(size, int) for size in (kernel_size, stride)):
+        raise cannot_lower(
+            f"max pooling over {kernel_size} with stride {stride}, padding {padding} and dilation "
+            f"{dilation}",
+            "square max pooling without padding",
+        )
+    return g.op("MaxPool", x, kernel_shape=[kernel_size, kernel_size], strides=[stride, stride])
 
 
 def embedding(g: Emitter, ids: ir.Value, table: Weight, **_: Any) -> ir.Value:

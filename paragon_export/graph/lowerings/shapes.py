@@ -69,19 +69,24 @@ def getitem(g: Emitter, x: Any, index: Any) -> Any:
     if not isinstance(x, ir.Value):
         return x[index]
     index = index if isinstance(index, tuple) else (index,)
-    starts, ends, axes, new_axes = [], [], [], []
+    starts, ends, axes = [], [], []
+    new_axes: list[int] = []
     if len(index) == 1 and isinstance(index[0], int):
         scalar = g.constant(f"int_{index[0]}", np.array(index[0], np.int64))
         return g.op("Gather", x, scalar, axis=0)
+    is_behind = False
     for axis, item in enumerate(index):
-        if item is None:
+        if item is Ellipsis and not new_axes:
+            is_behind = True
+        elif item is None and not is_behind:
             new_axes.append(axis)
         elif not isinstance(item, slice) or item.step not in (None, 1):
             raise cannot_lower(f"index {item!r}", "an integer, slices of step 1 and new axes")
         elif item != slice(None):
             starts.append(item.start or 0)
             ends.append(np.iinfo(np.int64).max if item.stop is None else item.stop)
-            axes.append(axis - len(new_axes))
+            # Behind an ellipsis axes are counted from the end: the rank is unknown.
+            axes.append(axis - len(index if is_behind else new_axes))
     if axes:
         y = g.op("Slice", x, g.ints(starts), g.ints([_int_or_size(e) for e in ends]), g.ints(axes))
         x = mark_int64(y) if is_int64(x) else y
@@ -172,7 +177,10 @@ def pad(
     before, after = [0] * rank, [0] * rank
     for i in range(len(pad) // 2):
         before[rank - 1 - i], after[rank - 1 - i] = pad[2 * i], pad[2 * i + 1]
-    return g.op("Pad", x, g.ints([*before, *after]), mode=_PADS[mode])
+    y = g.op("Pad", x, g.ints([*before, *after]), mode=_PADS[mode])
+    if len(pad) <= 4:
+        g.extents.declare(y, x, axes=(0, 1))
+    return y
 
 
 _PADS = {"constant": "constant", "reflect": "reflect", "replicate": "edge"}

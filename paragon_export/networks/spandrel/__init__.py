@@ -24,6 +24,9 @@ PURPOSES = ("SR", "Restoration")
 RELATIVE = {"DySample"}
 """Layers that compute positions relative to the size of the image. They lose digits as it grows."""
 
+REFUSED_LAYERS = {"LDA_AQU": "PyTorch runs its LDA upsampling for one image at a time only"}
+"""Layers of networks that are not exported, and why."""
+
 LARGEST_REDUCTION = 64
 """How much smaller a map inside a network may be than its input, in height and width."""
 
@@ -43,6 +46,8 @@ class SpandrelArchitecture:
         descriptor = library.describe(found, checkpoint)
         if descriptor.purpose not in PURPOSES:
             _check_supported(checkpoint, found.name, f"it is made for {descriptor.purpose}")
+        for kind in _kinds(descriptor.model) & set(REFUSED_LAYERS):
+            _check_supported(checkpoint, found.name, REFUSED_LAYERS[kind])
         return NetworkSpec(
             architecture=found.name,
             generation=self.name,
@@ -55,7 +60,7 @@ class SpandrelArchitecture:
             options={},
             structure={"traits": traits},
             excerpt_step=_excerpt_step(descriptor, traits),
-            notes=_notes(found, descriptor, options),
+            notes=_notes(found, descriptor, options, traits.note),
             tracers=(Tracer.SYMBOLIC, Tracer.TORCHSCRIPT, Tracer.DYNAMO),
         )
 
@@ -88,10 +93,14 @@ class SpandrelArchitecture:
 def _excerpt_step(descriptor: Any, traits: Traits) -> int:
     """Return the step of parts of a picture (see ``NetworkSpec``): networks may halve it six times."""
     requirements = descriptor.size_requirements
-    kinds = {type(part).__name__ for part in descriptor.model.modules()}
-    if requirements.square or kinds & RELATIVE:
+    if requirements.square or _kinds(descriptor.model) & RELATIVE:
         return 0
     return math.lcm(requirements.multiple_of, traits.window, LARGEST_REDUCTION)
+
+
+def _kinds(model: nn.Module) -> set[str]:
+    """Return the names of the classes of a network's layers."""
+    return {type(part).__name__ for part in model.modules()}
 
 
 def _check_supported(checkpoint: Checkpoint, name: str, reason: str) -> None:
@@ -106,7 +115,7 @@ def _check_supported(checkpoint: Checkpoint, name: str, reason: str) -> None:
         )
 
 
-def _notes(found: Any, descriptor: Any, options: NetworkOptions) -> tuple[str, ...]:
+def _notes(found: Any, descriptor: Any, options: NetworkOptions, note: str) -> tuple[str, ...]:
     version = importlib.metadata.version("spandrel")
     notes = [f"{found.name} is loaded by spandrel {version}"]
     if type(found).__module__.startswith(library.EXTRA):
@@ -115,6 +124,8 @@ def _notes(found: Any, descriptor: Any, options: NetworkOptions) -> tuple[str, .
         )
     if not descriptor.supports_half:
         notes.append(f"spandrel says that {found.name} does not support float16")
+    if note:
+        notes.append(f"{found.name}: {note}")
     unused = sorted(options.flags)
     if unused:
         notes.append(f"{', '.join(unused)} has no effect on {found.name}")

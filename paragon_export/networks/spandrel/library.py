@@ -54,10 +54,12 @@ def library() -> ModuleType:
             pass
         else:
             extra.install(ignore_duplicates=True)
+    from paragon_export.networks.spandrel.forwards import run_without_cuda
     from paragon_export.networks.spandrel.patches import patch_batches, patch_padding
 
     patch_batches(("spandrel.", f"{EXTRA}."))
     patch_padding(("spandrel.", f"{EXTRA}."))
+    run_without_cuda()
     return spandrel
 
 

@@ -11,7 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from paragon_export.errors import UnsupportedNetworkError, is_memory_error
 from paragon_export.networks.ops import reflected
+from paragon_export.networks.spandrel.forwards import substitute_forwards
 from paragon_export.networks.spandrel.norms import replace_group_norms
 from paragon_export.networks.spandrel.patches import merge_once
 
@@ -30,14 +32,28 @@ class ReferenceNetwork(nn.Module):
         self.call: Call = descriptor._call_fn
         self.requirements = descriptor.size_requirements
         self.scale = int(descriptor.scale)
+        self.name = str(descriptor.architecture.name)
 
     def forward(self, image: Tensor) -> Tensor:
-        """Map an image (N, C, H, W) in [0, 1] to (N, C, s*H, s*W) with the upscaling factor s."""
+        """Map an image (N, C, H, W) in [0, 1] to (N, C, s*H, s*W) with the upscaling factor s.
+
+        Raises:
+            UnsupportedNetworkError: If the network cannot be run.
+        """
         height, width = image.shape[-2:]
         pad = importlib.import_module("spandrel.__helpers.size_req").pad_tensor
-        with _default_dtype(image.dtype):
-            # Cloned, because RCAN writes into its input.
-            output = self.call(self.model, pad(image, self.requirements)[1].clone())
+        try:
+            with _default_dtype(image.dtype):
+                # Cloned, because RCAN writes into its input.
+                output = self.call(self.model, pad(image, self.requirements)[1].clone())
+        except RuntimeError as error:
+            if is_memory_error(error):
+                raise
+            reason = " ".join(str(error).split())[:200]
+            raise UnsupportedNetworkError(
+                f"{self.name} as spandrel builds it cannot be run in PyTorch on images "
+                f"{list(image.shape)}: {reason}"
+            ) from error
         return output[..., : height * self.scale, : width * self.scale]
 
     def padded(self) -> PaddedNetwork:
@@ -60,6 +76,7 @@ class PaddedNetwork(nn.Module):
         self.square = requirements.square
         merge_once(self.model)
         replace_group_norms(self.model)
+        substitute_forwards(self.model)
 
     def forward(self, image: Tensor) -> Tensor:
         """As ``ReferenceNetwork.forward``."""

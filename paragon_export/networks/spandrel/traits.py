@@ -16,6 +16,8 @@ class Traits:
     """Whether one run takes several images."""
     refused: str = ""
     """Why it is not exported; empty if it is."""
+    note: str = ""
+    """What spandrel does otherwise than the exported file; empty if it does nothing so."""
 
 
 _WINDOWS_8 = Traits(window=8)
@@ -42,6 +44,22 @@ TRAITS: Mapping[str, Traits] = {
     "RGT": Traits(refused="the number of its recursions depends on the image size"),
     "ATD": Traits(
         refused="it sorts tokens by category, which exporters cannot express for every size"
+    ),
+    "IPT": Traits(
+        refused="it cuts the image into patches in a loop whose length depends on the image size"
+    ),
+    "HVICIDNet": Traits(
+        refused="it assigns colors by masks, which exporters cannot express for every size"
+    ),
+    "FFTformer": Traits(
+        refused="it computes Fourier transforms in float32 where float64 is asked for"
+    ),
+    "Uformer": Traits(
+        refused="it computes the side of an image from its number of pixels, and exporters make a "
+        "constant of that"
+    ),
+    "RetinexFormer": Traits(
+        note="from 3000 rows or columns on spandrel runs it on halves of the image; the file does not"
     ),
     "AuraSR": Traits(refused="it draws noise in every run"),
 }
