@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import onnx_ir as ir
 
 from paragon_export.engines.manifest import EngineFile, read_engine
 from paragon_export.engines.open import open_engine
-from paragon_export.errors import PlanError
+from paragon_export.errors import PlanError, RunError
 from paragon_export.graph.inspection import FLOAT_TYPES
 from paragon_export.graph.onnx_io import OnnxFile, check_types, is_onnx, read_onnx_file
 from paragon_export.inputs.glyph_probes import GLYPHS
@@ -56,6 +57,10 @@ class OpenedArtifact:
     candidate: Candidate
     profile: Profile | BatchProfile | None = None
     """The range of sizes or batches that an engine accepts; None for ONNX files."""
+    multiple: int = 1
+    """Of which height and width must be multiples; see ``leaving_padding``."""
+    least: int = 1
+    """Least height and width if ``multiple`` is above 1."""
 
     @property
     def static(self) -> Size | None:
@@ -66,7 +71,7 @@ class OpenedArtifact:
     def fixed(self) -> FixedExtents:
         """The extents that it fixes, and the largest batch of an engine."""
         if isinstance(self.artifact, OnnxFile):
-            return self.artifact.fixed
+            return replace(self.artifact.fixed, multiple=self.multiple, least=self.least)
         batch = self.profile.batch if isinstance(self.profile, Profile) else None
         return FixedExtents(batch=batch)
 
@@ -137,6 +142,42 @@ class OpenedArtifact:
                 f"has {option.value} (from the {option.source}){advice if name in FLAGS else ''}"
             )
         return notes
+
+
+def leaving_padding(opened: OpenedArtifact, spec: NetworkSpec) -> OpenedArtifact:
+    """Find out whether a file of others leaves padding to its caller.
+
+    It does if it fails to run at a size that is no multiple of 2 and runs at multiples of some divisor
+    of ``Padding.step``, to which the network itself is padded. A file that runs and gives a wrong image is not excused, nor is a
+    file of this tool.
+
+    Returns:
+        The artifact with the least such multiple, or unchanged.
+    """
+    file = opened.artifact
+    if not isinstance(file, OnnxFile) or file.is_ours or file.static:
+        return opened
+    step = spec.padding.step
+    if step == 1 or _runs(opened, spec, Size(step + 1, 2 * step + 1)):
+        return opened
+    for multiple in range(spec.padding.multiple, step + 1, spec.padding.multiple):
+        if multiple == 1 or step % multiple:
+            continue
+        size = Size(step + multiple, 2 * step + multiple)
+        if _runs(opened, spec, size):
+            return replace(opened, multiple=multiple, least=spec.padding.least)
+    return opened
+
+
+def _runs(opened: OpenedArtifact, spec: NetworkSpec, size: Size) -> bool:
+    """Return whether a candidate runs at a size, whatever it computes."""
+    size = opened.fixed.at(size)
+    shape = opened.fixed.batch or 1, spec.in_channels, size.height, size.width
+    try:
+        opened.candidate.runner.infer({"input": np.full(shape, 0.5, np.float32)})
+    except RunError:
+        return False
+    return True
 
 
 def is_engine(path: Path) -> bool:

@@ -20,6 +20,7 @@ from paragon_export.parity.acceptance import conversion_criteria
 from paragon_export.parity.candidates import (
     Artifact,
     OpenedArtifact,
+    leaving_padding,
     open_candidate,
     open_onnx,
     read_artifact,
@@ -150,6 +151,7 @@ def judge(
     for artifact in artifacts:
         for backend in plan.backends[: 1 if isinstance(artifact, EngineFile) else None]:
             opened = open_candidate(artifact, reference.inputs, reference.outputs, backend)
+            opened = leaving_padding(opened, reference.spec)
             reports.append(_judge_one(reference, truths, opened, plan, possible))
     return ParityReport(
         rows=tuple(row for report in reports for row in report.rows),
@@ -220,7 +222,7 @@ def _probes(reference: TorchReference, opened: OpenedArtifact, plan: ParityPlan)
         return glyph_probes(reference.inputs[0], opened.largest_batch)
     for size in plan.sizes if opened.static is None else ():
         opened.fixed.check(size)
-    if plan.images and opened.fixed.at(Size(1, 1)) != Size(1, 1):
+    if plan.images and (opened.fixed.height or opened.fixed.width):
         raise PlanError(f"--images is for models of any size; the model is fixed to {opened.fixed}")
     probes = choose_probes(
         spec,

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any, Literal
 
+from paragon_export.specs.ports import Padding
 from paragon_export.specs.types import Tracer
 
 Source = Literal["tensors", "flag", "config", "metadata", "default"]
@@ -153,6 +154,8 @@ class NetworkSpec:
     excerpt_step: int = 1
     """Parts of a picture that begin at a multiple of this many pixels give the same output as the
     picture, away from their edges. 0: no part does, because pixels depend on all others."""
+    padding: Padding = field(default_factory=Padding)
+    """What files of others may leave to their caller."""
     tracers: tuple[Tracer, ...] = (Tracer.SYMBOLIC,)
     """Ways to make its graph, in the order in which they are tried."""
     notes: tuple[str, ...] = ()

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
+import inspect
 import sys
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 import pytest
 import torch
@@ -15,7 +18,14 @@ from torch import nn
 from torch.nn import functional as F
 
 from paragon_export.checkpoints.load import load_checkpoint
-from paragon_export.errors import CheckpointError, PlanError, TraceError, UnsupportedNetworkError
+from paragon_export.errors import (
+    CheckpointError,
+    PlanError,
+    RunError,
+    TraceError,
+    UnsupportedNetworkError,
+)
+from paragon_export.graph.onnx_io import read_onnx_file
 from paragon_export.graph.simplify import simplify
 from paragon_export.graph.torch_export import export_by_torch
 from paragon_export.graph.trace import trace
@@ -24,6 +34,8 @@ from paragon_export.networks.ops import reflected
 from paragon_export.networks.spandrel import SpandrelArchitecture, forwards, library
 from paragon_export.networks.spandrel.module import PaddedNetwork, ReferenceNetwork
 from paragon_export.networks.spandrel.norms import RowwiseGroupNorm, replace_group_norms
+from paragon_export.parity.candidates import leaving_padding, open_onnx
+from paragon_export.parity.check import check_parity
 from paragon_export.parity.reference import build_reference
 from paragon_export.pipeline.build import build_engine
 from paragon_export.pipeline.export import export_onnx, make_onnx
@@ -469,3 +481,107 @@ def test_the_stand_in_for_torchvision_is_gone() -> None:
     library.library()
     found = sys.modules.get("torchvision")
     assert found is None or found.__spec__ is not None
+
+
+# --- files of others that leave padding to their caller ------------------------------------
+
+
+def without_padding(name: str, folder: Path, **changes: object) -> tuple[Path, Path]:
+    """Write a checkpoint, and the file that others make of it: one image, no padding."""
+    network = network_of(name, folder)
+    module = copy.deepcopy(network.module).model
+    for path, value in changes.items():
+        module.get_parameter(path.replace("__", ".")).data.mul_(value)
+    traced = folder / "theirs.onnx"
+    torch.onnx.export(
+        module, (torch.rand(1, 3, 64, 96),), traced, dynamo=False, opset_version=17,
+        input_names=["x"], output_names=["y"], dynamic_axes={"x": {2: "h", 3: "w"}},
+    )  # fmt: skip
+    return network.checkpoint.path, traced
+
+
+@pytest.fixture
+def unpatched_padding(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give spandrel its own padding, whose branch TorchScript's exporter makes a constant."""
+    library.library()
+    own = importlib.import_module("spandrel.architectures.__arch_helpers.padding")
+    rrdb = importlib.import_module("spandrel.architectures.ESRGAN.__arch.RRDB")
+    monkeypatch.setattr(
+        rrdb, "pad_to_multiple", inspect.getclosurevars(own.pad_to_multiple).nonlocals["original"]
+    )
+
+
+@pytest.mark.usefixtures("unpatched_padding")
+def test_files_that_leave_padding_to_their_caller_are_judged_at_multiples(tmp_path: Path) -> None:
+    """ESRGAN x2 runs at multiples of 2, and spandrel pads to multiples of 4."""
+    report = check_parity(*paired(without_padding("ESRGAN x2", tmp_path)), at=())
+    assert report.passed
+    assert {(row.size.height % 4, row.size.width % 4) for row in report.rows} == {(0, 0)}
+    assert any("multiples of 4; it is judged there only" in note for note in report.notes)
+
+
+@pytest.mark.usefixtures("unpatched_padding")
+def test_files_without_padding_are_judged_all_the_same(tmp_path: Path) -> None:
+    wrong = without_padding("ESRGAN x2", tmp_path, model__0__bias=1.5)
+    assert not check_parity(*paired(wrong), at=()).passed
+
+
+@pytest.mark.usefixtures("unpatched_padding")
+def test_own_files_must_take_every_size(tmp_path: Path) -> None:
+    """Files that say that they are of this tool are not excused."""
+    checkpoint, file = without_padding("ESRGAN x2", tmp_path)
+    model = onnx.load(file)
+    onnx.helper.set_model_props(model, {"tool": "paragon-export 0.1.0"})
+    onnx.save(model, file)
+    assert not check_parity(checkpoint, [file], at=()).passed
+
+
+class TakesMultiples:
+    """A runner that fails at sizes that are no multiples."""
+
+    name = "stub"
+
+    def __init__(self, multiple: int) -> None:
+        self.multiple = multiple
+
+    def infer(self, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        if any(extent % self.multiple for extent in feeds["input"].shape[2:]):
+            raise RunError("cannot reshape")
+        return {"output": feeds["input"]}
+
+
+@pytest.mark.parametrize(
+    ("name", "takes", "found"),
+    [
+        ("ESRGAN x2", 1, 1),
+        ("ESRGAN x2", 2, 4),  # spandrel pads to multiples of 4
+        ("ESRGAN x2", 8, 8),
+        ("ESRGAN x2", 5, 1),  # 64 is no multiple of it
+        ("ESRGAN x2", 10**6, 1),
+        ("Compact", 16, 16),
+    ],
+)
+def test_the_least_multiple_is_found(name: str, takes: int, found: int, tmp_path: Path) -> None:
+    network = network_of(name, tmp_path)
+    path = tmp_path / "any.onnx"
+    copied = [
+        onnx.helper.make_tensor_value_info(port, onnx.TensorProto.FLOAT, [1, 3, "h", "w"])
+        for port in ("x", "y")
+    ]
+    nodes = [onnx.helper.make_node("Identity", ["x"], ["y"])]
+    graph = onnx.helper.make_graph(nodes, "g", copied[:1], copied[1:])
+    onnx.save(
+        onnx.helper.make_model(
+            graph, ir_version=9, opset_imports=[onnx.helper.make_opsetid("", 17)]
+        ),
+        path,
+    )
+    opened = open_onnx(read_onnx_file(path), build_reference(network).outputs)
+    stub = replace(opened.candidate, runner=TakesMultiples(takes))
+    judged = leaving_padding(replace(opened, candidate=stub), network.spec)
+    assert judged.multiple == found
+
+
+def paired(files: tuple[Path, Path]) -> tuple[Path, list[Path]]:
+    checkpoint, file = files
+    return checkpoint, [file]

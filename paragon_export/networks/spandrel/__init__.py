@@ -12,6 +12,7 @@ from paragon_export.networks.spandrel import library
 from paragon_export.networks.spandrel.traits import Traits, traits_of
 from paragon_export.specs.network import NetworkSpec, Port
 from paragon_export.specs.plans import NetworkOptions
+from paragon_export.specs.ports import Padding
 from paragon_export.specs.types import Tracer
 
 if TYPE_CHECKING:
@@ -60,6 +61,11 @@ class SpandrelArchitecture:
             options={},
             structure={"traits": traits},
             excerpt_step=_excerpt_step(descriptor, traits),
+            padding=Padding(
+                multiple=descriptor.size_requirements.multiple_of,
+                least=max(descriptor.size_requirements.minimum, 1),
+                step=_reduction(descriptor, traits),
+            ),
             notes=_notes(found, descriptor, options, traits.note),
             tracers=(Tracer.SYMBOLIC, Tracer.TORCHSCRIPT, Tracer.DYNAMO),
         )
@@ -95,7 +101,13 @@ def _excerpt_step(descriptor: Any, traits: Traits) -> int:
     requirements = descriptor.size_requirements
     if requirements.square or _kinds(descriptor.model) & RELATIVE:
         return 0
-    return math.lcm(requirements.multiple_of, traits.window, LARGEST_REDUCTION)
+    return _reduction(descriptor, traits)
+
+
+def _reduction(descriptor: Any, traits: Traits) -> int:
+    """Return a multiple of all sides of windows and of all factors by which maps are reduced."""
+    multiple: int = descriptor.size_requirements.multiple_of
+    return math.lcm(multiple, max(traits.window, 1), LARGEST_REDUCTION)
 
 
 def _kinds(model: nn.Module) -> set[str]:
