@@ -25,7 +25,7 @@ from paragon_export.networks.layers import (
 from paragon_export.networks.ops import PRIMITIVES
 from paragon_export.networks.spandrel.norms import RowwiseGroupNorm
 from paragon_export.networks.windowed_attention import MaskedAttention
-from paragon_export.rewrite.in_place import StandIn, settle_changes_in_place
+from paragon_export.rewrite.in_place import RecordingProxy, functionalize
 
 LEAVES = (
     LayerScale, RMSNorm, WindowAttention, ChannelAttention, TokenAttention, MaskedAttention,
@@ -48,14 +48,14 @@ class _Tracer(fx.Tracer):
         return isinstance(m, self.leaves) or super().is_leaf_module(m, module_qualified_name)
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
-        return StandIn(node, self)
+        return RecordingProxy(node, self)
 
 
 def record(module: nn.Module, leaves: tuple[type[nn.Module], ...] = ()) -> fx.Graph:
     """Trace a module symbolically: return its calls in order. Sizes are unknown during the trace.
 
     Args:
-        module: Its code runs once, with stand-ins for its inputs.
+        module: Its code runs once, with proxies for its inputs.
         leaves: Layers to record as one call, besides those of PyTorch.
 
     Raises:
@@ -69,7 +69,7 @@ def record(module: nn.Module, leaves: tuple[type[nn.Module], ...] = ()) -> fx.Gr
             f"the network branches on a value known only at run time: {error}; express the branch "
             "with tensor operations such as torch.where"
         ) from error
-    except Exception as error:  # code of others meets stand-ins that it was not written for
+    except Exception as error:  # code of others meets proxies that it was not written for
         raise TraceError(
             f"the network cannot be traced symbolically: {type(error).__name__}: {error}"
         ) from error
@@ -79,7 +79,7 @@ def record(module: nn.Module, leaves: tuple[type[nn.Module], ...] = ()) -> fx.Gr
                 if isinstance(value, fx.Proxy):  # SPAN keeps one
                     del vars(part)[name]
                     vars(part).update({name: attributes[name]} if name in attributes else {})
-    settle_changes_in_place(graph, module)
+    functionalize(graph, module)
     return graph
 
 

@@ -34,8 +34,8 @@ AUGMENTED = {
 """Operators that change their first operand, and those that return a new value."""
 
 
-class StandIn(fx.Proxy):
-    """What stands for a value during a trace. It records changes in place as calls."""
+class RecordingProxy(fx.Proxy):
+    """A proxy that records changes in place as calls."""
 
     def __setitem__(self, index: Any, value: Any) -> None:
         self.tracer.create_proxy("call_function", with_part, (self, index, value), {})
@@ -53,7 +53,7 @@ class StandIn(fx.Proxy):
         return self.tracer.create_proxy("call_function", operator.itruediv, (self, other), {})
 
 
-def settle_changes_in_place(graph: fx.Graph, module: nn.Module) -> None:
+def functionalize(graph: fx.Graph, module: nn.Module) -> None:
     """Let calls that come after a change in place read its result.
 
     Raises:

@@ -167,7 +167,7 @@ def test_attributes_that_a_trace_changes_are_restored() -> None:
     assert torch.equal(network(image), image - mean)
 
 
-def test_code_that_stand_ins_do_not_suit_is_one_error() -> None:
+def test_code_that_proxies_do_not_suit_is_one_error() -> None:
     def fails(x: Tensor) -> Tensor:
         return {}[x]  # type: ignore[index]
 

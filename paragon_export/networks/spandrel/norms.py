@@ -23,7 +23,7 @@ class RowwiseGroupNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, C, H, W), or (N, C, ...) as PyTorch does, to the same shape."""
-        # The stand-in of a trace has no rank: there all are maps.
+        # The proxy of a trace has no rank: there all are maps.
         if not isinstance(x, fx.Proxy) and x.dim() != 4:
             return functional.group_norm(x, self.groups, self.weight, self.bias, self.eps)
         shape, given, x = x.shape, x, widen(x)
