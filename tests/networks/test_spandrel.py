@@ -6,8 +6,10 @@ import copy
 import importlib
 import inspect
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -270,11 +272,20 @@ def test_the_frame_computes_what_the_reference_computes(
 SYMBOLIC = ("SAFMN", "SAFMNBCIE", "FBCNN", "CUGAN 2x", "CUGAN 2x fast", "CUGAN 3x", "CUGAN 4x")
 """Networks that can be traced symbolically because their code is changed for the export."""
 
+LARGE = ("FBCNN", "CUGAN 2x fast", "CUGAN 3x")
+"""Those of them that have no small form, and whose kinds others show."""
+
+
+def marked(names: Sequence[str]) -> list[Any]:
+    """Put the large networks behind ``slow``."""
+    return [pytest.param(n, marks=pytest.mark.slow) if n in LARGE else n for n in names]
+
+
 SUBSTITUTED = (*SYMBOLIC, "DITN", "RealPLKSR with DySample", "FDAT with DySample")
 """Networks whose code is changed for the export, and for it alone."""
 
 
-@pytest.mark.parametrize("name", SUBSTITUTED)
+@pytest.mark.parametrize("name", marked(SUBSTITUTED))
 def test_substituted_code_computes_what_the_reference_computes(name: str, tmp_path: Path) -> None:
     module = network_of(name, tmp_path).module.double()
     assert isinstance(module, ReferenceNetwork)
@@ -295,7 +306,7 @@ def test_substituted_code_is_right_by_torchscript(name: str, tmp_path: Path) -> 
     assert exported(network, tmp_path, tracer=Tracer.TORCHSCRIPT).passed
 
 
-@pytest.mark.parametrize("name", [*SYMBOLIC, "MixDehazeNet"])
+@pytest.mark.parametrize("name", marked([*SYMBOLIC, "MixDehazeNet"]))
 def test_substituted_code_is_traced_symbolically(name: str, tmp_path: Path) -> None:
     network, architecture = network_of(name, tmp_path), SpandrelArchitecture()
     inputs, outputs = architecture.ports(network.spec, video=False)
