@@ -273,7 +273,7 @@ SYMBOLIC = ("SAFMN", "SAFMNBCIE", "FBCNN", "CUGAN 2x", "CUGAN 2x fast", "CUGAN 3
 """Networks that can be traced symbolically because their code is changed for the export."""
 
 LARGE = ("FBCNN", "CUGAN 2x fast", "CUGAN 3x")
-"""Those of them that have no small form, and whose kinds others show."""
+"""Those of them that have no small form: over a second each."""
 
 
 def marked(names: Sequence[str]) -> list[Any]:
