@@ -71,19 +71,21 @@ def set_edges(x: Tensor, edges: Tensor, dim: int) -> Tensor:
     return x.index_copy(dim, index, edges)
 
 
-def reflected(extent: Any, padded: Any) -> Tensor:
-    """Return which row or column of an image stands at each place of the image padded behind it.
+def reflected(x: Tensor, dim: int, padded: Any) -> Tensor:
+    """Return which row or column of a map stands at each place of the map padded behind it.
 
-    Rows are reflected up to ``extent - 1`` of them; beyond, the first row is repeated.
+    Of ``n`` rows ``n - 1`` are reflected; beyond, the first row is repeated.
 
     Args:
-        extent: Rows of the image.
-        padded: Rows of the padded image, not fewer.
+        x: (N, C, H, W).
+        dim: 2 for rows, 3 for columns.
+        padded: Rows of the padded map, not fewer than of ``x``.
 
     Returns:
-        (padded), int64.
+        (padded), int64, on the device of ``x``.
     """
-    places = torch.arange(padded)
+    extent = x.shape[dim]
+    places = torch.arange(padded, device=x.device)
     return torch.where(places < extent, places, (2 * (extent - 1) - places).clamp(min=0))
 
 

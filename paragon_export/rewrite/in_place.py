@@ -10,14 +10,16 @@ import inspect
 import operator
 from typing import Any
 
+import torch
 from torch import fx, nn
 
 from paragon_export.errors import TraceError
 from paragon_export.networks.ops import with_part
 
 VIEWS = {
-    "chunk", "contiguous", "expand", "flatten", "getitem", "permute", "reshape", "split", "squeeze",
-    "transpose", "unbind", "unsqueeze", "view",
+    "chunk", "contiguous", "detach", "expand", "flatten", "float", "getitem", "narrow", "permute",
+    "reshape", "select", "split", "squeeze", "swapaxes", "to", "transpose", "type_as", "unbind",
+    "unflatten", "unsqueeze", "view",
 }  # fmt: skip
 """Calls whose result may share memory with their argument."""
 
@@ -32,6 +34,13 @@ AUGMENTED = {
     operator.itruediv: operator.truediv,
 }
 """Operators that change their first operand, and those that return a new value."""
+
+
+EXTENT_CALLS = {
+    operator.getitem, operator.add, operator.sub, operator.mul, operator.floordiv, operator.mod,
+    operator.neg, torch.sym_max,
+}  # fmt: skip
+"""Calls that make a number of numbers."""
 
 
 class RecordingProxy(fx.Proxy):
@@ -89,7 +98,7 @@ def _is_extent(node: Any) -> bool:
         return False
     if node.target is getattr:
         return node.args[1] == "shape"
-    return all(map(_is_extent, node.args))
+    return node.target in EXTENT_CALLS and all(map(_is_extent, node.args))
 
 
 def _changes_argument(node: Any, module: nn.Module) -> bool:
@@ -136,4 +145,6 @@ def _is_view(node: Any, module: nn.Module) -> bool:
     if node.op == "call_module":
         return isinstance(module.get_submodule(node.target), SHARING_MODULES)
     name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+    if node.target is getattr:
+        return node.args[1] in ("data", "T", "mT")
     return node.op in ("call_function", "call_method") and name in VIEWS

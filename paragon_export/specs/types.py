@@ -63,7 +63,7 @@ class Tracer(StrEnum):
     def described(self) -> str:
         """Name in messages."""
         own = self is Tracer.SYMBOLIC
-        return "the own symbolic tracer" if own else f"PyTorch's {self.value} exporter"
+        return "this tool's own tracer" if own else f"PyTorch's {self.value} exporter"
 
 
 class OnnxBackend(StrEnum):

@@ -87,7 +87,7 @@ CALLS: dict[str, Callable[[Layered, Tensor], Tensor]] = {
     "mean and sum by functions": lambda m, x: torch.mean(x, dim=(2, 3), keepdim=True) * torch.sum(x, dim=1, keepdim=True),
     "slices behind an ellipsis": lambda m, x: x[..., 1:3, :5],
     "slices on both sides of an ellipsis": lambda m, x: x[:, 2:, ..., : x.shape[2]],
-    "rows reflected": lambda m, x: x.index_select(2, reflected(x.shape[2], x.shape[2] * 3)),
+    "rows reflected": lambda m, x: x.index_select(2, reflected(x, 2, x.shape[2] * 3)),
     "where": lambda m, x: torch.where(x.type_as(m.weight) < 0.1, x, x * 2.0),
     "functions": lambda m, x: torch.tanh(F.silu(x)) + torch.relu(x) * torch.sigmoid(x) + torch.clamp(x, 0.1, 0.2),
     "methods": lambda m, x: x.contiguous().clone().sigmoid() + torch.add(x, -x) + torch.mul(x, x),

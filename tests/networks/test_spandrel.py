@@ -250,7 +250,24 @@ def test_rows_are_reflected_then_repeated(extent: int, padded: int) -> None:
     whole = min(padded - extent, extent - 1)
     expected = F.pad(image, (0, 0, 0, whole), "reflect")
     expected = F.pad(expected, (0, 0, 0, padded - extent - whole), "replicate")
-    assert torch.equal(image.index_select(-2, reflected(extent, padded)), expected)
+    assert torch.equal(image.index_select(2, reflected(image, 2, padded)), expected)
+
+
+def test_indices_lie_where_the_image_does() -> None:
+    """The reference pads with them too, and may run on a GPU."""
+    image = torch.empty(1, 3, 5, 6, device="meta")
+    assert reflected(image, 2, 8).device == image.device
+
+
+@pytest.mark.parametrize("mode", ["reflect", "replicate"])
+@pytest.mark.parametrize("size", [(8, 8), (9, 13), (5, 4)])
+def test_padding_without_a_branch_is_that_of_spandrel(mode: str, size: tuple[int, int]) -> None:
+    library.library()
+    helpers = importlib.import_module("spandrel.architectures.__arch_helpers.padding")
+    patched = helpers.pad_to_multiple
+    original = inspect.getclosurevars(patched).nonlocals["original"]
+    image = torch.rand(2, 3, *size)
+    assert torch.equal(patched(image, 4, mode=mode), original(image, 4, mode=mode))
 
 
 @pytest.mark.parametrize("size", [(1, 1), (3, 40), (16, 16), (17, 8), (33, 21)])

@@ -72,7 +72,16 @@ def counted_by_method(x: Tensor) -> Tensor:
     return F.pad(x, (0, 0, before, height))
 
 
+def changed_from_zeros(x: Tensor) -> Tensor:
+    """Made of sizes alone, and a tensor all the same."""
+    y = torch.zeros(x.shape[3])
+    same = y
+    y += 1.0
+    return x + y + same
+
+
 FUNCTIONS = [
+    changed_from_zeros,
     changed_by_relu,
     changed_by_position,
     changed_by_method,
@@ -132,6 +141,21 @@ def changed_view(x: Tensor) -> Tensor:
     return y
 
 
+def data_of_changed(x: Tensor) -> Tensor:
+    y = x - 0.5
+    part = y.data
+    before = part + 1.0
+    y += 1.0
+    return part + before
+
+
+def same_type(x: Tensor) -> Tensor:
+    y = x - 0.5
+    same = y.type_as(x)
+    y += 1.0
+    return same + 1.0
+
+
 def view_of_view(x: Tensor) -> Tensor:
     y = x - 0.5
     first, second = y[:, :1], y[:, 1:].permute(0, 1, 3, 2)
@@ -139,7 +163,9 @@ def view_of_view(x: Tensor) -> Tensor:
     return first + 1.0
 
 
-@pytest.mark.parametrize("function", [view_of_changed, changed_view, view_of_view])
+@pytest.mark.parametrize(
+    "function", [view_of_changed, changed_view, view_of_view, data_of_changed, same_type]
+)
 def test_reading_a_part_of_what_was_changed_is_refused(
     function: Callable[[Tensor], Tensor],
 ) -> None:

@@ -157,10 +157,10 @@ def numbers(g: Emitter, first: int, count: Size | int) -> ir.Value:
     return g.op("Range", start, end, step)
 
 
-def reflected(g: Emitter, extent: Size | int, padded: Size | int) -> ir.Value:
-    """Emit the row of an image at each place behind it, as an int64 vector."""
+def reflected(g: Emitter, x: ir.Value, dim: int, padded: Size | int) -> ir.Value:
+    """Emit the row or column of a map at each place of the padded map, as an int64 vector."""
     places = mark_int64(numbers(g, 0, padded))
-    count = as_ints(g, extent)
+    count = as_ints(g, g.extent(x, dim))
     last = g.op("Sub", count, g.ints([1]))
     back = g.op("Max", g.op("Sub", g.op("Add", last, last), places), g.ints([0]))
     index = mark_int64(g.op("Where", g.op("Less", places, count), places, back))

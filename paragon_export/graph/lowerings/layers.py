@@ -24,19 +24,24 @@ def conv2d(g: Emitter, module: nn.Conv2d, name: str, x: Operand) -> ir.Value:
     if module.padding_mode != "zeros":
         x = pad(g, g.tensor(x), module._reversed_padding_repeated_twice, module.padding_mode)
         pads = [0] * 4
-    weights = [Weight(f"{name}.weight", module.weight.detach())]
-    if module.bias is not None:
-        weights.append(Weight(f"{name}.bias", module.bias.detach()))
     return g.op(
         "Conv",
         x,
-        *weights,
+        *_weights(module, name),
         kernel_shape=list(module.kernel_size),
         strides=list(module.stride),
         pads=pads,
         dilations=list(module.dilation),
         group=module.groups,
     )
+
+
+def _weights(module: nn.Conv2d | nn.ConvTranspose2d, name: str) -> list[Weight]:
+    """Return the kernel and, if there is one, the bias."""
+    weights = [Weight(f"{name}.weight", module.weight.detach())]
+    if module.bias is not None:
+        weights.append(Weight(f"{name}.bias", module.bias.detach()))
+    return weights
 
 
 def linear(g: Emitter, module: nn.Linear, name: str, x: Operand) -> ir.Value:
@@ -84,13 +89,10 @@ def conv_transpose2d(g: Emitter, module: nn.ConvTranspose2d, name: str, x: Opera
     """Emit ``ConvTranspose``."""
     if isinstance(module.padding, str):
         raise cannot_lower(f"{name} with padding {module.padding}", "padding in numbers")
-    weights = [Weight(f"{name}.weight", module.weight.detach())]
-    if module.bias is not None:
-        weights.append(Weight(f"{name}.bias", module.bias.detach()))
     return g.op(
         "ConvTranspose",
         x,
-        *weights,
+        *_weights(module, name),
         kernel_shape=list(module.kernel_size),
         strides=list(module.stride),
         pads=[*module.padding, *module.padding],

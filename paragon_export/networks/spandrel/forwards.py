@@ -12,7 +12,7 @@ import textwrap
 from collections.abc import Sequence
 from functools import cache
 from types import FunctionType, MethodType
-from typing import Any
+from typing import Any, cast
 
 from torch import nn
 
@@ -87,8 +87,9 @@ def _with_texts(kind: Any, texts: Sequence[tuple[str, str]]) -> FunctionType | N
         return None
     found: dict[str, FunctionType] = {}
     exec(compile(changed, inspect.getfile(kind), "exec"), forward.__globals__, found)
-    found["forward"].__wrapped__ = forward  # type: ignore[attr-defined] # where the source is
-    return found["forward"]
+    function: Any = found["forward"]
+    function.__wrapped__ = forward  # inspect then finds the source of the original
+    return cast(FunctionType, function)
 
 
 def run_without_cuda() -> None:

@@ -86,8 +86,8 @@ class PaddedNetwork(nn.Module):
         rows, columns = self._padded(height), self._padded(width)
         if self.square:
             rows = columns = _larger(rows, columns)
-        image = image.index_select(2, reflected(height, rows))
-        image = image.index_select(3, reflected(width, columns))
+        image = image.index_select(2, reflected(image, 2, rows))
+        image = image.index_select(3, reflected(image, 3, columns))
         output = self.call(self.model, image)
         return output[:, :, : height * self.scale, : width * self.scale]
 

@@ -80,7 +80,7 @@ def padding_without_branch(original: Callable[..., Tensor]) -> Callable[..., Ten
         for dim in (2, 3):
             extent = tensor.shape[dim]
             padded = (extent + multiple - 1) // multiple * multiple
-            tensor = tensor.index_select(dim, reflected(extent, padded))
+            tensor = tensor.index_select(dim, reflected(tensor, dim, padded))
         return tensor
 
     pad_to_multiple.__module__ = __name__
