@@ -110,7 +110,7 @@ def _joins(network: Network, node: Any, shuffled: Any, upsampled: Any) -> bool:
         return False
     small = shuffled.args[0]
     conv = network.shared(small, nn.Conv2d)
-    if conv is None or not feeds_only(small, shuffled):
+    if conv is None:
         return False
     channels = conv.out_channels // s**2
     repeat = nn.Conv2d(channels, channels * s**2, 1, bias=False).double()
