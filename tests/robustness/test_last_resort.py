@@ -132,7 +132,7 @@ import mmap, os, resource, sys, time
 from paragon_export.system import supervised
 
 resource.setrlimit(resource.RLIMIT_AS, (200 * 10**6,) * 2)
-supervised.LONGEST_FULL_S = 0.5
+supervised.LONGEST_FULL_S = {longest}
 supervised.run_in_child_if_memory_is_limited()
 """
 
@@ -147,10 +147,10 @@ for size in (2**22, 2**12):
 """
 
 
-def supervised(code: str) -> tuple[int, str]:
+def supervised(code: str, longest: float = 0.5) -> tuple[int, str]:
     """Run code in a process with 200 MB; return its exit code and what it said."""
     done = subprocess.run(
-        [sys.executable, "-c", SUPERVISED + code],
+        [sys.executable, "-c", SUPERVISED.format(longest=longest) + code],
         env=shell_environment(), capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
     return done.returncode, done.stderr
@@ -173,6 +173,8 @@ def test_a_process_that_repeats_a_failed_allocation_is_ended() -> None:
 
 
 def test_a_process_with_memory_left_may_take_long() -> None:
-    """Also one that was out of memory for a moment."""
-    code = FILLED + "held.clear(); time.sleep(3); supervised.report_end(0); os._exit(0)"
-    assert supervised(code) == (0, "")
+    """Also one that is out of memory for a moment, long after its start."""
+    for_a_moment = "time.sleep(3.5)" + FILLED + "time.sleep(1.2); held.clear(); "
+    ends = "supervised.report_end(0); os._exit(0)"
+    assert supervised(for_a_moment + ends, longest=3.0) == (0, "")
+    assert supervised("time.sleep(2); " + ends) == (0, "")
