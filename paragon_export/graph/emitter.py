@@ -128,7 +128,7 @@ class Emitter:
     def constant(self, name: str, array: np.ndarray) -> ir.Value:
         """Return the initializer of a name. If there is one already, ``array`` is ignored."""
         if name not in self._weights:
-            tensor = ir.tensor(np.array(array, order="C"), name=name)
+            tensor = ir.Tensor(np.array(array, order="C"), name=name)
             self._weights[name] = ir.Value(
                 name=name,
                 shape=ir.Shape(array.shape),

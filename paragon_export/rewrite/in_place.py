@@ -6,6 +6,7 @@ the changed one. In a graph no call changes a value. So later calls must read th
 
 from __future__ import annotations
 
+import functools
 import inspect
 import operator
 from typing import Any
@@ -117,6 +118,7 @@ def _changes_argument(node: Any, module: nn.Module) -> bool:
     return bool(given.get("inplace"))
 
 
+@functools.cache  # parsing the signature of a built-in function takes a millisecond
 def _parameters(function: Any) -> tuple[str, ...]:
     """Return the names of a function's parameters; none for functions that do not tell."""
     try:

@@ -29,6 +29,7 @@ def video(tmp_path_factory: pytest.TempPathFactory, tiny_realtime: Path) -> Path
     return path
 
 
+@pytest.mark.processes  # torch.compile starts a C++ compiler
 def test_video_models_are_timed(video: Path, tmp_path: Path) -> None:
     """ONNX files record that they are video models; for checkpoints `--video` says so."""
     one_block = tiny_checkpoint(tmp_path / "one.safetensors", blocks=1, features=4)

@@ -108,6 +108,7 @@ def test_the_manifest_records_them() -> None:
             profile_of(bad)
 
 
+@pytest.mark.usefixtures("same_engines_once")
 def test_one_engine_holds_them(tmp_path: Path, tiny_realtime: Path, run_here: RunHere) -> None:
     """The engine is reused for the same profiles; its memory is that of the largest."""
     pytest.importorskip("tensorrt_rtx")
