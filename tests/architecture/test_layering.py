@@ -14,7 +14,7 @@ ROOT = Path(paragon_export.__file__).parent
 
 PACKAGES = (
     "assets", "errors", "system", "specs", "checkpoints", "networks", "rewrite", "graph",
-    "runtimes", "inputs", "engines", "precision", "parity", "bench", "pipeline", "cli", "__main__",
+    "runtimes", "inputs", "tiling", "engines", "precision", "parity", "bench", "pipeline", "cli", "__main__",
     "testing",
 )  # fmt: skip
 """Lowest first. A package may import itself and those before it."""

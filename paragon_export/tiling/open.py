@@ -1,0 +1,110 @@
+"""Open: the field of a network or of an ONNX file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from paragon_export.errors import PlanError
+from paragon_export.graph.onnx_io import OnnxFile, serialized
+from paragon_export.runtimes.base import Arrays, Runner
+from paragon_export.runtimes.isolated import open_runner
+from paragon_export.runtimes.named import with_standard_names
+from paragon_export.specs.network import InputSpec, Port
+from paragon_export.specs.types import Precision, Size
+from paragon_export.system.progress import step as progress_step
+from paragon_export.tiling.field import STEPS, Field, maps_of, measure_field
+from paragon_export.tiling.nan_graph import nan_graph
+from paragon_export.tiling.plan import least_tile
+from paragon_export.tiling.run import TiledRunner
+
+DIFFERENCE = {Precision.FP32: 1e-4, Precision.FP16: 2e-2, Precision.BF16: 1e-1}
+"""Largest difference of tiles to the whole, in shares of the output's range, that rounding explains."""
+
+
+def field_of_network(runner: Runner, inputs: Sequence[Port], spec: InputSpec) -> Field:
+    """Return the field of a PyTorch network.
+
+    Args:
+        runner: The network in float32.
+        inputs: Its inputs.
+        spec: What it is fed. Its ``excerpt_step`` is the step, unless tiles give the whole picture
+            with the smaller side of its windows, too.
+
+    Raises:
+        PlanError: If it sees the whole picture.
+    """
+    if spec.excerpt_step == 0:
+        raise PlanError(
+            "every pixel of the output depends on the whole picture; it cannot be computed in tiles"
+        )
+    if spec.window < spec.excerpt_step:
+        field = measure_field(runner, inputs, step=spec.window, smallest=spec.smallest)
+        if tile_difference(runner, inputs, field, spec) <= DIFFERENCE[Precision.FP32]:
+            return field
+    return measure_field(runner, inputs, step=spec.excerpt_step, smallest=spec.smallest)
+
+
+def field_of_file(file: OnnxFile) -> Field:
+    """Return the field of an ONNX file, on the CPU.
+
+    A file need not say at which multiples its windows lie. So steps are tried, and tiles are compared
+    with the whole on two strips of noise.
+
+    Raises:
+        PlanError: If it sees the whole picture, its size is fixed, or tiles never give what the whole
+            gives.
+        RunError: If it cannot run.
+    """
+    if file.static:
+        raise PlanError(
+            f"{file.path} takes {file.static} alone, so how far its pixels reach cannot be measured; give "
+            "a file of dynamic size or the checkpoint"
+        )
+    runner, spec = _opened(file), file.input_spec
+    blind = _opened(serialized(nan_graph(file.model), file.path), is_own=file.is_own)
+    inputs = file.ports[0]
+    for step in (spec.window, *(step for step in STEPS if step > spec.window)):
+        field = measure_field(blind, inputs, step=step, smallest=spec.smallest)
+        if tile_difference(runner, inputs, field, spec) <= DIFFERENCE[file.precision]:
+            return field
+    raise PlanError(
+        f"tiles of {file.path} do not give what the whole picture gives; use --tile none"
+    )
+
+
+def _opened(file: OnnxFile, *, is_own: bool | None = None) -> Runner:
+    is_own = file.is_own if is_own is None else is_own
+    runner = open_runner(file.data, is_own=is_own, title=str(file.path))
+    return with_standard_names(runner, file.names)
+
+
+@progress_step("comparing tiles with the whole")
+def tile_difference(runner: Runner, inputs: Sequence[Port], field: Field, spec: InputSpec) -> float:
+    """Return the largest difference between tiles and the whole on two strips of noise.
+
+    Args:
+        runner: The network.
+        inputs: Its inputs.
+        field: Its field.
+        spec: What it is fed.
+
+    Returns:
+        The difference over the output's largest absolute value, of all outputs.
+    """
+    tile = least_tile(field)
+    short = -(-max(16, spec.smallest) // field.step) * field.step
+    return max(
+        _difference(runner, maps_of(inputs, size, np.random.default_rng(0)), field, tile)
+        for size in (Size(2 * tile + 5, short), Size(short, 2 * tile + 5))
+    )
+
+
+def _difference(runner: Runner, feeds: Arrays, field: Field, tile: int) -> float:
+    whole = runner.infer(feeds)
+    tiled = TiledRunner(runner, field, Size(tile, tile)).infer(feeds)
+    return max(
+        float(np.abs(tiled[name] - array).max() / np.abs(array).max())
+        for name, array in whole.items()
+    )

@@ -1,0 +1,159 @@
+"""Run: a network on a picture, tile by tile."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from paragon_export.errors import RunError
+from paragon_export.runtimes.base import Arrays, Runner
+from paragon_export.specs.types import Size
+from paragon_export.tiling.field import Field
+from paragon_export.tiling.plan import Core, Part, TilePlan, plan_tiles
+
+
+@dataclass(frozen=True)
+class Strip:
+    """Rows of one output, over the whole width."""
+
+    name: str
+    """Name of the output."""
+    top: int
+    """Row of the output at which it begins."""
+    rows: np.ndarray
+    """(N, C, rows, width of the output)."""
+
+
+class TiledRunner:
+    """A network that is run in tiles; a :class:`~paragon_export.runtimes.base.Runner`.
+
+    The result is that of the whole picture, up to the rounding of the runtime, which may compute
+    a tile with other kernels than a picture.
+    """
+
+    def __init__(
+        self,
+        runner: Runner,
+        field: Field,
+        tile: Size,
+        *,
+        fixed: bool = False,
+        done: Callable[[float], object] = lambda share: None,
+    ) -> None:
+        """Keep what is needed.
+
+        Args:
+            runner: The network.
+            field: Its field (see ``measure_field``).
+            tile: Largest size of a tile in pixels of the input.
+            fixed: As for ``plan_tiles``.
+            done: Called after each tile with its share of the picture.
+        """
+        self.name = f"{runner.name}, tiles of {tile}"
+        self.runner, self.field, self.tile = runner, field, tile
+        self.fixed, self.done = fixed, done
+
+    def infer(self, feeds: Mapping[str, np.ndarray]) -> Arrays:
+        """Run the network once (see ``Runner.infer``).
+
+        Raises:
+            PlanError: If the tile is too small for the field.
+            RunError: If the network cannot run.
+        """
+        size = size_of(feeds)
+        results: Arrays = {}
+        for strip in self.strips(feeds):
+            scale = strip.rows.shape[-1] // size.width
+            if strip.name not in results:
+                shape = (*strip.rows.shape[:2], scale * size.height, scale * size.width)
+                results[strip.name] = np.empty(shape, strip.rows.dtype)
+            bottom = strip.top + strip.rows.shape[2]
+            results[strip.name][:, :, strip.top : bottom] = strip.rows
+        return results
+
+    def strips(self, feeds: Mapping[str, np.ndarray]) -> Iterator[Strip]:
+        """Run the network once and yield its outputs from top to bottom.
+
+        Only tiles, the strip and the last rows of the picture are in memory at a time. The inputs may be
+        memory maps. Their maps may have any dtype of which the runner takes parts.
+
+        Raises:
+            PlanError: If the tile is too small for the field.
+            RunError: If the network cannot run.
+        """
+        plan = plan_tiles(size_of(feeds), self.field, self.tile, fixed=self.fixed)
+        last: list[Strip] = []
+        for row in plan.rows:
+            strips = self._row(feeds, plan, row)
+            yield from (strip for core, strip in strips if core is row.cores[0])
+            last += [strip for core, strip in strips if core is not row.cores[0]]
+        yield from last
+
+    def _row(
+        self, feeds: Mapping[str, np.ndarray], plan: TilePlan, row: Part
+    ) -> list[tuple[Core, Strip]]:
+        """Run the tiles of one part of the rows."""
+        found: dict[tuple[str, Core], np.ndarray] = {}
+        whole = plan.size.height * plan.size.width
+        for column in plan.columns:
+            size = Size(row.length, column.length)
+            for name, output in self.runner.infer(_tile(feeds, row, column)).items():
+                scale = _scale(name, output, size)
+                for core in row.cores:
+                    shape = (*output.shape[:2], scale * core.length, scale * plan.size.width)
+                    strip = found.setdefault((name, core), np.empty(shape, output.dtype))
+                    for part in column.cores:
+                        _paste(strip, output, core, part, scale)
+            self.done(_area(row) * _area(column) / whole)
+        return [
+            (core, Strip(name, core.at * rows.shape[-1] // plan.size.width, rows))
+            for (name, core), rows in found.items()
+        ]
+
+
+def size_of(feeds: Mapping[str, np.ndarray]) -> Size:
+    """Return height and width of the maps among the inputs.
+
+    Raises:
+        RunError: If they differ.
+    """
+    sizes = {array.shape[2:] for array in feeds.values() if np.ndim(array) == 4}
+    if len(sizes) != 1:
+        raise RunError(f"tiles need inputs of one size; got {sorted(sizes)}")
+    return Size(*sizes.pop())
+
+
+def _tile(feeds: Mapping[str, np.ndarray], row: Part, column: Part) -> Arrays:
+    return {
+        name: np.ascontiguousarray(column.of(row.of(array, 2), 3)) if np.ndim(array) == 4 else array
+        for name, array in feeds.items()
+    }
+
+
+def _scale(name: str, output: np.ndarray, size: Size) -> int:
+    """Return the pixels of an output for one of the input.
+
+    Raises:
+        RunError: If the output is no map of a whole multiple of the tile's size.
+    """
+    scale = output.shape[2] // size.height if output.ndim == 4 else 0
+    if output.ndim != 4 or output.shape[2:] != (scale * size.height, scale * size.width):
+        raise RunError(
+            f"output {name} has shape {list(output.shape)} for a tile of {size}; it cannot be "
+            "computed in tiles"
+        )
+    return scale
+
+
+def _paste(strip: np.ndarray, output: np.ndarray, row: Core, column: Core, scale: int) -> None:
+    """Copy what a tile computes right."""
+    rows = slice(scale * row.inside, scale * (row.inside + row.length))
+    columns = slice(scale * column.inside, scale * (column.inside + column.length))
+    begin, end = scale * column.at, scale * (column.at + column.length)
+    strip[..., begin:end] = output[..., rows, columns]
+
+
+def _area(part: Part) -> int:
+    return sum(core.length for core in part.cores)

@@ -1,0 +1,216 @@
+"""Tiles compute what the whole picture computes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from paragon_export.errors import PlanError, RunError
+from paragon_export.graph.onnx_io import read_onnx_file
+from paragon_export.networks.describe import load_network
+from paragon_export.parity.reference import TorchReference, build_reference
+from paragon_export.pipeline.export import export_onnx
+from paragon_export.runtimes.torch_runner import TorchRunner
+from paragon_export.specs.network import InputSpec, Port
+from paragon_export.specs.types import Size
+from paragon_export.testing.foreign import foreign_checkpoint
+from paragon_export.tiling.field import Field, measure_field
+from paragon_export.tiling.open import field_of_file, field_of_network, tile_difference
+from paragon_export.tiling.plan import least_tile, split
+from paragon_export.tiling.run import TiledRunner
+
+PICTURE = (Port("input", ("batch", 3, "height", "width")),)
+
+SPEC = InputSpec(channels=3)
+
+
+def network(path: Path, *, video: bool = False) -> tuple[TorchReference, Field]:
+    reference = build_reference(load_network(path), video=video)
+    runner, spec = reference.runner("float32"), reference.input_spec
+    return reference, field_of_network(runner, reference.inputs, spec)
+
+
+def runner_of(module: nn.Module, dtype: str = "float64") -> TorchRunner:
+    return TorchRunner(module.eval(), ["input"], ["output"], dtype)
+
+
+# --- the field ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("layers", "margin"),
+    [
+        ([nn.Conv2d(3, 3, 1)], 0),
+        ([nn.Conv2d(3, 3, 3, padding=1), nn.ReLU(), nn.Conv2d(3, 3, 5, padding=2)], 3),
+        ([nn.Conv2d(3, 3, 3, padding=4, dilation=4), nn.Hardtanh()], 4),
+        ([nn.Conv2d(3, 3, (1, 9), padding=(0, 4))], 4),
+        ([nn.MaxPool2d(3, 1, 1), nn.PixelShuffle(1)], 1),
+        ([nn.Conv2d(3, 12, 3, padding=1), nn.PixelShuffle(2)], 1),
+    ],
+)
+def test_the_field_is_that_of_the_kernels(layers: list[nn.Module], margin: int) -> None:
+    """Also where all weights are zero: they are read."""
+    module = nn.Sequential(*layers)
+    for parameter in module.parameters():
+        parameter.data.zero_()
+    assert measure_field(runner_of(module, "float32"), PICTURE) == Field(margin=margin)
+
+
+def test_means_over_the_picture_are_refused(tiny_pro: Path) -> None:
+    with pytest.raises(PlanError, match="mean over the whole picture"):
+        network(tiny_pro)
+
+
+def test_an_operator_that_hides_nan_is_refused() -> None:
+    class Hiding(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.nan_to_num(x)
+
+    with pytest.raises(PlanError, match="hides NaN"):
+        measure_field(runner_of(Hiding(), "float32"), PICTURE)
+
+
+@pytest.mark.parametrize("name", ["realtime", "stream", "photo"])
+def test_a_file_has_the_field_of_its_network(
+    name: str, tiny_checkpoints: dict[str, Path], tmp_path: Path
+) -> None:
+    _, field = network(tiny_checkpoints[name])
+    export_onnx(tiny_checkpoints[name], tmp_path / "o.onnx")
+    assert field_of_file(read_onnx_file(tmp_path / "o.onnx")) == field
+
+
+# --- the plan -------------------------------------------------------------------------------
+
+
+@given(
+    extent=st.integers(1, 900), margin=st.integers(0, 30), step=st.sampled_from([1, 2, 8, 16]),
+    more=st.integers(0, 100),
+)  # fmt: skip
+def test_cores_cover_an_axis_far_from_every_cut(
+    extent: int, margin: int, step: int, more: int
+) -> None:
+    """Each row is computed once, at its phase, and a margin away from where parts were joined."""
+    field = Field(margin=margin, step=step)
+    tile = least_tile(field) + more
+    parts = split(extent, field, tile)
+    computed = []
+    for part in parts:
+        assert part.length <= tile
+        read = np.concatenate([np.arange(*span) for span in part.spans])
+        for core in part.cores:
+            inside = np.arange(core.inside, core.inside + core.length)
+            assert (read[inside] - inside == core.at - core.inside).all()
+            assert (core.at - core.inside) % step == 0
+            low, high = core.at - margin, core.at + core.length + margin
+            assert set(range(max(low, 0), min(high, extent))) <= set(read.tolist())
+            computed += list(range(core.at, core.at + core.length))
+            cuts = np.flatnonzero(np.diff(read) != 1) + 1
+            edges = [
+                *cuts,
+                *([0] if read[0] else []),
+                *([len(read)] if read[-1] < extent - 1 else []),
+            ]
+            assert all(
+                edge <= core.inside - margin or edge >= core.inside + core.length + margin
+                for edge in edges
+            )
+    assert sorted(computed) == list(range(extent))
+    assert (extent - parts[0].length) % step == 0
+    assert len({part.length for part in parts[1:]}) <= 1
+
+
+def test_small_tiles_are_refused() -> None:
+    with pytest.raises(PlanError, match="use at least 26"):
+        split(100, Field(margin=6), 25)
+
+
+@pytest.mark.parametrize(("extent", "fits"), [(64, True), (80, True), (300, False), (63, False)])
+def test_a_fixed_size_is_kept_or_refused(extent: int, fits: bool) -> None:
+    field = Field(margin=5, step=8)
+    if fits:
+        assert {part.length for part in split(extent, field, 64, fixed=True)} == {64}
+    else:
+        with pytest.raises(PlanError, match="takes 64 pixels alone"):
+            split(extent, field, 64, fixed=True)
+
+
+# --- what is computed -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [("realtime", Size(77, 59)), ("stream", Size(113, 51)), ("photo", Size(197, 19)), ("photo", Size(17, 183))],
+)  # fmt: skip
+def test_tiles_give_the_whole_picture(
+    name: str, size: Size, tiny_checkpoints: dict[str, Path]
+) -> None:
+    """In float64; with a margin that is one step less they do not."""
+    reference, field = network(tiny_checkpoints[name])
+    runner, tile = reference.runner("float64"), least_tile(field) + field.step
+    feeds = {"input": np.random.default_rng(0).random((1, 3, size.height, size.width))}
+    whole = runner.infer(feeds)["output"]
+
+    tiled, less = (
+        TiledRunner(runner, f, Size(tile, tile)).infer(feeds)["output"]
+        for f in (field, replace(field, margin=field.margin - field.step))
+    )
+
+    assert np.abs(tiled - whole).max() < 1e-12
+    assert np.abs(less - whole).max() > 1e-4
+
+
+def test_another_grid_is_wrong(tiny_photo: Path) -> None:
+    reference, field = network(tiny_photo)
+    runner, inputs = reference.runner("float32"), reference.inputs
+    assert tile_difference(runner, inputs, field, SPEC) < 1e-5
+    assert tile_difference(runner, inputs, Field(margin=48, step=12), SPEC) > 1e-3
+
+
+@pytest.mark.parametrize("name", ["Compact", "SwinIR"])
+def test_networks_of_others(name: str, tmp_path: Path) -> None:
+    reference, field = network(foreign_checkpoint(tmp_path / "f.pth", name))
+    runner, inputs = reference.runner("float32"), reference.inputs
+    assert tile_difference(runner, inputs, field, reference.input_spec) < 1e-5
+
+
+def test_features_of_a_video_are_tiled_too(tiny_realtime: Path) -> None:
+    reference, field = network(tiny_realtime, video=True)
+    runner = reference.runner("float64")
+    rng = np.random.default_rng(0)
+    feeds = {
+        port.name: rng.random((1, int(port.dims[1]), 61, 47))
+        if len(port.dims) == 4
+        else np.array(0.5)
+        for port in reference.inputs
+    }
+    whole, tiled = (r.infer(feeds) for r in (runner, TiledRunner(runner, field, Size(32, 32))))
+    assert set(whole) == set(tiled)
+    assert all(np.abs(whole[name] - tiled[name]).max() < 1e-12 for name in whole)
+
+
+def test_strips_come_from_top_to_bottom(tiny_realtime: Path) -> None:
+    """And tiles are told of as they are done."""
+    reference, field = network(tiny_realtime)
+    shares: list[float] = []
+    runner = TiledRunner(reference.runner("float32"), field, Size(40, 40), done=shares.append)
+    strips = list(runner.strips({"input": np.zeros((1, 3, 100, 90), np.float32)}))
+    assert [s.top for s in strips] == [0, *np.cumsum([s.rows.shape[2] for s in strips])[:-1]]
+    assert strips[-1].top + strips[-1].rows.shape[2] == 200
+    assert sum(shares) == pytest.approx(1)
+
+
+def test_outputs_that_are_no_maps_are_refused() -> None:
+    class Mean(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x.mean((2, 3))
+
+    tiles = TiledRunner(runner_of(Mean()), Field(margin=1), Size(8, 8))
+    with pytest.raises(RunError, match="cannot be computed in tiles"):
+        tiles.infer({"input": np.zeros((1, 3, 20, 20))})
