@@ -14,7 +14,7 @@ setup: $(VENV)/ready
 $(VENV)/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet $(TORCH)
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[rtx,openvino,spandrel,dev]"
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[rtx,openvino,spandrel,media,dev]"
 	touch $@
 
 demo: setup

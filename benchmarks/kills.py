@@ -46,7 +46,8 @@ import paragon_export.__main__
 from paragon_export.assets import CHECKPOINT
 from paragon_export.engines.manifest import read
 from paragon_export.engines.reuse import read_existing, why_rebuild
-from paragon_export.system.atomic_write import PREFIX, sha256_of
+from paragon_export.system.atomic_write import sha256_of
+from paragon_export.system.private_folder import PREFIX
 
 PROFILE = ("--target", "sm86", "--min", "1x1", "--opt", "16x16", "--max", "16x16")
 

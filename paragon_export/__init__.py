@@ -46,6 +46,8 @@ if TYPE_CHECKING:
     from paragon_export.specs.network import NetworkSpec, Task
     from paragon_export.specs.profiles import BatchProfile, Profile
     from paragon_export.specs.types import Size
+    from paragon_export.upscaling.flow import upscale
+    from paragon_export.upscaling.results import UpscaleResult
 
 __version__ = "0.1.0"
 
@@ -55,8 +57,9 @@ __all__ = [
     "NetworkSpec",
     "OutOfMemoryError", "ParagonExportError", "ParityReport", "ParityRow", "PlanError", "Profile",
     "QuantizeResult", "RangeAudit", "RunError", "Size", "StageError", "Task", "TraceError",
-    "UnsupportedNetworkError", "__version__", "audit_ranges", "benchmark", "build_engine",
+    "UnsupportedNetworkError", "UpscaleResult", "__version__", "audit_ranges", "benchmark", "build_engine",
     "check_parity", "export_onnx", "load_network", "open_runner", "plan_kernels", "quantize",
+    "upscale",
 ]  # fmt: skip
 
 _MODULES = {
@@ -81,6 +84,8 @@ _MODULES = {
     "specs.network": ("NetworkSpec", "Task"),
     "specs.profiles": ("BatchProfile", "Profile"),
     "specs.types": ("Size",),
+    "upscaling.flow": ("upscale",),
+    "upscaling.results": ("UpscaleResult",),
 }  # fmt: skip
 """Module of each public name."""
 

@@ -16,7 +16,6 @@ from pathlib import Path
 import numpy as np
 
 from paragon_export.bench.contenders import BLEND, FEATURES, STATE, Contender, contenders_of
-from paragon_export.bench.memory import peak_memory_mib, reset_peak_memory
 from paragon_export.bench.report import BenchReport, BenchRow
 from paragon_export.errors import OutOfMemoryError, ParagonExportError, PlanError, RunError
 from paragon_export.inputs.glyph_probes import glyph_batch
@@ -30,6 +29,7 @@ from paragon_export.specs.network import Port
 from paragon_export.specs.plans import NetworkOptions
 from paragon_export.specs.types import OnnxBackend, Size
 from paragon_export.system.environment import environment
+from paragon_export.system.limits import peak_memory_bytes, reset_peak_memory
 from paragon_export.system.progress import advance, step
 from paragon_export.system.reading import parse_json, read_bytes
 
@@ -252,7 +252,8 @@ def _warm_up(
         raise RunError(f"{contender.backend} gives a wrong {kind} {list(output.shape)}")
     run = prepared(runner, feeds)
     run()
-    return run, peak_memory_mib(before)
+    peak = peak_memory_bytes(before)
+    return run, None if peak is None else peak / 2**20
 
 
 def _feeds(contender: Contender, size: Size, batch: int | None) -> dict[str, np.ndarray]:

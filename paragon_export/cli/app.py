@@ -17,7 +17,6 @@ from paragon_export.cli import (
     audit,
     bench,
     demo,
-    glyphs,
     inspect,
     onnx,
     parity,
@@ -25,6 +24,7 @@ from paragon_export.cli import (
     quantize,
     trt,
 )
+from paragon_export.cli.run import glyphs, upscale
 from paragon_export.cli.show.held_notes import take_notes
 from paragon_export.errors import COULD_NOT_RUN, reason_of
 from paragon_export.system.streams import guarded
@@ -50,6 +50,7 @@ app.command()(trt.trt)
 app.command()(plan.plan)
 app.command()(parity.parity)
 app.command()(bench.bench)
+app.command()(upscale.upscale)
 app.command()(glyphs.glyphs)
 app.command()(demo.demo)
 

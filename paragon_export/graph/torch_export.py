@@ -18,7 +18,7 @@ import torch
 from paragon_export.errors import TraceError
 from paragon_export.graph.metadata import FLOAT32_MARK
 from paragon_export.specs.types import Size, Tracer
-from paragon_export.system.atomic_write import scratch
+from paragon_export.system.private_folder import scratch
 from paragon_export.system.progress import step
 from paragon_export.system.streams import libraries_silenced
 

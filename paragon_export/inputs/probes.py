@@ -24,9 +24,9 @@ from paragon_export.inputs.sizes import (
     window_sizes,
 )
 from paragon_export.inputs.stress import STRESS, flat, seeded
+from paragon_export.media.images import pictures_in, read_picture
 from paragon_export.specs.network import InputSpec
 from paragon_export.specs.types import Size
-from paragon_export.system.images import pictures_in, read_picture
 
 MIN_PROBE_PIXELS = 256
 """Pixels of a probe, in several images if one is smaller. The largest rounding error of a few pixels

@@ -15,6 +15,7 @@ import numpy as np
 
 from paragon_export.errors import PlanError
 from paragon_export.graph.onnx_io import is_onnx, read_onnx_file
+from paragon_export.media.images import open_picture
 from paragon_export.networks.describe import LoadedNetwork, read_network
 from paragon_export.networks.glyph.layout import CELL, GRID
 from paragon_export.runtimes.base import Runner
@@ -22,7 +23,6 @@ from paragon_export.runtimes.isolated import open_runner
 from paragon_export.specs.network import Task
 from paragon_export.specs.plans import ExportPlan, NetworkOptions
 from paragon_export.specs.types import OnnxBackend
-from paragon_export.system.images import open_picture
 from paragon_export.system.progress import counted
 from paragon_export.system.reading import parse_json, read_bytes
 from paragon_export.system.text import brief

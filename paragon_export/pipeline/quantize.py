@@ -22,6 +22,7 @@ import onnx_ir as ir
 from paragon_export.checkpoints.pickle_scan import check_directory
 from paragon_export.errors import PlanError, RunError
 from paragon_export.graph.onnx_io import OnnxFile, is_our_onnx
+from paragon_export.media.images import pictures_in
 from paragon_export.networks.describe import LoadedNetwork, load_network, read_network
 from paragon_export.parity.acceptance import Agreement, Finite, NotConstant
 from paragon_export.parity.metrics import NOT_COMPARED, difference, wrong_top1
@@ -37,7 +38,6 @@ from paragon_export.specs.network import Port, Task
 from paragon_export.specs.plans import ExportPlan
 from paragon_export.specs.types import Quantization, Runtime, Size
 from paragon_export.system.atomic_write import check_writable, write_files
-from paragon_export.system.images import pictures_in
 from paragon_export.system.reading import read_bytes
 from paragon_export.system.text import brief
 

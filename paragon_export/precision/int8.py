@@ -20,8 +20,8 @@ import numpy as np
 import onnx_ir as ir
 
 from paragon_export.errors import RunError
-from paragon_export.system.atomic_write import scratch
 from paragon_export.system.optional import import_without_telemetry
+from paragon_export.system.private_folder import scratch
 from paragon_export.system.progress import step
 
 QUANTIZED = ("Conv", "Gemm", "MatMul")

@@ -1,7 +1,8 @@
-"""Limit the memory and the time that an untrusted model may use, where the system supports it."""
+"""Memory of a process, and limits of memory and time for untrusted models."""
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -46,6 +47,30 @@ def process_memory_bytes(field: str) -> int | None:
 def memory_taken() -> int | None:
     """Return the bytes that count against RLIMIT_DATA; None on systems other than Linux."""
     return process_memory_bytes("VmData")
+
+
+def available_memory() -> int | None:
+    """Return the bytes that new processes can take without swapping; None but on Linux."""
+    with suppress(OSError), open("/proc/meminfo", encoding="ascii") as file:
+        for line in file:
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    return None
+
+
+def reset_peak_memory() -> int | None:
+    """Start a new high-water mark of resident memory. Return the bytes now; None but on Linux."""
+    if not os.path.exists("/proc/self/clear_refs"):
+        return None
+    with suppress(OSError), open("/proc/self/clear_refs", "w", encoding="ascii") as file:
+        file.write("5")
+    return process_memory_bytes("VmRSS")
+
+
+def peak_memory_bytes(before: int | None) -> int | None:
+    """Return how far resident memory rose above ``before`` since the mark was reset, in bytes."""
+    peak = process_memory_bytes("VmHWM")
+    return None if before is None or peak is None else max(0, peak - before)
 
 
 def limit_memory(used_bytes: int | None, extra_bytes: int) -> None:

@@ -13,8 +13,8 @@ import paragon_export
 ROOT = Path(paragon_export.__file__).parent
 
 PACKAGES = (
-    "assets", "errors", "system", "specs", "checkpoints", "networks", "rewrite", "graph",
-    "runtimes", "inputs", "tiling", "engines", "precision", "parity", "bench", "pipeline", "cli", "__main__",
+    "assets", "errors", "system", "specs", "media", "checkpoints", "networks", "rewrite", "graph",
+    "runtimes", "inputs", "tiling", "engines", "precision", "parity", "bench", "pipeline", "upscaling", "cli", "__main__",
     "testing",
 )  # fmt: skip
 """Lowest first. A package may import itself and those before it."""

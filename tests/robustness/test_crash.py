@@ -24,13 +24,8 @@ import pytest
 from paragon_export.engines.manifest import manifest_bytes, read, read_engine, sealed
 from paragon_export.engines.reuse import read_existing, why_rebuild
 from paragon_export.errors import PlanError
-from paragon_export.system.atomic_write import (
-    PREFIX,
-    check_writable,
-    scratch,
-    write_files,
-    write_text,
-)
+from paragon_export.system.atomic_write import check_writable, write_files, write_text
+from paragon_export.system.private_folder import PREFIX, scratch
 from tests.conftest import LONGEST_RUN_S, RunCli, RunHere, shell_environment
 
 pytestmark = pytest.mark.processes
@@ -222,7 +217,7 @@ QUANTIZING = """
 import os, sys, tempfile, time
 from paragon_export.system import signals
 signals.listen()
-from paragon_export.system.atomic_write import scratch
+from paragon_export.system.private_folder import scratch
 with scratch() as folder:
     (folder / "int8.onnx").write_text("half")
     tempfile.mkdtemp()

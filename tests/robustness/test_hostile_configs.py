@@ -36,6 +36,7 @@ from paragon_export.engines.open import classifier_ports, open_engine
 from paragon_export.engines.reuse import read_existing, why_judge_again, why_rebuild
 from paragon_export.errors import OutOfMemoryError, ParagonExportError, PlanError
 from paragon_export.inputs.probes import folder_probes
+from paragon_export.media.images import MAX_PIXELS
 from paragon_export.networks.options import read_option_file
 from paragon_export.networks.registry import architecture_of
 from paragon_export.pipeline.glyph_chain import read_raster
@@ -43,7 +44,6 @@ from paragon_export.pipeline.quantize import Calibration, read_grids
 from paragon_export.specs.network import Port
 from paragon_export.specs.plans import EnginePlan, NetworkOptions
 from paragon_export.specs.profiles import read_recipe
-from paragon_export.system.images import MAX_PIXELS
 from paragon_export.system.reading import parse_json
 from paragon_export.system.strict_yaml import MAX_OPTION_FILE_BYTES, parse_yaml
 from paragon_export.system.text import MAX_LINE_CHARACTERS, all_printable, one_line, printable

@@ -13,14 +13,13 @@ import pytest
 
 from paragon_export.errors import PlanError
 from paragon_export.system.atomic_write import (
-    LOCK,
-    PREFIX,
     check_writable,
     sha256_of,
     to_json,
     write_files,
     write_text,
 )
+from paragon_export.system.private_folder import LOCK, PREFIX
 
 
 def names_in(folder: Path) -> set[str]:

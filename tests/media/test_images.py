@@ -15,10 +15,10 @@ from PIL import Image
 from paragon_export.assets import CHECKPOINT
 from paragon_export.errors import PlanError
 from paragon_export.inputs import play as playing
+from paragon_export.media.images import pictures_in, read_picture
 from paragon_export.pipeline.glyph_chain import RASTER, read_raster
 from paragon_export.pipeline.quantize import Calibration, read_grids
 from paragon_export.specs.network import Port
-from paragon_export.system.images import pictures_in, read_picture
 from tests.conftest import RunHere
 
 RGB = np.array([[[255, 0, 0], [0, 128, 255]], [[10, 20, 30], [255, 255, 255]]], np.uint8)

@@ -32,9 +32,9 @@ def glyphs(
     """Name the glyphs on rasters. Both phases of the glyph classifier are run."""
     import numpy as np
 
+    from paragon_export.cli.run.show_glyphs import glyphs as document_of
+    from paragon_export.cli.run.show_glyphs import glyphs_table
     from paragon_export.cli.show.console import show
-    from paragon_export.cli.show.glyphs import glyphs as document_of
-    from paragon_export.cli.show.glyphs import glyphs_table
     from paragon_export.pipeline.glyph_chain import name_glyphs, open_chain, read_raster
 
     images = np.stack([read_raster(path) for path in rasters])

@@ -1,0 +1,1 @@
+"""Commands that run a network on the user's files, and what they show."""

@@ -1,0 +1,78 @@
+"""``upscale``: pictures in, larger pictures out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from paragon_export.cli.options import SIZE, Json, exit_on_failure, size_of, takes_options
+from paragon_export.specs.plans import NetworkOptions
+from paragon_export.specs.types import OnnxBackend
+
+Model = Annotated[Path, typer.Argument(help="Checkpoint, ONNX file or engine.")]
+Inputs = Annotated[list[Path], typer.Argument(help="Pictures and folders.")]
+Output = Annotated[
+    Path, typer.Option("-o", "--output", help="Folder to write to; or a picture, for one input.")
+]
+Tile = Annotated[
+    str,
+    typer.Option(
+        metavar=f"auto|none|{SIZE}",
+        help="Size of tiles; they give the picture that the whole gives. auto: where memory is short.",
+    ),
+]
+RunBackend = Annotated[OnnxBackend, typer.Option("--backend", help="Runtime of an ONNX file.")]
+Fit = Annotated[
+    str | None, typer.Option(metavar=SIZE, help="Reduce larger results to fit into this size.")
+]
+Format = Annotated[
+    str | None,
+    typer.Option(help="png, jpg, webp, tiff or avif; default png. png and tiff keep 16 bits."),
+]
+Quality = Annotated[
+    int | None, typer.Option(min=1, max=100, help="Of jpg (default 95), webp (90) and avif (80).")
+]
+SkipExisting = Annotated[
+    bool, typer.Option("--skip-existing", help="Leave out what is there already.")
+]
+
+
+@takes_options
+def upscale(
+    model: Model,
+    inputs: Inputs,
+    output: Output,
+    tile: Tile = "auto",
+    backend: RunBackend = OnnxBackend.ONNXRUNTIME,
+    fit: Fit = None,
+    format: Format = None,
+    quality: Quality = None,
+    skip_existing: SkipExisting = False,
+    *,
+    options: NetworkOptions,
+    json: Json = False,
+) -> None:
+    """Upscale pictures. Exit code 1 if one of them failed; the others are written."""
+    from paragon_export.cli.run.show_upscale import upscale_lines
+    from paragon_export.cli.show.console import note, show
+    from paragon_export.upscaling import flow
+
+    plan = flow.UpscalePlan(
+        model=model,
+        inputs=tuple(inputs),
+        output=output,
+        tile=tile if tile in flow.TILE_WORDS else size_of(tile, "--tile"),
+        backend=backend,
+        fit=size_of(fit, "--fit") if fit else None,
+        format=format,
+        quality=quality,
+        skip_existing=skip_existing,
+        options=options,
+    )
+    result = flow.upscale_files(plan)
+    for failed in result.failed:
+        note(f"failed: {failed.source}: {failed.reason}")
+    show(json, result.to_json(), upscale_lines, result)
+    exit_on_failure(result.passed)

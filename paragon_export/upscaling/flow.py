@@ -1,0 +1,211 @@
+"""The flow: pictures in, upscaled pictures out."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from paragon_export.errors import MissingDependencyError, ParagonExportError, PlanError
+from paragon_export.media.pictures import Picture, read_picture
+from paragon_export.media.saving import format_of
+from paragon_export.networks.describe import LoadedNetwork
+from paragon_export.specs.plans import NetworkOptions
+from paragon_export.specs.types import OnnxBackend, Size
+from paragon_export.system.progress import advance, step
+from paragon_export.tiling.plan import least_tile
+from paragon_export.upscaling.background import WrittenBehind, read_ahead
+from paragon_export.upscaling.jobs import Job, Jobs, jobs_of
+from paragon_export.upscaling.model import Model, open_model
+from paragon_export.upscaling.pictures import Form, layout_of, rows_of
+from paragon_export.upscaling.results import NotUpscaled, Upscaled, UpscaleResult
+from paragon_export.upscaling.tiles import Tiling
+
+TILE_WORDS = ("auto", "none")
+
+
+@dataclass(frozen=True, kw_only=True)
+class UpscalePlan:
+    """What to upscale, and how."""
+
+    model: LoadedNetwork | Path
+    """A network, or a checkpoint, ONNX file or engine."""
+    inputs: tuple[Path, ...]
+    """Pictures and folders. Subfolders are searched and appear in the output."""
+    output: Path
+    """A folder, which is made; or a picture file, for one input file."""
+    tile: str | Size = "auto"
+    """``auto``: tiles where the picture does not fit into memory; ``none``; or their size."""
+    backend: OnnxBackend = OnnxBackend.ONNXRUNTIME
+    """What runs an ONNX file."""
+    fit: Size | None = None
+    """Size to reduce larger results to; their aspect ratio is kept."""
+    format: str | None = None
+    """``png``, ``jpg``, ``webp``, ``tiff`` or ``avif``; None: that of the output's name, or PNG."""
+    quality: int | None = None
+    """1 to 100, of JPEG, WebP and AVIF."""
+    skip_existing: bool = False
+    """Leave out what is there already."""
+    options: NetworkOptions = field(default_factory=NetworkOptions)
+    """Values that the tensors do not determine, if the model is a checkpoint."""
+
+
+def upscale(
+    model: LoadedNetwork | str | Path,
+    inputs: str | Path | Iterable[str | Path],
+    output: str | Path,
+    *,
+    tile: str | Size = "auto",
+    backend: str = "onnxruntime",
+    fit: str | Size | None = None,
+    **how: Any,
+) -> UpscaleResult:
+    """Upscale picture files. Inputs that fail are listed in the result, and the others go on.
+
+    Args:
+        model: As for ``UpscalePlan``, like all arguments.
+        inputs: One path, or several.
+        output: A folder or a file.
+        tile: ``"auto"``, ``"none"`` or a size, height x width, as ``"512x512"``.
+        backend: ``"onnxruntime"``, ``"openvino"`` or ``"cuda"``.
+        fit: A size.
+        how: ``format``, ``quality``, ``skip_existing`` and ``options``.
+
+    Returns:
+        What became of each input; ``passed``: all have their outputs.
+
+    Raises:
+        ParagonExportError: If the request contradicts itself, or the model cannot be opened.
+
+    Example:
+        >>> from paragon_export.assets import CHECKPOINT, PHOTOGRAPH
+        >>> upscale(CHECKPOINT, PHOTOGRAPH, "larger.png", fit="256x256").done[0].output_size
+        Size(height=256, width=256)
+    """
+    paths = [inputs] if isinstance(inputs, str | Path) else inputs
+    sizes = {"tile": _size(tile), "fit": _size(fit)}
+    opened = model if isinstance(model, LoadedNetwork) else Path(model)
+    given: dict[str, Any] = {
+        "model": opened,
+        "inputs": tuple(map(Path, paths)),
+        "output": Path(output),
+    }
+    return upscale_files(UpscalePlan(**given, **sizes, backend=OnnxBackend(backend), **how))
+
+
+def _size(text: str | Size | None) -> Any:
+    """Read a size; ``auto``, ``none`` and None stay as they are."""
+    return Size.parse(text) if isinstance(text, str) and text not in TILE_WORDS else text
+
+
+def upscale_files(plan: UpscalePlan) -> UpscaleResult:
+    """Do what a plan says (see :func:`upscale`)."""
+    found = jobs_of(plan.inputs, plan.output, plan.format)
+    kind = format_of(found.jobs[0].output.suffix)
+    model = open_model(plan.model, plan.backend, plan.options)
+    if isinstance(plan.tile, Size):
+        _check_tile(model, plan.tile)
+    form = Form(kind=kind, quality=plan.quality, fit=plan.fit)
+    run = _Run(Tiling(model, plan.tile), form)
+    run.all(found, skip_existing=plan.skip_existing)
+    return run.result(found)
+
+
+def _check_tile(model: Model, tile: Size) -> None:
+    """Refuse a tile that would be all margin, before anything is read."""
+    least = least_tile(model.field)
+    if least > min(tile.height, tile.width):
+        raise PlanError(
+            f"--tile {tile} is too small for {model.name}; use at least {least}x{least}"
+        )
+
+
+@dataclass
+class _Run:
+    """One run over all pictures."""
+
+    tiling: Tiling
+    form: Form
+    done: list[Upscaled] = field(default_factory=list)
+    failed: list[NotUpscaled] = field(default_factory=list)
+    skipped: list[Path] = field(default_factory=list)
+    start: float = field(default_factory=time.monotonic)
+
+    @property
+    def model(self) -> Model:
+        return self.tiling.model
+
+    def all(self, found: Jobs, *, skip_existing: bool) -> None:
+        """Read, compute and write every picture, each while others are read and written."""
+        wanted = [job for job in found.jobs if not (skip_existing and job.output.exists())]
+        self.skipped = [job.output for job in found.jobs if job not in wanted]
+        ahead = read_ahead(wanted, lambda job: read_picture(job.source))
+        written: list[tuple[Job, Upscaled, WrittenBehind]] = []
+        with ThreadPoolExecutor(1) as pool, step("upscaling", len(wanted)):
+            for job, read in ahead:
+                advance()
+                try:
+                    if found.folders:
+                        job.output.parent.mkdir(parents=True, exist_ok=True)
+                    written.append((job, *self._one(pool, job, read())))
+                except MissingDependencyError:
+                    raise
+                except (ParagonExportError, OSError) as error:
+                    self.failed.append(NotUpscaled(source=job.source, reason=str(error)))
+                while len(written) > 1:
+                    self._ended(*written.pop(0))
+            for one in written:
+                self._ended(*one)
+
+    def _one(
+        self, pool: ThreadPoolExecutor, job: Job, picture: Picture
+    ) -> tuple[Upscaled, WrittenBehind]:
+        """Compute one picture; another thread writes it."""
+        size = Size(*picture.color.shape[1:])
+        layout, notes = layout_of(picture, self.model.scale, self.model.channels, self.form)
+        tile = self.tiling.tile_for(size)
+        output = WrittenBehind(pool, job.output, layout)
+        is_whole = False
+        try:
+            with closing(rows_of(picture, self.tiling, layout, self.form)) as rows:
+                for block in rows:
+                    output.write(block)
+            is_whole = True
+        finally:
+            output.end(failed=not is_whole)
+        done = Upscaled(
+            source=job.source, output=job.output, size=size, tile=tile, notes=notes,
+            output_size=Size(layout.height, layout.width),
+        )  # fmt: skip
+        return done, output
+
+    def _ended(self, job: Job, done: Upscaled, output: WrittenBehind) -> None:
+        """Wait until a picture is written."""
+        try:
+            output.done.result()
+        except (PlanError, OSError) as error:
+            self.failed.append(NotUpscaled(source=job.source, reason=str(error)))
+        else:
+            self.done.append(done)
+
+    def result(self, found: Jobs) -> UpscaleResult:
+        """Return what became of all inputs. Each conversion is noted once."""
+        kinds: dict[str, int] = {}
+        for one in self.done:
+            for text in one.notes:
+                kinds[text] = kinds.get(text, 0) + 1
+        converted = [
+            f"converted {text} ({count} of {len(self.done)})" for text, count in kinds.items()
+        ]
+        ignored = [f"{found.ignored} files are no pictures by their names"] if found.ignored else []
+        return UpscaleResult(
+            done=tuple(self.done),
+            failed=tuple(self.failed),
+            skipped=tuple(self.skipped),
+            seconds=time.monotonic() - self.start,
+            notes=(*self.model.notes, *ignored, *converted),
+        )

@@ -1,0 +1,211 @@
+"""Model: a checkpoint, ONNX file or engine, opened to upscale pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
+from pathlib import Path
+
+import numpy as np
+
+from paragon_export.engines.manifest import EngineFile
+from paragon_export.engines.open import open_engine
+from paragon_export.errors import PlanError, RunError
+from paragon_export.graph.onnx_io import OnnxFile, is_onnx, read_onnx_file
+from paragon_export.networks.describe import LoadedNetwork, read_network
+from paragon_export.parity.candidates import is_engine, read_artifact
+from paragon_export.parity.reference import build_reference
+from paragon_export.runtimes.base import Arrays, Runner
+from paragon_export.runtimes.isolated import IsolatedRunner, open_runner
+from paragon_export.runtimes.named import with_standard_names
+from paragon_export.specs.network import Port, Task
+from paragon_export.specs.plans import NetworkOptions
+from paragon_export.specs.profiles import Profile
+from paragon_export.specs.types import OnnxBackend, Size
+from paragon_export.tiling.field import Field
+from paragon_export.tiling.open import field_of_file, field_of_network
+
+TRIAL = Size(16, 16)
+"""Size of the picture that tells the scale of an ONNX file."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """A network that upscales pictures, opened."""
+
+    name: str
+    runner: Runner
+    """Takes ``input`` and gives ``output``."""
+    inputs: tuple[Port, ...]
+    channels: int
+    """Of the picture: 1 luma, 3 RGB."""
+    scale: int
+    find_field: Callable[[], Field]
+    """Measures how far pixels reach.
+
+    Raises:
+        PlanError: If the network cannot be computed in tiles."""
+    fixed: Size | None = None
+    """The only size that it takes."""
+    largest: Size | None = None
+    """Largest size that it takes."""
+    notes: tuple[str, ...] = field(default=())
+
+    @cached_property
+    def field(self) -> Field:
+        """What the pixels of its output are computed from."""
+        return self.find_field()
+
+    def feeds(self, picture: np.ndarray) -> Arrays:
+        """Return the inputs for a picture, (1, C, H, W): a video network takes it for a first frame."""
+        feeds: Arrays = {"input": picture}
+        for port in self.inputs:
+            if port.name == "input":
+                continue
+            is_map = len(port.dims) == 4
+            shape = (1, int(port.dims[1]), *picture.shape[2:]) if is_map else ()
+            feeds[port.name] = np.zeros(shape, np.float32)
+        return feeds
+
+
+def open_model(path: LoadedNetwork | Path, backend: OnnxBackend, options: NetworkOptions) -> Model:
+    """Open a network to upscale pictures.
+
+    Args:
+        path: A network, or a checkpoint, an ONNX file or an engine.
+        backend: What runs an ONNX file.
+        options: Values that the tensors do not determine, for a checkpoint.
+
+    Raises:
+        PlanError: If it does not upscale pictures of 1 or 3 channels.
+        ParagonExportError: If it cannot be read or run.
+    """
+    if isinstance(path, LoadedNetwork):
+        return _checked(_of_network(path))
+    if is_engine(path):
+        artifact = read_artifact(path)
+        assert isinstance(artifact, EngineFile)
+        return _checked(_of_engine(artifact))
+    if is_onnx(path):
+        return _checked(_of_file(read_onnx_file(path), backend))
+    return _checked(_of_network(read_network(path, options)))
+
+
+def _checked(model: Model) -> Model:
+    if model.channels not in (1, 3):
+        raise PlanError(
+            f"{model.name} takes pictures of {model.channels} channels; upscale takes networks of 1 "
+            "(luma) and 3 (RGB)"
+        )
+    return model
+
+
+def _check_task(name: str, task: Task) -> None:
+    if task is not Task.IMAGE:
+        raise PlanError(f"{name} does not upscale pictures: it makes a {task.value}")
+
+
+def _of_network(network: LoadedNetwork) -> Model:
+    import torch
+
+    name, spec = network.checkpoint.path.name, network.spec
+    _check_task(name, spec.task)
+    reference = build_reference(network)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return Model(
+        name=name,
+        runner=reference.runner("float32", device),
+        inputs=reference.inputs,
+        channels=spec.in_channels,
+        scale=spec.scale,
+        find_field=lambda: field_of_network(
+            reference.runner("float32"), reference.inputs, spec.input_spec
+        ),
+        notes=spec.notes,
+    )
+
+
+def _of_file(file: OnnxFile, backend: OnnxBackend) -> Model:
+    """Open an ONNX file. It runs once in a child process with limits before it runs in this one."""
+    _check_task(file.path.name, file.task)
+    size = file.static or TRIAL
+    inputs, _ = file.ports
+    isolated = IsolatedRunner(file.data, backend, title=str(file.path))
+    model = Model(
+        name=file.path.name,
+        runner=with_standard_names(isolated, file.names),
+        inputs=inputs,
+        channels=file.input_spec.channels,
+        scale=1,
+        find_field=partial(field_of_file, file),
+        fixed=file.static,
+    )
+    black = np.zeros((1, model.channels, size.height, size.width), np.float32)
+    output = model.runner.infer(model.feeds(black))["output"]
+    scale = output.shape[-1] // size.width
+    if output.shape[2:] != (scale * size.height, scale * size.width):
+        raise RunError(
+            f"{file.path} makes {list(output.shape)} of {size}: that is no upscaled picture"
+        )
+    runner = open_runner(file.data, backend, is_own=True, title=str(file.path))
+    return replace(model, runner=with_standard_names(runner, file.names), scale=scale)
+
+
+def _of_engine(engine: EngineFile) -> Model:
+    manifest = engine.manifest
+    runner, _, profile = open_engine(engine)
+    assert manifest is not None  # or the engine is not opened
+    metadata = manifest.onnx_metadata
+    if not isinstance(profile, Profile) or not metadata.scale:
+        raise PlanError(f"{engine.path} does not upscale pictures")
+    inputs = [Port("input", (1, metadata.in_channels or 3, "height", "width"))]
+    return Model(
+        name=engine.path.name,
+        runner=runner,
+        inputs=tuple(inputs),
+        channels=metadata.in_channels or 3,
+        scale=metadata.scale,
+        find_field=lambda: _field_beside(engine),
+        fixed=profile.largest if profile.smallest == profile.largest else None,
+        largest=profile.largest,
+    )
+
+
+def _field_beside(engine: EngineFile) -> Field:
+    """Return the field of the ONNX file that an engine was built from."""
+    manifest = engine.manifest
+    assert manifest is not None
+    file = engine.path.with_name(str(manifest.onnx))
+    if not file.is_file():
+        raise PlanError(
+            f"tiles of {engine.path} need the ONNX file that it was built from, {file}; it is not there"
+        )
+    return field_of_file(read_onnx_file(file))
+
+
+class OnIntegers:
+    """A network on pictures of integers: a :class:`~paragon_export.runtimes.base.Runner`.
+
+    Gray is repeated for a network that takes RGB, and the mean of its result is taken. Of RGB a network that
+    takes one channel is given the luma (ITU-R BT.601).
+    """
+
+    LUMA = np.array([0.299, 0.587, 0.114], np.float32)
+
+    def __init__(self, model: Model, largest: int) -> None:
+        """Take a model and the value of white."""
+        self.name, self.model, self.largest = model.name, model, largest
+
+    def infer(self, feeds: Mapping[str, np.ndarray]) -> Arrays:
+        """Run the network once; ``output`` is in [0, 1], with one channel or three."""
+        given = feeds["input"]
+        image = np.asarray(given, np.float32) / np.float32(self.largest)
+        if image.shape[1] == 3 and self.model.channels == 1:
+            image = np.einsum("c,nchw->nhw", self.LUMA, image)[:, None]
+        if image.shape[1] < self.model.channels:
+            image = np.repeat(image, self.model.channels, axis=1)
+        output = self.model.runner.infer({**feeds, "input": np.ascontiguousarray(image)})["output"]
+        if given.shape[1] == 1:
+            output = output.mean(axis=1, keepdims=True)
+        return {"output": output}

@@ -1,0 +1,71 @@
+"""Results of upscaling, as data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from paragon_export.specs.types import Size
+
+
+@dataclass(frozen=True, kw_only=True)
+class Upscaled:
+    """One picture that was made."""
+
+    source: Path
+    output: Path
+    size: Size
+    """Of the source."""
+    output_size: Size
+    tile: Size | None = None
+    """Size of the tiles; None: it was computed at once."""
+    notes: tuple[str, ...] = ()
+    """What was converted."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class NotUpscaled:
+    """One picture that could not be made."""
+
+    source: Path
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class UpscaleResult:
+    """What became of all inputs."""
+
+    done: tuple[Upscaled, ...] = ()
+    failed: tuple[NotUpscaled, ...] = ()
+    skipped: tuple[Path, ...] = ()
+    """Outputs that were there already."""
+    seconds: float = 0.0
+    """From the first reading to the last writing, without opening the model."""
+    notes: tuple[str, ...] = ()
+
+    @property
+    def passed(self) -> bool:
+        """Whether every input has its output."""
+        return not self.failed
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what ``--json`` prints."""
+        return {
+            "passed": self.passed,
+            "seconds": self.seconds,
+            "done": [
+                {
+                    "source": str(one.source),
+                    "output": str(one.output),
+                    "size": str(one.size),
+                    "output_size": str(one.output_size),
+                    "tile": str(one.tile) if one.tile else None,
+                    "notes": list(one.notes),
+                }
+                for one in self.done
+            ],
+            "failed": [{"source": str(one.source), "reason": one.reason} for one in self.failed],
+            "skipped": [str(path) for path in self.skipped],
+            "notes": list(self.notes),
+        }

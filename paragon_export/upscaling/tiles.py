@@ -1,0 +1,123 @@
+"""Tiles: which size of tile a picture is computed in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from paragon_export.errors import PlanError
+from paragon_export.specs.types import Size
+from paragon_export.system.limits import available_memory, peak_memory_bytes, reset_peak_memory
+from paragon_export.system.progress import step
+from paragon_export.tiling.plan import least_tile
+from paragon_export.tiling.run import TiledRunner
+from paragon_export.upscaling.model import Model, OnIntegers
+
+SURELY_FITS_PX = 2**18
+"""Pixels of a picture that is computed at once without measuring memory: 512x512."""
+
+TRIALS = (Size(128, 128), Size(256, 256))
+"""Sizes whose runs tell the memory for a pixel."""
+
+SHARE = 0.5
+"""Of the memory that is available, what a run may take."""
+
+MAX_TILE_PX = 2048
+"""Largest side of a tile that is chosen: larger ones hardly save work."""
+
+
+@dataclass
+class Tiling:
+    """How the pictures of one run are cut."""
+
+    model: Model
+    asked: str | Size
+    """``auto``, ``none``, or the size of a tile."""
+    bytes_per_pixel: float | None = None
+    """Memory for one pixel of the input; None: not measured."""
+
+    def strips(self, pixels: np.ndarray, largest: int) -> Iterator[np.ndarray]:
+        """Compute a picture and yield its rows from top to bottom.
+
+        Args:
+            pixels: (C, H, W), integers.
+            largest: The value of white.
+
+        Yields:
+            (C, rows, W), in [0, 1]: values outside are clipped.
+
+        Raises:
+            PlanError: If it cannot be cut as asked.
+            RunError: If the network cannot run.
+        """
+        size = Size(*pixels.shape[1:])
+        feeds, runner = self.model.feeds(pixels[None]), OnIntegers(self.model, largest)
+        tile = self.tile_for(size)
+        if tile is None:
+            yield np.clip(runner.infer(feeds)["output"][0], 0, 1)
+            return
+        is_fixed = self.model.fixed is not None
+        for strip in TiledRunner(runner, self.model.field, tile, fixed=is_fixed).strips(feeds):
+            yield np.clip(strip.rows[0], 0, 1)
+
+    def tile_for(self, size: Size) -> Size | None:
+        """Return the size of the tiles of a picture; None: it is computed at once.
+
+        Raises:
+            PlanError: If it does not fit and cannot be cut.
+        """
+        if self.model.fixed:
+            return None if size == self.model.fixed else self.model.fixed
+        if isinstance(self.asked, Size):
+            fits = size.height <= self.asked.height and size.width <= self.asked.width
+            return None if fits else self.asked
+        limit = self.model.largest
+        if limit and (size.height > limit.height or size.width > limit.width):
+            if self.asked == "none":
+                raise PlanError(f"{self.model.name} takes at most {limit}; leave out --tile none")
+            return limit
+        pixels = size.height * size.width
+        if self.asked == "none" or pixels <= SURELY_FITS_PX:
+            return None
+        return self._largest_that_fits(pixels)
+
+    def _largest_that_fits(self, pixels: int) -> Size | None:
+        if self.bytes_per_pixel is None:
+            self.bytes_per_pixel = measured_bytes_per_pixel(self.model)
+        available = available_memory()
+        if not self.bytes_per_pixel or available is None:
+            most = SURELY_FITS_PX
+        else:
+            most = int(SHARE * available / self.bytes_per_pixel)
+        if pixels <= most:
+            return None
+        side = min(int(most**0.5), MAX_TILE_PX)
+        least = least_tile(self.model.field)
+        if side < least:
+            raise PlanError(
+                f"a tile of {self.model.name} needs {least}x{least} pixels and the memory that is "
+                f"free is enough for {side}x{side}; close other programs, or give --tile"
+            )
+        step_px = self.model.field.step
+        return Size(side // step_px * step_px, side // step_px * step_px)
+
+
+@step("measuring memory")
+def measured_bytes_per_pixel(model: Model) -> float | None:
+    """Return the memory of a run for one pixel of its input in bytes; None where it is not known.
+
+    It is the difference of two runs, over the difference of their pixels. On a system other than
+    Linux nothing tells the memory of a run.
+    """
+    before, peaks = reset_peak_memory(), []
+    for size in TRIALS:
+        black = np.zeros((1, model.channels, size.height, size.width), np.float32)
+        model.runner.infer(model.feeds(black))
+        peaks.append(peak_memory_bytes(before))
+    low, high = peaks
+    if low is None or high is None:
+        return None
+    pixels = [size.height * size.width for size in TRIALS]
+    return max(0, high - low) / (pixels[1] - pixels[0])

@@ -1,0 +1,173 @@
+"""Picture files: what is read is what was written, at its depth and with what is beside the pixels."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageCms
+
+from paragon_export.errors import PlanError
+from paragon_export.media.pictures import Picture, read_picture
+from paragon_export.media.png import PngWriter
+from paragon_export.media.saving import Layout, fitted, saving
+from paragon_export.media.transparency import filled
+
+ICC = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+
+RNG = np.random.default_rng(0)
+
+
+def noise(channels: int, dtype: type, height: int = 13, width: int = 21) -> np.ndarray:
+    """Return (H, W, channels), smooth in parts so that every filter of PNG is chosen."""
+    pixels = RNG.integers(0, np.iinfo(dtype).max, (height, width, channels), dtype, endpoint=True)
+    pixels[2:6] = pixels[2]
+    pixels[6:9, 3:] = pixels[6:9, 3:4]
+    return pixels
+
+
+def save(path: Path, pixels: np.ndarray, **beside: object) -> None:
+    layout = Layout(
+        height=len(pixels), width=pixels.shape[1], channels=pixels.shape[2], dtype=pixels.dtype, **beside
+    )  # fmt: skip
+    with saving(path, layout) as rows:
+        for row in np.array_split(pixels, 3):
+            rows.write(row)
+
+
+def planes(picture: Picture) -> np.ndarray:
+    """Return (H, W, channels)."""
+    parts = [picture.color] if picture.alpha is None else [picture.color, picture.alpha]
+    return np.moveaxis(np.concatenate(parts), 0, -1)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tiff"])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+def test_pixels_are_exact(channels: int, dtype: type, suffix: str, tmp_path: Path) -> None:
+    pixels = noise(channels, dtype)
+    save(tmp_path / f"a{suffix}", pixels, icc=ICC, dpi=(300.0, 150.0))
+
+    found = read_picture(tmp_path / f"a{suffix}")
+
+    assert np.array_equal(planes(found), pixels)
+    assert found.color.dtype == dtype
+    assert found.icc == ICC
+    assert found.dpi == pytest.approx((300, 150), rel=1e-3)
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_other_programs_read_our_png(channels: int) -> None:
+    """Pillow's decoder checks what ours writes; the parts of a row do not matter."""
+    pixels, file = noise(channels, np.uint8), io.BytesIO()
+    with PngWriter(file, 13, 21, channels, pixels.dtype) as writer:
+        for row in pixels:
+            writer.write(row[None])
+    assert np.array_equal(np.asarray(Image.open(file)).reshape(pixels.shape), pixels)
+
+
+@pytest.mark.parametrize(("suffix", "bound"), [(".jpg", 3), (".webp", 5), (".avif", 6)])
+def test_flat_colors_of_formats_with_losses(suffix: str, bound: int, tmp_path: Path) -> None:
+    pixels = np.full((32, 32, 3), (200, 90, 30), np.uint8)
+    save(tmp_path / f"a{suffix}", pixels, icc=ICC, quality=95)
+    found = read_picture(tmp_path / f"a{suffix}")
+    assert np.abs(planes(found).astype(int) - pixels).max() <= bound
+    assert found.icc == ICC
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_orientation_is_applied(orientation: int, tmp_path: Path) -> None:
+    """16 bits are turned as Pillow turns 8."""
+    from PIL import ImageOps
+
+    exif = Image.Exif()
+    exif[274] = orientation
+    image = Image.fromarray(noise(3, np.uint8))
+    image.save(tmp_path / "a.tiff", exif=exif)
+    wanted = np.asarray(ImageOps.exif_transpose(Image.open(tmp_path / "a.tiff")))
+    assert np.array_equal(planes(read_picture(tmp_path / "a.tiff")), wanted)
+
+    from paragon_export.media.pictures import _turned
+
+    assert np.array_equal(_turned(np.asarray(image).astype(np.uint16), orientation), wanted)
+
+
+@pytest.mark.parametrize(
+    ("mode", "channels", "said"),
+    [
+        ("1", 1, "1 bit to 8"), ("P", 3, "palette to RGB"), ("CMYK", 3, "CMYK to RGB"),
+        ("L", 1, ""), ("LA", 1, ""), ("RGB", 3, ""),
+    ],
+)  # fmt: skip
+def test_modes(mode: str, channels: int, said: str, tmp_path: Path) -> None:
+    image = Image.fromarray(noise(3, np.uint8)).convert(mode)
+    image.save(tmp_path / "a.tiff")
+    found = read_picture(tmp_path / "a.tiff")
+    assert len(found.color) == channels
+    assert found.converted == ((said,) if said else ())
+    wanted = np.asarray(image.convert("RGB" if channels == 3 else "L"))
+    assert np.array_equal(planes(found).squeeze(), wanted)
+
+
+def test_a_palette_with_a_transparent_color(tmp_path: Path) -> None:
+    image = Image.fromarray(noise(3, np.uint8)).convert("P")
+    clear = int(np.asarray(image)[5, 5])
+    image.save(tmp_path / "a.png", transparency=clear)
+    found = read_picture(tmp_path / "a.png")
+    assert found.alpha is not None
+    assert np.array_equal(found.alpha[0] == 0, np.asarray(image) == clear)
+
+
+def test_what_is_no_picture_is_one_line(tmp_path: Path) -> None:
+    for name, data in {
+        "a.png": b"",
+        "b.png": b"\x89PNG\r\n\x1a\nxx",
+        "c.jpg": b"\xff\xd8\xff",
+    }.items():
+        (tmp_path / name).write_bytes(data)
+        with pytest.raises(PlanError, match="cannot read"):
+            read_picture(tmp_path / name)
+    Image.fromarray(np.zeros((4, 4), np.float32)).save(tmp_path / "d.tiff")
+    with pytest.raises(PlanError, match="its mode is F"):
+        read_picture(tmp_path / "d.tiff")
+
+
+def test_a_failed_picture_leaves_the_old_one(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    save(path, noise(3, np.uint8))
+    before = path.read_bytes()
+    layout = Layout(height=9, width=9, channels=3, dtype=np.dtype(np.uint8))
+
+    def fail() -> None:
+        with saving(path, layout) as rows:
+            rows.write(np.zeros((3, 9, 3), np.uint8))
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    assert path.read_bytes() == before
+    assert [p.name for p in tmp_path.iterdir()] == ["a.png"]
+
+
+def test_what_a_format_lacks_is_said() -> None:
+    deep = Layout(height=1, width=1, channels=4, dtype=np.dtype(np.uint16))
+    layout, lost = fitted(deep, "jpg")
+    assert (layout.channels, layout.dtype, len(lost)) == (3, np.uint8, 2)
+    assert fitted(deep, "png") == (deep, ())
+
+
+def test_transparent_pixels_take_the_color_around() -> None:
+    color = np.zeros((3, 40, 50), np.float32)
+    color[0, :, :25], color[1, :, 25:] = 1, 1
+    alpha = np.zeros((1, 40, 50), np.float32)
+    alpha[:, 3:6, 3:6], alpha[:, 3:6, 44:47] = 1, 0.5
+    hidden = np.where(alpha > 0, color, 0.5)
+
+    found = filled(hidden, alpha)
+
+    assert np.array_equal(np.where(alpha > 0, found, 0), np.where(alpha > 0, color, 0))
+    assert np.allclose(found[:, 8, 4], (1, 0, 0))
+    assert np.allclose(found[:, 8, 45], (0, 1, 0))
+    assert not filled(hidden, np.zeros_like(alpha)).any()

@@ -1,0 +1,196 @@
+"""``upscale``: folders and pictures in, pictures of the network out."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from paragon_export.assets import CHECKPOINT, PHOTOGRAPH, photograph
+from paragon_export.errors import PlanError
+from paragon_export.media.pictures import read_picture
+from paragon_export.media.saving import Layout, saving
+from paragon_export.networks.describe import load_network
+from paragon_export.parity.reference import build_reference
+from paragon_export.pipeline.export import export_onnx
+from paragon_export.specs.types import Size
+from paragon_export.testing.glyph import small_checkpoint
+from paragon_export.testing.tiny import tiny_checkpoint
+from paragon_export.upscaling.flow import upscale
+from paragon_export.upscaling.tiles import Tiling
+from tests.conftest import RunHere
+
+SMALL = photograph()[:20, :30]
+
+
+def write(path: Path, pixels: np.ndarray, dtype: type = np.uint8) -> Path:
+    """Write (H, W, channels) in [0, 1]."""
+    values = np.rint(pixels * np.iinfo(dtype).max).astype(dtype)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    layout = Layout(
+        height=len(values), width=values.shape[1], channels=values.shape[2], dtype=values.dtype,
+        icc=b"profile", dpi=(100.0, 100.0),
+    )  # fmt: skip
+    with saving(path, layout) as rows:
+        rows.write(values)
+    return path
+
+
+def shown(path: Path) -> np.ndarray:
+    """Return (H, W, channels) in [0, 1]."""
+    picture = read_picture(path)
+    parts = [picture.color] if picture.alpha is None else [picture.color, picture.alpha]
+    return np.moveaxis(np.concatenate(parts), 0, -1) / picture.largest
+
+
+def expected(checkpoint: Path, pixels: np.ndarray, *, gray: bool = False) -> np.ndarray:
+    """Return what PyTorch makes of (H, W, 3) in float64, clipped; its mean over the channels if ``gray``."""
+    runner = build_reference(load_network(checkpoint)).runner("float64")
+    output = runner.infer({"input": np.moveaxis(pixels, -1, 0)[None]})["output"][0]
+    channels = output.mean(0, keepdims=True) if gray else output
+    return np.clip(np.moveaxis(channels, 0, -1), 0, 1)
+
+
+@pytest.mark.parametrize(("dtype", "step"), [(np.uint8, 255), (np.uint16, 65535)])
+@pytest.mark.parametrize("kind", ["checkpoint", "onnx"])
+def test_the_picture_is_that_of_the_network(
+    kind: str, dtype: type, step: int, tiny_realtime: Path, tmp_path: Path
+) -> None:
+    """To the last bit of its depth, with profile and scaled resolution."""
+    source, model = write(tmp_path / "a.png", SMALL, dtype), tiny_realtime
+    if kind == "onnx":
+        model = tmp_path / "o.onnx"
+        export_onnx(tiny_realtime, model)
+
+    result = upscale(model, source, tmp_path / "b.png")
+
+    assert result.passed
+    wanted = expected(tiny_realtime, shown(source))
+    assert np.abs(shown(tmp_path / "b.png") - wanted).max() <= 0.5 / step + 1e-6
+    picture = read_picture(tmp_path / "b.png")
+    assert (picture.icc, picture.largest) == (b"profile", step)
+    assert picture.dpi == pytest.approx((200, 200), rel=1e-3)
+
+
+def test_tiles_give_the_same_file(tiny_stream: Path, tmp_path: Path) -> None:
+    source = write(tmp_path / "a.png", photograph()[:150, :170])
+    whole = upscale(tiny_stream, source, tmp_path / "whole.png", tile="none").done[0]
+    tiled = upscale(tiny_stream, source, tmp_path / "tiled.png", tile="64x80").done[0]
+    assert (whole.tile, tiled.tile) == (None, Size(64, 80))
+    assert np.abs(shown(whole.output) - shown(tiled.output)).max() <= 1 / 255
+
+
+def test_alpha_is_upscaled_and_hidden_colors_stay_hidden(
+    tiny_realtime: Path, tmp_path: Path
+) -> None:
+    alpha = np.zeros((20, 30, 1), np.float32)
+    alpha[:, :15] = 1
+    hidden = [np.where(alpha > 0, SMALL, color) for color in (0.0, 1.0)]
+    for index, color in enumerate(hidden):
+        write(tmp_path / f"in/{index}.png", np.concatenate([color, alpha], -1))
+
+    upscale(tiny_realtime, tmp_path / "in", tmp_path / "out")
+
+    first, second = (shown(tmp_path / f"out/{index}.png") for index in (0, 1))
+    assert first.shape == (40, 60, 4)
+    assert np.array_equal(first[:, :34], second[:, :34])
+    wanted = expected(tiny_realtime, alpha.repeat(3, -1), gray=True)
+    assert np.abs(first[..., 3:] - wanted).max() <= 0.5 / 255 + 1e-6
+
+
+def test_gray_stays_gray(tiny_realtime: Path, tmp_path: Path) -> None:
+    source = write(tmp_path / "a.png", SMALL[..., :1])
+    upscale(tiny_realtime, source, tmp_path / "b.png")
+    wanted = expected(tiny_realtime, shown(source).repeat(3, -1), gray=True)
+    assert np.abs(shown(tmp_path / "b.png") - wanted).max() <= 0.5 / 255 + 1e-6
+
+
+def test_a_gray_network_takes_luma_and_says_so(tmp_path: Path) -> None:
+    checkpoint = tiny_checkpoint(tmp_path / "gray.safetensors", in_channels=1)
+    source = write(tmp_path / "a.png", SMALL)
+    result = upscale(checkpoint, source, tmp_path / "b.png")
+    assert shown(tmp_path / "b.png").shape == (40, 60, 1)
+    assert any("luma" in text for text in result.notes)
+
+
+def test_folders_are_mirrored_and_broken_files_do_not_stop_others(
+    tiny_realtime: Path, tmp_path: Path, run_here: RunHere
+) -> None:
+    for name in ("a.png", "sub/b.png", "sub/.hidden.png"):
+        write(tmp_path / "in" / name, SMALL)
+    (tmp_path / "in/broken.png").write_bytes(b"no picture")
+    (tmp_path / "in/readme.txt").write_text("text")
+
+    done = run_here("upscale", tiny_realtime, "in", "-o", "out", "--format", "webp", "--json")
+
+    assert done.code == 1
+    document = json.loads(done.stdout)
+    assert {Path(one["output"]).as_posix() for one in document["done"]} == {
+        "out/a.webp", "out/sub/b.webp",
+    }  # fmt: skip
+    assert [Path(one["source"]).name for one in document["failed"]] == ["broken.png"]
+    assert done.stderr.count("failed: ") == 1
+    assert {p.name for p in (tmp_path / "out").rglob("*.*")} == {"a.webp", "b.webp"}
+
+    again = run_here("upscale", tiny_realtime, "in", "-o", "out", "--format", "webp",
+                     "--skip-existing")  # fmt: skip
+    assert "2 there already" in again.stdout
+
+
+def test_larger_results_are_reduced(tmp_path: Path) -> None:
+    """Half of twice the size is the picture again, but for what the network changes."""
+    source = write(tmp_path / "a.png", photograph()[:64, :96])
+    result = upscale(CHECKPOINT, source, tmp_path / "b.png", fit="64x500")
+    assert result.done[0].output_size == Size(64, 96)
+    assert np.abs(shown(tmp_path / "b.png") - shown(source)).mean() < 0.02
+    assert read_picture(tmp_path / "b.png").dpi == pytest.approx((100, 100), rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["in", "-o", "in"], "is also an input"),
+        (["in", "x.jpg", "-o", "out"], "there is no x.jpg"),
+        (["in", "in2", "-o", "out"], "would both become"),
+        (["in", "-o", "one.png"], "give a folder for several inputs"),
+        (["in/a.png", "-o", "b.gif.webp", "--format", "png"], "contradict"),
+        (["in", "-o", "out", "--format", "gif"], "use one of png"),
+        (["in", "-o", "out", "--tile", "20x20"], "--tile 20x20 is too small"),
+        (["empty", "-o", "out"], "no picture"),
+    ],
+)
+def test_refusals(
+    arguments: list[str], words: str, tiny_realtime: Path, tmp_path: Path, run_here: RunHere
+) -> None:
+    write(tmp_path / "in/a.png", photograph()[:40, :40])
+    write(tmp_path / "in2/a.png", SMALL)
+    (tmp_path / "empty").mkdir()
+    before = sorted(tmp_path.rglob("*.*"))
+    done = run_here("upscale", tiny_realtime, *arguments)
+    assert done.code == 3
+    assert words in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert sorted(tmp_path.rglob("*.*")) == before
+
+
+def test_what_upscales_nothing_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(PlanError, match="does not upscale pictures"):
+        upscale(small_checkpoint(tmp_path / "g.safetensors"), PHOTOGRAPH, tmp_path / "o.png")
+
+
+def test_tiles_are_chosen_where_memory_is_short(
+    tiny_realtime: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from paragon_export.specs.plans import NetworkOptions
+    from paragon_export.specs.types import OnnxBackend
+    from paragon_export.upscaling.model import open_model
+
+    model = open_model(tiny_realtime, OnnxBackend.ONNXRUNTIME, NetworkOptions())
+    monkeypatch.setattr("paragon_export.upscaling.tiles.available_memory", lambda: 10**9)
+    assert Tiling(model, "auto", bytes_per_pixel=1000).tile_for(Size(600, 700)) is None
+    assert Tiling(model, "auto", bytes_per_pixel=5000).tile_for(Size(600, 700)) == Size(316, 316)
+    assert Tiling(model, "none", bytes_per_pixel=5000).tile_for(Size(600, 700)) is None
+    with pytest.raises(PlanError, match="enough for 22x22"):
+        Tiling(model, "auto", bytes_per_pixel=1e6).tile_for(Size(600, 700))
