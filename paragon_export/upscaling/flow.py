@@ -72,7 +72,7 @@ def upscale(
         output: A folder or a file.
         tile: ``"auto"``, ``"none"`` or a size, height x width, as ``"512x512"``.
         backend: ``"onnxruntime"``, ``"openvino"`` or ``"cuda"``.
-        fit: A size.
+        fit: A size, too.
         how: ``format``, ``quality``, ``skip_existing`` and ``options``.
 
     Returns:
@@ -87,14 +87,13 @@ def upscale(
         Size(height=256, width=256)
     """
     paths = [inputs] if isinstance(inputs, str | Path) else inputs
-    sizes = {"tile": _size(tile), "fit": _size(fit)}
-    opened = model if isinstance(model, LoadedNetwork) else Path(model)
-    given: dict[str, Any] = {
-        "model": opened,
-        "inputs": tuple(map(Path, paths)),
-        "output": Path(output),
-    }
-    return upscale_files(UpscalePlan(**given, **sizes, backend=OnnxBackend(backend), **how))
+    plan = UpscalePlan(
+        model=model if isinstance(model, LoadedNetwork) else Path(model),
+        inputs=tuple(map(Path, paths)),
+        output=Path(output),
+        **{"tile": _size(tile), "fit": _size(fit), "backend": OnnxBackend(backend), **how},
+    )
+    return upscale_files(plan)
 
 
 def _size(text: str | Size | None) -> Any:
