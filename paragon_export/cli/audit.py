@@ -12,9 +12,12 @@ from paragon_export.cli.options import (
     Json,
     Rewrite,
     Video,
+    existing,
     exit_on_failure,
+    replaced,
     takes_options,
 )
+from paragon_export.reports.files import ReportFiles
 from paragon_export.specs.plans import ExportPlan, NetworkOptions
 from paragon_export.specs.types import Precision
 
@@ -27,6 +30,7 @@ def audit(
     rewrite: Rewrite = True,
     images: Images = None,
     *,
+    reports: ReportFiles,
     options: NetworkOptions,
     json: Json = False,
 ) -> None:
@@ -34,6 +38,7 @@ def audit(
     from paragon_export.cli.show.audit import audit_table, audited
     from paragon_export.cli.show.console import show
     from paragon_export.pipeline.audit_ranges import audit_source
+    from paragon_export.reports.measured import of_audit
 
     plan = ExportPlan(
         checkpoint=source,
@@ -43,6 +48,11 @@ def audit(
         video=video,
         rewrite=rewrite,
     )
+    reports.check(source, options.config)
+    there = existing(*reports.paths)
     ranges = audit_source(plan, images)
-    show(json, audited(ranges), audit_table, ranges)
+    reports.write(lambda: of_audit(ranges, source))
+    document = audited(ranges)
+    document["notes"] += replaced(there)
+    show(json, document, audit_table, ranges)
     exit_on_failure(ranges.passed)

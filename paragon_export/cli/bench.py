@@ -17,6 +17,7 @@ from paragon_export.cli.options import (
     size_of,
     takes_options,
 )
+from paragon_export.reports.files import ReportFiles
 from paragon_export.specs.plans import NetworkOptions
 from paragon_export.specs.types import check_suffix
 
@@ -30,6 +31,7 @@ def bench(
     backend: Backends = None,
     report: ReportFile = None,
     *,
+    reports: ReportFiles,
     options: NetworkOptions,
     json: Json = False,
 ) -> None:
@@ -38,6 +40,7 @@ def bench(
     from paragon_export.bench.measure import benchmark, is_report
     from paragon_export.cli.show.bench import bench_markdown, bench_table
     from paragon_export.cli.show.console import note, show
+    from paragon_export.reports.measured import of_bench
     from paragon_export.system.atomic_write import check_writable, to_json, write_texts
 
     if report:
@@ -45,8 +48,9 @@ def bench(
     files = [report, report.with_suffix(".json")] if report else []
     for file in files:
         check_writable(file, *artifacts, options.config, named=file == report, is_ours=is_report)
+    reports.check(*artifacts, options.config, *files)
     sizes = [size_of(text, "--size") for text in size or ()]
-    there, load = existing(*files), load_average()
+    there, load = existing(*files, *reports.paths), load_average()
     result = benchmark(
         artifacts,
         sizes=sizes,
@@ -58,7 +62,9 @@ def bench(
     if files:
         texts = (bench_markdown(result), to_json(result.to_json()))
         write_texts(dict(zip(files, texts, strict=True)))
-    for text in [*doubt(result, load), *replaced(there)]:
+    doubts = doubt(result, load)
+    reports.write(lambda: of_bench(result, artifacts, doubts))
+    for text in [*doubts, *replaced(there)]:
         note(text)
     show(json, result.to_json(), bench_table, result)
     exit_on_failure(any(row.samples_ms for row in result.rows))

@@ -35,6 +35,7 @@ from paragon_export.cli.options import (
 )
 from paragon_export.cli.quantize import CALIBRATION_OPTIONS, quantize_checkpoint
 from paragon_export.errors import PlanError
+from paragon_export.reports.files import ReportFiles
 from paragon_export.specs.plans import ExportPlan, NetworkOptions
 from paragon_export.specs.types import Precision, Runtime
 
@@ -61,6 +62,7 @@ def onnx(
     agreement: AgreementAlias = 0.95,
     accept_loss: AcceptLossAlias = False,
     *,
+    reports: ReportFiles,
     options: NetworkOptions,
     json: Json = False,
 ) -> None:
@@ -68,7 +70,8 @@ def onnx(
     precision = precision_of(fp16, bf16)
     size = size_of(static, "--static") if static else None
     if int8:
-        if precision.is_half or static or video or io is not Precision.FP32 or audit or at:
+        others = static or video or io is not Precision.FP32 or audit or at or reports.paths
+        if precision.is_half or others:
             raise PlanError("--int8 goes with float32 inputs and outputs and no other precision")
         calibration = (calibrate, phase_1, agreement, accept_loss)
         return quantize_checkpoint(checkpoint, output, opset, calibration, options, json, ALIAS)
@@ -78,9 +81,10 @@ def onnx(
         checkpoint=checkpoint, output=output or Path("unnamed.onnx"),
         is_named=output is not None, options=options, precision=precision, io=io, static=size,
         video=video, rewrite=rewrite, runtime=runtime, opset=opset,
-        at=sizes_in("--at", at), error_shares=audit is not None,
+        at=sizes_in("--at", at), error_shares=audit is not None, pictures=reports.pictures,
     )  # fmt: skip
-    _export(plan if output else replace(plan, output=_default_output(plan)), audit, json)
+    named = plan if output else replace(plan, output=_default_output(plan))
+    _export(named, audit, reports, json)
 
 
 def _default_output(plan: ExportPlan) -> Path:
@@ -95,21 +99,24 @@ def _default_output(plan: ExportPlan) -> Path:
     return default_name(plan.checkpoint, parts, ".onnx")
 
 
-def _export(plan: ExportPlan, audit: Path | None, json: bool) -> None:
+def _export(plan: ExportPlan, audit: Path | None, reports: ReportFiles, json: bool) -> None:
     from paragon_export.cli.show.console import show
     from paragon_export.cli.show.onnx import export_table, exported
     from paragon_export.pipeline.export import export
+    from paragon_export.reports.judged import of_export
     from paragon_export.system.atomic_write import to_json, write_text
 
     if audit:
         _check_audit(audit, plan)
-    there, audit_there = existing(plan.output), existing(audit)
+    reports.check(plan.checkpoint, plan.output, plan.options.config, audit)
+    there, others_there = existing(plan.output), existing(audit, *reports.paths)
     result = export(plan)
     if audit and result.ranges:
         write_text(audit, to_json(result.ranges.to_json()))
+    reports.write(lambda: of_export(result, plan.checkpoint))
     there = there if result.passed else []
     document = exported(result)
-    document["notes"] += replaced([*there, *audit_there])
+    document["notes"] += replaced([*there, *others_there])
     show(json, document, export_table, result, bool(there))
     exit_on_failure(result.passed)
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Callable, Sequence
+import shlex
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 from inspect import signature
 from pathlib import Path
@@ -15,6 +17,7 @@ import typer
 from paragon_export.cli.show.held_notes import hold_note
 from paragon_export.errors import PlanError
 from paragon_export.networks.options import FLAGS, parse_option
+from paragon_export.reports.files import ReportFiles
 from paragon_export.specs.plans import NetworkOptions
 from paragon_export.specs.profiles import recipe_names
 from paragon_export.specs.types import (
@@ -191,6 +194,12 @@ TimeVideo = Annotated[bool, typer.Option("--video", help="Time checkpoints as vi
 ReportFile = Annotated[
     Path | None, typer.Option(help="Markdown file to write, and JSON with the same name.")
 ]
+HtmlFile = Annotated[
+    Path | None, typer.Option("--html", metavar="FILE", help="HTML page to write, with pictures.")
+]
+MarkdownFile = Annotated[
+    Path | None, typer.Option("--markdown", metavar="FILE", help="Short Markdown report to write.")
+]
 
 
 def options_of(
@@ -223,17 +232,33 @@ def options_of(
     return NetworkOptions(flags=given, config=config)
 
 
+def report_files_of(html: HtmlFile = None, markdown: MarkdownFile = None) -> ReportFiles:
+    """Collect the files of a report of a command line."""
+    command = " ".join(map(shlex.quote, ["paragon-export", *sys.argv[1:]]))
+    return ReportFiles(html=html, markdown=markdown, command=command)
+
+
+COLLECTED: Mapping[str, Callable[..., Any]] = {"options": options_of, "reports": report_files_of}
+"""Parameters of commands that several options are collected in, by what collects them."""
+
+
 def takes_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command the options of ``options_of`` in the place of its parameter ``options``."""
-    of_network = signature(options_of, eval_str=True).parameters
+    """Give a command the options of each of its ``COLLECTED`` parameters in the parameter's place."""
     own = signature(command, eval_str=True)
+    options = {
+        name: signature(collect, eval_str=True).parameters
+        for name, collect in COLLECTED.items()
+        if name in own.parameters
+    }
 
     @wraps(command)
     def called(**given: Any) -> None:
-        values = {name: given.pop(name) for name in of_network}
-        command(**given, options=options_of(**values))
+        values = {n: {each: given.pop(each) for each in options[n]} for n in options}
+        command(**given, **{n: COLLECTED[n](**values[n]) for n in options})
 
-    shown = (of_network.values() if p.name == "options" else [p] for p in own.parameters.values())
+    shown = (
+        options[p.name].values() if p.name in options else [p] for p in own.parameters.values()
+    )
     flat = [p.replace(kind=p.KEYWORD_ONLY) for p in itertools.chain.from_iterable(shown)]
     called.__signature__ = own.replace(parameters=flat)  # type: ignore[attr-defined]
     return called

@@ -25,6 +25,7 @@ from paragon_export.cli.options import (
     sizes_in,
     takes_options,
 )
+from paragon_export.reports.files import ReportFiles
 from paragon_export.specs.plans import NetworkOptions
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ def parity(
     junit: JunitFile = None,
     other_checkpoint: OtherCheckpoint = False,
     *,
+    reports: ReportFiles,
     options: NetworkOptions,
     json: Json = False,
 ) -> None:
@@ -49,6 +51,7 @@ def parity(
     from paragon_export.cli.show.console import show
     from paragon_export.cli.show.parity import judged, parity_table
     from paragon_export.parity.check import check_parity
+    from paragon_export.reports.judged import of_parity
     from paragon_export.system.atomic_write import check_writable
 
     files = candidates or [reference]
@@ -56,7 +59,8 @@ def parity(
         raise typer.BadParameter("give the ONNX files and engines to judge against it")
     if junit:
         check_writable(junit, reference, *files, options.config)
-    there = existing(junit)
+    reports.check(reference, *files, options.config, junit)
+    there = existing(junit, *reports.paths)
     report = check_parity(
         reference if candidates else None,
         files,
@@ -65,9 +69,11 @@ def parity(
         images=images,
         backends=backends_of(backend),
         other_checkpoint=other_checkpoint,
+        pictures=reports.pictures,
         options=options,
     )
     _write_junit(report, junit)
+    reports.write(lambda: of_parity(report, [reference, *files]))
     document = judged(report, files)
     document["notes"] += replaced(there)
     show(json, document, parity_table, report)
@@ -75,7 +81,7 @@ def parity(
 
 
 def _write_junit(report: ParityReport, path: Path | None) -> None:
-    from paragon_export.parity.junit import junit
+    from paragon_export.reports.junit import junit
     from paragon_export.system.atomic_write import write_text
 
     if path is not None:

@@ -20,6 +20,7 @@ from paragon_export.cli.options import (
     size_of,
     takes_options,
 )
+from paragon_export.reports.files import ReportFiles
 from paragon_export.specs.plans import NetworkOptions
 from paragon_export.specs.types import check_suffix
 
@@ -44,20 +45,23 @@ def plan(
     rewrite: Rewrite = True,
     plot: Plot = None,
     *,
+    reports: ReportFiles,
     options: NetworkOptions,
     json: Json = False,
 ) -> None:
     """Count the kernels that TensorRT-RTX compiles, and estimate their time. Nothing is run."""
     from paragon_export.cli.show.console import note, show
     from paragon_export.cli.show.plan import plan_document, plan_table
-    from paragon_export.engines.kernels.plot import plot as drawn
     from paragon_export.pipeline.kernel_plan import plan_kernels
-    from paragon_export.system.atomic_write import check_writable, write_texts
+    from paragon_export.reports.kernel_plot import kernel_plot
+    from paragon_export.reports.measured import of_plan
+    from paragon_export.system.atomic_write import check_writable, write_text
 
     if plot:
         check_suffix(plot, (".svg",))
         check_writable(plot, source, options.config)
-    there = existing(*([plot] if plot else []))
+    reports.check(source, options.config)
+    there = existing(plot, *reports.paths)
     plans = plan_kernels(
         source,
         sizes=[size_of(text, "--size") for text in size or ()],
@@ -67,8 +71,9 @@ def plan(
         options=options,
     )
     if plot:
-        write_texts({plot: drawn([one.estimate for one in plans], source.name)})
+        write_text(plot, kernel_plot([one.estimate for one in plans], source.name))
         note(f"wrote {plot}")
+    reports.write(lambda: of_plan(plans, source))
     for text in replaced(there):
         note(text)
     show(json, plan_document(plans), plan_table, plans)

@@ -33,6 +33,7 @@ from paragon_export.parity.provenance import changed_files, network_of_artifact,
 from paragon_export.parity.reference import OnnxReference, TorchReference, build_reference
 from paragon_export.parity.report import Finding, ParityReport
 from paragon_export.parity.truth import Truths
+from paragon_export.parity.worst import worst_pictures
 from paragon_export.specs.plans import NetworkOptions, ParityPlan
 from paragon_export.specs.types import OnnxBackend, Size, sizes_of
 from paragon_export.system.progress import step
@@ -50,6 +51,7 @@ def check_parity(
     images: str | Path | None = None,
     backends: Iterable[str] = ("onnxruntime",),
     other_checkpoint: bool = False,
+    pictures: bool = False,
     options: NetworkOptions | None = None,
 ) -> ParityReport:
     """Compare ONNX files and engines with the PyTorch network, evaluated in float64.
@@ -62,6 +64,7 @@ def check_parity(
         images: Folder of images to add to the probes.
         backends: What runs ONNX files: ``"onnxruntime"``, ``"openvino"`` or both.
         other_checkpoint: Also judge files whose metadata names another checkpoint.
+        pictures: Keep the worst picture of each candidate in the report.
         options: Values that the tensors do not determine, if ``reference`` is a checkpoint.
 
     Returns:
@@ -73,7 +76,7 @@ def check_parity(
     plan = ParityPlan(
         sizes=sizes_of(sizes) or (), at=sizes_of(at),
         images=None if images is None else Path(images),
-        backends=tuple(dict.fromkeys(map(OnnxBackend, backends))),
+        backends=tuple(dict.fromkeys(map(OnnxBackend, backends))), pictures=pictures,
     )  # fmt: skip
     artifacts = [read_artifact(Path(path)) for path in candidates]
     if reference is None:
@@ -157,6 +160,7 @@ def judge(
         rows=tuple(row for report in reports for row in report.rows),
         notes=tuple(dict.fromkeys(note for report in reports for note in report.notes)),
         findings=tuple(finding for report in reports for finding in report.findings),
+        pictures=tuple(picture for report in reports for picture in report.pictures),
         spec=reference.spec,
     )
 
@@ -181,8 +185,9 @@ def _judge_one(
         )
         with step("diagnosing the failure"):
             findings = diagnose(failed, report.rows)
+    pictures = worst_pictures(truths, opened.candidate, probes, report) if plan.pictures else ()
     notes = *report.notes, *opened.limits, *remarks, *opened.disagreements(reference.spec)
-    return replace(report, notes=notes, findings=findings)
+    return replace(report, notes=notes, findings=findings, pictures=pictures)
 
 
 def judge_conversion(source: OnnxFile, converted: OnnxFile) -> ParityReport:

@@ -9,6 +9,9 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
+from paragon_export.inputs.probes import Probe
 from paragon_export.parity.acceptance import Criteria, Measured, limit_of
 from paragon_export.specs.network import NetworkSpec
 from paragon_export.specs.types import Precision, Quantization, Size
@@ -51,6 +54,17 @@ class ParityRow(Measured):
         if not self.is_judged:
             return ""
         return self.fault or next(filter(None, (c.check(self) for c in self.criteria)), "")
+
+    @property
+    def share(self) -> float:
+        """The largest error as a share of the limit; where there is none, the error itself."""
+        is_bounded = 0 < self.limit < math.inf
+        return self.found.max_abs / self.limit if is_bounded else self.found.max_abs
+
+    def is_on(self, probe: Probe) -> bool:
+        """Whether it is the verdict on a probe."""
+        wanted = (self.picture, self.size, self.batch)
+        return (probe.label, probe.size, probe.batch) == wanted
 
     def to_json(self) -> dict[str, Any]:
         """Return the measured values as JSON types. Infinite and unknown values are null.
@@ -116,6 +130,37 @@ class Finding:
         }
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class WorstPicture:
+    """The output with the largest error of one candidate, cropped around that error.
+
+    Errors are absolute, the largest of all channels, and infinite where a value is not finite.
+    """
+
+    row: ParityRow
+    """The verdict on it."""
+    item: int
+    """Index in what was compared: the images of the batch and of all frames, or the blocks of an
+    image that was compared in part."""
+    items: int
+    top: int
+    left: int
+    """Where the crop begins in that item, in pixels of the output."""
+    height: int
+    width: int
+    """Of the item, in pixels of the output."""
+    reference: np.ndarray
+    """(C, h, w), float32: the crop of the float64 reference."""
+    found: np.ndarray
+    """(C, h, w), float32: the crop of the candidate."""
+    difference: np.ndarray
+    """(C, h, w), float32: candidate less reference, subtracted in float64."""
+    error_map: np.ndarray
+    """(H, W), float32: the largest errors in the cells of a grid over the item."""
+    profile: np.ndarray
+    """(D,), float32: the largest errors by distance from the nearest edge of the item, in pixels."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class ParityReport:
     """The verdict on one or several candidates."""
@@ -126,6 +171,8 @@ class ParityReport:
     """At most one for each output of a candidate that failed."""
     spec: NetworkSpec | None = None
     """The reference network; None where the reference is an ONNX file."""
+    pictures: tuple[WorstPicture, ...] = ()
+    """The worst of each candidate, if they were asked for and its outputs are pictures or maps."""
 
     @property
     def passed(self) -> bool:
@@ -136,7 +183,13 @@ class ParityReport:
     @property
     def worst(self) -> ParityRow | None:
         """A failed row if there is one, else the row closest to its limit; None without rows."""
-        return max((row for row in self.rows if row.is_judged), key=_failure_order, default=None)
+        return next((row for row in self.ranked if row.is_judged), None)
+
+    @property
+    def ranked(self) -> list[ParityRow]:
+        """The rows, worst first: failures, then by the share of the limit; not judged ones last."""
+        order = {id(row): (row.is_judged, bool(row.failure), row.share) for row in self.rows}
+        return sorted(self.rows, key=lambda row: order[id(row)], reverse=True)
 
     def to_json(self) -> dict[str, Any]:
         """Return the report as JSON types; ``looks_like`` holds the findings."""
@@ -148,9 +201,3 @@ class ParityReport:
             "looks_like": [finding.to_json() for finding in self.findings],
             "notes": list(self.notes),
         }
-
-
-def _failure_order(row: ParityRow) -> tuple[bool, float]:
-    """Return a sort key: failures last, then by the share of the limit that is used."""
-    share = row.found.max_abs / row.limit if 0 < row.limit < math.inf else row.found.max_abs
-    return bool(row.failure), share

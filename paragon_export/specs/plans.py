@@ -70,11 +70,13 @@ class ExportPlan:
     error_shares: bool = False
     """Whether to find, for a half-precision model, the tensors that cause most of the error.
     This takes additional time."""
+    pictures: bool = False
+    """As for :class:`ParityPlan`."""
 
     @property
     def to_judge(self) -> ParityPlan:
         """What the exported file is judged on."""
-        return ParityPlan(at=self.at, made_for=self.made_for)
+        return ParityPlan(at=self.at, made_for=self.made_for, pictures=self.pictures)
 
     @property
     def operator_set(self) -> int:
@@ -144,6 +146,8 @@ class ParityPlan:
     """Folder of images to add."""
     backends: tuple[OnnxBackend, ...] = (OnnxBackend.ONNXRUNTIME,)
     """Each runs every ONNX file."""
+    pictures: bool = False
+    """Whether the report keeps the worst picture of each candidate."""
 
     def __post_init__(self) -> None:
         for size in self.at or ():

@@ -42,6 +42,17 @@ def one_line(text: str) -> str:
     return line if len(line) <= MAX_LINE_CHARACTERS else line[: MAX_LINE_CHARACTERS - 3] + "..."
 
 
+def figure(value: float | None, form: str, other: str = "-") -> str:
+    """Return a number for a table; ``other`` stands for NaN, infinity and None."""
+    return other if value is None or not math.isfinite(value) else format(value, form)
+
+
+def two_digits(value: float) -> str:
+    """Return a positive number with two digits, without an exponent from 0.001 on."""
+    two = float(f"{value:.1e}")
+    return f"{two:,.0f}" if two >= 10 else f"{two:.2g}"
+
+
 def all_printable(document: Any) -> Any:
     """Return a JSON document with every string and key in it printable."""
     if isinstance(document, str):

@@ -11,9 +11,9 @@ import pytest
 
 from paragon_export.assets import CHECKPOINT
 from paragon_export.engines.kernels.estimate import Estimate
-from paragon_export.engines.kernels.plot import BAR, plot
 from paragon_export.engines.manifest import manifest_bytes, manifest_path, read, sealed
 from paragon_export.pipeline.build import build_engine
+from paragon_export.reports.kernel_plot import BAR, kernel_plot
 from paragon_export.specs.profiles import Profile
 from paragon_export.specs.types import Size
 from tests.conftest import RunHere
@@ -194,7 +194,7 @@ def test_names_of_a_plot_are_text_alone() -> None:
         size=Size(8, 8), card="<script>", target="sm86", launches=1, streams=1, bytes_read=0,
         bytes_written=0, flops=0, kernels_of_unknown_flops=0, estimated_ms_by_group={"<a>": 0.0},
     )  # fmt: skip
-    picture = ElementTree.fromstring(plot([estimate], "<b>&.onnx" + "x" * 99))
+    picture = ElementTree.fromstring(kernel_plot([estimate], "<b>&.onnx" + "x" * 99))
     kinds = {element.tag.removeprefix(SVG) for element in picture.iter()}
 
     assert kinds <= {"svg", "rect", "title", "text", "line"}

@@ -21,10 +21,10 @@ from paragon_export.cli.show.audit import audit_table, audited
 from paragon_export.cli.show.console import show_error
 from paragon_export.cli.show.parity import parity_table
 from paragon_export.parity.acceptance import default_criteria
-from paragon_export.parity.junit import junit
 from paragon_export.parity.metrics import Difference
 from paragon_export.parity.report import ParityReport, ParityRow
 from paragon_export.precision.range_report import RangeAudit, TensorRange
+from paragon_export.reports.junit import junit
 from paragon_export.specs.types import Precision, Size
 from paragon_export.system.atomic_write import to_json
 from paragon_export.system.text import finite

@@ -17,8 +17,8 @@ from paragon_export.parity.check import judge
 from paragon_export.parity.compare import verify
 from paragon_export.parity.diagnosis.diagnose import Subject, diagnose
 from paragon_export.parity.diagnosis.symptoms import Scene, symptom_of
-from paragon_export.parity.junit import junit
 from paragon_export.parity.report import ParityReport
+from paragon_export.reports.junit import junit
 from paragon_export.runtimes.base import Runner
 from paragon_export.specs.types import Precision, Size
 from paragon_export.testing.glyph import small_checkpoint

@@ -1,4 +1,4 @@
-"""What ``audit`` shows, and what ``onnx`` says of ranges."""
+"""What ``audit`` shows."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from paragon_export.cli.show.console import Document, cell, figure, line, verdict
+from paragon_export.cli.show.console import Document, cell, line, verdict
 from paragon_export.precision.range_report import RangeAudit, TensorRange
+from paragon_export.reports.measured import audit_lines, range_cells
+from paragon_export.system.text import figure
 
 MAX_ROWS = 20
 """Tensors that the table shows; the JSON has them all."""
@@ -28,7 +30,7 @@ def audit_table(console: Console, ranges: RangeAudit) -> None:
         table.add_column(heading, justify="right")
     table.add_column("on", overflow="fold", min_width=12)
     ranked = ranges.ranked
-    cells = dict.fromkeys(_cells(row) for row in _distinct(ranked))
+    cells = dict.fromkeys(tuple(map(cell, range_cells(row))) for row in _distinct(ranked))
     shown = [row for index, row in enumerate(cells) if index < MAX_ROWS or row[4]]
     for row in shown:
         table.add_row(*row)
@@ -57,41 +59,3 @@ def _distinct(rows: Sequence[TensorRange]) -> list[TensorRange]:
         figures = row.peak, row.underflow, row.picture, row.is_half, row.error_share
         first.setdefault(figures, row)
     return list(first.values())
-
-
-def _cells(row: TensorRange) -> tuple[str, ...]:
-    headroom = figure(row.headroom, ".3g", "inf") + "x" if row.is_half else "float32"
-    headroom = "mask" if row.is_half and not row.is_finite else headroom
-    return (
-        cell(row.name),
-        figure(row.peak, ".3g", "inf"),
-        headroom,
-        f"{row.underflow:.2%}",
-        "" if row.error_share is None else f"{row.error_share:.1%}",
-        cell(row.picture or row.op_type),
-    )
-
-
-def audit_lines(ranges: RangeAudit) -> list[str]:
-    """Say in a line or two what decides."""
-    tightest, thinnest, coarsest = ranges.tightest, ranges.thinnest, ranges.coarsest
-    lines = []
-    if tightest and thinnest:
-        where = f" on {tightest.picture}" if tightest.picture else ""
-        lines.append(
-            f"{ranges.precision} ranges of {len(ranges.tensors)} tensors: least headroom "
-            f"{figure(tightest.headroom, '.3g', 'inf')}x at {tightest.name}, which reaches "
-            f"{figure(tightest.peak, '.3g', 'inf')}{where}; most underflow "
-            f"{thinnest.underflow:.2%} of {thinnest.name}"
-        )
-    if coarsest and coarsest.error_share is not None:
-        lines.append(
-            f"largest share of the error: {coarsest.error_share:.1%} from rounding {coarsest.name}"
-        )
-    if ranges.diverged:
-        beyond = len(ranges.beyond_where_diverged)
-        lines.append(
-            f"the network itself diverges on {', '.join(ranges.diverged)}, which do not count; "
-            f"{beyond} tensors leave the range of {ranges.precision} there"
-        )
-    return lines

@@ -7,9 +7,10 @@ import itertools
 from rich.console import Console
 from rich.table import Table
 
-from paragon_export.bench.report import BenchReport, BenchRow
-from paragon_export.cli.show.console import cell, figure, line
+from paragon_export.bench.report import BenchReport
+from paragon_export.cli.show.console import cell, line
 from paragon_export.engines.kernels.estimate import BASIS
+from paragon_export.reports.measured import bench_figures, bench_heads, extent_of
 from paragon_export.system.text import printable
 
 
@@ -17,18 +18,18 @@ def bench_table(console: Console, report: BenchReport) -> None:
     table = Table()
     table.add_column("backend", overflow="fold")
     table.add_column("size")
-    for heading in _headings(report):
+    for heading in bench_heads(report):
         table.add_column(heading, justify="right")
     for artifact, rows in itertools.groupby(report.rows, lambda row: row.artifact):
         table.add_section()
         table.add_row(f"[bold]{cell(artifact)}[/]")
         for row in rows:
             if not row.reason:
-                table.add_row(cell(row.backend), _extent(row), *_cells(row, report))
+                table.add_row(cell(row.backend), extent_of(row), *bench_figures(row, report))
     console.print(table)
     for row in report.rows:
         if row.reason:
-            where = f"{row.backend} on {row.artifact} at {_extent(row)}"
+            where = f"{row.backend} on {row.artifact} at {extent_of(row)}"
             line(console, f"not run: {where}: {row.reason}")
     found = report.environment["gpu"]
     gpu = f"{found}; images stay in its memory" if found else "no GPU: nothing here ran on one"
@@ -37,36 +38,13 @@ def bench_table(console: Console, report: BenchReport) -> None:
         line(console, f"estimated ms: {BASIS}")
 
 
-def _extent(row: BenchRow) -> str:
-    """Say how much is computed at a time: an image of a size, or a batch of glyphs."""
-    return str(row.size) if row.batch is None else f"{row.size} x{row.batch}"
-
-
-def _headings(report: BenchReport) -> list[str]:
-    estimated = ["estimated ms"] if report.has_estimates else []
-    return ["fps", "median ms", "p95 ms", *estimated, "peak MiB"]
-
-
-def _cells(row: BenchRow, report: BenchReport) -> list[str]:
-    has_estimates = report.has_estimates
-    if row.reason:
-        return ["-"] * (3 + has_estimates) + [row.reason]
-    memory = row.peak_memory_mib
-    return [
-        f"{row.fps:.2f}",
-        f"{row.median_ms:.1f}",
-        f"{row.p95_ms:.1f}",
-        *([figure(row.estimated_ms, ".3g")] if has_estimates else []),
-        "unknown" if memory is None else f"{memory:.0f}",
-    ]
-
-
 def bench_markdown(report: BenchReport) -> str:
     """Return the report as a Markdown document."""
-    headings = ["artifact", "backend", "size", *_headings(report)]
+    headings = ["artifact", "backend", "size", *bench_heads(report)]
     lines = ["| " + " | ".join(headings) + " |", "|" + " --- |" * len(headings)]
     for row in report.rows:
-        cells = [row.artifact, row.backend, _extent(row), *_cells(row, report)]
+        *figures, last = bench_figures(row, report)
+        cells = [row.artifact, row.backend, extent_of(row), *figures, row.reason or last]
         lines.append("| " + " | ".join(printable(c.replace("|", "/")) for c in cells) + " |")
     facts = report.environment
     versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -83,11 +82,6 @@ def line(console: Console, text: str, style: str | None = None) -> None:
 def cell(text: object) -> str:
     """Return text for a table's cell: printable, and no markup."""
     return escape(printable(str(text)))
-
-
-def figure(value: float | None, form: str, other: str = "-") -> str:
-    """Return a number for a table; ``other`` stands for NaN, infinity and None."""
-    return other if value is None or not math.isfinite(value) else format(value, form)
 
 
 def verdict(console: Console, passed: bool, reason: str) -> None:

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
-from paragon_export.cli.show.console import Document, cell, figure, line
+from paragon_export.cli.show.console import Document, cell, line
 from paragon_export.networks.describe import LoadedNetwork
 from paragon_export.specs.network import NetworkSpec
+from paragon_export.system.text import figure
 
 if TYPE_CHECKING:
     from paragon_export.pipeline.fit_options import Fit

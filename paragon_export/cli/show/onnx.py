@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from rich.console import Console
 
-from paragon_export.cli.show.audit import audit_lines
 from paragon_export.cli.show.console import Document, line, written
 from paragon_export.cli.show.parity import judged, parity_table
 from paragon_export.pipeline.results import ExportResult
+from paragon_export.reports.measured import audit_lines
 
 
 def exported(result: ExportResult) -> Document:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,9 +10,10 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from paragon_export.cli.show.console import Document, cell, figure, line, verdict
+from paragon_export.cli.show.console import Document, cell, line, verdict
 from paragon_export.cli.show.inspect import resolved_options
 from paragon_export.parity.report import ParityReport, ParityRow
+from paragon_export.reports.judged import FIGURES, figures_of, pictured, word_of
 from paragon_export.specs.types import Quantization
 
 
@@ -36,7 +36,7 @@ def parity_table(console: Console, report: ParityReport) -> None:
         line(console, title, style="bold")
         table = Table(box=box.SIMPLE_HEAD)
         table.add_column("image", overflow="fold")
-        for heading in ("max err", "border", "PyTorch", "limit", "PSNR dB"):
+        for heading in FIGURES:
             table.add_column(heading, justify="right")
         table.add_column("verdict")
         for row in rows:
@@ -61,15 +61,6 @@ def _what_decides(rows: Sequence[ParityRow]) -> str:
 
 
 def _cells(row: ParityRow) -> list[str]:
-    found = row.found
-    border = math.nan if row.is_excerpt else found.border_max_abs
-    figures = (found.max_abs, border, row.reference_max_abs, row.limit)
-    verdict = f"[red]{cell(row.failure)}[/]" if row.failure else "[green]passed[/]"
-    several = f" x{row.batch}" if row.batch > 1 else ""
-    several += " in part" if row.is_excerpt else ""
-    return [
-        f"{cell(row.picture)} {row.size}{several}",
-        *(figure(number, ".1e") for number in figures),
-        figure(found.psnr_db, ".1f", "inf" if found.max_abs == 0 else "-"),
-        verdict if row.is_judged else "[yellow]diverges[/]",
-    ]
+    color = "red" if row.failure else "green" if row.is_judged else "yellow"
+    word = f"[{color}]{cell(word_of(row))}[/]"
+    return [cell(pictured(row)), *figures_of(row), word]

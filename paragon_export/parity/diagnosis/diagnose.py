@@ -308,8 +308,7 @@ def _half_errors(row: ParityRow) -> Difference | None:
 
 
 def _probe_of(subject: Subject, row: ParityRow) -> Probe:
-    wanted = (row.picture, row.size, row.batch)
-    return next(p for p in subject.probes if (p.label, p.size, p.batch) == wanted)
+    return next(probe for probe in subject.probes if row.is_on(probe))
 
 
 def _played(subject: Subject, runner: Runner, row: ParityRow) -> np.ndarray:
