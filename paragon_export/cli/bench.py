@@ -49,16 +49,11 @@ def bench(
     for file in files:
         check_writable(file, *artifacts, options.config, named=file == report, is_ours=is_report)
     reports.check(*artifacts, options.config, *files)
-    sizes = [size_of(text, "--size") for text in size or ()]
     there, load = existing(*files, *reports.paths), load_average()
     result = benchmark(
-        artifacts,
-        sizes=sizes,
-        batches=batch or (),
-        backends=backends_of(backend),
-        video=video,
-        options=options,
-    )
+        artifacts, sizes=[size_of(text, "--size") for text in size or ()], batches=batch or (),
+        backends=backends_of(backend), video=video, options=options,
+    )  # fmt: skip
     if files:
         texts = (bench_markdown(result), to_json(result.to_json()))
         write_texts(dict(zip(files, texts, strict=True)))

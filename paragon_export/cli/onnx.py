@@ -68,23 +68,22 @@ def onnx(
 ) -> None:
     """Export a verified ONNX file. A file that fails its verdict is not written."""
     precision = precision_of(fp16, bf16)
-    size = size_of(static, "--static") if static else None
     if int8:
-        others = static or video or io is not Precision.FP32 or audit or at or reports.paths
-        if precision.is_half or others:
+        others = static, video, io is not Precision.FP32, audit, at, reports.paths
+        if precision.is_half or any(others):
             raise PlanError("--int8 goes with float32 inputs and outputs and no other precision")
         calibration = (calibrate, phase_1, agreement, accept_loss)
         return quantize_checkpoint(checkpoint, output, opset, calibration, options, json, ALIAS)
     if calibrate or phase_1 or accept_loss:
         raise PlanError(f"{CALIBRATION_OPTIONS} need --int8; better, use the command quantize")
     plan = ExportPlan(
-        checkpoint=checkpoint, output=output or Path("unnamed.onnx"),
-        is_named=output is not None, options=options, precision=precision, io=io, static=size,
-        video=video, rewrite=rewrite, runtime=runtime, opset=opset,
+        checkpoint=checkpoint, output=output or Path("unnamed.onnx"), is_named=output is not None,
+        options=options, precision=precision, io=io, video=video, rewrite=rewrite, runtime=runtime,
+        static=size_of(static, "--static") if static else None, opset=opset,
         at=sizes_in("--at", at), error_shares=audit is not None, pictures=reports.pictures,
     )  # fmt: skip
-    named = plan if output else replace(plan, output=_default_output(plan))
-    _export(named, audit, reports, json)
+    plan = plan if output else replace(plan, output=_default_output(plan))
+    _export(plan, audit, reports, json)
 
 
 def _default_output(plan: ExportPlan) -> Path:

@@ -62,16 +62,10 @@ def parity(
     reports.check(reference, *files, options.config, junit)
     there = existing(junit, *reports.paths)
     report = check_parity(
-        reference if candidates else None,
-        files,
-        sizes=sizes_in("--sizes", sizes) or (),
-        at=sizes_in("--at", at),
-        images=images,
-        backends=backends_of(backend),
-        other_checkpoint=other_checkpoint,
-        pictures=reports.pictures,
-        options=options,
-    )
+        reference if candidates else None, files, sizes=sizes_in("--sizes", sizes) or (),
+        at=sizes_in("--at", at), images=images, backends=backends_of(backend),
+        other_checkpoint=other_checkpoint, pictures=reports.pictures, options=options,
+    )  # fmt: skip
     _write_junit(report, junit)
     reports.write(lambda: of_parity(report, [reference, *files]))
     document = judged(report, files)

@@ -63,13 +63,9 @@ def plan(
     reports.check(source, options.config)
     there = existing(plot, *reports.paths)
     plans = plan_kernels(
-        source,
-        sizes=[size_of(text, "--size") for text in size or ()],
-        cards=card or (),
-        precision=precision_of(fp16, bf16),
-        rewrite=rewrite,
-        options=options,
-    )
+        source, sizes=[size_of(text, "--size") for text in size or ()], cards=card or (),
+        precision=precision_of(fp16, bf16), rewrite=rewrite, options=options,
+    )  # fmt: skip
     if plot:
         write_text(plot, kernel_plot([one.estimate for one in plans], source.name))
         note(f"wrote {plot}")

@@ -74,16 +74,20 @@ def check_parity(
         ParagonExportError: If a file cannot be opened or does not fit the reference.
     """
     plan = ParityPlan(
-        sizes=sizes_of(sizes) or (), at=sizes_of(at),
-        images=None if images is None else Path(images),
+        sizes=sizes_of(sizes) or (), at=sizes_of(at), images=None if images is None else Path(images),
         backends=tuple(dict.fromkeys(map(OnnxBackend, backends))), pictures=pictures,
     )  # fmt: skip
     artifacts = [read_artifact(Path(path)) for path in candidates]
     if reference is None:
         return _check_against_recorded(artifacts, plan, options or NetworkOptions())
-    if not isinstance(reference, LoadedNetwork):
-        reference = read_network(Path(reference), options or NetworkOptions())
-    return check_artifacts(reference, artifacts, plan, allow_other=other_checkpoint)
+    loaded = _loaded(reference, options)
+    return check_artifacts(loaded, artifacts, plan, allow_other=other_checkpoint)
+
+
+def _loaded(reference: LoadedNetwork | str | Path, options: NetworkOptions | None) -> LoadedNetwork:
+    if isinstance(reference, LoadedNetwork):
+        return reference
+    return read_network(Path(reference), options or NetworkOptions())
 
 
 def _check_against_recorded(

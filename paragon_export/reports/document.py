@@ -79,6 +79,8 @@ class Document:
     """What made it, as ``parity``."""
     passed: bool | None
     """None if nothing was judged."""
+    outcome: str = "measured"
+    """What was done where nothing was judged."""
     verdict: Text
     """One sentence."""
     findings: tuple[Text, ...] = ()
@@ -94,4 +96,4 @@ class Document:
     @property
     def word(self) -> str:
         """The verdict in a word."""
-        return {True: "passed", False: "failed", None: "measured"}[self.passed]
+        return {True: "passed", False: "failed", None: self.outcome}[self.passed]

@@ -114,6 +114,7 @@ def of_plan(plans: Sequence[KernelPlan], source: Path) -> Document:
     return Document(
         command="plan",
         passed=None,
+        outcome="estimated",
         verdict=(Code(source.name), sentence),
         plots=(plot,),
         tables=(_estimates(estimates), *longest),

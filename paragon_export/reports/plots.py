@@ -21,7 +21,7 @@ LEFT, RIGHT, TOP, BOTTOM = 64, WIDTH - 16, 56, 266
 ROW = 46
 """Pixels of a row of latencies."""
 
-MAX_LABEL = 66
+MAX_LABEL = 50
 """Letters of a row's label."""
 
 MAX_DOTS = 400
@@ -94,7 +94,7 @@ def latency_plot(rows: Sequence[BenchRow]) -> str:
     ran = [row for row in rows if row.samples_ms]
     bottom = TOP + ROW * len(ran)
     longest = max(max(row.samples_ms) for row in ran)
-    axis = Axis(0.0, longest, 16, RIGHT - 60)
+    axis = Axis(0.0, longest, 16, RIGHT - 16)
     parts = [
         *_legend([(svg.BLUE, "one run"), (svg.RED, "median"), (svg.GREEN, "95th percentile")]),
         *svg.x_ticks(axis, TOP, bottom),
@@ -107,14 +107,14 @@ def latency_plot(rows: Sequence[BenchRow]) -> str:
 
 def _latencies(row: BenchRow, axis: Axis, top: float) -> Iterator[str]:
     extent = str(row.size) if row.batch is None else f"{row.size} x{row.batch}"
-    label = f"{row.artifact}, {row.backend}, {extent}"
-    yield svg.text(axis.begin, top + 15, svg.shortened(label, MAX_LABEL), size=12)
+    label = svg.shortened(f"{row.artifact}, {row.backend}", MAX_LABEL)
+    figures = f"{label}, {extent}: median {row.median_ms:.3g} ms"
+    yield svg.text(axis.begin, top + 15, figures, size=12)
     y = top + 29
     step = -(-len(row.samples_ms) // MAX_DOTS)
     yield svg.dots(((axis.at(ms), y) for ms in sorted(row.samples_ms)[::step]), svg.BLUE, size=6)
     for value, color in ((row.p95_ms, svg.GREEN), (row.median_ms, svg.RED)):
         yield svg.rect(axis.at(value) - 1.5, y - 8, 3, 16, color, f"{value:.3g} ms")
-    yield svg.text(axis.at(max(row.samples_ms)) + 8, y + 4, f"{row.median_ms:.3g} ms", size=12)
 
 
 def _legend(entries: Sequence[tuple[str, str]]) -> Iterator[str]:
