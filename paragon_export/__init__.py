@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from paragon_export.pipeline.quantize import quantize
     from paragon_export.pipeline.results import BuildResult, ExportResult, QuantizeResult
     from paragon_export.precision.range_report import RangeAudit
+    from paragon_export.reports.page import report_page
     from paragon_export.runtimes.open import open_runner
     from paragon_export.specs.network import NetworkSpec, Task
     from paragon_export.specs.profiles import BatchProfile, Profile
@@ -59,7 +60,7 @@ __all__ = [
     "QuantizeResult", "RangeAudit", "RunError", "Size", "StageError", "Task", "TraceError",
     "UnsupportedNetworkError", "UpscaleResult", "__version__", "audit_ranges", "benchmark", "build_engine",
     "check_parity", "export_onnx", "load_network", "open_runner", "plan_kernels", "quantize",
-    "upscale",
+    "report_page", "upscale",
 ]  # fmt: skip
 
 _MODULES = {
@@ -80,6 +81,7 @@ _MODULES = {
     "pipeline.quantize": ("quantize",),
     "pipeline.results": ("BuildResult", "ExportResult", "QuantizeResult"),
     "precision.range_report": ("RangeAudit",),
+    "reports.page": ("report_page",),
     "runtimes.open": ("open_runner",),
     "specs.network": ("NetworkSpec", "Task"),
     "specs.profiles": ("BatchProfile", "Profile"),

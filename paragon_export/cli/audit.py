@@ -51,7 +51,7 @@ def audit(
     reports.check(source, options.config)
     there = existing(*reports.paths)
     ranges = audit_source(plan, images)
-    reports.write(lambda: of_audit(ranges, source))
+    reports.write(lambda: of_audit(ranges, [source]))
     document = audited(ranges)
     document["notes"] += replaced(there)
     show(json, document, audit_table, ranges)

@@ -69,11 +69,10 @@ def onnx(
     """Export a verified ONNX file. A file that fails its verdict is not written."""
     precision = precision_of(fp16, bf16)
     if int8:
-        others = static, video, io is not Precision.FP32, audit, at, reports.paths
-        if precision.is_half or any(others):
+        if any((precision.is_half, static, video, io != Precision.FP32, audit, at, reports.paths)):
             raise PlanError("--int8 goes with float32 inputs and outputs and no other precision")
-        calibration = (calibrate, phase_1, agreement, accept_loss)
-        return quantize_checkpoint(checkpoint, output, opset, calibration, options, json, ALIAS)
+        how = (calibrate, phase_1, agreement, accept_loss)
+        return quantize_checkpoint(checkpoint, output, opset, how, options, json, ALIAS)
     if calibrate or phase_1 or accept_loss:
         raise PlanError(f"{CALIBRATION_OPTIONS} need --int8; better, use the command quantize")
     plan = ExportPlan(
@@ -112,7 +111,7 @@ def _export(plan: ExportPlan, audit: Path | None, reports: ReportFiles, json: bo
     result = export(plan)
     if audit and result.ranges:
         write_text(audit, to_json(result.ranges.to_json()))
-    reports.write(lambda: of_export(result, plan.checkpoint))
+    reports.write(lambda: of_export(result, [plan.checkpoint]))
     there = there if result.passed else []
     document = exported(result)
     document["notes"] += replaced([*there, *others_there])

@@ -53,8 +53,8 @@ def plan(
     from paragon_export.cli.show.console import note, show
     from paragon_export.cli.show.plan import plan_document, plan_table
     from paragon_export.pipeline.kernel_plan import plan_kernels
-    from paragon_export.reports.kernel_plot import kernel_plot
     from paragon_export.reports.measured import of_plan
+    from paragon_export.reports.plots.kernels import kernel_plot
     from paragon_export.system.atomic_write import check_writable, write_text
 
     if plot:
@@ -69,7 +69,7 @@ def plan(
     if plot:
         write_text(plot, kernel_plot([one.estimate for one in plans], source.name))
         note(f"wrote {plot}")
-    reports.write(lambda: of_plan(plans, source))
+    reports.write(lambda: of_plan(plans, [source]))
     for text in replaced(there):
         note(text)
     show(json, plan_document(plans), plan_table, plans)

@@ -80,8 +80,8 @@ def check_parity(
     artifacts = [read_artifact(Path(path)) for path in candidates]
     if reference is None:
         return _check_against_recorded(artifacts, plan, options or NetworkOptions())
-    loaded = _loaded(reference, options)
-    return check_artifacts(loaded, artifacts, plan, allow_other=other_checkpoint)
+    network = _loaded(reference, options)
+    return check_artifacts(network, artifacts, plan, allow_other=other_checkpoint)
 
 
 def _loaded(reference: LoadedNetwork | str | Path, options: NetworkOptions | None) -> LoadedNetwork:

@@ -39,7 +39,7 @@ class Plot:
 
     caption: str
     svg: str
-    """An ``svg`` element, made by :mod:`paragon_export.reports.svg`: all names in it are escaped."""
+    """An ``svg`` element, made by :mod:`paragon_export.reports.plots.svg`: all names in it are escaped."""
     about: Text = ()
 
 

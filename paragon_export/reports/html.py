@@ -10,7 +10,7 @@ import base64
 import hashlib
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from paragon_export.reports.document import Code, Document, Text
 from paragon_export.system.text import printable
@@ -40,10 +40,18 @@ def _template() -> Template:
     from jinja2 import Environment, StrictUndefined
 
     made = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
+        finalize=_shown,
+    )  # fmt: skip
     made.filters["marked"] = marked
     return made.from_string(FOLDER.joinpath(TEMPLATE).read_text("utf-8"))
+
+
+def _shown(value: Any) -> Any:
+    """Return what the template shows of a value: text without control characters."""
+    from markupsafe import Markup
+
+    return printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def marked(text: Text) -> Markup:

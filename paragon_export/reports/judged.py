@@ -41,12 +41,12 @@ def of_parity(report: ParityReport, files: Iterable[Path] = ()) -> Document:
     )
 
 
-def of_export(result: ExportResult, checkpoint: Path) -> Document:
+def of_export(result: ExportResult, files: Iterable[Path] = ()) -> Document:
     """Return the document of an export: the verdict, and the ranges of a half-precision file."""
     ranges, judged = result.ranges, of_parity(result.parity)
     is_written = "it was written" if result.passed else "it was not written"
     digests = {result.output: result.file.sha256}
-    facts = provenance.of_files([checkpoint], digests)
+    facts = provenance.of_files(files, digests)
     rewrites = ", ".join(f"{name} {count}" for name, count in result.fired.items()) or "none"
     fault: Text = () if ranges is None or ranges.passed else (Code(ranges.fault), "; ")
     return replace(

@@ -12,8 +12,8 @@ from paragon_export.engines.kernels.estimate import BASIS, Estimate, rounded
 from paragon_export.precision.range_report import RangeAudit, TensorRange
 from paragon_export.reports import provenance
 from paragon_export.reports.document import Code, Document, Plot, Table, Text
-from paragon_export.reports.kernel_plot import kernel_plot
-from paragon_export.reports.plots import latency_plot, range_plot
+from paragon_export.reports.plots.kernels import kernel_plot
+from paragon_export.reports.plots.results import latency_plot, range_plot
 from paragon_export.system.text import figure
 
 if TYPE_CHECKING:
@@ -101,8 +101,9 @@ def bench_figures(row: BenchRow, report: BenchReport) -> tuple[str, ...]:
 # --- plan ------------------------------------------------------------------------------------
 
 
-def of_plan(plans: Sequence[KernelPlan], source: Path) -> Document:
+def of_plan(plans: Sequence[KernelPlan], files: Sequence[Path] = ()) -> Document:
     """Return the document of the kernels of one file. ``plans`` has at least one element."""
+    name = _first_name(files)
     estimates = [one.estimate for one in plans]
     first = estimates[0]
     sentence = (
@@ -110,16 +111,21 @@ def of_plan(plans: Sequence[KernelPlan], source: Path) -> Document:
         f"by {first.launches} kernels; nothing was run."
     )
     longest = [_longest(plans[0])] if plans[0].kernels else []
-    plot = Plot(caption="Kernels", svg=kernel_plot(estimates, source.name), about=(f"{BASIS}.",))
+    plot = Plot(caption="Kernels", svg=kernel_plot(estimates, name), about=(f"{BASIS}.",))
     return Document(
         command="plan",
         passed=None,
         outcome="estimated",
-        verdict=(Code(source.name), sentence),
+        verdict=(Code(name), sentence),
         plots=(plot,),
         tables=(_estimates(estimates), *longest),
-        provenance=(*provenance.of_files([source]), *provenance.of_machine()),
+        provenance=(*provenance.of_files(files), *provenance.of_machine()),
     )
+
+
+def _first_name(files: Sequence[Path]) -> str:
+    """Return the name of what was measured."""
+    return files[0].name if files else "the network"
 
 
 def _estimates(estimates: Sequence[Estimate]) -> Table:
@@ -159,16 +165,16 @@ def _longest(plan: KernelPlan) -> Table:
 # --- audit -----------------------------------------------------------------------------------
 
 
-def of_audit(ranges: RangeAudit, source: Path) -> Document:
+def of_audit(ranges: RangeAudit, files: Sequence[Path] = ()) -> Document:
     """Return the document of a range audit."""
     return Document(
         command="audit",
         passed=ranges.passed,
-        verdict=_fits(ranges, source.name),
+        verdict=_fits(ranges, _first_name(files)),
         notes=(*audit_lines(ranges), *ranges.notes),
         plots=(ranges_plotted(ranges),),
         tables=tuple(range_tables(ranges)),
-        provenance=(*provenance.of_files([source]), *provenance.of_machine()),
+        provenance=(*provenance.of_files(files), *provenance.of_machine()),
     )
 
 

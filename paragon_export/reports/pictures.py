@@ -9,9 +9,9 @@ from collections.abc import Iterator
 import numpy as np
 
 from paragon_export.parity.report import WorstPicture
-from paragon_export.reports import svg
 from paragon_export.reports.document import Code, Comparison, Image, Plot, Text
-from paragon_export.reports.plots import border_plot
+from paragon_export.reports.plots import svg
+from paragon_export.reports.plots.results import border_plot
 from paragon_export.system.text import figure, two_digits
 
 ANCHORS = np.array(

@@ -13,7 +13,7 @@ from paragon_export.assets import CHECKPOINT
 from paragon_export.engines.kernels.estimate import Estimate
 from paragon_export.engines.manifest import manifest_bytes, manifest_path, read, sealed
 from paragon_export.pipeline.build import build_engine
-from paragon_export.reports.kernel_plot import BAR, kernel_plot
+from paragon_export.reports.plots.kernels import BAR, kernel_plot
 from paragon_export.specs.profiles import Profile
 from paragon_export.specs.types import Size
 from tests.conftest import RunHere

@@ -9,8 +9,8 @@ import numpy as np
 
 from paragon_export.bench.report import BenchRow
 from paragon_export.precision.range_report import MAX_FINITE, MIN_NORMAL, RangeAudit, TensorRange
-from paragon_export.reports import svg
-from paragon_export.reports.svg import Axis
+from paragon_export.reports.plots import svg
+from paragon_export.reports.plots.svg import Axis
 
 WIDTH = 640
 """Pixels of a plot."""

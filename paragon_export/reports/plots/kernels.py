@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 
 from paragon_export.engines.kernels import count
 from paragon_export.engines.kernels.estimate import BASIS, Estimate, rounded
-from paragon_export.reports import svg
-from paragon_export.reports.svg import LETTER, Axis
+from paragon_export.reports.plots import svg
+from paragon_export.reports.plots.svg import LETTER, Axis
 
 COLORS = {
     count.CONVOLUTION: svg.BLUE, count.ATTENTION: svg.RED, count.PRODUCT: svg.YELLOW,
