@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from paragon_export.errors import PlanError
 from paragon_export.reports.document import Code, Document
 from paragon_export.specs.types import check_suffix
 from paragon_export.system.atomic_write import check_writable, write_text
@@ -30,19 +31,21 @@ class ReportFiles:
         """Whether pictures are shown."""
         return self.html is not None
 
-    def check(self, *sources: Path | None) -> None:
+    def check(self, *others: Path | None) -> None:
         """Check before any work that the files can be written.
 
         Args:
-            sources: Files that they must not replace.
+            others: Files that the command reads or writes.
 
         Raises:
-            PlanError: If one has another suffix, cannot be written, or is a source.
+            PlanError: If a file has another suffix, cannot be written, or is one of ``others``.
         """
         for path, suffixes in ((self.html, (".html", ".htm")), (self.markdown, (".md",))):
             if path is not None:
                 check_suffix(path, suffixes)
-                check_writable(path, *sources)
+                check_writable(path, *others)
+                if path.resolve() in [other.resolve() for other in others if other]:
+                    raise PlanError(f"{path} is to be written twice; choose another output")
 
     def write(self, make: Callable[[], Document]) -> None:
         """Write what was asked for of the document that ``make`` returns.

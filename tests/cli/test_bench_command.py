@@ -46,10 +46,12 @@ def test_nothing_measured_is_exit_code_1(
     """The reasons are rows, as before."""
     export(ExportPlan(checkpoint=tiny_realtime, output=tmp_path / "s.onnx", static=Size(8, 8)))
 
-    assert run_here("bench", "s.onnx", "--size", "8x8").code == 0
-    done = run_here("bench", "s.onnx", "--size", "8x9", "--json")
+    assert run_here("bench", "s.onnx", "--size", "8x8", "--markdown", "b.md").code == 0
+    assert "most throughput: `s.onnx` in " in (tmp_path / "b.md").read_text("utf-8")
+    done = run_here("bench", "s.onnx", "--size", "8x9", "--json", "--html", "b.html")
 
     assert done.code == 1
+    assert "nothing could be measured" in (tmp_path / "b.html").read_text("utf-8")
     assert all("reason" in row for row in json.loads(done.stdout)["rows"])
 
 

@@ -157,7 +157,8 @@ def test_an_engine_of_another_manifest_is_refused(run_here: RunHere, engine: Pat
 def test_a_plot_has_a_bar_for_each_size_and_card(run_here: RunHere, tmp_path: Path) -> None:
     """The parts of a bar are as long as the estimates by group, on the scale of the axis."""
     args = ("--size", "64x96", "--size", "128x96", "--card", "3060", "--card", "3090")
-    done = run_here("plan", CHECKPOINT, *args, "--plot", tmp_path / "p.svg", "--json")
+    files = ("--plot", tmp_path / "p.svg", "--html", "p.html", "--markdown", "p.md")
+    done = run_here("plan", CHECKPOINT, *args, *files, "--json")
     plans = json.loads(done.stdout)["plans"]
     picture = ElementTree.parse(tmp_path / "p.svg")
     texts = [text.text or "" for text in picture.iter(SVG + "text")]
@@ -173,6 +174,8 @@ def test_a_plot_has_a_bar_for_each_size_and_card(run_here: RunHere, tmp_path: Pa
     assert lengths == pytest.approx([lengths[0]] * 4, rel=1e-2)
     assert any("estimated from the compiled kernels, not run" in text for text in texts)
     assert any("milliseconds" in text for text in texts)
+    assert (tmp_path / "p.svg").read_text("utf-8") in (tmp_path / "p.html").read_text("utf-8")
+    assert "paragon-export plan: estimated" in (tmp_path / "p.md").read_text("utf-8")
 
 
 @pytest.mark.parametrize(

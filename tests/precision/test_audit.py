@@ -561,8 +561,10 @@ def test_the_command_takes_checkpoints_and_files(
     assert "float32 island" in tables[0].stdout
     assert "conv_mid/" in tables[0].stdout
     assert sorted(path.name for path in tmp_path.iterdir()) == ["wide.onnx"]
-    done = run_here("audit", "wide.onnx", "--json")
+    done = run_here("audit", "wide.onnx", "--json", "--html", "a.html", "--markdown", "a.md")
     assert json.loads(done.stdout)["islands"]
+    assert "Nodes in float32" in (tmp_path / "a.html").read_text("utf-8")
+    assert "`wide.onnx` fits into fp16 with" in (tmp_path / "a.md").read_text("utf-8")
 
 
 def test_a_folder_adds_pictures(tiny_realtime: Path, tmp_path: Path, run_here: RunHere) -> None:
