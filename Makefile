@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 #   make demo TORCH="torch==2.13.0 --index-url https://download.pytorch.org/whl/cpu"
 TORCH ?= torch==2.13.0
 
-.PHONY: setup demo test test-processes test-slow check audit docs bench clean
+.PHONY: setup demo test test-processes test-slow test-clients check audit docs bench clean
 
 setup: $(VENV)/ready
 
@@ -33,6 +33,17 @@ test-processes: setup
 
 test-slow: setup
 	$(BIN)/python -m pytest -m "slow"
+
+# Programs of others, in environments of their own. Chromium is the system's: apt-get install chromium.
+BROWSER := $(VENV)/browser
+
+$(BROWSER)/ready: tests/browser/requirements.txt
+	$(PYTHON) -m venv $(BROWSER)
+	$(BROWSER)/bin/python -m pip install --quiet -r tests/browser/requirements.txt
+	touch $@
+
+test-clients: setup $(BROWSER)/ready
+	$(BIN)/python -m pytest -m "clients"
 
 check: setup
 	$(BIN)/ruff check .
