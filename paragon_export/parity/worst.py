@@ -93,16 +93,15 @@ def _around(place: int, extent: int) -> slice:
 
 
 def pooled(error: np.ndarray, cells: int) -> np.ndarray:
-    """Return a map of at most ``cells`` a side. Each cell holds the largest error within it.
+    """Return a map of at most ``cells`` a side. Each square cell holds the largest error within it.
 
     Args:
         error: (H, W).
         cells: Upper bound of both sides.
     """
+    side = -(-max(error.shape) // cells)
     for axis, extent in enumerate(error.shape):
-        if extent > cells:
-            begins = np.arange(cells) * extent // cells
-            error = np.maximum.reduceat(error, begins, axis=axis)
+        error = np.maximum.reduceat(error, np.arange(0, extent, side), axis=axis)
     return error
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from paragon_export.bench.report import BenchReport
+from paragon_export.errors import PlanError
 from paragon_export.parity.report import ParityReport
 from paragon_export.pipeline.results import ExportResult
 from paragon_export.precision.range_report import RangeAudit
@@ -30,6 +31,12 @@ def report_page(
         result: What ``check_parity``, ``export_onnx``, ``benchmark``, ``audit_ranges`` or
             ``plan_kernels`` returned.
         files: The files that it is about. Their SHA-256 is shown.
+
+    Returns:
+        The page as text, to be written in UTF-8.
+
+    Raises:
+        PlanError: If there is no plan among the plans of kernels.
     """
     return to_html(document_of(result, [Path(file) for file in files]))
 
@@ -48,4 +55,6 @@ def document_of(
             return measured.of_bench(result, files)
         case RangeAudit():
             return measured.of_audit(result, files)
+    if not result:
+        raise PlanError("no plan of kernels to report; give what plan_kernels returned")
     return measured.of_plan(result, files)

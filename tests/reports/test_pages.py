@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from paragon_export.errors import PlanError
 from paragon_export.parity.report import ParityReport
 from paragon_export.reports.document import Code
 from paragon_export.reports.html import marked
@@ -201,6 +202,11 @@ def test_every_plot_has_a_name(kind: str) -> None:
     for attributes in [*found.attributes("svg"), *found.attributes("input")]:
         assert attributes.get("aria-label")
     assert all(a.get("alt") for a in found.attributes("img"))
+
+
+def test_no_plan_is_no_page() -> None:
+    with pytest.raises(PlanError, match="no plan"):
+        report_page([])
 
 
 def test_text_is_escaped_in_code_and_out_of_it() -> None:

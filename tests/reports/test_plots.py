@@ -62,6 +62,8 @@ def test_a_border_profile_falls_where_errors_do() -> None:
 
     assert [x for x, _ in places] == pytest.approx(np.linspace(LEFT, RIGHT, 4), abs=0.1)
     assert [y for _, y in places] == pytest.approx([TOP, BOTTOM, BOTTOM, BOTTOM], abs=0.1)
+    assert {"0", "1", "2", "3"} <= set(texts(border_plot(profile, 1e-4)))
+    assert "0.5" not in texts(border_plot(profile, 1e-4))
     assert "allowed" in texts(border_plot(profile, 1e-4))
     assert "allowed" not in texts(border_plot(profile, math.inf))
 
@@ -84,7 +86,8 @@ def test_ranges_are_drawn_by_what_becomes_of_them() -> None:
     assert len(overflowing) == 1
     assert overflowing[0][1] < line
     assert len(dots(picture, svg.GREEN)) == 1
-    assert all(y > line for _, y in fitting[:1])
+    assert len(fitting) == 2
+    assert all(y > line for _, y in fitting)
     assert {"largest fp16", "smallest normal fp16"} <= set(texts(picture))
 
 

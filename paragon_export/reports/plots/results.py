@@ -40,7 +40,7 @@ def border_plot(profile: np.ndarray, limit: float) -> str:
     """
     values = [float(value) for value in profile]
     vertical = svg.log_axis([*values, limit], BOTTOM, TOP)
-    horizontal = Axis(0.0, max(len(values) - 1, 1), LEFT, RIGHT)
+    horizontal = Axis(0.0, max(len(values) - 1, 1), LEFT, RIGHT, is_whole=True)
     points = [(horizontal.at(d), vertical.at(value)) for d, value in enumerate(values)]
     parts = [
         *svg.y_ticks(vertical, LEFT, RIGHT),
@@ -83,7 +83,7 @@ def range_plot(ranges: RangeAudit) -> str:
 def _by_color(
     tensors: Sequence[TensorRange],
 ) -> Iterator[tuple[str, list[tuple[int, TensorRange]]]]:
-    placed = list(enumerate(tensors))
+    placed = [(number, tensor) for number, tensor in enumerate(tensors) if tensor.is_finite]
     yield svg.BLUE, [(n, t) for n, t in placed if t.is_half and not t.overflows]
     yield svg.GREEN, [(n, t) for n, t in placed if not t.is_half]
     yield svg.RED, [(n, t) for n, t in placed if t.overflows]

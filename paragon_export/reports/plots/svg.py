@@ -94,6 +94,8 @@ class Axis:
     end: float
     """Pixel of ``high``."""
     is_log: bool = False
+    is_whole: bool = False
+    """Whether ticks are whole numbers."""
 
     def at(self, value: float) -> float:
         """Return the pixel of a value, within the axis."""
@@ -114,8 +116,8 @@ class Axis:
             first, last = math.ceil(math.log10(self.low)), math.floor(math.log10(self.high))
             step = max(1, -(-(last - first) // (MOST_TICKS - 1)))
             return [10.0**power for power in range(first, last + 1, step)]
-        step_ = _step(self.high)
-        multiples = (index * step_ for index in itertools.count())
+        distance = max(_step(self.high), 1.0 if self.is_whole else 0.0)
+        multiples = (index * distance for index in itertools.count())
         return list(itertools.takewhile(lambda value: value <= self.high, multiples))
 
 
