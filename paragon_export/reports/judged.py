@@ -98,12 +98,17 @@ def _listed(names: list[str]) -> Text:
 
 
 def _error(row: ParityRow, end: str = ".") -> Text:
-    """Say how large the error of a row is, in full range and in what is allowed."""
+    """Say how large the error of a row is, in its unit and in what is allowed."""
     where: Text = (" on ", Code(row.picture), f" {row.size}{end}")
     if not math.isfinite(row.found.max_abs):
         return ("not comparable", *where)
     of = f", {two_digits(row.share)} times what is allowed," if math.isfinite(row.limit) else ""
-    return (f"{row.found.max_abs:.1e} of full range{of}", *where)
+    return (f"{row.found.max_abs:.1e} of {_unit(row)}{of}", *where)
+
+
+def _unit(row: ParityRow) -> str:
+    """Return the unit of a row's errors."""
+    return "full range" if row.wrong_top1 is None else "the largest logit"
 
 
 def _finding(finding: Finding) -> Text:
@@ -127,9 +132,9 @@ def _rows(report: ParityReport) -> Table:
         (*(values[n] for _, values in several), Code(pictured(row)), *figures_of(row), word_of(row))
         for n, row in enumerate(report.ranked)
     ]
-    failures = sum(bool(row.failure) for row in report.rows)
+    failures, worst = sum(bool(row.failure) for row in report.rows), report.worst
     return Table(
-        caption="Inputs, worst first; errors in units of full range",
+        caption="Inputs, worst first" + (f"; errors in units of {_unit(worst)}" if worst else ""),
         heads=(*(head for head, _ in several), "input", *FIGURES, "verdict"),
         rows=tuple(rows),
         figures=frozenset(range(first, first + len(FIGURES))),

@@ -90,6 +90,11 @@ def test_a_good_verdict_is_one_sentence() -> None:
     )
 
 
+def test_errors_of_logits_have_their_own_unit() -> None:
+    text = to_markdown(of_parity(ParityReport(rows=(row(3e-7, wrong_top1=0),))))
+    assert "3.0e-07 of the largest logit" in text
+
+
 def test_several_files_have_a_column() -> None:
     rows = row(picture="a"), row(2e-6, candidate="other.onnx", picture="a")
     text = to_markdown(of_parity(ParityReport(rows=rows)))
