@@ -194,9 +194,17 @@ def test_install_takes_the_action_itself_or_what_is_asked_for(job: Job) -> None:
     python = job.folder / "bin" / "python"
     python.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
     python.chmod(0o755)
-    assert job.run("Install").stdout.splitlines()[-1] == str(ROOT)
-    job.inputs = {"package": "paragon-export[rtx] @ x; touch hacked"}
-    assert job.run("Install").stdout.splitlines()[-1] == "paragon-export[rtx] @ x; touch hacked"
+    first, second = installed(job)
+    assert first == shlex.split(ACTION["inputs"]["torch"]["default"])
+    assert second == [str(ROOT)]
+    job.inputs = {"torch": "torch==2.9", "package": "paragon-export[rtx] @ x; touch hacked"}
+    assert installed(job) == [["torch==2.9"], ["paragon-export[rtx] @ x; touch hacked"]]
+
+
+def installed(job: Job) -> list[list[str]]:
+    """Return the arguments of each call of pip, after its own options."""
+    calls = job.run("Install").stdout.split("-m\npip\ninstall\n--quiet\n")[1:]
+    return [call.splitlines() for call in calls]
 
 
 # --- judging -------------------------------------------------------------------------------------
