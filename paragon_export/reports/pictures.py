@@ -32,7 +32,7 @@ def comparison(worst: WorstPicture) -> Comparison:
     row, errors = worst.row, worst.error_map[np.isfinite(worst.error_map)]
     largest = float(errors.max()) if errors.size else 0.0
     reference, candidate, difference = _visible(worst, largest)
-    gain = f", amplified {two_digits(1 / largest)} times" if 0 < largest < 0.5 else ""
+    gain = f", amplified {two_digits(0.5 / largest)} times" if 0 < largest < 0.5 else ""
     whole = "block" if row.is_excerpt else "output"
     where = (Code(row.output), " on ", Code(row.picture), f" {row.size}")
     return Comparison(

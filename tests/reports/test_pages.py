@@ -147,7 +147,7 @@ def test_small_errors_are_amplified() -> None:
     found[0, 0, 0] -= 2e-6
     shown = comparison(picture(row(2e-6), found, reference))
 
-    assert shown.difference.caption == "difference, amplified 500,000 times; gray is none"
+    assert shown.difference.caption == "difference, amplified 250,000 times; gray is none"
     assert png(shown.difference.address)[0, 0].tolist() == [0, 128, 128]
     assert "2.00e-06 of full range" in shown.scale
 
