@@ -77,6 +77,24 @@ class OnnxBackend(StrEnum):
     OPENVINO = "openvino"
 
 
+class Player(StrEnum):
+    """A player that a script is written for; mpv runs those for VapourSynth."""
+
+    VAPOURSYNTH = "vapoursynth"
+
+    @property
+    def suffix(self) -> str:
+        """Of the script's name."""
+        return ".vpy"
+
+
+class Server(StrEnum):
+    """A server that a folder is written for."""
+
+    TRITON = "triton"
+    RAY = "ray"
+
+
 @dataclass(frozen=True, order=True)
 class Size:
     """Height and width in pixels, always in this order."""

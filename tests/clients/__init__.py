@@ -1,0 +1,1 @@
+"""Tests in programs of others, which live in an environment of their own: ``make test-clients``."""

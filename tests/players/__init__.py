@@ -1,0 +1,1 @@
+"""Tests of scripts for players, as far as they need no player; the others are in ``tests/clients``."""
