@@ -20,13 +20,19 @@ import typer
 from common import random_picture, write
 
 from paragon_export.assets import CHECKPOINT
+from paragon_export.ncnn.convert import convert
+from paragon_export.ncnn.runner import NcnnRunner
 from paragon_export.networks.describe import load_network
 from paragon_export.parity.reference import build_reference
 from paragon_export.pipeline.export import export_onnx
 from paragon_export.specs.types import Size
-from paragon_export.testing.clients import Ncnn, OpenCv, convert_for_ncnn
+from paragon_export.testing.clients import OpenCv
 
 SIZES = (Size(37, 53), Size(180, 320))
+
+
+def run_in_ncnn(path: Path, *, winograd: bool) -> NcnnRunner:
+    return NcnnRunner(convert(path.read_bytes(), 3, SIZES), winograd=winograd)
 
 
 def main(only: Annotated[str, typer.Option(help="opencv or ncnn.")] = "") -> None:
@@ -36,11 +42,10 @@ def main(only: Annotated[str, typer.Option(help="opencv or ncnn.")] = "") -> Non
     if only != "ncnn":
         openers[f"OpenCV {cv2.__version__}"] = OpenCv
     if only != "opencv":
-        openers[f"ncnn {importlib.metadata.version('ncnn')}"] = Ncnn
+        openers[f"ncnn {importlib.metadata.version('ncnn')}"] = run_in_ncnn
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "net.onnx")
         assert export_onnx(network, path, runtime="portable").passed
-        convert_for_ncnn(path, SIZES)
         for name, opener in openers.items():
             for size in SIZES:
                 feeds = {"input": random_picture(size)}

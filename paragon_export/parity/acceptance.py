@@ -180,6 +180,20 @@ class MaxError:
 
 
 @dataclass(frozen=True)
+class AtMost:
+    """No error exceeds a share of full range, or of the float64 output's peak if that is larger."""
+
+    share: float
+
+    def limit(self, measured: Measured) -> float:
+        """Return the largest error allowed."""
+        return self.share * max(measured.full_range, measured.reference_peak)
+
+    def check(self, measured: Measured) -> str:
+        return "" if measured.found.max_abs <= self.limit(measured) else "error"
+
+
+@dataclass(frozen=True)
 class Distribution:
     """The errors are distributed as PyTorch's own: on each image, and over all images.
 
@@ -304,4 +318,5 @@ def conversion_criteria(precision: Precision) -> Criteria:
 
 def limit_of(criteria: Criteria, measured: Measured) -> float:
     """Return the largest error that the criteria allow; infinite if none of them bounds it."""
-    return min((c.limit(measured) for c in criteria if isinstance(c, MaxError)), default=math.inf)
+    bounds = (c for c in criteria if isinstance(c, (MaxError, AtMost)))
+    return min((bound.limit(measured) for bound in bounds), default=math.inf)

@@ -16,9 +16,10 @@ from paragon_export.inputs.large import large_probe, smaller
 from paragon_export.inputs.probes import Probe, choose_probes
 from paragon_export.inputs.sizes import check_defined
 from paragon_export.networks.describe import LoadedNetwork, read_network
-from paragon_export.parity.acceptance import conversion_criteria
+from paragon_export.parity.acceptance import Criteria, conversion_criteria
 from paragon_export.parity.candidates import (
     Artifact,
+    Candidate,
     OpenedArtifact,
     leaving_padding,
     open_candidate,
@@ -169,19 +170,47 @@ def judge(
     )
 
 
+def judge_runner(
+    reference: TorchReference,
+    truths: Truths,
+    file: OnnxFile,
+    candidate: Candidate,
+    plan: ParityPlan,
+    criteria: Criteria | None = None,
+) -> ParityReport:
+    """Judge what another program made of an ONNX file, on the probes of that file.
+
+    Args:
+        reference: The network.
+        truths: What it computes; several candidates share them.
+        file: The ONNX file.
+        candidate: The opened model of the other program.
+        plan: Sizes.
+        criteria: The rule, in place of that of the candidate's precision.
+
+    Raises:
+        ParagonExportError: If sizes do not fit.
+    """
+    opened = OpenedArtifact(artifact=file, candidate=candidate)
+    report = _judge_one(reference, truths, opened, plan, tuple, criteria)
+    return replace(report, spec=reference.spec)
+
+
 def _judge_one(
     reference: TorchReference,
     truths: Truths,
     opened: OpenedArtifact,
     plan: ParityPlan,
     possible: Alternatives,
+    criteria: Criteria | None = None,
 ) -> ParityReport:
     """Judge one opened candidate, and diagnose its failure."""
     probes = _probes(reference, opened, plan)
     large, remarks = _large_probes(truths.parts, opened, plan)
     known = {probe.size for probe in probes}
     probes += [probe for probe in large if probe.size not in known]
-    report = verify(reference, [opened.candidate], probes, truths=truths)
+    rules = {opened.candidate.precision: criteria} if criteria else None
+    report = verify(reference, [opened.candidate], probes, rules, truths)
     findings: tuple[Finding, ...] = ()
     if not report.passed:
         failed = Subject(

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 
 from paragon_export.inputs.probes import Probe
+from paragon_export.ncnn.convert import convert
+from paragon_export.ncnn.runner import NcnnRunner
 from paragon_export.networks.describe import LoadedNetwork, load_network
 from paragon_export.parity.candidates import Candidate
 from paragon_export.parity.compare import verify
@@ -16,7 +18,7 @@ from paragon_export.parity.reference import build_reference
 from paragon_export.pipeline.float32_graph import finish, float32_graph
 from paragon_export.specs.plans import ExportPlan
 from paragon_export.specs.types import Precision, Runtime, Size
-from paragon_export.testing.clients import Ncnn, OpenCv, convert_for_ncnn
+from paragon_export.testing.clients import OpenCv
 from paragon_export.testing.tiny import tiny_checkpoint
 
 FIXED = Size(17, 23)
@@ -37,7 +39,7 @@ def write(loaded: LoadedNetwork, folder: Path, **options: Any) -> Path:
     return path
 
 
-def errors(loaded: LoadedNetwork, client: OpenCv | Ncnn, *sizes: Size) -> tuple[bool, float]:
+def errors(loaded: LoadedNetwork, client: OpenCv | NcnnRunner, *sizes: Size) -> tuple[bool, float]:
     """Return the verdict on noise and the largest error, against the float64 network."""
     rng = np.random.default_rng(0)
     probes = [
@@ -80,11 +82,11 @@ def test_ncnn_runs_a_portable_file(variant: str, tmp_path: Path) -> None:
     loaded = network(variant, tmp_path)
     path = write(loaded, tmp_path, runtime=Runtime.PORTABLE)
 
-    convert_for_ncnn(path, SIZES)
+    files = convert(path.read_bytes(), 3, SIZES)
 
-    passed, error = errors(loaded, Ncnn(path), *SIZES)
+    passed, error = errors(loaded, NcnnRunner(files), *SIZES)
     assert passed, error
-    assert errors(loaded, Ncnn(path, winograd=True), *SIZES)[1] < 1e-5
+    assert errors(loaded, NcnnRunner(files, winograd=True), *SIZES)[1] < 1e-5
 
 
 def test_ncnn_gives_another_picture_where_the_check_refuses(tmp_path: Path) -> None:
@@ -92,9 +94,7 @@ def test_ncnn_gives_another_picture_where_the_check_refuses(tmp_path: Path) -> N
     loaded = network("photo", tmp_path, attention_mode="none")
     path = write(loaded, tmp_path, rewrite=False, opset=18, static=FIXED)
 
-    convert_for_ncnn(path, [FIXED])
-
-    passed, error = errors(loaded, Ncnn(path), FIXED)
+    passed, error = errors(loaded, NcnnRunner(convert(path.read_bytes(), 3, [FIXED])), FIXED)
 
     assert not passed
     assert error > 0.1

@@ -1,4 +1,4 @@
-"""What ``onnx`` and ``quantize`` show."""
+"""What ``onnx``, ``quantize`` and ``ncnn`` show."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ from rich.console import Console
 
 from paragon_export.cli.show.console import Document, line, written
 from paragon_export.cli.show.parity import judged, parity_table
+from paragon_export.ncnn.export import NcnnResult
 from paragon_export.pipeline.results import ExportResult
 from paragon_export.reports.measured import audit_lines
+from paragon_export.system.text import figure
 
 
 def exported(result: ExportResult) -> Document:
@@ -36,3 +38,27 @@ def export_table(console: Console, result: ExportResult, replaced: bool = False)
         written(console, result.output, replaced)
     else:
         line(console, f"{result.output} was not written", style="red")
+
+
+def ncnn_document(result: NcnnResult) -> Document:
+    """Return the document of an export to ncnn."""
+    document = judged(result.parity, result.paths)
+    half = result.half_storage
+    document["written"] = document["passed"] = result.passed
+    document["half_storage"] = {"max_abs": half.max_abs, "psnr_db": half.psnr_db}
+    return document
+
+
+def ncnn_table(console: Console, result: NcnnResult, replaced: bool = False) -> None:
+    parity_table(console, result.parity)
+    half = result.half_storage
+    line(
+        console,
+        "with every result stored in float16, as on GPUs (simulated): error "
+        f"{figure(half.max_abs, '.1e')}, {figure(half.psnr_db, '.1f', 'inf')} dB on the worst image",
+    )
+    names = " and ".join(str(path) for path in result.paths)
+    if result.passed:
+        written(console, names, replaced)
+    else:
+        line(console, f"{names} were not written", style="red")
