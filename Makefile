@@ -35,14 +35,23 @@ test-slow: setup
 	$(BIN)/python -m pytest -m "slow"
 
 # Programs of others, in environments of their own. Chromium is the system's: apt-get install chromium.
+# VapourSynth needs Python 3.12.
 BROWSER := $(VENV)/browser
+CLIENTS := $(VENV)/clients
+PYTHON312 ?= $(firstword $(wildcard $(HOME)/.pyenv/versions/3.12*/bin/python) python3.12)
 
 $(BROWSER)/ready: tests/browser/requirements.txt
 	$(PYTHON) -m venv $(BROWSER)
 	$(BROWSER)/bin/python -m pip install --quiet -r tests/browser/requirements.txt
 	touch $@
 
-test-clients: setup $(BROWSER)/ready
+$(CLIENTS)/ready: tests/clients/requirements.txt
+	$(PYTHON312) -m venv $(CLIENTS)
+	$(CLIENTS)/bin/python -m pip install --quiet -r tests/clients/requirements.txt
+	$(CLIENTS)/bin/python -m pip install --quiet --no-deps nvidia-pytriton==0.7.0  # for its server alone
+	touch $@
+
+test-clients: setup $(BROWSER)/ready $(CLIENTS)/ready
 	$(BIN)/python -m pytest -m "clients"
 
 check: setup

@@ -24,6 +24,7 @@ from paragon_export.cli import (
     quantize,
     trt,
 )
+from paragon_export.cli.deploy import ncnn, script, serve_config
 from paragon_export.cli.run import glyphs, upscale
 from paragon_export.cli.show.held_notes import take_notes
 from paragon_export.errors import COULD_NOT_RUN, reason_of
@@ -52,6 +53,9 @@ app.command()(parity.parity)
 app.command()(bench.bench)
 app.command()(upscale.upscale)
 app.command()(glyphs.glyphs)
+app.command()(script.script)
+app.command()(serve_config.serve_config)
+app.command()(ncnn.ncnn)
 app.command()(demo.demo)
 
 

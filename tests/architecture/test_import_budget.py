@@ -123,6 +123,9 @@ COMMANDS = (
     "plan",
     "bench",
     "glyphs",
+    "script",
+    "serve-config",
+    "ncnn",
     "demo",
 )
 
