@@ -6,6 +6,7 @@ import io
 import struct
 import warnings
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +31,12 @@ MAX_FILE_BYTES = 2**31
 
 MAX_PIXELS = 2**28
 """Those of 16384x16384."""
+
+LARGE_PIXELS = 2**24
+"""Pixels of a picture whose memory matters: those of 4096x4096."""
+
+PLAIN, WITH_ALPHA = ((8, 0), (8, 2), (8, 4), (8, 6)), (4, 6)
+"""Depths and color types of PNG without a palette, and the types with alpha."""
 
 IHDR = slice(16, 26)
 """Where a PNG file holds width, height, bit depth and color type."""
@@ -111,7 +118,7 @@ def _read(path: Path, data: bytes, image: Image.Image) -> Picture:
     dpi = (float(dpi[0]), float(dpi[1])) if dpi and min(dpi) > 0 else None
     if image.format == "TIFF" and _largest(getattr(image, "tag_v2", {}).get(TIFF_BITS, 8)) == 16:
         return _deep_tiff(path, data)
-    if (deep := _deep_png(data, image)) is not None:
+    if (deep := _png(data, image)) is not None:
         return Picture(
             *_parts(_turned(deep, image.getexif().get(ORIENTATION, 1))), icc=icc, dpi=dpi
         )
@@ -160,12 +167,21 @@ def _as(image: Image.Image, mode: str, icc: bytes | None) -> Image.Image:
     return converted
 
 
-def _deep_png(data: bytes, image: Image.Image) -> np.ndarray | None:
-    """Return a PNG file of 16 bits, (H, W) or (H, W, channels); None for other files.
+def _png(data: bytes, image: Image.Image) -> np.ndarray | None:
+    """Return a PNG file as (H, W) or (H, W, channels); None if Pillow is to read it.
 
-    Pillow reads 16-bit gray alone; of color it gives the upper eight bits.
+    Pillow reads 16-bit gray alone; of color it gives the upper eight bits. For large pictures it
+    takes more than twice the memory of their pixels.
     """
-    if image.format != "PNG" or struct.unpack(">IIBB", data[IHDR])[2] != 16:
+    if image.format != "PNG":
+        return None
+    width, height, depth, color = struct.unpack(">IIBB", data[IHDR])
+    is_large = (
+        width * height > LARGE_PIXELS
+        and (depth, color) in PLAIN
+        and find_spec("imagecodecs") is not None
+    )
+    if depth != 16 and (not is_large or image.has_transparency_data != (color in WITH_ALPHA)):
         return None
     pixels: np.ndarray = require("imagecodecs", "media").png_decode(data)
     return pixels

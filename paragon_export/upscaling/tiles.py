@@ -24,6 +24,9 @@ TRIALS = (Size(128, 128), Size(256, 256))
 SHARE = 0.5
 """Of the memory that is available, what a run may take."""
 
+BLOCK_ROWS = 64
+"""Rows of the output that are clipped, rounded and written at a time."""
+
 MAX_TILE_PX = 2048
 """Largest side of a tile that is chosen: larger ones hardly save work."""
 
@@ -56,11 +59,14 @@ class Tiling:
         feeds, runner = self.model.feeds(pixels[None]), OnIntegers(self.model, largest)
         tile = self.tile_for(size)
         if tile is None:
-            yield np.clip(runner.infer(feeds)["output"][0], 0, 1)
-            return
-        is_fixed = self.model.fixed is not None
-        for strip in TiledRunner(runner, self.model.field, tile, fixed=is_fixed).strips(feeds):
-            yield np.clip(strip.rows[0], 0, 1)
+            outputs = iter([runner.infer(feeds)["output"]])
+        else:
+            is_fixed = self.model.fixed is not None
+            tiled = TiledRunner(runner, self.model.field, tile, fixed=is_fixed)
+            outputs = (strip.rows for strip in tiled.strips(feeds))
+        for output in outputs:
+            for top in range(0, output.shape[2], BLOCK_ROWS):
+                yield np.clip(output[0, :, top : top + BLOCK_ROWS], 0, 1)
 
     def tile_for(self, size: Size) -> Size | None:
         """Return the size of the tiles of a picture; None: it is computed at once.

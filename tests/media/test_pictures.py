@@ -171,3 +171,14 @@ def test_transparent_pixels_take_the_color_around() -> None:
     assert np.allclose(found[:, 8, 4], (1, 0, 0))
     assert np.allclose(found[:, 8, 45], (0, 1, 0))
     assert not filled(hidden, np.zeros_like(alpha)).any()
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_large_pictures_are_read_alike(
+    channels: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By another library, which takes less memory."""
+    save(tmp_path / "a.png", noise(channels, np.uint8))
+    usual = planes(read_picture(tmp_path / "a.png"))
+    monkeypatch.setattr("paragon_export.media.pictures.LARGE_PIXELS", 0)
+    assert np.array_equal(planes(read_picture(tmp_path / "a.png")), usual)
