@@ -104,12 +104,19 @@ def _size(text: str | Size | None) -> Any:
 def upscale_files(plan: UpscalePlan) -> UpscaleResult:
     """Do what a plan says (see :func:`upscale`)."""
     found = jobs_of(plan.inputs, plan.output, plan.format)
-    kind = format_of(found.jobs[0].output.suffix)
-    model = open_model(plan.model, plan.backend, plan.options)
+    return _upscaled(open_model(plan.model, plan.backend, plan.options), plan, found)
+
+
+def upscale_with(model: Model, plan: UpscalePlan) -> UpscaleResult:
+    """Do what a plan says with a model that is opened already."""
+    return _upscaled(model, plan, jobs_of(plan.inputs, plan.output, plan.format))
+
+
+def _upscaled(model: Model, plan: UpscalePlan, found: Jobs) -> UpscaleResult:
     if isinstance(plan.tile, Size):
         _check_tile(model, plan.tile)
-    form = Form(kind=kind, quality=plan.quality, fit=plan.fit)
-    run = _Run(Tiling(model, plan.tile), form)
+    kind = format_of(found.jobs[0].output.suffix)
+    run = _Run(Tiling(model, plan.tile), Form(kind=kind, quality=plan.quality, fit=plan.fit))
     run.all(found, skip_existing=plan.skip_existing)
     return run.result(found)
 
