@@ -161,8 +161,11 @@ def _as(image: Image.Image, mode: str, icc: bytes | None) -> Image.Image:
         return image.convert(mode)
     from PIL import ImageCms
 
-    own, srgb = ImageCms.ImageCmsProfile(io.BytesIO(icc)), ImageCms.createProfile("sRGB")
-    converted = ImageCms.profileToProfile(image, own, srgb, outputMode=mode)
+    try:
+        own, srgb = ImageCms.ImageCmsProfile(io.BytesIO(icc)), ImageCms.createProfile("sRGB")
+        converted = ImageCms.profileToProfile(image, own, srgb, outputMode=mode)
+    except ImageCms.PyCMSError:  # the profile is damaged, or for other colors
+        return image.convert(mode)
     assert converted is not None  # only where it converts in place
     return converted
 

@@ -11,7 +11,7 @@ from PIL import Image, ImageCms
 
 from paragon_export.errors import PlanError
 from paragon_export.media.pictures import Picture, read_picture
-from paragon_export.media.png import PngWriter
+from paragon_export.media.png import PngWriter, _nearest
 from paragon_export.media.saving import Layout, fitted, saving
 from paragon_export.media.transparency import filled
 
@@ -182,3 +182,26 @@ def test_large_pictures_are_read_alike(
     usual = planes(read_picture(tmp_path / "a.png"))
     monkeypatch.setattr("paragon_export.media.pictures.LARGE_PIXELS", 0)
     assert np.array_equal(planes(read_picture(tmp_path / "a.png")), usual)
+
+
+def test_paeth_chooses_the_first_of_the_nearest() -> None:
+    a, b, c = (x.ravel().astype(np.uint8) for x in np.mgrid[0:256:15, 0:256:15, 0:256:15])
+    wanted = [
+        min((abs(x + y - z - value), index, value) for index, value in enumerate((x, y, z)))[2]
+        for x, y, z in zip(a.tolist(), b.tolist(), c.tolist(), strict=True)
+    ]
+    assert np.array_equal(_nearest(a, b, c), wanted)
+
+
+def test_a_profile_of_cmyk_is_not_kept(tmp_path: Path) -> None:
+    """Also where it is for other colors, so that it cannot be used."""
+    image = Image.fromarray(noise(3, np.uint8)).convert("CMYK")
+    image.save(tmp_path / "a.tiff", icc_profile=ICC)
+    assert read_picture(tmp_path / "a.tiff").icc is None
+
+
+def test_jpeg_keeps_fine_colors(tmp_path: Path) -> None:
+    pixels = np.zeros((16, 16, 3), np.uint8)
+    pixels[:, ::2, 0] = pixels[:, 1::2, 2] = 200
+    save(tmp_path / "a.jpg", pixels)
+    assert np.abs(planes(read_picture(tmp_path / "a.jpg")).astype(int) - pixels).max() < 40

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from hypothesis import given
@@ -21,7 +22,7 @@ from paragon_export.runtimes.torch_runner import TorchRunner
 from paragon_export.specs.network import InputSpec, Port
 from paragon_export.specs.types import Size
 from paragon_export.testing.foreign import foreign_checkpoint
-from paragon_export.tiling.field import Field, measure_field
+from paragon_export.tiling.field import STEPS, Field, measure_field
 from paragon_export.tiling.open import field_of_file, field_of_network, tile_difference
 from paragon_export.tiling.plan import least_tile, split
 from paragon_export.tiling.run import TiledRunner
@@ -52,6 +53,8 @@ def runner_of(module: nn.Module, dtype: str = "float64") -> TorchRunner:
         ([nn.Conv2d(3, 3, 3, padding=4, dilation=4), nn.Hardtanh()], 4),
         ([nn.Conv2d(3, 3, (1, 9), padding=(0, 4))], 4),
         ([nn.MaxPool2d(3, 1, 1), nn.PixelShuffle(1)], 1),
+        ([nn.ZeroPad2d((0, 0, 2, 0)), nn.Conv2d(3, 3, (3, 1))], 2),
+        ([nn.ZeroPad2d((0, 0, 0, 2)), nn.Conv2d(3, 3, (3, 1))], 2),
         ([nn.Conv2d(3, 12, 3, padding=1), nn.PixelShuffle(2)], 1),
     ],
 )
@@ -84,6 +87,49 @@ def test_a_file_has_the_field_of_its_network(
     _, field = network(tiny_checkpoints[name])
     export_onnx(tiny_checkpoints[name], tmp_path / "o.onnx")
     assert field_of_file(read_onnx_file(tmp_path / "o.onnx")) == field
+
+
+def test_files_that_do_not_tell_of_windows(tiny_photo: Path, tmp_path: Path) -> None:
+    """Tiles that do not give the whole picture are noticed, and another step is taken."""
+    export_onnx(tiny_photo, tmp_path / "o.onnx")
+    model = onnx.load(tmp_path / "o.onnx")
+    del model.metadata_props[:]
+    onnx.save(model, tmp_path / "o.onnx")
+    assert field_of_file(read_onnx_file(tmp_path / "o.onnx")).step == STEPS[0]
+
+
+def test_an_operator_that_hides_nan_in_a_file(tmp_path: Path) -> None:
+    node = onnx.helper.make_node("MaxPool", ["x"], ["y"], kernel_shape=[5, 5], pads=[2, 2, 2, 2])
+    ports = [
+        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["n", 3, "h", "w"])
+        for name in ("x", "y")
+    ]
+    graph = onnx.helper.make_graph([node], "g", ports[:1], ports[1:])
+    imports = [onnx.helper.make_opsetid("", 20)]
+    onnx.save(
+        onnx.helper.make_model(graph, opset_imports=imports, ir_version=9), tmp_path / "o.onnx"
+    )
+    assert field_of_file(read_onnx_file(tmp_path / "o.onnx")) == Field(margin=2)
+
+
+class Blocks(nn.Module):
+    """Means of blocks of 4x4, at the size of the picture."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        means = nn.functional.avg_pool2d(x, 4, ceil_mode=True)
+        return nn.functional.interpolate(means, scale_factor=4)[..., : x.shape[2], : x.shape[3]]
+
+
+def test_the_smaller_step_is_taken_if_it_is_right() -> None:
+    local = nn.Conv2d(3, 3, 3, padding=1)
+    spec = InputSpec(channels=3, window=1, excerpt_step=4)
+    assert field_of_network(runner_of(local, "float32"), PICTURE, spec) == Field(margin=1, step=1)
+    assert field_of_network(runner_of(Blocks(), "float32"), PICTURE, spec) == Field(0, step=4)
+
+
+def test_what_is_known_to_see_all_is_not_run() -> None:
+    with pytest.raises(PlanError, match="depends on the whole picture"):
+        field_of_network(None, PICTURE, InputSpec(excerpt_step=0))  # type: ignore[arg-type]
 
 
 # --- the plan -------------------------------------------------------------------------------

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from paragon_export.assets import CHECKPOINT, PHOTOGRAPH, photograph
-from paragon_export.errors import PlanError
+from paragon_export.errors import PlanError, RunError
 from paragon_export.media.pictures import read_picture
 from paragon_export.media.saving import Layout, saving
 from paragon_export.networks.describe import load_network
@@ -137,6 +138,27 @@ def test_folders_are_mirrored_and_broken_files_do_not_stop_others(
     again = run_here("upscale", tiny_realtime, "in", "-o", "out", "--format", "webp",
                      "--skip-existing")  # fmt: skip
     assert "2 there already" in again.stdout
+
+
+def test_a_picture_that_fails_midway_leaves_nothing(
+    tiny_realtime: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def strips(*_: object) -> Iterator[np.ndarray]:
+        yield np.zeros((3, 8, 60), np.float32)
+        raise RunError("the network fails")
+
+    source = write(tmp_path / "in/a.png", SMALL)
+    monkeypatch.setattr(Tiling, "strips", strips)
+    result = upscale(tiny_realtime, source, tmp_path / "out")
+    assert [one.reason for one in result.failed] == ["the network fails"]
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_outputs_are_no_inputs_of_the_next_run(tiny_realtime: Path, tmp_path: Path) -> None:
+    write(tmp_path / "in/a.png", SMALL)
+    for _ in range(2):
+        result = upscale(tiny_realtime, tmp_path / "in", tmp_path / "in/out")
+        assert [one.source.name for one in result.done] == ["a.png"]
 
 
 def test_larger_results_are_reduced(tmp_path: Path) -> None:
