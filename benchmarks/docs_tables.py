@@ -251,21 +251,6 @@ def _int8_weights(rows: Rows) -> str:
     )
 
 
-def _upscaling_speed(rows: Rows) -> str:
-    return (
-        f"`upscale` makes {span(rows, 'upscale / bare session')} of the pictures a second of the bare "
-        f"session, and {span(rows, 'upscale / loop')} times those of a plain loop."
-    )
-
-
-def _upscaling_memory(rows: Rows) -> str:
-    last = rows[-1]
-    return (
-        f"{last['input']} pixels take {last['peak MiB']} MiB above the model, of which the picture "
-        f"itself is {last['pixels of the input MiB']} MiB."
-    )
-
-
 def _glyph_throughput(rows: Rows) -> str:
     key = "PyTorch / ONNX Runtime"
     more = [row for row in rows if row["batch"] > 1]
@@ -639,29 +624,6 @@ TABLES: Mapping[str, Table] = {
             "ms of float32": "float32 latency (ms)",
         },
         _int8_weights,
-    ),
-    "upscaling_speed": Table(
-        {
-            "network": "network",
-            "input": "input HxW (px)",
-            "format": "written as",
-            "bare session pictures/s": "bare session (pictures/s)",
-            "upscale pictures/s": "upscale (pictures/s)",
-            "loop pictures/s": "plain loop (pictures/s)",
-            "upscale / bare session": "upscale / bare session",
-            "upscale / loop": "upscale / plain loop",
-        },
-        _upscaling_speed,
-    ),
-    "upscaling_memory": Table(
-        {
-            "input": "input HxW (px)",
-            "tile": "tile HxW (px)",
-            "peak MiB": "peak above the model (MiB)",
-            "pixels of the input MiB": "pixels of the input (MiB)",
-            "seconds": "time (s)",
-        },
-        _upscaling_memory,
     ),
     "glyph_throughput": Table(
         {
