@@ -243,7 +243,7 @@ def write(name: str, rows: list[dict[str, Any]], keys: Sequence[str]) -> None:
     """Write rows and provenance to ``results/NAME.json`` and print them as a Markdown table.
 
     Rows that an earlier run left there stay, unless their ``keys`` are measured anew or the
-    machine or a version has changed since. A long script writes after every network.
+    processor or a version has changed since. A long script writes after every network.
     """
     RESULTS.mkdir(exist_ok=True)
     file, here = RESULTS / f"{name}.json", environment()
@@ -274,7 +274,8 @@ def _earlier(
     if not file.exists():
         return {}
     document = json.loads(file.read_text(encoding="utf-8"))
-    if {**document["environment"], "time": here["time"]} != here:
+    kernel = {name: here[name] for name in ("time", "platform")}  # its release may differ
+    if {**document["environment"], **kernel} != here:
         return {}
     return {tuple(row[key] for key in keys): row for row in document["rows"]}
 

@@ -45,6 +45,8 @@ NETWORKS: Mapping[str, tuple[Constructor, Size, Size]] = {
                 Size(180, 320), Size(540, 960)),
     "SPAN": (("SPAN", "SPAN", {"num_in_ch": 3, "num_out_ch": 3, "feature_channels": 48, "upscale": 2}),
              Size(180, 320), Size(540, 960)),
+    "SPAN x4": (("SPAN", "SPAN", {"num_in_ch": 3, "num_out_ch": 3, "feature_channels": 48, "upscale": 4}),
+                Size(180, 320), Size(540, 960)),
     "RealPLKSR": (("PLKSR", "RealPLKSR", {"dim": 64, "n_blocks": 28, "upscaling_factor": 2}),
                   Size(64, 96), Size(540, 960)),
     "ESRGAN x4": (("ESRGAN", "ESRGAN", {"num_filters": 64, "num_blocks": 23, "scale": 4}),

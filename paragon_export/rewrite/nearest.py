@@ -43,7 +43,7 @@ def transpose_after_nearest(network: Network) -> int:
     for node, conv in network.calls(nn.Conv2d):
         upsampled = node.args[0]
         s = nearest_factor(network, upsampled)
-        if s < 2 or not feeds_only(upsampled, node) or not _keeps_size(conv):
+        if s < 2 or not feeds_only(upsampled, node) or not keeps_size(conv):
             continue
         layer = _transposed(conv, s)
         network.replace(node, network.call(node, layer, upsampled.args[0]))
@@ -51,7 +51,8 @@ def transpose_after_nearest(network: Network) -> int:
     return fired
 
 
-def _keeps_size(conv: nn.Conv2d) -> bool:
+def keeps_size(conv: nn.Conv2d) -> bool:
+    """Return whether a convolution is dense and keeps its size by zero padding."""
     return (
         conv.groups == 1
         and conv.stride == conv.dilation == (1, 1)
@@ -91,6 +92,9 @@ def add_before_shuffle(network: Network) -> int:
     """``shuffle(W x) + nearest(y) = shuffle(W x + repeat(y))``: add at input resolution.
 
     ``repeat`` copies every channel ``s^2`` times in a row. A 1x1 convolution of ones does it.
+
+    Applied where both maps are known to have the same number of channels: a convolution makes ``y``
+    or reads it. A sum of unlike maps broadcasts one of them.
     """
     fired = 0
     for node in network.nodes:
@@ -113,6 +117,8 @@ def _joins(network: Network, node: Any, shuffled: Any, upsampled: Any) -> bool:
     if conv is None:
         return False
     channels = conv.out_channels // s**2
+    if not _has_channels(network, upsampled.args[0], channels):
+        return False
     repeat = nn.Conv2d(channels, channels * s**2, 1, bias=False).double()
     with torch.no_grad():
         places = torch.eye(channels, dtype=torch.float64).repeat_interleave(s**2, dim=0)
@@ -121,3 +127,11 @@ def _joins(network: Network, node: Any, shuffled: Any, upsampled: Any) -> bool:
     total = network.apply(node, operator.add, small, copies)
     network.replace(node, network.call(node, nn.PixelShuffle(s), total))
     return True
+
+
+def _has_channels(network: Network, node: Any, channels: int) -> bool:
+    """Return whether a convolution that makes or reads a map tells that it has so many channels."""
+    maker = network.shared(node, nn.Conv2d)
+    readers = [network.shared(user, nn.Conv2d) for user in node.users]
+    counts = [] if maker is None else [maker.out_channels]
+    return channels in counts + [conv.in_channels for conv in readers if conv is not None]

@@ -25,7 +25,7 @@ from paragon_export.rewrite.attention.windows import (
     gather_windows,
 )
 from paragon_export.rewrite.channels_last import channels_last
-from paragon_export.rewrite.dense import merge_depthwise, merge_pointwise
+from paragon_export.rewrite.dense import compose_pointwise, merge_depthwise, merge_pointwise
 from paragon_export.rewrite.fx_network import Network
 from paragon_export.rewrite.layers import group_norm_in_one_call, mish_by_sigmoid, prelu_by_maximum
 from paragon_export.rewrite.linear import (
@@ -37,6 +37,7 @@ from paragon_export.rewrite.linear import (
     split_halves,
 )
 from paragon_export.rewrite.nearest import add_before_shuffle, transpose_after_nearest
+from paragon_export.rewrite.sums import constants_last, separate_part
 from paragon_export.rewrite.upsampling import (
     fuse_tail,
     repeat_after_filter,
@@ -92,10 +93,13 @@ RULES = (
     Rule(clamp_in_convolution, frozenset({Runtime.ONNXRUNTIME})),
     Rule(merge_pointwise, TENSORRT_ALONE),
     Rule(merge_depthwise, TENSORRT_ALONE),
+    Rule(compose_pointwise, TENSORRT_ALONE),
+    Rule(separate_part, TENSORRT_ALONE),
     Rule(transpose_after_nearest, frozenset({Runtime.TENSORRT, Runtime.OPENVINO})),
     Rule(add_before_shuffle, CPU_RUNTIMES),
     Rule(prelu_by_maximum, TENSORRT_ALONE),
     Rule(mish_by_sigmoid, frozenset({Runtime.ANY, Runtime.ONNXRUNTIME, Runtime.TENSORRT})),
+    Rule(constants_last, frozenset({Runtime.ANY, Runtime.TENSORRT})),
     Rule(group_norm_in_one_call, frozenset({Runtime.ANY, Runtime.TENSORRT}), half=True),
     Rule(fuse_tail),
     Rule(repeat_after_filter),

@@ -220,6 +220,24 @@ def test_other_sums_stay(compute: Any) -> None:
     assert Applied(module, add_before_shuffle).fired == [0]
 
 
+@pytest.mark.parametrize(
+    "compute",
+    [
+        lambda m, x: m.shuffle(m.conv(x)) + F.interpolate(m.gray(x), scale_factor=2, mode="nearest"),
+        lambda m, x: m.shuffle(m.one(x)) + F.interpolate(x, scale_factor=2, mode="nearest"),
+        lambda m, x: m.shuffle(m.conv(x)) + F.interpolate(x[:, :1], scale_factor=2, mode="nearest"),
+    ],
+    ids=["fewer channels", "more channels", "channels not known"],
+)  # fmt: skip
+def test_sums_of_unlike_maps_stay(compute: Any) -> None:
+    """Such a sum broadcasts one of the maps."""
+    layers = {"conv": nn.Conv2d(8, 32, 3, padding=1), "one": nn.Conv2d(8, 4, 1)}
+    module = chain(compute, gray=nn.Conv2d(8, 1, 1), shuffle=nn.PixelShuffle(2), **layers)
+    applied = Applied(module, add_before_shuffle)
+    assert applied.fired == [0]
+    assert applied.exact()
+
+
 # --- in networks ---------------------------------------------------------------------------
 
 
