@@ -103,11 +103,25 @@ def read(name: str) -> Any:
 
 def conditions(document: Any) -> str:
     """Return where and with what the rows were measured, in one sentence."""
+    if "parts" in document:
+        return conditions_of_parts([part["environment"] for part in document["parts"]])
     facts, versions = document["environment"], document["environment"]["versions"]
     runtime = versions.get("onnxruntime-gpu") or versions["onnxruntime"]
     return (
         f"Measured {facts['time'][:10]} on {facts['processor']}, {facts['cores']} cores, "
         f"PyTorch {versions['torch']}, ONNX Runtime {runtime}."
+    )
+
+
+def conditions_of_parts(parts: Sequence[Mapping[str, Any]]) -> str:
+    """Return where and with what rows were measured in parts, whose environments these are."""
+    days = sorted(facts["time"][:10] for facts in parts)
+    commits = dict.fromkeys(facts["commit"] for facts in parts)
+    processors = dict.fromkeys(facts["processor"] for facts in parts)
+    return (
+        f"Measured {' to '.join(dict.fromkeys((days[0], days[-1])))} in parts: {len(parts)}; "
+        f"commits: {len(commits)} ({', '.join(commits)}); "
+        f"processors: {len(processors)} ({', '.join(processors)})."
     )
 
 

@@ -12,8 +12,8 @@ at all default sizes. What the tool does not serve is refused, and listed as ref
 N - 1, at two or three small sizes and without the audit of ranges. A rewritten export that fails in
 half precision counts as an alarm, although ``paragon-export onnx`` would export the network as trained
 then. Networks whose output is no picture (beyond ``DIVERGED``) are skipped. It goes on where an
-earlier run on the same machine and versions ended; ``--anew`` starts again. Writes
-``random_networks.json``.
+earlier run ended, on whatever machine and at whatever commit: see ``random_record.py``. ``--anew``
+starts again. Writes ``random_networks.json``.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import json
 import math
 import time
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor
 from fnmatch import fnmatch
 from multiprocessing import get_context
 from pathlib import Path
@@ -33,6 +34,7 @@ import torch
 import typer
 from common import RESULTS, write
 from random_networks import RandomNetwork, options_of, random_network
+from random_record import add, next_number, read_record, surroundings
 
 from paragon_export.errors import ParagonExportError
 from paragon_export.inputs.probes import photograph_crop
@@ -48,7 +50,6 @@ from paragon_export.specs.plans import ExportPlan, NetworkOptions, ParityPlan
 from paragon_export.specs.tolerance import DIVERGED
 from paragon_export.specs.types import Precision, Size
 from paragon_export.system.atomic_write import to_json
-from paragon_export.system.environment import environment
 from paragon_export.testing.glyph import GOLDEN as GLYPHS
 from paragon_export.testing.glyph import golden_checkpoint
 from paragon_export.testing.golden.make_weights import fill
@@ -176,54 +177,23 @@ def _export(
 
 def judge_random(count: int, processes: int, anew: bool) -> None:
     """Judge the random networks below a number and keep the counts by family."""
-    file, here = RESULTS / "random_networks.json", environment()
-    document: dict[str, Any] = {
-        "rows": [],
-        "alarms": [],
-        "next": 0,
-        "seconds": 0.0,
-        "environment": here,
-    }
-    if file.exists() and not anew:
-        earlier = json.loads(file.read_text(encoding="utf-8"))
-        if {**earlier["environment"], "time": here["time"]} == here:
-            document = {**earlier, "environment": here}
-    rows = {row["networks of"]: row for row in document["rows"]}
-    with get_context("spawn").Pool(processes) as pool:
-        for found in pool.imap(judged_random, range(document["next"], count)):
-            count_in(rows, document["alarms"], found)
-            document["next"] = found["number"] + 1
-            document["seconds"] += found["seconds"]
-            if document["next"] % SAVED_EVERY == 0 or document["next"] == count:
-                document["rows"] = [rows[name] for name in sorted(rows)]
-                file.write_text(to_json(document), encoding="utf-8")
-                total = sum(row["judged"] for row in rows.values())
-                print(f"{document['next']} drawn, {total} judged, {len(document['alarms'])} alarms")
+    file, here = RESULTS / "random_networks.json", surroundings()
+    if anew:
+        file.unlink(missing_ok=True)
+    record = read_record(file)
+    with ProcessPoolExecutor(processes, get_context("spawn")) as pool:
+        for found in pool.map(judged_random, range(next_number(record), count)):
+            add(record, found, here)
+            if next_number(record) % SAVED_EVERY == 0 or next_number(record) == count:
+                file.write_text(to_json(record), encoding="utf-8")
+                total = sum(row["judged"] for row in record["rows"])
+                line = (
+                    f"{next_number(record)} drawn, {total} judged, {len(record['alarms'])} alarms"
+                )
+                print(line, flush=True)
 
 
 SAVED_EVERY = 20
-
-
-def count_in(
-    rows: dict[str, dict[str, Any]], alarms: list[dict[str, Any]], found: Mapping[str, Any]
-) -> None:
-    """Add one random network to the row of its family."""
-    counts = ("judged", *(precision.name for precision in Precision), "false alarms")
-    nearest = {f"nearest {precision.name}": 0.0 for precision in Precision}
-    new = {"networks of": found["family"], **dict.fromkeys(counts, 0), **nearest}
-    row = rows.setdefault(found["family"], {**new, "no picture": 0, "refused": 0})
-    if found["verdict"] in ("no picture", "refused"):
-        row[found["verdict"]] += 1
-    else:
-        row["judged"] += 1
-        row[found["precision"]] += 1
-        row[f"nearest {found['precision']}"] = max(
-            row[f"nearest {found['precision']}"], found["nearest"]
-        )
-    if found["verdict"] == "alarm":
-        row["false alarms"] += 1
-    if found["detail"]:
-        alarms.append({name: found[name] for name in ("number", "family", "precision", "detail")})
 
 
 def judged_random(number: int) -> dict[str, Any]:
