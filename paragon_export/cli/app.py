@@ -36,6 +36,14 @@ NAME = "paragon-export"
 GLOBAL = ("--debug", "--verbose", "--quiet")
 """Options that may stand anywhere on the command line."""
 
+OF_PYTORCH = {"OMP_WAIT_POLICY": "PASSIVE", "THP_MEM_ALLOC_ENABLE": "1"}
+"""Environment variables by default, but for ``bench``, which leaves PyTorch as its users have it.
+
+PyTorch's threads spin while they wait; on a busy machine a judgement that takes a third of a second
+then takes fourteen. Its memory is in small pages; of a large picture their first access takes about
+as long as the arithmetic, in large pages half of that.
+"""
+
 app = typer.Typer(
     name=NAME,
     help="From a trained super-resolution checkpoint to verified ONNX models and TensorRT engines.",
@@ -89,9 +97,8 @@ def settings(
         raise typer.BadParameter("give --verbose or --quiet, not both")
     is_benchmark = context.invoked_subcommand == "bench"
     if not is_benchmark:
-        # PyTorch's threads spin while they wait; on a busy machine a judgement that takes a
-        # third of a second then takes fourteen. A benchmark leaves PyTorch as its users have it.
-        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+        for name, value in OF_PYTORCH.items():
+            os.environ.setdefault(name, value)
     if "--help" in sys.argv[1:]:
         return
     if quiet:

@@ -26,7 +26,7 @@ class Axis:
     kept: np.ndarray
     """Indices of the rows or columns that are kept, in ascending order."""
     blocks: tuple[int, ...]
-    """Where the blocks begin in the picture: at both ends, and perhaps in the middle."""
+    """Where the blocks begin in the picture: at both ends and in the middle."""
     block: int
     """Extent of a block in pixels."""
 
@@ -35,7 +35,7 @@ class Axis:
         return [int(np.searchsorted(self.kept, b)) if kept else b for b in self.blocks]
 
 
-def axis(extent: int, margin: int, step: int, *, middle: bool) -> Axis:
+def axis(extent: int, margin: int, step: int) -> Axis:
     """Choose what to keep of an axis.
 
     Every part begins at a multiple of ``step`` and all but the last have a multiple of it as their
@@ -46,7 +46,6 @@ def axis(extent: int, margin: int, step: int, *, middle: bool) -> Axis:
         extent: Rows or columns of the picture.
         margin: Least distance in pixels of a block from a place where parts were joined.
         step: Pixels after which windows repeat.
-        middle: Whether to keep a part of the middle too.
 
     Returns:
         The axis. It keeps everything if that is hardly more.
@@ -56,14 +55,11 @@ def axis(extent: int, margin: int, step: int, *, middle: bool) -> Axis:
     last = (extent - margin - block) // step * step
     length = -(-(2 * margin + block) // step) * step
     begin = (extent - length) // 2 // step * step
-    parts = [(0, first), (last, extent)]
-    if middle:
-        parts.insert(1, (begin, begin + length))
+    parts = [(0, first), (begin, begin + length), (last, extent)]
+    middle = begin + margin
     if any(low < end for (_, end), (low, _) in itertools.pairwise(parts)):
-        parts = [(0, extent)]
-    blocks = [0, extent - block]
-    if middle:
-        blocks.insert(1, begin + margin if len(parts) == 3 else (extent - block) // 2)
+        parts, middle = [(0, extent)], (extent - block) // 2
+    blocks = 0, middle, extent - block
     kept = np.concatenate([np.arange(low, high) for low, high in parts])
     return Axis(kept=kept, blocks=tuple(dict.fromkeys(blocks)), block=block)
 
@@ -111,9 +107,56 @@ class Excerpt:
         return np.concatenate(found)
 
 
-def excerpt(size: Size, margin: int, step: int, *, middle: bool = True) -> Excerpt:
+def excerpt(size: Size, margin: int, step: int) -> Excerpt:
     """Choose what to keep of a picture; arguments as for ``axis``."""
-    return Excerpt(
-        axis(size.height, margin, step, middle=middle),
-        axis(size.width, margin, step, middle=middle),
-    )
+    return Excerpt(axis(size.height, margin, step), axis(size.width, margin, step))
+
+
+@dataclass(frozen=True)
+class Strip:
+    """Rows of a picture, with the rows around them that they depend on."""
+
+    own: np.ndarray
+    """Indices of the rows that are computed, in ascending order."""
+    kept: np.ndarray
+    """Indices of the rows that the network is fed, in ascending order."""
+
+    def of(self, probe: Probe) -> Probe:
+        """Return a probe with the rows of its frames that are fed."""
+        frames = tuple(np.ascontiguousarray(frame[..., self.kept, :]) for frame in probe.frames)
+        return replace(probe, size=Size(len(self.kept), probe.size.width), frames=frames)
+
+    def put(self, output: np.ndarray, scale: int, whole: np.ndarray) -> None:
+        """Copy the own rows of an output (N, C, s*kept, W) to their places in that of the picture."""
+        found = output[..., _scaled(np.searchsorted(self.kept, self.own), scale), :]
+        whole[..., _scaled(self.own, scale), :] = found
+
+
+def _scaled(rows: np.ndarray, scale: int) -> np.ndarray:
+    """Return the rows of an output that rows of the input become."""
+    return (rows[:, None] * scale + np.arange(scale)).ravel()
+
+
+def strips(height: int, rows: int, margin: int, step: int) -> list[Strip]:
+    """Cut a picture into strips of about ``rows`` rows, at least ``2 * margin``.
+
+    A network computes on a strip what it computes on the picture, if its pixels depend on
+    ``margin`` rows around them at most and its windows begin at multiples of ``step``. Both ends of
+    the picture are one strip, because attention that rolls its windows joins them.
+    """
+    rows = -(-rows // (2 * step)) * 2 * step
+    top, bottom = rows // 2, (height - rows // 2) // step * step
+    above, below = -(-margin // step) * step, top + -(-margin // step) * step
+    every = np.arange(height)
+    if below >= bottom - above:
+        return [Strip(own=every, kept=every)]
+    found = [
+        Strip(
+            own=np.r_[:top, bottom:height],
+            kept=np.r_[:below, bottom - above : height],
+        )
+    ]
+    for begin in range(top, bottom, rows):
+        end = min(begin + rows, bottom)
+        found.append(Strip(own=every[begin:end], kept=every[begin - above : end + above]))
+    return found

@@ -50,6 +50,9 @@ class Measured:
     """Whether the probe is an artificial pattern, on which a network may diverge."""
     picture_diverges: bool = False
     """Whether, for an output that is not the image, the float64 image is far outside of its range."""
+    float32_gap: float | None = None
+    """Largest difference from PyTorch's float32 on all of a large image of which float64 computed
+    an excerpt; None for other images."""
     reference_moved: float = 0.0
     """Change of the float64 output when its input changes by one rounding; 0 if not measured."""
     wrong_top1: int | None = None
@@ -194,6 +197,25 @@ class AtMost:
 
 
 @dataclass(frozen=True)
+class Everywhere:
+    """No pixel of a large image differs from PyTorch's float32 by more than ``LIMITS`` limits.
+
+    Both may err there, and the largest of many rounding errors grows with their number: the
+    limit follows from the errors in an excerpt.
+    """
+
+    max_error: MaxError
+
+    def check(self, measured: Measured) -> str:
+        gap, limit = measured.float32_gap, LIMITS * self.max_error.limit(measured)
+        return "" if gap is None or gap <= limit else "error outside the excerpt"
+
+
+LIMITS = 2.0
+"""How many times the largest error allowed a pixel may be off PyTorch's float32."""
+
+
+@dataclass(frozen=True)
 class Distribution:
     """The errors are distributed as PyTorch's own: on each image, and over all images.
 
@@ -292,8 +314,8 @@ Criteria = tuple[Criterion, ...]
 
 def image_criteria(tolerance: Tolerance) -> Criteria:
     """Return the rule for images and maps."""
-    bar = MinPsnr(tolerance.min_psnr_db)
-    return Finite(), NotConstant(), MaxError(tolerance), Distribution(tolerance), bar
+    largest, bar = MaxError(tolerance), MinPsnr(tolerance.min_psnr_db)
+    return Finite(), NotConstant(), largest, Everywhere(largest), Distribution(tolerance), bar
 
 
 def logit_criteria(tolerance: Tolerance) -> Criteria:

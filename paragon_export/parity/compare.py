@@ -137,6 +137,8 @@ def _row(
         full_range=full_range,
         reference_moved=difference(moved[name], expected, 0).max_abs if moved else 0.0,
         is_stress=probe.is_stress,
+        float32_gap=None if problem or got is None else part.gap(name, got),
+        is_large=part.is_large,
         is_excerpt=part.excerpt is not None,
         picture_diverges=name != IMAGE and not picture_peak <= DIVERGED,
         fault=problem,

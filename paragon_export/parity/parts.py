@@ -1,20 +1,21 @@
-"""Parts: what of a probe is compared, all of it or an excerpt of a large picture.
+"""Parts: what of a probe is compared with float64, all of it or an excerpt of a large picture.
 
 A network whose pixels depend on a bounded neighborhood computes the same on an excerpt. Means over
 the whole picture are computed on the whole picture, and given to the network on the excerpt.
+All pixels of a large picture are compared with PyTorch's float32.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from paragon_export.inputs.excerpt import Excerpt, excerpt
+from paragon_export.inputs.excerpt import Excerpt, excerpt, strips
 from paragon_export.inputs.play import play
 from paragon_export.inputs.probes import Probe, photograph_crop
 from paragon_export.parity.reference import Reference, TorchReference
@@ -35,8 +36,8 @@ MAX_EXCERPT_SHARE = 0.75
 """An excerpt is taken if it has at most this share of the pixels of the picture."""
 
 MAX_EXCERPT_FLOPS = 1.5e11
-"""Arithmetic of an excerpt with its middle. A network that needs more is compared at its corners, and
-in float32: in float64 the published Photo takes 94 s of processor time for 328x592."""
+"""Arithmetic of an excerpt. A network that needs more is compared with PyTorch's float32 alone: in
+float64 the published Photo takes 94 s of processor time for 328x592."""
 
 MAX_CANDIDATE_FLOPS = 5e11
 """Arithmetic of the large picture that a candidate runs by default: for the published Photo 17 s
@@ -50,7 +51,11 @@ MAX_VALUES = 2.7e8
 """Values of the largest tensor of that picture, in float32 1.1 GB."""
 
 MAX_EXCERPT_VALUES = 1e8
-"""The same for an excerpt with its middle, in float64."""
+"""The same for an excerpt in float64."""
+
+MAX_STRIP_VALUES = 3e7
+"""The same for a strip of a large picture in float32: 120 MB. A strip has at least four times the
+rows that it needs around it, though."""
 
 MAX_WHOLE_FLOPS = 5e10
 """The same for a network that has no excerpts, so that the reference runs the whole picture too."""
@@ -83,10 +88,20 @@ class Part:
     """None: all is compared."""
     scale: int = 1
     """Pixels of the image for one of the input."""
-    dtype: str = "float64"
-    """Type that the reference computes in."""
+    float32: Arrays = field(default_factory=dict)
+    """What PyTorch computes in float32 on the whole of a large picture; else empty."""
     means: tuple[Tensor, ...] = ()
     """Means over the whole picture, in the order in which the network takes them."""
+
+    @property
+    def is_large(self) -> bool:
+        """Whether the picture is too large for float64 on all of it."""
+        return bool(self.float32)
+
+    @property
+    def is_slow(self) -> bool:
+        """Whether an excerpt takes too long in float64 too, so that float32 is the truth."""
+        return self.is_large and self.excerpt is None
 
     def play(self, runner: Runner, inputs: Sequence[Port], probe: Probe | None = None) -> Arrays:
         """Run PyTorch on the part, or on ``probe`` of the same size. Return what is compared."""
@@ -103,6 +118,17 @@ class Part:
         blocks = self.excerpt.blocks(output, self._scale(name), kept=False)
         is_finite = np.isfinite(output.astype(np.float32, copy=False)).all()
         return blocks if is_finite else np.full_like(blocks, np.nan)
+
+    def gap(self, name: str, output: np.ndarray) -> float | None:
+        """Return the largest difference of a candidate's output from PyTorch's float32.
+
+        None if all of it is compared anyway.
+        """
+        if self.excerpt is None:
+            return None
+        planes = (each.reshape(-1, *each.shape[2:]) for each in (output, self.float32[name]))
+        gaps = [np.abs(a.astype(np.float32) - b).max() for a, b in zip(*planes, strict=True)]
+        return float(np.max(gaps))
 
     def whole_shape(self, name: str, compared: np.ndarray) -> tuple[int, ...]:
         """Return the shape of the whole output, given what is compared of the reference's."""
@@ -133,16 +159,23 @@ class Parts:
         """Return what of a probe is compared."""
         if probe.size.height * probe.size.width <= LARGE_PIXELS or self._network is None:
             return Part(whole=probe, probe=probe)
-        found = self._excerpt(probe.size)
-        if found is None:
+        reach, size = self.reach, probe.size
+        if reach is None:
             return Part(whole=probe, probe=probe)
+        found = excerpt(size, reach, self._network.input_spec.excerpt_step)
+        is_long = self._is_long(found.pixels)
+        if not is_long and found.pixels > MAX_EXCERPT_SHARE * size.height * size.width:
+            return Part(whole=probe, probe=probe)
+        float32, means = self._whole(probe, reach)
+        if is_long:
+            return Part(whole=probe, probe=probe, float32=float32)
         return Part(
             whole=probe,
             probe=found.of(probe),
             excerpt=found,
             scale=self._network.spec.scale,
-            dtype="float32" if self._is_slow(probe.size) else "float64",
-            means=self._means(probe) if self._measured.has_means else (),
+            float32=float32,
+            means=means,
         )
 
     @property
@@ -172,21 +205,10 @@ class Parts:
         in_memory = MAX_VALUES / self.cost.values
         return int(min(most / self.cost.flops, in_memory, pixels))
 
-    def _excerpt(self, size: Size) -> Excerpt | None:
-        reach, network = self.reach, self._network
-        if reach is None or network is None:
-            return None
-        step_px, middle = network.input_spec.excerpt_step, not self._is_slow(size)
-        found = excerpt(size, reach, step_px, middle=middle)
-        is_small = found.pixels <= MAX_EXCERPT_SHARE * size.height * size.width
-        return found if is_small else None
-
-    def _is_slow(self, size: Size) -> bool:
-        """Return whether an excerpt with its middle would take too long."""
-        assert self.reach is not None
-        found = excerpt(size, self.reach, self.reference.input_spec.excerpt_step)
-        is_long = found.pixels * self.cost.flops > MAX_EXCERPT_FLOPS
-        return is_long or found.pixels * self.cost.values > MAX_EXCERPT_VALUES
+    def _is_long(self, pixels: int) -> bool:
+        """Return whether float64 on so many pixels would take too long, or too much memory."""
+        cost = self.cost
+        return pixels * cost.flops > MAX_EXCERPT_FLOPS or pixels * cost.values > MAX_EXCERPT_VALUES
 
     @cached_property
     def cost(self) -> Cost:
@@ -203,13 +225,25 @@ class Parts:
         with step("measuring how far pixels reach"):
             return measured_reach(self._network)
 
-    @step("means over the whole picture")
-    def _means(self, probe: Probe) -> tuple[Tensor, ...]:
-        from paragon_export.networks.picture_means import PictureMeans
+    @step("PyTorch in float32 on the whole picture")
+    def _whole(self, probe: Probe, reach: int) -> tuple[Arrays, tuple[Tensor, ...]]:
+        """Return what PyTorch computes in float32 on a large picture, and its means over it."""
+        network = self._network
+        assert network is not None
+        runner = network.fast_runner()
+        if self._measured.has_means:
+            from paragon_export.networks.picture_means import PictureMeans
 
-        with PictureMeans() as found:
-            play(self.reference.runner("float32"), probe, self.reference.inputs)
-        return tuple(found.recorded)
+            with PictureMeans() as found:
+                return play(runner, probe, network.inputs), tuple(found.recorded)
+        rows = max(4 * reach, int(MAX_STRIP_VALUES / self.cost.values / probe.size.width))
+        whole: dict[str, np.ndarray] = {}
+        for strip in strips(probe.size.height, rows, reach, network.input_spec.excerpt_step):
+            for name, output in play(runner, strip.of(probe), network.inputs).items():
+                scale = network.spec.scale if name == "output" else 1
+                shape = *output.shape[:2], scale * probe.size.height, output.shape[3]
+                strip.put(output, scale, whole.setdefault(name, np.empty(shape, output.dtype)))
+        return whole, ()
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from paragon_export.inputs.probes import photograph_crop
 from paragon_export.networks.describe import LoadedNetwork
@@ -71,10 +71,16 @@ class TorchReference:
         return len(self.inputs) > 1
 
     def runner(self, dtype: str, device: str = "cpu", *, nudge: int = 0) -> TorchRunner:
+        return self._runner(dtype=dtype, device=device, nudge=nudge)
+
+    def fast_runner(self) -> TorchRunner:
+        """Return a runner in float32 for large images."""
+        is_ours = self.spec.architecture == "ParagonSR2"  # others call ``view`` on maps
+        return self._runner(channels_last=is_ours)
+
+    def _runner(self, **options: Any) -> TorchRunner:
         names = [port.name for port in self.inputs], [port.name for port in self.outputs]
-        return TorchRunner(
-            self.module, *names, dtype=dtype, device=device, ports=self.inputs, nudge=nudge
-        )
+        return TorchRunner(self.module, *names, ports=self.inputs, **options)
 
     def fixed(self, size: Size) -> tuple[tuple[Port, ...], tuple[Port, ...]]:
         """Return inputs and outputs for one input size and batch 1."""

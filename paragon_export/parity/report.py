@@ -33,8 +33,10 @@ class ParityRow(Measured):
     batch: int
     criteria: Criteria
     """The acceptance rule, in the order in which it is checked."""
+    is_large: bool = False
+    """Whether the picture is large: all of it is compared with PyTorch's float32."""
     is_excerpt: bool = False
-    """Whether the corners, edges and center of a large picture were compared, not all of it."""
+    """Whether the corners, edges and center of a large picture were compared with float64."""
     fault: str = ""
     """Why nothing could be compared, as a wrong shape or a failed run; empty if it was."""
 
@@ -71,7 +73,8 @@ class ParityRow(Measured):
 
         ``psnr_db`` is null where both outputs are equal (``max_abs`` is 0), and so is every
         error where nothing could be compared (``failure`` says why). The errors of border and
-        interior are null for the excerpt of a large picture. ``reference_max_abs`` is null
+        interior are null for the excerpt of a large picture; ``float32_gap`` is null without an
+        excerpt. ``reference_max_abs`` is null
         where PyTorch is not finite in this precision, ``limit`` where no criterion bounds errors,
         ``reference_peak`` where the float64 network overflows (the row is not judged then).
         """
@@ -84,6 +87,7 @@ class ParityRow(Measured):
                 "size": str(self.size),
                 "batch": self.batch,
                 "excerpt": self.is_excerpt,
+                "float32_gap": self.float32_gap,
                 "max_abs": self.found.max_abs,
                 "psnr_db": self.found.psnr_db,
                 "border_max_abs": None if self.is_excerpt else self.found.border_max_abs,

@@ -63,16 +63,16 @@ class Truths:
     def _computed(self, probe: Probe) -> Truth:
         part, inputs = self.parts.of(probe), self.reference.inputs
         is_map = self.reference.input_spec.task is Task.MAP
-        exact = self._exact if part.dtype == "float64" else self.reference.runner(part.dtype)
-        outputs = part.play(exact, inputs)
+        outputs = part.float32 if part.is_slow else part.play(self._exact, inputs)
         return Truth(
             part=part,
             outputs={name: array.astype(np.float64) for name, array in outputs.items()},
-            moved=part.play(exact, inputs, nudged(part.probe)) if is_map else {},
+            moved=part.play(self._exact, inputs, nudged(part.probe)) if is_map else {},
         )
 
     def _keep(self, key: bytes, truth: Truth) -> None:
-        size = sum(array.nbytes for array in (*truth.outputs.values(), *truth.moved.values()))
+        kept = truth.outputs, truth.moved, truth.part.float32
+        size = sum(array.nbytes for arrays in kept for array in arrays.values())
         size += sum(frame.nbytes for frame in truth.part.whole.frames)
         if self._kept_bytes + size <= MAX_KEPT_BYTES:
             self._kept[key] = truth

@@ -57,8 +57,8 @@ class Yardstick:
         """
         peaks = {name: float(np.abs(values).max()) for name, values in truth.items()}
         is_photograph = not part.whole.is_stress
-        is_large = part.excerpt is not None and is_photograph and bool(self._largest)
-        if is_large and part.dtype == "float32":
+        is_large = part.is_large and is_photograph and bool(self._largest)
+        if is_large and part.is_slow:
             return {n: e.divided(1 / self._growth(n, peaks[n])) for n, e in self._largest.items()}
         runs = [part.play(runner, self._inputs) for runner in self._runners[: 1 if is_large else 2]]
         if self._moves_input and not is_large:

@@ -15,7 +15,7 @@ import pytest
 
 from paragon_export.engines.manifest import EngineFile
 from paragon_export.errors import PlanError
-from paragon_export.inputs.excerpt import BLOCK_PX, excerpt
+from paragon_export.inputs.excerpt import BLOCK_PX, excerpt, strips
 from paragon_export.inputs.large import LARGE, large_probe, smaller
 from paragon_export.inputs.play import play
 from paragon_export.networks.cost import cost_per_pixel
@@ -49,6 +49,8 @@ OF_MEANS = 3e-6
 """Part of the peak by which outputs differ where kernels are made of means of float32 features."""
 
 SMALL = (Size(24, 20), Size(17, 33))
+
+OUTSIDE = "error outside the excerpt"
 
 
 def judged(
@@ -105,11 +107,13 @@ def truths(still: Case) -> Truths:
     return Truths(still.reference)
 
 
-def spoiled(truths: Truths, row: int, column: int, value: float) -> ParityReport:
+def spoiled(
+    truths: Truths, row: int, column: int, value: float, precision: Precision = Precision.FP32
+) -> ParityReport:
     reference = truths.reference
     assert isinstance(reference, TorchReference)
     runner = Spoiled(reference, row, column, value)
-    candidate = Candidate(name="spoiled", runner=runner, precision=Precision.FP32)
+    candidate = Candidate(name="spoiled", runner=runner, precision=precision)
     return verify(reference, [candidate], [large_probe(3, LARGE_AT)], truths=truths)
 
 
@@ -120,10 +124,29 @@ def test_corners_edges_and_center_are_compared(row: int, column: int, truths: Tr
     assert failing(spoiled(truths, row, column, 0.01)) == {LARGE_AT}
 
 
-def test_a_value_that_is_not_finite_fails_wherever_it_is(truths: Truths) -> None:
-    assert spoiled(truths, 100, 101, 0.01).passed  # is in no block
-    (row,) = spoiled(truths, 100, 101, float("nan")).rows
-    assert row.failure == "non-finite"
+@pytest.mark.parametrize(
+    ("value", "failure"),
+    [(0.0, ""), (1e-4, OUTSIDE), (-0.01, OUTSIDE), (float("nan"), "non-finite")],
+)
+@pytest.mark.parametrize("place", [(100, 101), (527 - 60, 911 - 70)])
+def test_an_error_fails_wherever_it_is(
+    place: tuple[int, int], value: float, failure: str, truths: Truths
+) -> None:
+    """No block that is compared with float64 covers these places."""
+    (row,) = spoiled(truths, *place, value).rows
+    assert row.failure == failure
+    if np.isfinite(value):
+        assert row.found.max_abs <= row.limit
+        assert row.to_json()["float32_gap"] == pytest.approx(abs(value), abs=1e-6)
+
+
+def test_half_precision_may_be_off_float32_by_its_rounding(truths: Truths) -> None:
+    """The limit there is that of half precision; twice the error allowed is too much."""
+    probe = large_probe(3, LARGE_AT)
+    limit = truths.on(probe, [Precision.FP16]).own[Precision.FP16]["output"].max_abs
+    for value, failure in ((limit / 2, ""), (0.1, OUTSIDE)):
+        (row,) = spoiled(truths, 100, 101, value, Precision.FP16).rows
+        assert row.failure == failure
 
 
 # --- right ones -------------------------------------------------------------------------------
@@ -176,6 +199,50 @@ def test_an_excerpt_computes_what_the_whole_picture_computes(
 
 
 @pytest.mark.usefixtures("any_excerpt")
+@pytest.mark.parametrize("is_video", [False, True], ids=["still", "video"])
+@pytest.mark.parametrize("variant", ["realtime", "photo", "pro"])
+def test_float32_in_strips_is_float32_on_the_whole_picture(
+    variant: str,
+    is_video: bool,
+    tiny_checkpoints: dict[str, Path],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(parts, "MAX_STRIP_VALUES", 1)
+    reference = build_reference(load_network(tiny_checkpoints[variant]), video=is_video)
+    found = Parts(reference)
+    probe = large_probe(3, Size(8 * found.reach + 24, 40), video=is_video)
+    cut: list[int] = []
+    monkeypatch.setattr(
+        parts, "strips", lambda *args: cut.append(len(strips(*args))) or strips(*args)
+    )
+    expected = play(reference.runner("float32"), probe, reference.inputs)
+    computed = found.of(probe).float32
+    assert computed.keys() == expected.keys()
+    for name, output in computed.items():
+        assert output.shape == expected[name].shape
+        peak = max(1.0, float(np.abs(expected[name]).max()))
+        assert np.abs(output - expected[name]).max() <= 3e-6 * peak, name
+    assert [count > 1 for count in cut] == ([] if variant == "pro" else [True])
+
+
+@pytest.mark.parametrize(("step", "margin", "rows"), [(1, 7, 50), (16, 40, 160), (24, 66, 264)])
+@pytest.mark.parametrize("height", [20, 264, 1080])
+def test_strips_hold_each_row_once_and_what_it_depends_on(
+    step: int, margin: int, rows: int, height: int
+) -> None:
+    found = strips(height, rows, margin, step)
+    assert sorted(np.concatenate([strip.own for strip in found])) == list(range(height))
+    assert len(found) > 1 or height < rows + 2 * (margin + step)
+    for strip in found:
+        ends = np.flatnonzero(np.diff(strip.kept) != 1)
+        assert all(strip.kept[[0, *ends + 1]] % step == 0)
+        assert all((strip.kept[ends] + 1) % step == 0)
+        assert len(strip.kept) % step in (0, height % step)
+        around = (strip.own[:, None] + np.arange(-margin, margin + 1)) % height
+        assert set(around.ravel()) <= set(strip.kept)
+
+
+@pytest.mark.usefixtures("any_excerpt")
 def test_means_are_those_of_the_whole_picture(tiny_pro: Path) -> None:
     reference = build_reference(load_network(tiny_pro))
     found = excerpts_agree(reference, Size(24, 280), limit=1e-7)
@@ -217,17 +284,19 @@ def test_a_network_that_reaches_far_has_no_excerpt(
 
 
 @pytest.mark.parametrize("precision", [Precision.FP32, Precision.FP16])
-def test_a_slow_network_is_compared_at_its_corners_in_float32(
+def test_a_slow_network_is_compared_with_float32(
     precision: Precision, still: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(parts, "MAX_EXCERPT_FLOPS", 1.0)
     part = Parts(still.reference).of(large_probe(3, LARGE_AT))
-    assert part.excerpt is not None
-    assert (len(part.excerpt.rows.blocks), part.dtype) == (2, "float32")
+    assert (part.excerpt, part.is_slow) == (None, True)
     right = judged(still, lambda case: case.model, tmp_path, precision=precision)
     assert right.passed, right.findings
-    wrong = judged(still, WRONG_WHEN_LARGE["area above 100000"], tmp_path, precision=precision)
+    wrong = judged(
+        still, WRONG_WHEN_LARGE["one pixel, area above 100000"], tmp_path, precision=precision
+    )
     assert failing(wrong) == {LARGE_AT}
+    assert {finding.symptom for finding in wrong.findings} == {"large sizes"}
 
 
 @pytest.mark.parametrize("precision", Precision)
@@ -366,7 +435,7 @@ def test_pytorchs_error_on_a_slow_network_grows_with_the_peak(
 ) -> None:
     monkeypatch.setattr(parts, "MAX_EXCERPT_FLOPS", 1)
     large, error, on_small, peak = large_and_small_errors(Truths(still.reference))
-    assert large.part.dtype == "float32"
+    assert large.part.is_slow
     ratio = float(np.abs(large.outputs["output"]).max()) / peak
     assert error == pytest.approx(on_small * max(1, ratio))
 

@@ -53,11 +53,9 @@ def _what_decides(rows: Sequence[ParityRow]) -> str:
     if any(row.precision is Quantization.INT8 for row in rows):
         what = "the best class" if is_logits else "the worst image"
         return f"{what} on inputs held back from calibration decides"
-    counts = "logit and best class" if is_logits else "pixel"
-    in_part = (
-        ", of images in part those of up to nine blocks" if any(r.is_excerpt for r in rows) else ""
+    return (
+        f"every {'logit and best class' if is_logits else 'pixel'} counts; the worst case decides"
     )
-    return f"every {counts} counts{in_part}; the worst case decides"
 
 
 def _cells(row: ParityRow) -> list[str]:

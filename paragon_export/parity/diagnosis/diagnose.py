@@ -92,7 +92,7 @@ def _finding(subject: Subject, rows: Sequence[ParityRow]) -> Finding:
     """Return the finding for one output; ``rows`` are its rows."""
     failed = [row for row in rows if row.failure]
     passed = [row for row in rows if row.is_judged and not row.failure]
-    small = [row for row in failed if not row.is_excerpt]
+    small = [row for row in failed if not row.is_large]
     if not small:
         return _large(failed[0], passed)
     failed = small
@@ -114,7 +114,7 @@ def _finding(subject: Subject, rows: Sequence[ParityRow]) -> Finding:
 
 def _large(row: ParityRow, passed: Sequence[ParityRow]) -> Finding:
     """Name a candidate that fails on large pictures alone; they are too large to run again."""
-    right = max((r.size for r in passed if not r.is_excerpt), key=_area, default=None)
+    right = max((r.size for r in passed if not r.is_large), key=_area, default=None)
     if right is None:
         detail = f"{row.failure} at {row.size}; judge it at smaller sizes to have it diagnosed"
         return Finding("not diagnosed", detail)

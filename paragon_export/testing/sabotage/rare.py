@@ -93,6 +93,15 @@ LARGE: dict[str, Break] = {
         + "is_large = Greater(area, many) rest = Mod(h, modulus) is_eight = Equal(rest, eight) "
         "wrong = And(is_large, is_eight)"
     ),
+    "one pixel, area above 100000": behind(
+        EXTENTS
+        + whole(many=[100_000 * SCALE**2], none=[0], three=[3], eight=[8])
+        + "wrong = Greater(area, many) there = Cast<to = 1>(wrong) "
+        "little = Constant<value_floats = [0.01]>() error = Mul(there, little) "
+        "h_3 = Mul(h, three) row = Div(h_3, eight) w_3 = Mul(w, three) column = Div(w_3, eight) "
+        "place = Concat<axis = 0>(none, one, row, column) index = Unsqueeze(place, none) "
+        'output = ScatterND<reduction = "add">(y, index, error)'
+    ),
 }  # fmt: skip
 """Wrong only above a size that no small image has."""
 
