@@ -71,13 +71,13 @@ def _make_lock(folder: PrivateFolder) -> int:
     """Create and lock the lock file. Return its handle; closing it releases the lock."""
     handle = os.open(folder.path / LOCK, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600)
     with suppress(OSError):  # on network file systems without locks, leftovers are never removed
-        _lock(handle, wait=True)  # another run may hold it while it looks for leftovers
+        lock_file(handle, wait=True)  # another run may hold it while it looks for leftovers
     names = [os.fsencode(name).hex() for name in folder.names]
     os.write(handle, json.dumps({"folder": _identity(folder.path), "files": names}).encode())
     return handle
 
 
-def _lock(handle: int, *, wait: bool = False) -> bool:
+def lock_file(handle: int, *, wait: bool = False) -> bool:
     """Lock a file. Return False on systems without ``flock`` (Windows).
 
     Raises:
@@ -121,7 +121,7 @@ def _remove_leftover(folder: Path) -> None:
     flags = os.O_RDWR | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
     handle = os.open(folder / LOCK, flags)
     try:
-        if not _is_my_file(os.fstat(handle)) or not _lock(handle):
+        if not _is_my_file(os.fstat(handle)) or not lock_file(handle):
             return
         record = json.loads(os.read(handle, MAX_LOCK_BYTES))
         names = tuple(os.fsdecode(bytes.fromhex(name)) for name in record["files"])

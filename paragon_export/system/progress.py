@@ -20,7 +20,7 @@ class Reporter(Protocol):
     ``tell`` prints a line.
     """
 
-    def begin(self, name: str, total: int | None) -> None: ...
+    def begin(self, name: str, total: int | None, unit: str = "") -> None: ...
 
     def advance(self) -> None: ...
 
@@ -43,18 +43,20 @@ def reporting(reporter: Reporter) -> Iterator[None]:
 
 
 @contextmanager
-def step(name: str, total: int | None = None) -> Iterator[None]:
+def step(name: str, total: int | None = None, unit: str = "") -> Iterator[None]:
     """Name what happens in a block, or in a function that this decorates.
 
     Args:
         name: As in ``float64 reference``.
         total: How often ``advance`` will be called, where that is known.
+        unit: What is counted, as ``frames``, if it takes about the same time each: then their rate
+            and the time that is left are shown.
     """
     reporter = _reporter.get()
     if reporter is None:
         yield
         return
-    reporter.begin(name, total)
+    reporter.begin(name, total, unit)
     try:
         yield
     finally:

@@ -1,8 +1,9 @@
-"""The flow: pictures in, upscaled pictures out."""
+"""The flow: pictures and videos in, upscaled ones out."""
 
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -13,9 +14,11 @@ from typing import Any
 from paragon_export.errors import MissingDependencyError, ParagonExportError, PlanError
 from paragon_export.media.pictures import Picture, read_picture
 from paragon_export.media.saving import format_of
+from paragon_export.media.videos import VideoForm
 from paragon_export.networks.describe import LoadedNetwork
 from paragon_export.specs.plans import NetworkOptions
 from paragon_export.specs.types import OnnxBackend, Size
+from paragon_export.system.atomic_write import sha256_of
 from paragon_export.system.progress import advance, step
 from paragon_export.tiling.plan import least_tile
 from paragon_export.upscaling.background import WrittenBehind, read_ahead
@@ -24,6 +27,7 @@ from paragon_export.upscaling.model import Model, open_model
 from paragon_export.upscaling.pictures import Form, layout_of, rows_of
 from paragon_export.upscaling.results import NotUpscaled, Upscaled, UpscaleResult
 from paragon_export.upscaling.tiles import Tiling
+from paragon_export.upscaling.videos import check_video, upscale_one
 
 TILE_WORDS = ("auto", "none")
 
@@ -35,9 +39,9 @@ class UpscalePlan:
     model: LoadedNetwork | Path
     """A network, or a checkpoint, ONNX file or engine."""
     inputs: tuple[Path, ...]
-    """Pictures and folders. Subfolders are searched and appear in the output."""
+    """Pictures, videos and folders. Subfolders are searched and appear in the output."""
     output: Path
-    """A folder, which is made; or a picture file, for one input file."""
+    """A folder, which is made; or a file, for one input file."""
     tile: str | Size = "auto"
     """``auto``: tiles where the picture does not fit into memory; ``none``; or their size."""
     backend: OnnxBackend = OnnxBackend.ONNXRUNTIME
@@ -45,9 +49,10 @@ class UpscalePlan:
     fit: Size | None = None
     """Size to reduce larger results to; their aspect ratio is kept."""
     format: str | None = None
-    """``png``, ``jpg``, ``webp``, ``tiff`` or ``avif``; None: that of the output's name, or PNG."""
+    """Of pictures, ``png``, ``jpg``, ``webp``, ``tiff`` or ``avif``; or of videos, ``mkv``, ``mp4``, ``mov``
+    or ``webm``. None: that of the output's name, or PNG and that of each video."""
     quality: int | None = None
-    """1 to 100, of JPEG, WebP and AVIF."""
+    """1 to 100, of JPEG, WebP and AVIF, and of videos."""
     skip_existing: bool = False
     """Leave out what is there already."""
     options: NetworkOptions = field(default_factory=NetworkOptions)
@@ -64,7 +69,7 @@ def upscale(
     fit: str | Size | None = None,
     **how: Any,
 ) -> UpscaleResult:
-    """Upscale picture files. Inputs that fail are listed in the result, and the others go on.
+    """Upscale pictures and videos. Inputs that fail are listed in the result, and the others go on.
 
     Args:
         model: As for ``UpscalePlan``, like all arguments.
@@ -115,9 +120,12 @@ def upscale_with(model: Model, plan: UpscalePlan) -> UpscaleResult:
 def _upscaled(model: Model, plan: UpscalePlan, found: Jobs) -> UpscaleResult:
     if isinstance(plan.tile, Size):
         _check_tile(model, plan.tile)
-    kind = format_of(found.jobs[0].output.suffix)
-    run = _Run(Tiling(model, plan.tile), Form(kind=kind, quality=plan.quality, fit=plan.fit))
-    run.all(found, skip_existing=plan.skip_existing)
+    kinds = {format_of(job.output.suffix) for job in found.jobs if not job.is_video}
+    form = Form(kind=kinds.pop() if kinds else "png", quality=plan.quality, fit=plan.fit)
+    run = _Run(Tiling(model, plan.tile), form, found.folders)
+    if any(job.is_video for job in found.jobs):
+        check_video(run.tiling)
+    run.all(found, plan)
     return run.result(found)
 
 
@@ -130,12 +138,19 @@ def _check_tile(model: Model, tile: Size) -> None:
         )
 
 
+def _digest(model: LoadedNetwork | Path) -> str:
+    """Return the SHA-256 of the file of a network."""
+    return model.checkpoint.sha256 if isinstance(model, LoadedNetwork) else sha256_of(model)
+
+
 @dataclass
 class _Run:
-    """One run over all pictures."""
+    """One run over all pictures and videos."""
 
     tiling: Tiling
     form: Form
+    makes_folders: bool
+    """Whether the folders of outputs are made; else there is one output, a named file."""
     done: list[Upscaled] = field(default_factory=list)
     failed: list[NotUpscaled] = field(default_factory=list)
     skipped: list[Path] = field(default_factory=list)
@@ -145,18 +160,22 @@ class _Run:
     def model(self) -> Model:
         return self.tiling.model
 
-    def all(self, found: Jobs, *, skip_existing: bool) -> None:
-        """Read, compute and write every picture, each while others are read and written."""
-        wanted = [job for job in found.jobs if not (skip_existing and job.output.exists())]
+    def all(self, found: Jobs, plan: UpscalePlan) -> None:
+        """Make every picture, and then every video."""
+        wanted = [job for job in found.jobs if not (plan.skip_existing and job.output.exists())]
         self.skipped = [job.output for job in found.jobs if job not in wanted]
+        self._pictures([job for job in wanted if not job.is_video])
+        self._videos([job for job in wanted if job.is_video], plan)
+
+    def _pictures(self, wanted: list[Job]) -> None:
+        """Read, compute and write every picture, each while others are read and written."""
         ahead = read_ahead(wanted, lambda job: read_picture(job.source))
         written: list[tuple[Job, Upscaled, WrittenBehind]] = []
-        with ThreadPoolExecutor(1) as pool, step("upscaling", len(wanted)):
+        with ThreadPoolExecutor(1) as pool, step("upscaling", len(wanted), "pictures"):
             for job, read in ahead:
                 advance()
                 try:
-                    if found.folders:
-                        job.output.parent.mkdir(parents=True, exist_ok=True)
+                    self._make_folder(job)
                     written.append((job, *self._one(pool, job, read())))
                 except MissingDependencyError:
                     raise
@@ -166,6 +185,25 @@ class _Run:
                     self._ended(*written.pop(0))
             for one in written:
                 self._ended(*one)
+
+    def _videos(self, wanted: list[Job], plan: UpscalePlan) -> None:
+        """Make the videos, one after the other."""
+        if not wanted:
+            return
+        form = VideoForm(quality=plan.quality, fit=plan.fit)
+        run = f"{_digest(plan.model)} {plan.backend} {plan.options}"
+        for job in wanted:
+            try:
+                self._make_folder(job)
+                self.done.append(upscale_one(job.source, job.output, self.tiling, form, run))
+            except MissingDependencyError:
+                raise
+            except (ParagonExportError, OSError) as error:
+                self.failed.append(NotUpscaled(source=job.source, reason=str(error)))
+
+    def _make_folder(self, job: Job) -> None:
+        if self.makes_folders:
+            job.output.parent.mkdir(parents=True, exist_ok=True)
 
     def _one(
         self, pool: ThreadPoolExecutor, job: Job, picture: Picture
@@ -200,14 +238,15 @@ class _Run:
 
     def result(self, found: Jobs) -> UpscaleResult:
         """Return what became of all inputs. Each conversion is noted once."""
-        kinds: dict[str, int] = {}
-        for one in self.done:
-            for text in one.notes:
-                kinds[text] = kinds.get(text, 0) + 1
-        converted = [
-            f"converted {text} ({count} of {len(self.done)})" for text, count in kinds.items()
-        ]
-        ignored = [f"{found.ignored} files are no pictures by their names"] if found.ignored else []
+        kinds = Counter(
+            text if one.frames else f"converted {text}" for one in self.done for text in one.notes
+        )
+        converted = [f"{text} ({count} of {len(self.done)})" for text, count in kinds.items()]
+        ignored = (
+            [f"{found.ignored} files are neither pictures nor videos by their names"]
+            if found.ignored
+            else []
+        )
         return UpscaleResult(
             done=tuple(self.done),
             failed=tuple(self.failed),

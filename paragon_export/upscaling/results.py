@@ -11,7 +11,7 @@ from paragon_export.specs.types import Size
 
 @dataclass(frozen=True, kw_only=True)
 class Upscaled:
-    """One picture that was made."""
+    """One picture or video that was made."""
 
     source: Path
     output: Path
@@ -22,11 +22,13 @@ class Upscaled:
     """Size of the tiles; None: it was computed at once."""
     notes: tuple[str, ...] = ()
     """What was converted."""
+    frames: int | None = None
+    """Of a video; None: it is a picture."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class NotUpscaled:
-    """One picture that could not be made."""
+    """One picture or video that could not be made."""
 
     source: Path
     reason: str
@@ -61,6 +63,7 @@ class UpscaleResult:
                     "size": str(one.size),
                     "output_size": str(one.output_size),
                     "tile": str(one.tile) if one.tile else None,
+                    "frames": one.frames,
                     "notes": list(one.notes),
                 }
                 for one in self.done

@@ -136,7 +136,7 @@ class Recorded:
     def __init__(self) -> None:
         self.calls: list[str] = []
 
-    def begin(self, name: str, total: int | None) -> None:
+    def begin(self, name: str, total: int | None, unit: str = "") -> None:
         self.calls.append(f"begin {name} {total}")
 
     def advance(self) -> None:

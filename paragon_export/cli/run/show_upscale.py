@@ -11,10 +11,13 @@ from paragon_export.upscaling.results import UpscaleResult
 def upscale_lines(console: Console, result: UpscaleResult) -> None:
     """Print a line for each output, and the sum."""
     for one in result.done:
-        tiles = f", tiles of {one.tile}" if one.tile else ""
-        line(console, f"wrote {one.output} ({one.size} to {one.output_size}{tiles})")
-    count = len(result.done)
-    rate = f", {count / result.seconds:.3g} pictures/s" if count > 1 else ""
+        more = (
+            f", tiles of {one.tile}" if one.tile else f", {one.frames} frames" if one.frames else ""
+        )
+        line(console, f"wrote {one.output} ({one.size} to {one.output_size}{more})")
+    count, made = len(result.done), sum(one.frames or 1 for one in result.done)
+    unit = "frames" if any(one.frames for one in result.done) else "pictures"
+    rate = f", {made / result.seconds:.3g} {unit}/s" if made > 1 else ""
     others = [
         f"{number} {what}"
         for number, what in ((len(result.skipped), "there already"), (len(result.failed), "failed"))

@@ -1,4 +1,4 @@
-"""``upscale``: pictures in, larger pictures out."""
+"""``upscale``: pictures and videos in, larger ones out."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from paragon_export.specs.plans import NetworkOptions
 from paragon_export.specs.types import OnnxBackend
 
 Model = Annotated[Path, typer.Argument(help="Checkpoint, ONNX file or engine.")]
-Inputs = Annotated[list[Path], typer.Argument(help="Pictures and folders.")]
+Inputs = Annotated[list[Path], typer.Argument(help="Pictures, videos and folders.")]
 Output = Annotated[
-    Path, typer.Option("-o", "--output", help="Folder to write to; or a picture, for one input.")
+    Path, typer.Option("-o", "--output", help="Folder to write to; or a file, for one input.")
 ]
 Tile = Annotated[
     str,
@@ -29,10 +29,18 @@ Fit = Annotated[
 ]
 Format = Annotated[
     str | None,
-    typer.Option(help="png, jpg, webp, tiff or avif; default png. png and tiff keep 16 bits."),
+    typer.Option(
+        help="Of pictures: png (default), jpg, webp, tiff or avif; png and tiff keep 16 bits. Of videos: mkv, "
+        "mp4, mov or webm; default as the input, if it is one of them, or mkv."
+    ),
 ]
 Quality = Annotated[
-    int | None, typer.Option(min=1, max=100, help="Of jpg (default 95), webp (90) and avif (80).")
+    int | None,
+    typer.Option(
+        min=1,
+        max=100,
+        help="Of jpg (default 95), webp (90), avif (80) and videos (68; HEVC and VP9 65).",
+    ),
 ]
 SkipExisting = Annotated[
     bool, typer.Option("--skip-existing", help="Leave out what is there already.")
@@ -54,7 +62,10 @@ def upscale(
     options: NetworkOptions,
     json: Json = False,
 ) -> None:
-    """Upscale pictures. Exit code 1 if one of them failed; the others are written."""
+    """Upscale pictures and videos. Exit code 1 if one of them failed; the others are written.
+
+    A video that was interrupted goes on after its last whole segment.
+    """
     from paragon_export.cli.run.show_upscale import upscale_lines
     from paragon_export.cli.show.console import note, show
     from paragon_export.upscaling import flow

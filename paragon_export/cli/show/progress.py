@@ -6,6 +6,7 @@ import os
 import time
 from contextlib import suppress
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -29,12 +30,24 @@ RESTORE = b"\r\x1b[K\x1b[?25h"
 class _Step:
     name: str
     total: int | None
+    unit: str = ""
     count: int = 0
     start: float = field(default_factory=time.monotonic)
 
     def __str__(self) -> str:
-        counted = f" {self.count} of {self.total}" if self.total and self.count else ""
-        return one_line(self.name) + counted
+        if not self.count or not (self.total or self.unit):
+            return one_line(self.name)
+        counted = f"{self.count} of {self.total}" if self.total else str(self.count)
+        return f"{one_line(self.name)} {counted}{self._rate()}"
+
+    def _rate(self) -> str:
+        """Return the rate of what is done, and the time that the rest will take at it."""
+        done, seconds = self.count - 1, time.monotonic() - self.start
+        if not self.unit or not done or not seconds:
+            return f" {self.unit}".rstrip()
+        rest = max(0, self.total - done) if self.total else 0
+        left = f", {timedelta(seconds=round(rest * seconds / done))} left" if rest else ""
+        return f" {self.unit}, {done / seconds:.3g}/s{left}"
 
 
 class StderrReporter:
@@ -56,8 +69,8 @@ class StderrReporter:
         if live:
             before_end(self._restore_terminal)
 
-    def begin(self, name: str, total: int | None) -> None:
-        self._steps.append(_Step(name, total))
+    def begin(self, name: str, total: int | None, unit: str = "") -> None:
+        self._steps.append(_Step(name, total, unit))
         self._draw()
 
     def advance(self) -> None:

@@ -1,0 +1,110 @@
+"""Overlap: one thread reads, one computes, one writes; no more than a few items wait between them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterable
+from contextlib import suppress
+from queue import Empty, Full, Queue
+from threading import Event, Thread
+from types import TracebackType
+from typing import Generic, TypeVar
+
+Item = TypeVar("Item")
+
+WAIT_S = 0.1
+"""How often a waiting thread looks whether the other one has ended."""
+
+
+def read_ahead(items: Iterable[Item], count: int) -> Generator[Item, None, None]:
+    """Yield items that another thread produces, at most ``count`` ahead.
+
+    What it raises is raised here. If the caller stops early, so does the thread.
+    """
+    waiting: Queue[tuple[Item | None, BaseException | None]] = Queue(count)
+    is_over = Event()
+
+    def put(entry: tuple[Item | None, BaseException | None]) -> None:
+        while not is_over.is_set():
+            with suppress(Full):
+                return waiting.put(entry, timeout=WAIT_S)
+
+    def run() -> None:
+        try:
+            for item in items:
+                put((item, None))
+                if is_over.is_set():
+                    return
+            put((None, StopIteration()))
+        except BaseException as error:  # noqa: BLE001  (raised again by the other thread)
+            put((None, error))
+
+    thread = Thread(target=run, daemon=True)
+    thread.start()
+    try:
+        while True:
+            item, error = waiting.get()
+            if isinstance(error, StopIteration):
+                return
+            if error is not None:
+                raise error
+            yield item  # type: ignore[misc]
+    finally:
+        is_over.set()
+        thread.join()
+
+
+class WriteBehind(Generic[Item]):
+    """Hands items to a function that another thread calls, at most ``count`` behind.
+
+    At the end of the block all items are written, unless it ends with an error. What the function
+    raises is raised by ``put`` or at the end of the block.
+    """
+
+    def __init__(self, write: Callable[[Item], None], count: int) -> None:
+        """Take the function."""
+        self._write = write
+        self._waiting: Queue[tuple[Item] | None] = Queue(count)
+        self._is_over = Event()
+        self._error: BaseException | None = None
+        self._thread = Thread(target=self._run, daemon=True)
+
+    def __enter__(self) -> WriteBehind[Item]:
+        self._thread.start()
+        return self
+
+    def put(self, item: Item) -> None:
+        """Hand over an item."""
+        self._put((item,))
+
+    def _put(self, entry: tuple[Item] | None) -> None:
+        while self._error is None:
+            with suppress(Full):
+                return self._waiting.put(entry, timeout=WAIT_S)
+        raise self._error
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        try:
+            if error is None:
+                self._put(None)
+        finally:
+            if error is not None:
+                self._is_over.set()
+            self._thread.join()
+        if error is None and self._error is not None:
+            raise self._error
+
+    def _run(self) -> None:
+        try:
+            while not self._is_over.is_set():
+                with suppress(Empty):
+                    entry = self._waiting.get(timeout=WAIT_S)
+                    if entry is None:
+                        return
+                    self._write(*entry)
+        except BaseException as error:  # noqa: BLE001  (raised again by the other thread)
+            self._error = error

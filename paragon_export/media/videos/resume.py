@@ -1,0 +1,160 @@
+"""Resume: what an interrupted run has finished, in a folder beside the output.
+
+::
+
+    .clip.mkv.unfinished/   beside clip.mkv
+        lock                locked while a run lives
+        run.json            what is made of what; a run that differs starts anew
+        000000.nut          a finished segment: encoded frames
+        000000.json         their times; written last, so a segment with it is whole
+        state.npz           what the network remembers at the end of the last segment
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+
+from paragon_export.errors import PlanError
+from paragon_export.media.videos.joining import Part
+from paragon_export.media.videos.writing import Segment
+from paragon_export.system.private_folder import lock_file
+
+RUN, LOCK, STATE = "run.json", "lock", "state.npz"
+
+NEW = ".new"
+"""Suffix of what is not whole yet."""
+
+
+class Unfinished:
+    """The folder of an unfinished output. It is kept until ``remove``.
+
+    Attributes:
+        parts: The segments that are finished.
+        notes: Says so if segments of another run were thrown away.
+    """
+
+    def __init__(self, output: Path, run: Mapping[str, object]) -> None:
+        """Take the output and what the run makes of what, as JSON."""
+        self.folder = output.parent / f".{output.name}.unfinished"
+        self._run = json.loads(json.dumps(run))
+        self.parts: list[Part] = []
+        self.notes: list[str] = []
+
+    def __enter__(self) -> Unfinished:
+        """Lock the folder and find what is finished.
+
+        Raises:
+            PlanError: If another run works on the same output, or the folder cannot be made.
+        """
+        try:
+            self.folder.mkdir(exist_ok=True)
+            self._lock = os.open(self.folder / LOCK, os.O_CREAT | os.O_RDWR, 0o600)
+        except OSError as error:
+            raise PlanError(f"cannot write {self.folder}: {error.strerror}") from error
+        try:
+            lock_file(self._lock)
+        except OSError as error:
+            os.close(self._lock)
+            raise PlanError(f"another run is writing to {self.folder}; wait for it") from error
+        self._find()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        os.close(self._lock)
+        if not self.parts:
+            self.remove()
+
+    @property
+    def frames(self) -> int:
+        """Number of frames that are finished."""
+        return sum(len(part.times) for part in self.parts)
+
+    def _find(self) -> None:
+        record = None
+        with suppress(OSError, ValueError):
+            record = json.loads((self.folder / RUN).read_bytes())
+        while record == self._run and (part := self._part(len(self.parts))):
+            self.parts.append(part)
+        if self.parts and self._number_of_state() not in (None, len(self.parts) - 1):
+            self.parts.clear()
+        if record not in (None, self._run):
+            self.notes.append("segments of an interrupted run were thrown away: it was another one")
+        if not self.parts:
+            self._clear()
+            self._write(RUN, json.dumps(self._run).encode())
+
+    def _part(self, number: int) -> Part | None:
+        path = self.path(number)
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            record = json.loads(path.with_suffix(".json").read_bytes())
+            if path.stat().st_size == record["bytes"]:
+                times = [(time, duration) for time, duration in record["times"]]
+                return Part(path, times, record["order"])
+        return None
+
+    def path(self, number: int) -> Path:
+        """Return the path of a segment."""
+        return self.folder / f"{number:06}.nut"
+
+    def create_path(self) -> Path:
+        """Return the path at which the next segment is written."""
+        return self.path(len(self.parts)).with_suffix(NEW)
+
+    def add(self, segment: Segment, state: Mapping[str, np.ndarray]) -> None:
+        """Close the segment at ``create_path``, and keep it with what the network remembers."""
+        segment.close()
+        number = len(self.parts)
+        path = self.path(number)
+        if state:
+            new = self.folder / (STATE + NEW)
+            with new.open("wb") as file:
+                np.savez(file, allow_pickle=False, **state, segment=np.array(number))
+            os.replace(new, self.folder / STATE)
+        with self.create_path().open("rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(self.create_path(), path)
+        part = Part(path, segment.times, segment.order)
+        record = {"times": part.times, "order": part.order, "bytes": path.stat().st_size}
+        self._write(f"{number:06}.json", json.dumps(record).encode())
+        self.parts.append(part)
+
+    def state(self) -> dict[str, np.ndarray]:
+        """Return what the network remembered at the end of the last segment."""
+        with suppress(FileNotFoundError), np.load(self.folder / STATE) as arrays:
+            return {name: arrays[name] for name in arrays.files if name != "segment"}
+        return {}
+
+    def _number_of_state(self) -> int | None:
+        with suppress(FileNotFoundError), np.load(self.folder / STATE) as arrays:
+            return int(arrays["segment"])
+        return None
+
+    def _write(self, name: str, data: bytes) -> None:
+        new = self.folder / (name + NEW)
+        new.write_bytes(data)
+        os.replace(new, self.folder / name)
+
+    def _clear(self) -> None:
+        """Remove the files of a run, and no others."""
+        for path in self.folder.iterdir():
+            if path.name in (RUN, STATE) or path.suffix == NEW or path.stem.isdigit():
+                path.unlink()
+
+    def remove(self) -> None:
+        """Remove the folder with all segments."""
+        with suppress(OSError):
+            self._clear()
+            (self.folder / LOCK).unlink()
+            self.folder.rmdir()

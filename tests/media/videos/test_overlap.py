@@ -1,0 +1,84 @@
+"""Overlap: threads that read ahead and write behind."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from paragon_export.media.videos.overlap import WriteBehind, read_ahead
+
+
+def test_items_come_in_order() -> None:
+    assert list(read_ahead(iter(range(50)), 3)) == list(range(50))
+
+
+def test_no_more_is_read_than_asked() -> None:
+    read = []
+
+    def items() -> Iterator[int]:
+        for number in range(20):
+            read.append(number)
+            yield number
+
+    ahead = read_ahead(items(), 3)
+    next(ahead)
+    time.sleep(0.3)
+    assert len(read) <= 5  # one handed over, three that wait, one in hand
+    ahead.close()
+    assert len(read) <= 6
+
+
+def test_what_reading_raises_is_raised_after_what_was_read() -> None:
+    def items() -> Iterator[int]:
+        yield 1
+        raise KeyError("broken")
+
+    ahead = read_ahead(items(), 3)
+    assert next(ahead) == 1
+    with pytest.raises(KeyError):
+        next(ahead)
+
+
+def test_all_is_written_at_the_end() -> None:
+    written: list[int] = []
+
+    def write(item: int) -> None:
+        time.sleep(0.005)
+        written.append(item)
+
+    with WriteBehind(write, 2) as behind:
+        for number in range(20):
+            behind.put(number)
+            assert number - len(written) <= 3  # two that wait, one in hand
+    assert written == list(range(20))
+
+
+def test_what_writing_raises_is_raised() -> None:
+    def write(item: int) -> None:
+        raise KeyError(item)
+
+    def put_all() -> None:
+        with WriteBehind(write, 2) as behind:
+            for number in range(1000):
+                behind.put(number)
+
+    with pytest.raises(KeyError):
+        put_all()
+
+
+def test_what_writing_the_last_raises_is_raised() -> None:
+    def write(item: int) -> None:
+        raise KeyError(item)
+
+    with pytest.raises(KeyError), WriteBehind(write, 2) as behind:
+        behind.put(1)
+
+
+def test_an_error_of_the_block_ends_the_thread() -> None:
+    before = threading.active_count()
+    with pytest.raises(ZeroDivisionError), WriteBehind(lambda item: None, 2):
+        raise ZeroDivisionError
+    assert threading.active_count() == before
