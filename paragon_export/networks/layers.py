@@ -104,7 +104,7 @@ class RMSNorm(nn.Module):
 
 MAX_SCORES = 2**18
 """A part is one window with all its heads if that is no more scores than these (2 MB in float64), else
-one head of a window."""
+as many queries of one head."""
 
 
 def may_attend_in_parts(q: Tensor) -> bool:
@@ -139,11 +139,14 @@ def attended_in_parts(
     keys, result = k.transpose(-1, -2), torch.empty_like(v)
     if bias is not None:
         bias = bias.expand(*leading, bias.shape[-2], tokens)
+    rows = tokens if several else max(1, MAX_SCORES // tokens)
     for part in np.ndindex(*leading[: len(leading) - several]):
-        scores = (q[part] @ keys[part]).mul_(factor)
-        if bias is not None:
-            scores.add_(bias[part])
-        result[part] = torch.softmax(scores, dim=-1) @ v[part]
+        for begin in range(0, tokens, rows):
+            some = (..., slice(begin, begin + rows), slice(None))
+            scores = (q[part][some] @ keys[part]).mul_(factor)
+            if bias is not None:
+                scores.add_(bias[part] if bias.shape[-2] == 1 else bias[part][some])
+            result[part][some] = torch.softmax(scores, dim=-1) @ v[part]
     return result
 
 

@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from paragon_export.networks.cost import Cost
 
 LARGE_PIXELS = 2**16
-"""Pixels beyond which a picture is compared on an excerpt."""
+"""Pixels beyond which a picture is compared on an excerpt. Of a slow network it is one with less
+(see ``MAX_EXCERPT_FLOPS``)."""
 
 MAX_EXCERPT_SHARE = 0.75
 """An excerpt is taken if it has at most this share of the pixels of the picture."""
@@ -157,14 +158,15 @@ class Parts:
 
     def of(self, probe: Probe) -> Part:
         """Return what of a probe is compared."""
-        if probe.size.height * probe.size.width <= LARGE_PIXELS or self._network is None:
+        pixels = probe.size.height * probe.size.width
+        if self._network is None or not (pixels > LARGE_PIXELS or self._is_long(pixels)):
             return Part(whole=probe, probe=probe)
-        reach, size = self.reach, probe.size
+        reach = self.reach
         if reach is None:
             return Part(whole=probe, probe=probe)
-        found = excerpt(size, reach, self._network.input_spec.excerpt_step)
+        found = excerpt(probe.size, reach, self._network.input_spec.excerpt_step)
         is_long = self._is_long(found.pixels)
-        if not is_long and found.pixels > MAX_EXCERPT_SHARE * size.height * size.width:
+        if not is_long and found.pixels > MAX_EXCERPT_SHARE * pixels:
             return Part(whole=probe, probe=probe)
         float32, means = self._whole(probe, reach)
         if is_long:

@@ -15,11 +15,13 @@ import pytest
 
 from paragon_export.engines.manifest import EngineFile
 from paragon_export.errors import PlanError
+from paragon_export.graph.trace import trace
 from paragon_export.inputs.excerpt import BLOCK_PX, excerpt, strips
 from paragon_export.inputs.large import LARGE, large_probe, smaller
 from paragon_export.inputs.play import play
 from paragon_export.networks.cost import cost_per_pixel
 from paragon_export.networks.describe import load_network
+from paragon_export.networks.paragonsr2.v0_v5 import SEVERAL_REGIONS_PX, attention
 from paragon_export.parity import parts
 from paragon_export.parity.candidates import Candidate, OpenedArtifact, read_artifact
 from paragon_export.parity.check import check_parity, judge
@@ -276,6 +278,23 @@ def test_a_network_that_compares_all_pixels_has_no_excerpt(tmp_path: Path) -> No
     assert found.of(large_probe(3, LARGE_AT)).excerpt is None
 
 
+@pytest.mark.slow  # float64 with attention over 16512 pixels
+def test_a_lost_branch_of_hierarchical_attention_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file attends the whole map at every size; from 129x128 on the network attends regions."""
+    reference = loaded("v5_nano_x2_48x48_hier", tmp_path)
+    case = Case(reference.network.checkpoint, reference.spec, reference, None)  # type: ignore[arg-type]
+    failed = []
+    for pixels in (attention.MAX_WHOLE_MAP_PIXELS, 2**15):
+        with monkeypatch.context() as patch:
+            patch.setattr(attention, "MAX_WHOLE_MAP_PIXELS", pixels)
+            model = trace(reference.module, reference.inputs, reference.outputs, 20)
+        file = written(Sabotage("", "", lambda _, m=model: m), case, tmp_path / "net.onnx")
+        failed.append(failing(judge(reference, [read_artifact(file)])))
+    assert failed == [set(), {Size(*SEVERAL_REGIONS_PX)}]
+
+
 def test_a_network_that_reaches_far_has_no_excerpt(
     still: Case, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -287,9 +306,11 @@ def test_a_network_that_reaches_far_has_no_excerpt(
 def test_a_slow_network_is_compared_with_float32(
     precision: Precision, still: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(parts, "MAX_EXCERPT_FLOPS", 1.0)
+    monkeypatch.setattr(parts, "MAX_EXCERPT_FLOPS", 1e8)
     part = Parts(still.reference).of(large_probe(3, LARGE_AT))
     assert (part.excerpt, part.is_slow) == (None, True)
+    smaller_one = Parts(still.reference).of(large_probe(3, Size(100, 120)))
+    assert smaller_one.is_slow  # although it has less than LARGE_PIXELS
     right = judged(still, lambda case: case.model, tmp_path, precision=precision)
     assert right.passed, right.findings
     wrong = judged(
@@ -410,7 +431,7 @@ def test_an_output_without_bounds_does_not_scale_pytorchs_error(
     still: Case, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A slow network that diverges on the large photograph alone is judged, not a crash."""
-    monkeypatch.setattr(parts, "MAX_EXCERPT_FLOPS", 1)
+    monkeypatch.setattr(parts, "MAX_EXCERPT_FLOPS", 1e8)
     yardstick = Yardstick(still.reference, Precision.FP32)
     shared = Parts(still.reference)
     exact = still.reference.runner("float64")
@@ -433,7 +454,7 @@ def test_pytorchs_error_on_a_large_photograph_is_measured_there(gain: int, still
 def test_pytorchs_error_on_a_slow_network_grows_with_the_peak(
     still: Case, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(parts, "MAX_EXCERPT_FLOPS", 1)
+    monkeypatch.setattr(parts, "MAX_EXCERPT_FLOPS", 1e8)
     large, error, on_small, peak = large_and_small_errors(Truths(still.reference))
     assert large.part.is_slow
     ratio = float(np.abs(large.outputs["output"]).max()) / peak
