@@ -74,7 +74,7 @@ def parse_yaml(text: str, duplicates: list[str] | None = None) -> Any:
     import yaml
 
     try:
-        loader = yaml.SafeLoader(text)
+        loader = _shallow_loader(text)
         node = loader.get_single_node()
         if node is None:
             return None
@@ -88,6 +88,27 @@ def parse_yaml(text: str, duplicates: list[str] | None = None) -> Any:
             RecursionError) as error:  # fmt: skip
         # PyYAML does not wrap the errors of its constructors.
         raise ValueError(str(error)) from error
+
+
+def _shallow_loader(text: str) -> Any:
+    """Return PyYAML's loader of a text. It refuses a level beyond ``MAX_DEPTH`` before it reads on.
+
+    Without it, PyYAML reads thousands of brackets until Python's stack ends, which takes seconds.
+    """
+    import yaml
+
+    class ShallowLoader(yaml.SafeLoader):
+        levels = MAX_DEPTH
+
+        def compose_node(self, parent: Any, index: Any) -> Any:
+            if not self.levels:
+                raise ValueError("it is nested too deeply")
+            self.levels -= 1
+            node = super().compose_node(parent, index)
+            self.levels += 1
+            return node
+
+    return ShallowLoader(text)
 
 
 def _count_values(node: Any, counts: dict[int, int], levels: int, duplicates: list[str]) -> int:
