@@ -266,10 +266,7 @@ def test_a_resumed_run_gives_the_frames_of_an_uninterrupted_one(
     assert not (tmp_path / "out.mkv").exists()
     network = Adding()
     result = run(source, tmp_path / "out.mkv", network.upscaler(), **form)
-    assert result.resumed in (
-        resumed,
-        resumed - 4 if resumed else 0,
-    )  # the last may not be written yet
+    assert result.resumed == resumed
     assert network.computed == 18 - result.resumed
     assert packets_in(tmp_path / "out.mkv", "video") == packets_in(tmp_path / "whole.mkv", "video")
     assert times_in(tmp_path / "out.mkv") == times_in(source)
@@ -350,3 +347,58 @@ def test_requests_that_contradict_themselves_are_refused(
     write_clip(tmp_path / "clip.mkv", gray_frames([9]))
     with pytest.raises(PlanError, match=message):
         run(tmp_path / "clip.mkv", tmp_path / output, **form)
+
+
+def test_packets_that_cannot_be_decoded_are_left_out(tmp_path: Path) -> None:
+    """A recording may begin amid a group of frames, or be damaged."""
+    source = tmp_path / "clip.mkv"
+    write_clip(source, gray_frames(range(40, 60, 2)), pixel_format="yuvj420p", codec="mjpeg")
+    packets = packets_in(source, "video")
+    data = source.read_bytes()
+    for number in (0, 4):
+        _, content = packets[number]
+        assert data.count(content) == 1
+        data = data.replace(content, bytes(len(content)))
+    source.write_bytes(data)
+    result = run(source, tmp_path / "out.mkv")
+    assert (result.frames, result.notes[-1]) == (8, "2 packets cannot be decoded, and are left out")
+    kept = [time for number, (time, _) in enumerate(packets) if number not in (0, 4)]
+    assert times_in(tmp_path / "out.mkv") == kept
+
+
+def test_an_interruption_at_the_end_costs_no_frame(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All frames are encoded, the last segment is a short one, and the output is not written yet."""
+    source = tmp_path / "clip.mkv"
+    write_clip(source, gray_frames(VALUES))
+    with monkeypatch.context() as patch:
+        patch.setattr("paragon_export.media.videos.flow.join", Adding(0).compute)
+        with pytest.raises(TypeError):
+            run(source, tmp_path / "out.mkv", Adding().upscaler(), segment_frames=4)
+    network = Adding()
+    assert run(source, tmp_path / "out.mkv", network.upscaler(), segment_frames=4).resumed == 18
+    assert network.computed == 0
+    assert len(frames_in(tmp_path / "out.mkv")) == 18
+
+
+@pytest.mark.parametrize(("lost", "resumed"), [("000002.json", 8), ("000002.npz", 0)])
+def test_the_state_is_that_of_the_last_segment(tmp_path: Path, lost: str, resumed: int) -> None:
+    """A process may end between the writing of a state and that of the times; then both states are there."""
+    source = tmp_path / "clip.mkv"
+    write_clip(source, gray_frames(VALUES))
+    form: dict[str, Any] = {"codec": "ffv1", "segment_frames": 4}
+    run(source, tmp_path / "whole.mkv", Adding().upscaler(), **form)
+    folder = tmp_path / ".out.mkv.unfinished"
+    with pytest.raises(KeyboardInterrupt):
+        run(source, tmp_path / "out.mkv", Adding(9).upscaler(), **form)
+    before = (folder / "000001.npz").read_bytes()
+    with pytest.raises(KeyboardInterrupt):  # one more segment
+        run(source, tmp_path / "out.mkv", Adding(5).upscaler(), **form)
+    assert [path.name for path in sorted(folder.glob("*.npz"))] == ["000002.npz"]
+    (folder / lost).unlink()
+    if lost.endswith("json"):
+        (folder / "000001.npz").write_bytes(before)
+    result = run(source, tmp_path / "out.mkv", Adding().upscaler(), **form)
+    assert result.resumed == resumed
+    assert packets_in(tmp_path / "out.mkv", "video") == packets_in(tmp_path / "whole.mkv", "video")
