@@ -402,3 +402,47 @@ def test_the_state_is_that_of_the_last_segment(tmp_path: Path, lost: str, resume
     result = run(source, tmp_path / "out.mkv", Adding().upscaler(), **form)
     assert result.resumed == resumed
     assert packets_in(tmp_path / "out.mkv", "video") == packets_in(tmp_path / "whole.mkv", "video")
+
+
+def test_times_of_a_transport_stream_are_counted_from_its_start(tmp_path: Path) -> None:
+    source, output = tmp_path / "clip.ts", tmp_path / "out.mkv"
+    write_clip(source, gray_frames(range(40, 60)), codec="libx264", sound="aac")
+    run(source, output)
+    with av.open(str(source)) as file:
+        start = Fraction(file.start_time, 10**6)
+    assert start > 0.04
+    for kind in ("video", "audio"):
+        before = [time - start for time, _ in packets_in(source, kind)]
+        after = [time for time, _ in packets_in(output, kind)]
+        assert len(before) == len(after)
+        assert max(abs(a - b) for a, b in zip(sorted(before), sorted(after), strict=True)) <= 0.0011
+
+
+def test_cover_pictures_are_copied_and_not_taken_for_the_video(tmp_path: Path) -> None:
+    plain, source, output = (tmp_path / name for name in ("plain.mp4", "clip.mp4", "out.mp4"))
+    write_clip(plain, gray_frames([40] * 5), codec="libx264")
+    with av.open(str(plain)) as video, av.open(str(source), "w") as file:
+        cover: Any = file.add_stream("mjpeg", rate=1)
+        cover.width, cover.height, cover.pix_fmt = 20, 10, "yuvj420p"
+        cover.disposition = av.stream.Disposition.attached_pic
+        frames = file.add_stream_from_template(video.streams.video[0], opaque=True)
+        picture = av.VideoFrame.from_ndarray(np.full((10, 20, 3), 90, np.uint8), "rgb24")
+        file.mux([*cover.encode(picture), *cover.encode(None)])
+        for packet in video.demux(video=0):
+            if packet.size:
+                packet.stream = frames
+                file.mux(packet)
+    result = run(source, output)
+    assert (result.frames, result.size) == (5, Size(32, 48))
+    with av.open(str(output)) as file:
+        sizes = {(stream.width, stream.height) for stream in file.streams.video}
+        assert sizes == {(20, 10), (96, 64)}
+
+
+def test_no_two_frames_have_one_time(tmp_path: Path) -> None:
+    """AVI and broken files may say so; encoders refuse it."""
+    source = tmp_path / "clip.mkv"
+    write_clip(source, gray_frames([40, 90, 140, 190]), times=[0, 512, 512, 1536])
+    assert times_in(source) == [Fraction(ms, 1000) for ms in (0, 33, 33, 100)]
+    run(source, tmp_path / "out.mkv")
+    assert times_in(tmp_path / "out.mkv") == [Fraction(ms, 1000) for ms in (0, 33, 34, 100)]
