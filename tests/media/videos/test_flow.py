@@ -283,6 +283,16 @@ def test_another_run_is_not_resumed(tmp_path: Path) -> None:
     assert result.notes == ("segments of an interrupted run were thrown away: it was another one",)
 
 
+def test_another_network_is_not_resumed(tmp_path: Path) -> None:
+    source, output = tmp_path / "clip.mkv", tmp_path / "out.mkv"
+    write_clip(source, gray_frames(VALUES))
+    form = VideoForm(segment_frames=2)
+    with pytest.raises(KeyboardInterrupt):
+        upscale_video(source, output, Adding(9).upscaler(), scale=2, run="one", form=form)
+    result = upscale_video(source, output, Adding().upscaler(), scale=2, run="two", form=form)
+    assert result.resumed == 0
+
+
 def test_a_broken_segment_is_computed_again(tmp_path: Path) -> None:
     source = tmp_path / "clip.mkv"
     write_clip(source, gray_frames(VALUES))
