@@ -230,7 +230,7 @@ class _Run:
                 state = self.upscaler.state() if is_last else None
                 written.put(_Computed(output, frame.time, frame.duration, state))
         if self._segment:
-            self.unfinished.add(self._segment, self.upscaler.state())
+            self.unfinished.add(self._segment, {})  # no frame follows that needs a state
 
     def _read(self, skipped: int) -> Iterator[_Read]:
         """Yield the frames after the skipped ones. Scenes are found in all of them."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import av
@@ -15,6 +16,7 @@ from paragon_export.errors import PlanError
 from paragon_export.media.videos import Upscaler, VideoForm, VideoResult, upscale_video
 from paragon_export.media.videos.colors import Coding, planes_of
 from paragon_export.media.videos.flow import Remembered
+from paragon_export.media.videos.reading import main_stream
 from paragon_export.specs.types import Size
 from paragon_export.testing.clips import ATTACHMENT, write_clip
 
@@ -447,6 +449,15 @@ def test_cover_pictures_are_copied_and_not_taken_for_the_video(tmp_path: Path) -
     with av.open(str(output)) as file:
         sizes = {(stream.width, stream.height) for stream in file.streams.video}
         assert sizes == {(20, 10), (96, 64)}
+
+
+def test_a_cover_picture_that_comes_first_is_passed_over() -> None:
+    cover, video = (
+        SimpleNamespace(disposition=SimpleNamespace(name=name))
+        for name in ("attached_pic", "default")
+    )
+    container: Any = SimpleNamespace(streams=SimpleNamespace(video=[cover, video]))
+    assert main_stream(container, Path("clip.mp4")) is video
 
 
 def test_no_two_frames_have_one_time(tmp_path: Path) -> None:
