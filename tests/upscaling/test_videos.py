@@ -204,3 +204,23 @@ def test_a_killed_run_is_resumed(tiny_realtime: Path, tmp_path: Path) -> None:
             packets.append([(p.pts, bytes(p)) for p in file.demux(video=0) if p.size])
     assert packets[0] == packets[1]
     assert not list(tmp_path.glob(".*"))
+
+
+def test_runs_that_compute_otherwise_are_told_apart(
+    tiny_realtime: Path, tiny_stream: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run resumes another one only if network, options and tiles are the same."""
+    seen: list[str] = []
+
+    def note_run(*_: object, run: str, **__: object) -> None:
+        seen.append(run)
+        raise PlanError("enough")
+
+    monkeypatch.setattr("paragon_export.upscaling.videos.upscale_video", note_run)
+    (tmp_path / "a.mkv").write_bytes(b"")
+    first: dict[str, Any] = {"model": tiny_realtime}
+    for change in ({}, {}, {"model": tiny_stream}, {"tile": "64x64"}, {"backend": "openvino"},
+                   {"options": NetworkOptions(flags={"upsampler_alpha": 0.5})}):  # fmt: skip
+        upscale(inputs=tmp_path / "a.mkv", output=tmp_path / "b.mkv", **{**first, **change})
+    assert seen[0] == seen[1]
+    assert len(set(seen)) == 5

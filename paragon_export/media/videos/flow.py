@@ -108,8 +108,10 @@ def upscale_video(
     check_writable(output, source)
     facts, encoding, size, notes = _plan(source, output, scale, form)
     with Unfinished(output, _record(run, source, encoding, form)) as unfinished, _writable(output):
-        resumed, notes = unfinished.frames, [*notes, *unfinished.notes]
-        _Run(source, facts, encoding, size, upscaler, unfinished, form.segment_frames).all()
+        resumed = unfinished.frames
+        computing = _Run(source, facts, encoding, size, upscaler, unfinished, form.segment_frames)
+        computing.all()
+        notes += [*unfinished.notes, *computing.notes]
         with writing([output]) as folder:
             join(unfinished.parts, source, facts, encoding, folder / output.name)
         frames = unfinished.frames
@@ -200,7 +202,14 @@ class _Run:
     upscaler: Upscaler
     unfinished: Unfinished
     segment_frames: int
+    broken: int = 0
+    """Packets that could not be decoded."""
     _segment: Segment | None = None
+
+    @property
+    def notes(self) -> list[str]:
+        """What was left out."""
+        return [f"{self.broken} packets cannot be decoded, and are left out"] if self.broken else []
 
     def all(self) -> None:
         """Compute all frames but the first ones, which are finished."""
@@ -221,15 +230,18 @@ class _Run:
                 state = self.upscaler.state() if is_last else None
                 written.put(_Computed(output, frame.time, frame.duration, state))
         if self._segment:
-            self.unfinished.add(self._segment, {})
+            self.unfinished.add(self._segment, {})  # no frame follows that needs a state
 
     def _read(self, skipped: int) -> Iterator[_Read]:
         """Yield the frames after the skipped ones. Scenes are found in all of them."""
         cuts, coding = CutFinder(), self.facts.coding
-        for number, timed in enumerate(frames_of(self.source, self.facts)):
+        for number, timed in enumerate(frames_of(self.source, self.facts, self._count_broken)):
             begins_scene = cuts.begins(planes_in(timed.frame, coding)[0], coding.bits)
             if number >= skipped:
                 yield _Read(to_rgb(timed.frame, coding), timed.time, timed.duration, begins_scene)
+
+    def _count_broken(self) -> None:
+        self.broken += 1
 
     def _write(self, frame: _Computed) -> None:
         """Encode a frame; at the end of a segment, keep it."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable
 from contextlib import suppress
-from queue import Empty, Full, Queue
+from queue import Full, Queue
 from threading import Event, Thread
 from types import TracebackType
 from typing import Generic, TypeVar
@@ -56,7 +56,7 @@ def read_ahead(items: Iterable[Item], count: int) -> Generator[Item, None, None]
 class WriteBehind(Generic[Item]):
     """Hands items to a function that another thread calls, at most ``count`` behind.
 
-    At the end of the block all items are written, unless it ends with an error. What the function
+    At the end of the block all items are written, also if it ends with an error. What the function
     raises is raised by ``put`` or at the end of the block.
     """
 
@@ -64,7 +64,6 @@ class WriteBehind(Generic[Item]):
         """Take the function."""
         self._write = write
         self._waiting: Queue[tuple[Item] | None] = Queue(count)
-        self._is_over = Event()
         self._error: BaseException | None = None
         self._thread = Thread(target=self._run, daemon=True)
 
@@ -75,12 +74,13 @@ class WriteBehind(Generic[Item]):
     def put(self, item: Item) -> None:
         """Hand over an item."""
         self._put((item,))
+        if self._error is not None:
+            raise self._error
 
     def _put(self, entry: tuple[Item] | None) -> None:
         while self._error is None:
             with suppress(Full):
                 return self._waiting.put(entry, timeout=WAIT_S)
-        raise self._error
 
     def __exit__(
         self,
@@ -88,23 +88,14 @@ class WriteBehind(Generic[Item]):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        try:
-            if error is None:
-                self._put(None)
-        finally:
-            if error is not None:
-                self._is_over.set()
-            self._thread.join()
+        self._put(None)
+        self._thread.join()
         if error is None and self._error is not None:
             raise self._error
 
     def _run(self) -> None:
         try:
-            while not self._is_over.is_set():
-                with suppress(Empty):
-                    entry = self._waiting.get(timeout=WAIT_S)
-                    if entry is None:
-                        return
-                    self._write(*entry)
+            while (entry := self._waiting.get()) is not None:
+                self._write(*entry)
         except BaseException as error:  # noqa: BLE001  (raised again by the other thread)
             self._error = error

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
@@ -109,7 +109,7 @@ def facts_of(path: Path) -> Facts:
     """
     with opened(path) as container, readable(path):
         stream = main_stream(container, path)
-        frame = next(container.decode(stream), None)
+        frame = next(_decoded(container, stream), None)
         if frame is None:
             raise PlanError(f"cannot read {path}: it holds no frame")
         try:
@@ -137,18 +137,37 @@ def _count(container: InputContainer, stream: VideoStream, rate: Fraction) -> in
     return round(Fraction(container.duration, 10**6) * rate) if container.duration else None
 
 
-def frames_of(path: Path, facts: Facts) -> Iterator[TimedFrame]:
+def _decoded(
+    container: InputContainer, stream: VideoStream, on_broken: Callable[[], None] = lambda: None
+) -> Iterator[VideoFrame]:
+    """Yield the frames that can be decoded; recordings may begin amid a group of frames."""
+    broken = require("av", "video").error.InvalidDataError
+    for packet in container.demux(stream):
+        try:
+            frames = packet.decode()
+        except broken:
+            on_broken()
+        else:
+            yield from frames
+
+
+def frames_of(path: Path, facts: Facts, on_broken: Callable[[], None]) -> Iterator[TimedFrame]:
     """Yield the frames of a video in the order of their times.
 
+    Args:
+        path: Video file.
+        facts: What ``facts_of`` returned.
+        on_broken: Called for each packet that cannot be decoded; the frames after it go on.
+
     Raises:
-        PlanError: If a frame cannot be decoded, or has another size than the first one.
+        PlanError: If the file cannot be read, or a frame has another size than the first one.
     """
     usual = max(1, round(1 / (facts.rate * facts.time_base)))
     latest: TimedFrame | None = None
     with opened(path) as container, readable(path):
         stream = main_stream(container, path)
         stream.thread_type = "AUTO"
-        for number, frame in enumerate(container.decode(stream)):
+        for number, frame in enumerate(_decoded(container, stream, on_broken)):
             if (frame.height, frame.width) != (facts.height, facts.width):
                 raise PlanError(
                     f"{path} is not read: frame {number} is {frame.height}x{frame.width}, the first one "

@@ -7,7 +7,7 @@
         run.json            what is made of what; a run that differs starts anew
         000000.nut          a finished segment: encoded frames
         000000.json         their times; written last, so a segment with it is whole
-        state.npz           what the network remembers at the end of the last segment
+        000000.npz          what the network remembers at its end; kept of the last segment
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from paragon_export.media.videos.joining import Part
 from paragon_export.media.videos.writing import Segment
 from paragon_export.system.private_folder import lock_file
 
-RUN, LOCK, STATE = "run.json", "lock", "state.npz"
+RUN, LOCK = "run.json", "lock"
 
 NEW = ".new"
 """Suffix of what is not whole yet."""
@@ -85,71 +85,75 @@ class Unfinished:
         record = None
         with suppress(OSError, ValueError):
             record = json.loads((self.folder / RUN).read_bytes())
-        while record == self._run and (part := self._part(len(self.parts))):
-            self.parts.append(part)
-        if self.parts and self._number_of_state() not in (None, len(self.parts) - 1):
-            self.parts.clear()
+        found: list[tuple[Part, bool]] = []
+        while record == self._run and (part := self._part(len(found))):
+            found.append(part)
+        while found and found[-1][1] and not self._state_path(len(found) - 1).exists():
+            found.pop()
+        self.parts = [part for part, _ in found]
         if record not in (None, self._run):
             self.notes.append("segments of an interrupted run were thrown away: it was another one")
         if not self.parts:
             self._clear()
             self._write(RUN, json.dumps(self._run).encode())
 
-    def _part(self, number: int) -> Part | None:
+    def _part(self, number: int) -> tuple[Part, bool] | None:
+        """Return a finished segment, and whether the network remembers something at its end."""
         path = self.path(number)
         with suppress(OSError, ValueError, KeyError, TypeError):
             record = json.loads(path.with_suffix(".json").read_bytes())
             if path.stat().st_size == record["bytes"]:
                 times = [(time, duration) for time, duration in record["times"]]
-                return Part(path, times, record["order"])
+                return Part(path, times, record["order"]), record["has_state"]
         return None
 
     def path(self, number: int) -> Path:
         """Return the path of a segment."""
         return self.folder / f"{number:06}.nut"
 
+    def _state_path(self, number: int) -> Path:
+        return self.path(number).with_suffix(".npz")
+
     def create_path(self) -> Path:
         """Return the path at which the next segment is written."""
         return self.path(len(self.parts)).with_suffix(NEW)
 
     def add(self, segment: Segment, state: Mapping[str, np.ndarray]) -> None:
-        """Close the segment at ``create_path``, and keep it with what the network remembers."""
+        """Close the segment at ``create_path``, and keep it with what the network remembers.
+
+        Whenever the process ends, the last segment with its times has its state, too.
+        """
         segment.close()
         number = len(self.parts)
         path = self.path(number)
         if state:
-            new = self.folder / (STATE + NEW)
+            new = self.folder / f"{number:06}.npz{NEW}"
             with new.open("wb") as file:
-                np.savez(file, allow_pickle=False, **state, segment=np.array(number))
-            os.replace(new, self.folder / STATE)
-        with self.create_path().open("rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(self.create_path(), path)
+                np.savez(file, allow_pickle=False, **state)
+            _keep(new, self._state_path(number))
+        _keep(self.create_path(), path)
         part = Part(path, segment.times, segment.order)
-        record = {"times": part.times, "order": part.order, "bytes": path.stat().st_size}
+        record = {"times": part.times, "order": part.order, "bytes": path.stat().st_size,
+                  "has_state": bool(state)}  # fmt: skip
         self._write(f"{number:06}.json", json.dumps(record).encode())
         self.parts.append(part)
+        self._state_path(number - 1).unlink(missing_ok=True)
 
     def state(self) -> dict[str, np.ndarray]:
         """Return what the network remembered at the end of the last segment."""
-        with suppress(FileNotFoundError), np.load(self.folder / STATE) as arrays:
-            return {name: arrays[name] for name in arrays.files if name != "segment"}
+        with suppress(FileNotFoundError), np.load(self._state_path(len(self.parts) - 1)) as arrays:
+            return dict(arrays)
         return {}
-
-    def _number_of_state(self) -> int | None:
-        with suppress(FileNotFoundError), np.load(self.folder / STATE) as arrays:
-            return int(arrays["segment"])
-        return None
 
     def _write(self, name: str, data: bytes) -> None:
         new = self.folder / (name + NEW)
         new.write_bytes(data)
-        os.replace(new, self.folder / name)
+        _keep(new, self.folder / name)
 
     def _clear(self) -> None:
         """Remove the files of a run, and no others."""
         for path in self.folder.iterdir():
-            if path.name in (RUN, STATE) or path.suffix == NEW or path.stem.isdigit():
+            if path.name == RUN or path.suffix == NEW or path.stem.isdigit():
                 path.unlink()
 
     def remove(self) -> None:
@@ -158,3 +162,10 @@ class Unfinished:
             self._clear()
             (self.folder / LOCK).unlink()
             self.folder.rmdir()
+
+
+def _keep(new: Path, path: Path) -> None:
+    """Give a file that is whole its name; the contents are on disk before the name is."""
+    with new.open("rb+") as file:
+        os.fsync(file.fileno())
+    os.replace(new, path)

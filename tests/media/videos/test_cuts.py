@@ -45,3 +45,15 @@ def test_noise_begins_none() -> None:
 
 def test_tiny_frames_are_compared() -> None:
     assert found([np.full((1, 1), value, np.uint8) for value in (0, 0, 255, 255)]) == [0, 2]
+
+
+@pytest.mark.parametrize("bits", [8, 10])
+@pytest.mark.parametrize(("jump", "cuts"), [(0.06, [0]), (0.1, [0, 1])])
+def test_jumps_count_from_a_share_of_full_range_on(bits: int, jump: float, cuts: list[int]) -> None:
+    values = [round(share * (2**bits - 1)) for share in (0.5, 0.5 + jump)]
+    assert found([np.full(SIZE, value, np.uint16) for value in values], bits) == cuts
+
+
+def test_fast_motion_begins_one_scene_at_most() -> None:
+    frames = [np.roll(scene(1), 30 * step, axis=1) for step in range(9)]
+    assert found(frames) == [0, 1]

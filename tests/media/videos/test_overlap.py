@@ -77,8 +77,17 @@ def test_what_writing_the_last_raises_is_raised() -> None:
         behind.put(1)
 
 
-def test_an_error_of_the_block_ends_the_thread() -> None:
+def test_an_error_of_the_block_loses_no_item_and_ends_the_thread() -> None:
+    written: list[int] = []
     before = threading.active_count()
-    with pytest.raises(ZeroDivisionError), WriteBehind(lambda item: None, 2):
-        raise ZeroDivisionError
+
+    def fail() -> None:
+        with WriteBehind(written.append, 5) as behind:
+            for number in range(4):
+                behind.put(number)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    assert written == [0, 1, 2, 3]
     assert threading.active_count() == before
