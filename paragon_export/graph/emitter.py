@@ -210,9 +210,10 @@ def as_ints(g: Emitter, operand: Any) -> ir.Value:
     """Return a number, a size or an int64 tensor as an int64 tensor.
 
     Raises:
-        TraceError: If it is a floating number or a weight.
+        TraceError: If it is a floating number or a floating tensor of the network.
     """
-    if isinstance(operand, (float, Weight)):
+    is_weight = isinstance(operand, Weight) and operand.tensor.is_floating_point()
+    if is_weight or isinstance(operand, float):
         raise TraceError(
             "an int64 tensor is combined with a floating operand; convert it with "
             "networks.ops.floating first"

@@ -193,12 +193,43 @@ def padding_penalty(x: Tensor, window: int) -> Tensor:
     return penalty
 
 
+def shift_penalty(x: Tensor, height: int, width: int, window: int, shift: int) -> Tensor:
+    """Return the mask of scores for windows of a map that was shifted cyclically.
+
+    A shift moves the first rows and columns behind the last ones. Where they meet in one window, they
+    do not see each other.
+
+    Args:
+        x: A tensor of the dtype of the result.
+        height: H, a multiple of ``window``.
+        width: W, a multiple of ``window``.
+        window: Side of the windows in pixels.
+        shift: By how many pixels the map was shifted, from 1 to ``window - 1``.
+
+    Returns:
+        (windows, window^2, window^2): -100 for pixels of different parts of the image, else 0.
+    """
+    rows, columns = (
+        (place >= extent - shift).int() + (place >= extent - window).int()
+        for extent in (height, width)
+        for place in (torch.arange(extent, device=x.device),)
+    )
+    parts = rows[:, None] * 3 + columns
+    parts = parts.reshape(height // window, window, width // window, window)
+    parts = parts.permute(0, 2, 1, 3).reshape(-1, window**2)
+    return (parts[:, :, None] != parts[:, None]).to(x.dtype) * SHIFTED
+
+
+SHIFTED = -100.0
+"""Added to a score by :func:`shift_penalty`."""
+
+
 PENALTY = -3e4
 """Added to a score, it makes its softmax 0. Its sum with a score does not overflow in float16."""
 
 
 PRIMITIVES = (
     numbers, positions, floating, spectrum, set_edges, outermost, multi_head_attention,
-    padding_penalty, picture_mean, reflected, with_part, sized_like, single_head_attention,
+    padding_penalty, picture_mean, reflected, with_part, sized_like, single_head_attention, shift_penalty,
 )  # fmt: skip
 """All operations of this module. A trace records each as one call."""

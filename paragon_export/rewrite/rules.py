@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from paragon_export.rewrite.attention.overlapping import attend_in_steps, equal_widths
+from paragon_export.rewrite.attention.padded_heads import pad_heads
 from paragon_export.rewrite.attention.stacked_windows import stack_windows
 from paragon_export.rewrite.attention.whole_picture import (
     fuse_tokens,
@@ -84,6 +85,7 @@ RULES = (
     Rule(fuse_heads, CPU_RUNTIMES),
     Rule(fuse_windows, CPU_RUNTIMES),
     Rule(equal_widths, TENSORRT_ALONE, half=True),
+    Rule(pad_heads, TENSORRT_ALONE, half=True),
     Rule(attend_in_steps, frozenset({Runtime.ANY, Runtime.TENSORRT})),
     Rule(fuse_tokens, TENSORRT_ALONE),
     Rule(transpose_for_means, TENSORRT_ALONE),

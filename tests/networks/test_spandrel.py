@@ -357,15 +357,15 @@ def test_an_unpatched_batch_is_seen_by_the_verdict(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The original function makes a constant of the batch, and the error is silent elsewhere."""
-    network = network_of("SwinIR", tmp_path)
-    from spandrel.architectures.SwinIR.__arch import SwinIR
+    network = network_of("Swin2SR", tmp_path)
+    from spandrel.architectures.Swin2SR.__arch import Swin2SR
 
     def original(windows: torch.Tensor, window_size: int, H: int, W: int) -> torch.Tensor:  # noqa: N803
         B = int(windows.shape[0] / (H * W / window_size / window_size))  # noqa: N806
         x = windows.view(B, H // window_size, W // window_size, window_size, window_size, -1)
         return x.permute(0, 1, 3, 2, 4, 5).contiguous().view(B, H, W, -1)
 
-    monkeypatch.setattr(SwinIR, "window_reverse", original)
+    monkeypatch.setattr(Swin2SR, "window_reverse", original)
     result = exported(network, tmp_path, tracer=Tracer.TORCHSCRIPT)
     assert not result.passed
 
@@ -491,7 +491,7 @@ def test_video_is_refused(tmp_path: Path) -> None:
 def test_what_no_exporter_can_trace_is_one_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    network = network_of("SwinIR", tmp_path)
+    network = network_of("Swin2SR", tmp_path)
 
     def fails(*_: object, **__: object) -> None:
         raise RuntimeError("first line\nsecond line")

@@ -11,16 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from paragon_export.engines.kernels.cards import find_card
-from paragon_export.networks.describe import load_network
-from paragon_export.pipeline.float32_graph import finish, float32_graph
-from paragon_export.pipeline.kernel_plan import _of_file
-from paragon_export.precision.half import to_precision
 from paragon_export.rewrite.dense import BiasInside, compose_pointwise
 from paragon_export.rewrite.sums import constants_last, separate_part
-from paragon_export.specs.plans import ExportPlan
-from paragon_export.specs.types import Precision, Runtime, Size, Tracer
-from paragon_export.testing.foreign import foreign_checkpoint
+from tests.engines.moved import moved_bytes
 from tests.rewrite.test_rules import Applied, chain
 
 
@@ -212,18 +205,5 @@ def test_both_rules_apply_to_the_tail_of_span() -> None:
 )
 def test_tensorrt_moves_less(name: str, fired: dict[str, int], tmp_path: Path) -> None:
     """Compiled without running: kernels read and write fewer bytes than as trained."""
-    pytest.importorskip("tensorrt_rtx")
-    network = load_network(foreign_checkpoint(tmp_path / "net.pth", name))
-    moved = []
-    for rewritten in (True, False):
-        plan = ExportPlan(
-            checkpoint=network.checkpoint.path, output=tmp_path / "net.onnx", rewrite=rewritten,
-            runtime=Runtime.TENSORRT if rewritten else Runtime.ANY, tracer=Tracer.SYMBOLIC,
-            precision=Precision.FP16,
-        )  # fmt: skip
-        graph = float32_graph(network, plan)
-        assert graph.fired == (fired if rewritten else {})
-        file = finish(graph, to_precision(graph.model, plan.precision, plan.io), plan)
-        (kernels,) = _of_file(file, [Size(64, 96)], [find_card("3060")])
-        moved.append(sum(work.moved for work in kernels.works))
-    assert moved[0] < moved[1]
+    rewritten, trained = moved_bytes(name, fired, tmp_path)
+    assert rewritten < trained

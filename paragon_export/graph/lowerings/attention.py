@@ -6,7 +6,7 @@ import onnx_ir as ir
 
 from paragon_export.graph.emitter import Emitter, Size, Weight
 from paragon_export.graph.lowerings.arithmetic import numbers
-from paragon_export.networks.ops import PENALTY
+from paragon_export.networks.ops import PENALTY, SHIFTED
 
 
 def multi_head_attention(
@@ -65,3 +65,23 @@ def padding_penalty(g: Emitter, x: ir.Value, window: int) -> ir.Value:
     is_one_window = g.op("Equal", g.op("Mul", *windows), one)
     penalized = g.op("And", g.op("Or", *outside), is_one_window)
     return g.op("Where", penalized, PENALTY, 0.0)
+
+
+def shift_penalty(
+    g: Emitter, x: ir.Value, height: Size | int, width: Size | int, window: int, shift: int
+) -> ir.Value:
+    """Emit the mask of scores for windows of a shifted map, (windows, window^2, window^2)."""
+    parts = []
+    for extent in (height, width):
+        place, end = numbers(g, 0, extent), g.ints([extent])
+        starts = (g.op("Sub", end, g.ints([back])) for back in (shift, window))
+        behind = (g.op("GreaterOrEqual", place, start) for start in starts)
+        parts.append(g.op("Add", *(g.op("Cast", b, to=ir.DataType.INT64.value) for b in behind)))
+    rows = g.op("Mul", g.op("Unsqueeze", parts[0], g.ints([1])), g.ints([3]))
+    part = g.op("Add", rows, parts[1])
+    columns = Size(g.op("Div", g.ints([width]), g.ints([window])))
+    part = g.op("Reshape", part, g.ints([-1, window, columns, window]))
+    part = g.op("Transpose", part, perm=[0, 2, 1, 3])
+    part = g.op("Reshape", part, g.ints([-1, window**2]))
+    pair = (g.op("Unsqueeze", part, g.ints([axis])) for axis in (2, 1))
+    return g.op("Where", g.op("Equal", *pair), 0.0, SHIFTED)

@@ -99,6 +99,7 @@ FUNCTIONS: Mapping[Callable[..., Any], Callable[..., Any]] = {
     ops.multi_head_attention: attention.multi_head_attention,
     ops.single_head_attention: attention.single_head_attention,
     ops.padding_penalty: attention.padding_penalty,
+    ops.shift_penalty: attention.shift_penalty,
     ops.picture_mean: reductions.picture_mean,
     ops.reflected: arithmetic.reflected,
     ops.with_part: shapes.with_part,

@@ -16,6 +16,7 @@ from paragon_export.networks.ops import reflected
 from paragon_export.networks.spandrel.forwards import substitute_forwards
 from paragon_export.networks.spandrel.norms import replace_group_norms
 from paragon_export.networks.spandrel.patches import merge_once
+from paragon_export.networks.spandrel.swin import replace_blocks
 
 Call = Callable[[nn.Module, Tensor], Tensor]
 
@@ -76,6 +77,7 @@ class PaddedNetwork(nn.Module):
         self.square = requirements.square
         merge_once(self.model)
         replace_group_norms(self.model)
+        replace_blocks(self.model)
         substitute_forwards(self.model)
 
     def forward(self, image: Tensor) -> Tensor:

@@ -1,0 +1,48 @@
+"""Rule on heads of attention: widths that TensorRT's fused attention takes as they are."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from paragon_export.networks.spandrel.swin import ShiftedWindows, WiderWindows, WindowHeads, linear
+from paragon_export.rewrite.fx_network import Network
+
+STEP = 16
+"""TensorRT's fused attention takes multiples of this many channels for each head."""
+
+
+def pad_heads(network: Network) -> int:
+    """Give the heads of windows as many channels as a multiple of ``STEP``, with weights of zero.
+
+    Queries and keys get channels that are zero, which add nothing to a score. Values get channels that
+    are zero, which the projection multiplies by zero. Without this rule TensorRT copies queries, keys
+    and values into wider maps, and cuts the result.
+    """
+    fired = 0
+    for kind in (ShiftedWindows, WiderWindows):
+        for _, layer in network.calls(kind):
+            if layer.q.out_features // layer.heads % STEP:
+                _pad(layer)
+                fired += 1
+    return fired
+
+
+def _pad(layer: WindowHeads) -> None:
+    """Widen the heads of a layer in place."""
+    missing = -(layer.q.out_features // layer.heads) % STEP
+    layer.q, layer.k, layer.v = (
+        _more_rows(one, layer.heads, missing) for one in (layer.q, layer.k, layer.v)
+    )
+    columns = layer.proj.weight.detach().reshape(layer.channels, layer.heads, -1)
+    layer.proj = linear(F.pad(columns, (0, missing)).flatten(1), layer.proj.bias)
+
+
+def _more_rows(layer: nn.Linear, heads: int, missing: int) -> nn.Linear:
+    """Return a layer with ``missing`` more results of zero behind those of each head."""
+
+    def padded(x: Tensor) -> Tensor:
+        parts = x.detach().reshape(heads, -1, *x.shape[1:])
+        return F.pad(parts, (*[0, 0] * (x.dim() - 1), 0, missing)).flatten(0, 1)
+
+    return linear(padded(layer.weight), None if layer.bias is None else padded(layer.bias))
