@@ -210,11 +210,10 @@ def shift_penalty(x: Tensor, height: int, width: int, window: int, shift: int) -
         (windows, window^2, window^2): -100 for pixels of different parts of the image, else 0.
     """
     rows, columns = (
-        (place >= extent - shift).int() + (place >= extent - window).int()
+        (torch.arange(extent, device=x.device) >= extent - shift).int()
         for extent in (height, width)
-        for place in (torch.arange(extent, device=x.device),)
     )
-    parts = rows[:, None] * 3 + columns
+    parts = rows[:, None] * 2 + columns
     parts = parts.reshape(height // window, window, width // window, window)
     parts = parts.permute(0, 2, 1, 3).reshape(-1, window**2)
     return (parts[:, :, None] != parts[:, None]).to(x.dtype) * SHIFTED

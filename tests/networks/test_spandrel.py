@@ -36,6 +36,7 @@ from paragon_export.networks.ops import reflected
 from paragon_export.networks.spandrel import SpandrelArchitecture, forwards, library
 from paragon_export.networks.spandrel.module import PaddedNetwork, ReferenceNetwork
 from paragon_export.networks.spandrel.norms import RowwiseGroupNorm, replace_group_norms
+from paragon_export.networks.spandrel.traits import traits_of
 from paragon_export.parity.candidates import leaving_padding, open_onnx
 from paragon_export.parity.check import check_parity
 from paragon_export.parity.reference import build_reference
@@ -65,6 +66,47 @@ def network_of(name: str, folder: Path) -> LoadedNetwork:
 def exported(network: LoadedNetwork, folder: Path, **changes: object) -> ExportResult:
     plan = ExportPlan(checkpoint=network.checkpoint.path, output=folder / "net.onnx")
     return make_onnx(network, replace(plan, **changes))
+
+
+# --- parts of pictures ---------------------------------------------------------------------
+
+OF_FULL_SIZE = [
+    name for name, (package, _, _) in {**QUICK, **SLOW}.items() if traits_of(package).reduction == 1
+]
+"""Networks that are judged on parts of large pictures that begin anywhere."""
+
+
+def smallest_map(network: nn.Module, size: tuple[int, int]) -> tuple[int, int]:
+    """Return the least height and width of the maps inside a network for an image of a size."""
+    least = [size]
+
+    def see(layer: nn.Module, inputs: Any, output: Any) -> None:
+        is_map = isinstance(output, torch.Tensor) and output.dim() == 4
+        if is_map and not isinstance(layer, nn.AdaptiveAvgPool2d) and output.shape[2:] != (1, 1):
+            least.append((output.shape[2], output.shape[3]))
+
+    for layer in network.modules():
+        layer.register_forward_hook(see)
+    with torch.no_grad():
+        network(torch.rand(1, 3, *size))
+    return min(h for h, _ in least), min(w for _, w in least)
+
+
+@pytest.mark.parametrize("name", OF_FULL_SIZE)
+def test_maps_of_these_networks_are_not_reduced(name: str, tmp_path: Path) -> None:
+    """Except by a pixel unshuffle, to whose factor their images are padded."""
+    network = network_of(name, tmp_path)
+    assert isinstance(network.module, ReferenceNetwork)
+    factor = network.module.requirements.multiple_of
+    assert network.spec.excerpt_step in (factor, 0)
+    height, width = smallest_map(network.module, (16, 24))
+    assert height * factor >= 16
+    assert width * factor >= 24
+
+
+def test_reduced_maps_are_seen(tmp_path: Path) -> None:
+    assert smallest_map(network_of("NAFNet", tmp_path).module, (16, 24)) < (16, 24)
+    assert network_of("NAFNet", tmp_path).spec.excerpt_step % 4 == 0
 
 
 # --- exports -------------------------------------------------------------------------------

@@ -11,11 +11,12 @@ import pytest
 from PIL import Image
 
 from paragon_export.assets import CHECKPOINT, PHOTOGRAPH
-from paragon_export.networks.describe import LoadedNetwork, read_network
+from paragon_export.networks.describe import LoadedNetwork, load_network, read_network
 from paragon_export.parity.metrics import psnr_db
 from paragon_export.parity.reference import build_reference
 from paragon_export.pipeline.quantize_images import photographs
 from paragon_export.specs.plans import NetworkOptions
+from paragon_export.testing.foreign import foreign_checkpoint
 from tests.conftest import RunHere
 from tests.int8 import KERNELS, largest_pair, session, weight_rows
 
@@ -93,3 +94,28 @@ def test_bad_requests_are_one_line(
     assert refused.code == 3
     assert reason in refused.stderr
     assert not (tmp_path / "i.onnx").exists()
+
+
+@pytest.mark.parametrize("name", ["Compact", pytest.param("SPAN", marks=pytest.mark.slow)])
+def test_networks_of_others_are_quantized(name: str, run_here: RunHere, tmp_path: Path) -> None:
+    """The loss that is told is that of the file, whichever kernels ONNX Runtime takes."""
+    checkpoint, output = foreign_checkpoint(tmp_path / "net.pth", name), tmp_path / "int8.onnx"
+    refused = run_here("quantize", checkpoint, "-o", output)
+    assert (refused.code, output.exists()) == (1, False)
+    accepted = run_here("quantize", checkpoint, "--accept-loss", "-o", output, "--json")
+    assert accepted.code == 0, accepted.stderr
+    told = json.loads(accepted.stdout)["int8"]
+    model = onnx.load(output)
+    convolutions = [node for node in model.graph.node if node.op_type == "Conv"]
+    rows = list(weight_rows(model))
+    assert len(rows) == len(convolutions) >= 5
+    assert max(map(largest_pair, rows)) <= 2**15 - 1
+    network = load_network(checkpoint)
+    pictures = [pair.small for pair in photographs(network.spec, None)[1::2]]
+    exact = [
+        build_reference(network).runner("float64").infer({"input": p})["output"] for p in pictures
+    ]
+    for kernels in KERNELS:
+        run = session(output, kernels).run
+        gaps = [run(None, {"input": p})[0] - e for p, e in zip(pictures, exact, strict=True)]
+        assert abs(min(map(psnr_db, gaps)) - told["psnr_to_float_db"]) < 0.3

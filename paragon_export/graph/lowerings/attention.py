@@ -73,11 +73,10 @@ def shift_penalty(
     """Emit the mask of scores for windows of a shifted map, (windows, window^2, window^2)."""
     parts = []
     for extent in (height, width):
-        place, end = numbers(g, 0, extent), g.ints([extent])
-        starts = (g.op("Sub", end, g.ints([back])) for back in (shift, window))
-        behind = (g.op("GreaterOrEqual", place, start) for start in starts)
-        parts.append(g.op("Add", *(g.op("Cast", b, to=ir.DataType.INT64.value) for b in behind)))
-    rows = g.op("Mul", g.op("Unsqueeze", parts[0], g.ints([1])), g.ints([3]))
+        start = g.op("Sub", g.ints([extent]), g.ints([shift]))
+        moved = g.op("GreaterOrEqual", numbers(g, 0, extent), start)
+        parts.append(g.op("Cast", moved, to=ir.DataType.INT64.value))
+    rows = g.op("Mul", g.op("Unsqueeze", parts[0], g.ints([1])), g.ints([2]))
     part = g.op("Add", rows, parts[1])
     columns = Size(g.op("Div", g.ints([width]), g.ints([window])))
     part = g.op("Reshape", part, g.ints([-1, window, columns, window]))

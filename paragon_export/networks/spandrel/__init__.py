@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from paragon_export.checkpoints.load import Checkpoint
 from paragon_export.errors import PlanError, UnsupportedNetworkError
 from paragon_export.networks.spandrel import library
-from paragon_export.networks.spandrel.traits import Traits, traits_of
+from paragon_export.networks.spandrel.traits import LARGEST_REDUCTION, Traits, traits_of
 from paragon_export.specs.network import NetworkSpec, Port
 from paragon_export.specs.plans import NetworkOptions
 from paragon_export.specs.ports import Padding
@@ -27,9 +27,6 @@ RELATIVE = {"DySample"}
 
 REFUSED_LAYERS = {"LDA_AQU": "PyTorch runs its LDA upsampling for one image at a time only"}
 """Layers of networks that are not exported, and why."""
-
-LARGEST_REDUCTION = 64
-"""How much smaller a map inside a network may be than its input, in height and width."""
 
 
 class SpandrelArchitecture:
@@ -64,7 +61,7 @@ class SpandrelArchitecture:
             padding=Padding(
                 multiple=descriptor.size_requirements.multiple_of,
                 least=max(descriptor.size_requirements.minimum, 1),
-                step=_reduction(descriptor, traits),
+                step=_step(descriptor, traits, LARGEST_REDUCTION),
             ),
             notes=_notes(found, descriptor, options, traits.note),
             tracers=(Tracer.SYMBOLIC, Tracer.TORCHSCRIPT, Tracer.DYNAMO),
@@ -97,17 +94,17 @@ class SpandrelArchitecture:
 
 
 def _excerpt_step(descriptor: Any, traits: Traits) -> int:
-    """Return the step of parts of a picture (see ``NetworkSpec``): networks may halve it six times."""
+    """Return the step of parts of a picture (see ``NetworkSpec``)."""
     requirements = descriptor.size_requirements
     if requirements.square or _kinds(descriptor.model) & RELATIVE:
         return 0
-    return _reduction(descriptor, traits)
+    return _step(descriptor, traits, traits.reduction)
 
 
-def _reduction(descriptor: Any, traits: Traits) -> int:
-    """Return a multiple of all sides of windows and of all factors by which maps are reduced."""
+def _step(descriptor: Any, traits: Traits, reduction: int) -> int:
+    """Return a multiple of all sides of windows and of a factor by which maps are reduced."""
     multiple: int = descriptor.size_requirements.multiple_of
-    return math.lcm(multiple, max(traits.window, 1), LARGEST_REDUCTION)
+    return math.lcm(multiple, max(traits.window, 1), reduction)
 
 
 def _kinds(model: nn.Module) -> set[str]:

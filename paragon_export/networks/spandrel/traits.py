@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+LARGEST_REDUCTION = 64
+"""What is assumed of an architecture whose maps may be smaller than its image: six halvings."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Traits:
@@ -12,6 +15,8 @@ class Traits:
 
     window: int = 1
     """Side in pixels of its attention windows, or of the largest unit that repeats; 1 without any."""
+    reduction: int = LARGEST_REDUCTION
+    """A multiple of all factors by which maps inside are smaller than the image in height and width."""
     takes_batches: bool = True
     """Whether one run takes several images."""
     refused: str = ""
@@ -20,11 +25,18 @@ class Traits:
     """What spandrel does otherwise than the exported file; empty if it does nothing so."""
 
 
+_FULL_SIZE = Traits(reduction=1)
 _WINDOWS_8 = Traits(window=8)
 _WINDOWS_16 = Traits(window=16)
 _WINDOWS_32 = Traits(window=32)
 
 TRAITS: Mapping[str, Traits] = {
+    "Compact": _FULL_SIZE,
+    "DnCNN": _FULL_SIZE,
+    "ESRGAN": _FULL_SIZE,
+    "MoSR": _FULL_SIZE,
+    "PLKSR": _FULL_SIZE,
+    "SPAN": _FULL_SIZE,
     "SwinIR": _WINDOWS_8,
     "Swin2SR": _WINDOWS_8,
     "OmniSR": _WINDOWS_8,
