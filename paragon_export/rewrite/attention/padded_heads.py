@@ -8,12 +8,12 @@ from torch.nn import functional as F
 from paragon_export.networks.spandrel.swin import ShiftedWindows, WiderWindows, WindowHeads, linear
 from paragon_export.rewrite.fx_network import Network
 
-STEP = 16
-"""TensorRT's fused attention takes multiples of this many channels for each head."""
+LEAST, STEP = 16, 8
+"""TensorRT's fused attention takes heads of at least so many channels, in multiples of ``STEP``."""
 
 
 def pad_heads(network: Network) -> int:
-    """Give the heads of windows as many channels as a multiple of ``STEP``, with weights of zero.
+    """Give the heads of windows a multiple of ``STEP`` channels, at least ``LEAST``, by zero weights.
 
     Queries and keys get channels that are zero, which add nothing to a score. Values get channels that
     are zero, which the projection multiplies by zero. Without this rule TensorRT copies queries, keys
@@ -22,15 +22,21 @@ def pad_heads(network: Network) -> int:
     fired = 0
     for kind in (ShiftedWindows, WiderWindows):
         for _, layer in network.calls(kind):
-            if layer.q.out_features // layer.heads % STEP:
+            if _missing(layer):
                 _pad(layer)
                 fired += 1
     return fired
 
 
+def _missing(layer: WindowHeads) -> int:
+    """Return how many channels a head of a layer lacks."""
+    width = layer.q.out_features // layer.heads
+    return max(LEAST, -(-width // STEP) * STEP) - width
+
+
 def _pad(layer: WindowHeads) -> None:
     """Widen the heads of a layer in place."""
-    missing = -(layer.q.out_features // layer.heads) % STEP
+    missing = _missing(layer)
     layer.q, layer.k, layer.v = (
         _more_rows(one, layer.heads, missing) for one in (layer.q, layer.k, layer.v)
     )
