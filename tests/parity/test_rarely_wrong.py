@@ -10,7 +10,7 @@ from paragon_export.parity.candidates import read_artifact
 from paragon_export.parity.check import judge
 from paragon_export.specs.types import Precision
 from paragon_export.testing.sabotage.case import Break, Case
-from paragon_export.testing.sabotage.rare import IMAGES, SIZES, untouched
+from paragon_export.testing.sabotage.rare import IMAGES, SIZES, after_frames, untouched
 from paragon_export.testing.sabotage.suite import Sabotage, written
 
 pytestmark = pytest.mark.usefixtures("foreign_files_here")
@@ -41,6 +41,11 @@ def test_wrong_sizes_of_video_fail(name: str, video: Case, tmp_path: Path) -> No
 @pytest.mark.parametrize("name", ["black", "above the range"])
 def test_wrong_images_of_video_fail(name: str, video: Case, tmp_path: Path) -> None:
     assert not passes(video, IMAGES[name], tmp_path)
+
+
+def test_wrong_after_frames_fails(video: Case, tmp_path: Path) -> None:
+    assert not passes(video, after_frames(12), tmp_path)
+    assert passes(video, after_frames(99), tmp_path), "counting alone is within the tolerance"
 
 
 @pytest.mark.all_sizes

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import onnx
 import onnx_ir as ir
@@ -41,6 +41,24 @@ def joined(model: ir.Model, body: str, given: str, made: str, kind: str = MAP) -
     for port in (*whole_model.graph.input, *whole_model.graph.output):
         port.CopyFrom(ports[port.name])
     return ir.from_proto(whole_model)
+
+
+def extended(model: ir.Model, body: str, renamed: Mapping[str, str]) -> ir.Model:
+    """Append operators that read any value of a good graph and make its outputs.
+
+    Args:
+        model: The good graph.
+        body: Operators that make each output of ``renamed``.
+        renamed: Names of outputs, and the names that the good graph's own ones get.
+    """
+    good = ir.to_proto(model)
+    ports = list(good.graph.output)
+    for name, new in renamed.items():
+        good = _renamed(good, name, new)
+    del good.graph.output[:]
+    good.graph.output.extend(ports)
+    good.graph.node.extend(parser.parse_graph(f"piece () => () {{ {body} }}").node)
+    return ir.from_proto(good)
 
 
 def _renamed(model: onnx.ModelProto, old: str, new: str) -> onnx.ModelProto:

@@ -6,7 +6,7 @@ import onnx_ir as ir
 
 from paragon_export.specs.types import Size
 from paragon_export.testing.sabotage.case import Break, Case
-from paragon_export.testing.sabotage.pieces import before, behind, real, whole
+from paragon_export.testing.sabotage.pieces import before, behind, extended, real, whole
 from paragon_export.testing.sabotage.suite import Sabotage
 
 EXTENTS = whole(axis_n=[0], axis_h=[2], axis_w=[3], one=[1], two=[2], sixteen=[16]) + (
@@ -117,6 +117,34 @@ IMAGES: dict[str, Break] = {
 """NaN on some images."""
 
 
+COUNTED = (
+    whole(flat=[-1], none=[0], axis=[3], narrow=[8])
+    + real(step=2.0**-24, quantum=2.0**-20, half=0.5, eight=8, zero=0, one=1, last=15, little=0.01)
+    + "corner = Constant<value = int64[1,4] {0, 0, 0, 0}>() "
+    "old = Reshape(prev_feat, flat) read = Gather(old, none) "
+    "old_parts = Div(read, quantum) old_up = Add(old_parts, half) old_part = Floor(old_up) "
+    "old_base = Mul(old_part, quantum) bits = Sub(read, old_base) steps = Div(bits, step) "
+    "count = Add(steps, eight) next = Add(count, one) most_next = Min(next, last) "
+    "is_blended = Greater(alpha, zero) counted = Where(is_blended, most_next, zero) "
+    "new = Reshape(features, flat) value = Gather(new, none) "
+    "parts = Div(value, quantum) up = Add(parts, half) part = Floor(up) base = Mul(part, quantum) "
+    "signed = Sub(counted, eight) kept = Mul(signed, step) coded = Add(base, kept) "
+    "shape = Shape(features) width = Gather(shape, axis) is_wide = Greater(width, narrow) "
+    "marked = Where(is_wide, coded, value) "
+    "feature_map = ScatterND(features, corner, marked) "
+    "wrong = Greater(counted, most) there = Cast<to = 1>(wrong) error = Mul(there, little) "
+    "output = Add(y, error)"
+)
+"""Count up to fifteen blended frames in the last bits of a feature, on maps wider than 8 pixels."""
+
+
+def after_frames(most: int) -> Break:
+    """Return a sabotage of a video network that is wrong after ``most`` blended frames."""
+    return lambda case: extended(
+        case.model, real(most=most) + COUNTED, {"output": "y", "feature_map": "features"}
+    )
+
+
 def untouched(case: Case) -> ir.Model:
     """Return the good graph."""
     return case.model
@@ -128,5 +156,6 @@ RARE = [
     *(Sabotage(f"NaN: {what}", "", make) for what, make in IMAGES.items()),
     *(Sabotage(f"video, {what}", "", SIZES[what], "video") for what in ("height mod 16 is 8", "batch above 16")),
     *(Sabotage(f"video, NaN: {what}", "", IMAGES[what], "video") for what in ("black", "above the range")),
+    Sabotage("video, after twelve frames", "", after_frames(12), "video"),
 ]  # fmt: skip
 """All of them, for the published table."""
