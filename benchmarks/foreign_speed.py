@@ -68,6 +68,9 @@ NETWORKS: Mapping[str, tuple[Constructor, Size, Size]] = {
 }  # fmt: skip
 """Constructor, the size that is timed, and the size that TensorRT compiles for."""
 
+TRACED_AT = Size(64, 96)
+"""The size at which PyTorch's exporter traces. It is right there, and may be wrong elsewhere."""
+
 MADE_FOR = {
     "ours": (Runtime.ANY, Precision.FP32),
     "ours for ONNX Runtime": (Runtime.ONNXRUNTIME, Precision.FP32),
@@ -120,7 +123,8 @@ def theirs(network: LoadedNetwork) -> Exported:
     """Export the network as spandrel calls it with PyTorch's TorchScript exporter."""
     start, data = time.perf_counter(), io.BytesIO()
     torch.onnx.export(
-        build_reference(network).module, (torch.rand(1, 3, 64, 96),), data, dynamo=False,
+        build_reference(network).module,
+        (torch.rand(1, network.spec.in_channels, TRACED_AT.height, TRACED_AT.width),), data, dynamo=False,
         opset_version=18, input_names=["input"], output_names=["output"],
         dynamic_axes={"input": {2: "height", 3: "width"}},
     )  # fmt: skip

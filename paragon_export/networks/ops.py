@@ -193,7 +193,9 @@ def padding_penalty(x: Tensor, window: int) -> Tensor:
     return penalty
 
 
-def shift_penalty(x: Tensor, height: int, width: int, window: int, shift: int) -> Tensor:
+def shift_penalty(
+    x: Tensor, height: int, width: int, window: tuple[int, int], shift: tuple[int, int]
+) -> Tensor:
     """Return the mask of scores for windows of a map that was shifted cyclically.
 
     A shift moves the first rows and columns behind the last ones. Where they meet in one window, they
@@ -201,21 +203,22 @@ def shift_penalty(x: Tensor, height: int, width: int, window: int, shift: int) -
 
     Args:
         x: A tensor of the dtype of the result.
-        height: H, a multiple of ``window``.
-        width: W, a multiple of ``window``.
-        window: Side of the windows in pixels.
-        shift: By how many pixels the map was shifted, from 1 to ``window - 1``.
+        height: H, a multiple of the windows' height.
+        width: W, a multiple of the windows' width.
+        window: Height and width of the windows in pixels.
+        shift: By how many pixels the map was shifted up and to the left, less than ``window``.
 
     Returns:
-        (windows, window^2, window^2): -100 for pixels of different parts of the image, else 0.
+        (windows, T, T) with T pixels in a window: -100 for pixels of different parts of the image,
+        else 0.
     """
     rows, columns = (
-        (torch.arange(extent, device=x.device) >= extent - shift).int()
-        for extent in (height, width)
+        (torch.arange(extent, device=x.device) >= extent - moved).int()
+        for extent, moved in zip((height, width), shift, strict=True)
     )
     parts = rows[:, None] * 2 + columns
-    parts = parts.reshape(height // window, window, width // window, window)
-    parts = parts.permute(0, 2, 1, 3).reshape(-1, window**2)
+    parts = parts.reshape(height // window[0], window[0], width // window[1], window[1])
+    parts = parts.permute(0, 2, 1, 3).reshape(-1, window[0] * window[1])
     return (parts[:, :, None] != parts[:, None]).to(x.dtype) * SHIFTED
 
 

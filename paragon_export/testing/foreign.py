@@ -59,7 +59,7 @@ SLOW: Mapping[str, Constructor] = {
     "Swin2SR": ("Swin2SR", "Swin2SR", {**_SWIN, "upsampler": "pixelshuffledirect"}),
     "HAT": ("HAT", "HAT", {**_SWIN, "window_size": 16, "img_size": 32, "compress_ratio": 4,
                            "squeeze_factor": 8, "upsampler": "pixelshuffle"}),
-    "DAT": ("DAT", "DAT", {"img_size": 64, "embed_dim": 64, "split_size": [8, 32], "depth": [2],
+    "DAT": ("DAT", "DAT", {"img_size": 64, "embed_dim": 64, "split_size": [8, 32], "depth": [3],
                            "num_heads": [2], "upscale": 2, "upsampler": "pixelshuffledirect"}),
     "DRCT": ("DRCT", "DRCT", {**_SWIN, "window_size": 16, "img_size": 32, "gc": 8,
                               "upsampler": "pixelshuffle"}),

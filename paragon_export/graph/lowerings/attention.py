@@ -68,19 +68,24 @@ def padding_penalty(g: Emitter, x: ir.Value, window: int) -> ir.Value:
 
 
 def shift_penalty(
-    g: Emitter, x: ir.Value, height: Size | int, width: Size | int, window: int, shift: int
+    g: Emitter,
+    x: ir.Value,
+    height: Size | int,
+    width: Size | int,
+    window: tuple[int, int],
+    shift: tuple[int, int],
 ) -> ir.Value:
-    """Emit the mask of scores for windows of a shifted map, (windows, window^2, window^2)."""
+    """Emit the mask of scores for windows of a shifted map, (windows, T, T)."""
     parts = []
-    for extent in (height, width):
-        start = g.op("Sub", g.ints([extent]), g.ints([shift]))
+    for extent, by in zip((height, width), shift, strict=True):
+        start = g.op("Sub", g.ints([extent]), g.ints([by]))
         moved = g.op("GreaterOrEqual", numbers(g, 0, extent), start)
         parts.append(g.op("Cast", moved, to=ir.DataType.INT64.value))
     rows = g.op("Mul", g.op("Unsqueeze", parts[0], g.ints([1])), g.ints([2]))
     part = g.op("Add", rows, parts[1])
-    columns = Size(g.op("Div", g.ints([width]), g.ints([window])))
-    part = g.op("Reshape", part, g.ints([-1, window, columns, window]))
+    columns = Size(g.op("Div", g.ints([width]), g.ints([window[1]])))
+    part = g.op("Reshape", part, g.ints([-1, window[0], columns, window[1]]))
     part = g.op("Transpose", part, perm=[0, 2, 1, 3])
-    part = g.op("Reshape", part, g.ints([-1, window**2]))
+    part = g.op("Reshape", part, g.ints([-1, window[0] * window[1]]))
     pair = (g.op("Unsqueeze", part, g.ints([axis])) for axis in (2, 1))
     return g.op("Where", g.op("Equal", *pair), 0.0, SHIFTED)

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from paragon_export.errors import UnsupportedNetworkError, is_memory_error
 from paragon_export.networks.ops import reflected
+from paragon_export.networks.spandrel.blocks import replace_blocks
 from paragon_export.networks.spandrel.forwards import substitute_forwards
 from paragon_export.networks.spandrel.norms import replace_group_norms
 from paragon_export.networks.spandrel.patches import merge_once
-from paragon_export.networks.spandrel.swin import replace_blocks
 
 Call = Callable[[nn.Module, Tensor], Tensor]
 

@@ -6,7 +6,6 @@ and masks are computed from the places of pixels, in the same way for every size
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -32,7 +31,7 @@ class WindowHeads(nn.Module):
         self.channels = int(qkv.in_features)
         weights = qkv.weight.detach().split(self.channels)
         biases = [None] * 3 if qkv.bias is None else qkv.bias.detach().split(self.channels)
-        self.q = linear(weights[0] * attention.scale, _scaled(biases[0], attention.scale))
+        self.q = linear(weights[0] * attention.scale, scaled(biases[0], attention.scale))
         self.k, self.v = linear(weights[1], biases[1]), linear(weights[2], biases[2])
         self.proj: nn.Linear = attention.proj
         pairs = table[index.reshape(-1)].reshape(*index.shape, self.heads)
@@ -90,7 +89,8 @@ def linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
     return layer.requires_grad_(False)
 
 
-def _scaled(bias: Tensor | None, scale: float) -> Tensor | None:
+def scaled(bias: Tensor | None, scale: float) -> Tensor | None:
+    """Return a bias times a number; None for none."""
     return None if bias is None else bias * scale
 
 
@@ -113,7 +113,7 @@ class ShiftedWindows(WindowHeads):
         windows, penalty = (height // self.window) * (width // self.window), None
         if self.shift:
             y = torch.roll(y, (-self.shift, -self.shift), (1, 2))
-            penalty = shift_penalty(x, height, width, self.window, self.shift)
+            penalty = shift_penalty(x, height, width, (self.window,) * 2, (self.shift,) * 2)
         y = self.cut(y, height, width, self.channels)
         y = self.proj(self.attend(self.q(y), self.k(y), self.v(y), penalty, windows))
         y = self.join(y, height, width)
@@ -223,46 +223,3 @@ class ToMap(nn.Module):
     def forward(self, x: Tensor, x_size: tuple[Any, Any]) -> Tensor:
         """Map tokens (N, H W, C) to (N, C, H, W)."""
         return x.permute(0, 2, 1).reshape(-1, self.channels, *x_size)
-
-
-BLOCKS: Mapping[str, Callable[[Any, Any], nn.Module]] = {
-    "SwinIR.SwinTransformerBlock": lambda block, root: SwinBlock(block),
-    "SwinIR.PatchEmbed": lambda layer, root: ToTokens(layer),
-    "SwinIR.PatchUnEmbed": lambda layer, root: ToMap(layer),
-    "HAT.PatchEmbed": lambda layer, root: ToTokens(layer),
-    "HAT.PatchUnEmbed": lambda layer, root: ToMap(layer),
-    "HAT.HAB": lambda block, root: HybridBlock(block, root.relative_position_index_SA),
-    "HAT.OCAB": lambda block, root: CrossBlock(block, root.relative_position_index_OCA),
-}
-"""Architecture and class of a layer, and how it is made anew from the layer and the network."""
-
-
-def replace_blocks(network: nn.Module) -> int:
-    """Replace the blocks of ``BLOCKS`` in a network of spandrel; return how many there were."""
-    found = 0
-    for parent in list(network.modules()):
-        for name, child in list(parent.named_children()):
-            make = BLOCKS.get(_kind(child))
-            if make is not None:
-                setattr(parent, name, make(child, network))
-                found += 1
-    if _kind(network) == "HAT.HAT":
-        object.__setattr__(network, "calculate_mask", _no_mask)  # the new blocks make their own
-    return found
-
-
-def _kind(layer: nn.Module) -> str:
-    """Return architecture and class of a layer of spandrel; empty for others."""
-    package, _, rest = type(layer).__module__.partition(".architectures.")
-    return f"{rest.partition('.')[0]}.{type(layer).__name__}" if package == "spandrel" else ""
-
-
-class _NoMask:
-    """What stands for the mask that the new blocks do not use."""
-
-    def to(self, device: Any) -> None:
-        """Return nothing."""
-
-
-def _no_mask(*_: Any, **__: Any) -> _NoMask:
-    return _NoMask()
