@@ -155,12 +155,12 @@ class Network:
         self.module.set_submodule(str(node.target), layer)
         node.args = (*node.args, *more_args)
 
-    def apply(self, before: Any, function: Any, *args: Any) -> Any:
+    def apply(self, before: Any, function: Any, *args: Any, **kwargs: Any) -> Any:
         """Insert a call of a function, or of a method where ``function`` is its name."""
         with self.module.graph.inserting_before(before):
             if isinstance(function, str):
-                return self.module.graph.call_method(function, args)
-            return self.module.graph.call_function(function, args)
+                return self.module.graph.call_method(function, args, kwargs)
+            return self.module.graph.call_function(function, args, kwargs)
 
     def replace(self, old: Any, new: Any) -> None:
         """Replace ``old`` by ``new`` in every use; remove ``old`` and all that only it used."""

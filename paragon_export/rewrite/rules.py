@@ -38,7 +38,7 @@ from paragon_export.rewrite.linear import (
     split_halves,
 )
 from paragon_export.rewrite.nearest import add_before_shuffle, transpose_after_nearest
-from paragon_export.rewrite.sums import constants_last, separate_part
+from paragon_export.rewrite.sums import constants_last, cut_gates, separate_part
 from paragon_export.rewrite.upsampling import (
     fuse_tail,
     repeat_after_filter,
@@ -97,6 +97,7 @@ RULES = (
     Rule(merge_depthwise, TENSORRT_ALONE),
     Rule(compose_pointwise, TENSORRT_ALONE),
     Rule(separate_part, TENSORRT_ALONE),
+    Rule(cut_gates, TENSORRT_ALONE),
     Rule(transpose_after_nearest, frozenset({Runtime.TENSORRT, Runtime.OPENVINO})),
     Rule(add_before_shuffle, CPU_RUNTIMES),
     Rule(prelu_by_maximum, TENSORRT_ALONE),

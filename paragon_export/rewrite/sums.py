@@ -1,9 +1,10 @@
-"""Rules on sums: an order in which TensorRT adds in the kernel of the convolution before."""
+"""Rules on sums and concatenations: forms that TensorRT computes in the kernels of convolutions."""
 
 from __future__ import annotations
 
+import copy
 import operator
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -75,6 +76,98 @@ def separate_part(network: Network) -> int:
         network.replace(node, network.apply(node, operator.add, product, alone))
         fired += 1
     return fired
+
+
+def cut_gates(network: Network) -> int:
+    """``f(g) [a; b] = [f(g_a) a; f(g_b) b]``, where ``g`` and other parts are cut from ``W x``.
+
+    ``W`` becomes one convolution for each part, and for each part of ``g``. TensorRT computes the
+    activation ``f`` and the products in the kernels of convolutions. As trained, it cuts ``W x`` in one
+    kernel, and joins and multiplies the parts in another.
+
+    Applied to convolutions of one group, where nothing else uses ``W x``, the gate ``g`` or the
+    concatenated map.
+    """
+    channels = known_channels(network)
+    fired = 0
+    for node in network.nodes:
+        found = _gated_concat(network, node)
+        if found is None:
+            continue
+        activation, split, concat = found
+        gate, sizes = activation.args[0], list(split.args[1])
+        known = {item: sizes[item.args[1]] for item in split.users}
+        parts = list(concat.args[0])
+        counts = [known.get(part, channels.get(part, 0)) for part in parts]
+        if sum(counts) != known[gate]:  # a part of unknown channels counts as 0
+            continue
+        pieces = _convolve_apart(network, split, gate, counts)
+        products = [
+            network.apply(node, operator.mul, _activated(network, node, activation, piece), part)
+            for piece, part in zip(pieces, concat.args[0], strict=True)
+        ]
+        network.replace(node, network.apply(node, torch.cat, products, 1))
+        fired += 1
+    return fired
+
+
+def _gated_concat(network: Network, node: Any) -> tuple[Any, Any, Any] | None:
+    """Return activation, split and concatenation if ``node`` multiplies a gate and parts; else None."""
+    if not is_call(node, operator.mul):
+        return None
+    for activation, concat in (node.args, node.args[::-1]):
+        if not is_concat(concat) or not _is_activation(network, activation):
+            continue
+        gate = activation.args[0]
+        if not is_call(gate, operator.getitem) or not is_call(gate.args[0], torch.split):
+            continue
+        split = gate.args[0]
+        conv = network.layer(split.args[0], nn.Conv2d)
+        if conv is None or conv.groups != 1 or split.kwargs.get("dim", split.args[-1]) != 1:
+            continue
+        chain = (split.args[0], split), (gate, activation), (activation, node), (concat, node)
+        are_items = all(is_call(user, operator.getitem) for user in split.users)
+        if (
+            are_items
+            and isinstance(split.args[1], (list, tuple))
+            and all(feeds_only(*c) for c in chain)
+        ):
+            return activation, split, concat
+    return None
+
+
+def _is_activation(network: Network, node: Any) -> bool:
+    """Return whether ``node`` computes each value of one map from the value in its place alone."""
+    if not isinstance(node, fx.Node) or len(node.all_input_nodes) != 1:
+        return False
+    return _is_elementwise(network, node) and network.shared(node, nn.PReLU) is None
+
+
+def _activated(network: Network, before: Any, activation: Any, x: Any) -> Any:
+    """Insert the call ``activation`` again, of another map."""
+    if activation.op == "call_module":
+        layer = network.module.get_submodule(str(activation.target))
+        return network.call(before, copy.deepcopy(layer), x)
+    return network.apply(before, activation.target, x, *activation.args[1:], **activation.kwargs)
+
+
+def _convolve_apart(network: Network, split: Any, gate: Any, counts: Sequence[int]) -> list[Any]:
+    """Replace the parts of a split convolution by convolutions; return those of the parts of ``gate``."""
+    source, conv = split.args[0].args[0], network.layer(split.args[0], nn.Conv2d)
+    assert conv is not None
+    sizes = list(split.args[1])
+    weights = torch.split(conv.weight, sizes)
+    biases = [None] * len(sizes) if conv.bias is None else torch.split(conv.bias, sizes)
+    pieces = []
+    for item in list(split.users):
+        weight, bias = weights[item.args[1]], biases[item.args[1]]
+        if item is not gate:
+            network.replace(item, network.call(item, like(conv, weight, bias), source))
+            continue
+        rows = [None] * len(counts) if bias is None else torch.split(bias, list(counts))
+        for taps, row in zip(torch.split(weight, list(counts)), rows, strict=True):
+            pieces.append(network.call(item, like(conv, taps, row), source))
+    return pieces
 
 
 def is_concat(node: Any) -> bool:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from paragon_export.rewrite.dense import BiasInside, compose_pointwise
-from paragon_export.rewrite.sums import constants_last, separate_part
+from paragon_export.rewrite.sums import constants_last, cut_gates, separate_part
 from tests.engines.moved import moved_bytes
 from tests.rewrite.test_rules import Applied, chain
 
@@ -193,13 +193,117 @@ def test_both_rules_apply_to_the_tail_of_span() -> None:
     assert applied.exact()
 
 
+# --- gates of concatenated maps --------------------------------------------------------------
+
+
+def gated_parts(m: Any, x: Tensor) -> Tensor:
+    """A gate of two parts, of which the second is convolved, as in MoSR."""
+    g, a, b = torch.split(m.first(x), [7, 3, 4], dim=1)
+    return m.last(m.act(g) * torch.cat((a, m.inner(b)), dim=1))
+
+
+GATED = {"first": (8, 14), "inner": (4, 4), "last": (7, 5)}
+
+
+@pytest.mark.parametrize("act", [nn.Mish(), nn.LeakyReLU(0.3)])
+@pytest.mark.parametrize("options", [{}, {"bias": False}, {"padding_mode": "replicate"}])
+def test_gates_are_cut(act: nn.Module, options: Any) -> None:
+    layers = {name: conv(*channels, **options) for name, channels in GATED.items()}
+    applied = Applied(chain(gated_parts, act=act, **layers), cut_gates)
+    assert applied.fired == [1]
+    assert applied.exact()
+    targets = [node.target for node in applied.module.graph.nodes]
+    assert torch.split not in targets
+    assert targets.count(operator.mul) == 2
+
+
+def test_a_gate_by_a_function_is_cut_in_either_order() -> None:
+    def compute(m: Any, x: Tensor) -> Tensor:
+        b, g, a = torch.split(m.first(x), [4, 7, 3], 1)
+        return m.last(torch.cat([m.inner(b), a], 1) * F.leaky_relu(g, negative_slope=0.4))
+
+    layers = {name: conv(*channels) for name, channels in GATED.items()}
+    applied = Applied(chain(compute, **layers), cut_gates)
+    assert applied.fired == [1]
+    assert applied.exact()
+
+
+def test_an_activation_that_serves_others_too_stays() -> None:
+    """MoSR's blocks call one layer twice."""
+
+    def compute(m: Any, x: Tensor) -> Tensor:
+        return m.act(gated_parts(m, x))
+
+    layers = {name: conv(*channels) for name, channels in GATED.items()}
+    applied = Applied(chain(compute, act=nn.Mish(), **layers), cut_gates)
+    assert applied.fired == [1]
+    assert applied.exact()
+
+
+def gate_used_twice(m: Any, x: Tensor) -> Tensor:
+    g, a, b = torch.split(m.first(x), [7, 3, 4], dim=1)
+    return m.last(m.act(g) * torch.cat((a, m.inner(b)), dim=1) + g)
+
+
+def joined_used_twice(m: Any, x: Tensor) -> Tensor:
+    g, a, b = torch.split(m.first(x), [7, 3, 4], dim=1)
+    joined = torch.cat((a, m.inner(b)), dim=1)
+    return m.last(m.act(g) * joined + joined)
+
+
+def activated_used_twice(m: Any, x: Tensor) -> Tensor:
+    g, a, b = torch.split(m.first(x), [7, 3, 4], dim=1)
+    gate = m.act(g)
+    return m.last(gate * torch.cat((a, m.inner(b)), dim=1) + gate)
+
+
+def whole_used_twice(m: Any, x: Tensor) -> Tensor:
+    whole = m.first(x)
+    g, a, b = torch.split(whole, [7, 3, 4], dim=1)
+    return m.last(m.act(g) * torch.cat((a, m.inner(b)), dim=1)) + whole[:, :5]
+
+
+def a_part_of_unknown_channels(m: Any, x: Tensor) -> Tensor:
+    g, _, b = torch.split(m.first(x), [7, 3, 4], dim=1)
+    return m.last(m.act(g) * torch.cat((x[:, :3], m.inner(b)), dim=1))
+
+
+def a_gate_of_one_channel(m: Any, x: Tensor) -> Tensor:
+    g, a, b, _ = torch.split(m.first(x), [1, 3, 4, 6], dim=1)
+    return m.last(m.act(g) * torch.cat((a, m.inner(b)), dim=1))
+
+
+def along_rows(m: Any, x: Tensor) -> Tensor:
+    g, a, b = torch.split(m.first(x), [7, 3, 4], dim=2)
+    return m.act(g) * torch.cat((a, b), dim=1)
+
+
+@pytest.mark.parametrize(
+    "compute",
+    [gate_used_twice, joined_used_twice, activated_used_twice, whole_used_twice,
+     a_part_of_unknown_channels, a_gate_of_one_channel, along_rows],
+)  # fmt: skip
+def test_other_gates_stay(compute: Any) -> None:
+    layers = {name: conv(*channels) for name, channels in GATED.items()}
+    assert Applied(chain(compute, act=nn.Mish(), **layers), cut_gates).fired == [0]
+
+
+@pytest.mark.parametrize(
+    ("act", "options"), [(nn.PReLU(7), {}), (nn.Softmax(1), {}), (nn.Mish(), {"groups": 2})]
+)
+def test_other_layers_keep_their_gates(act: nn.Module, options: Any) -> None:
+    layers = {name: conv(*channels) for name, channels in GATED.items()}
+    layers["first"] = conv(*GATED["first"], **options)
+    assert Applied(chain(gated_parts, act=act, **layers), cut_gates).fired == [0]
+
+
 # --- in networks -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("name", "fired"),
     [
-        ("MoSR", {"mish_by_sigmoid": 8, "constants_last": 3}),
+        ("MoSR", {"cut_gates": 2, "mish_by_sigmoid": 10, "constants_last": 3}),
         ("SPAN", {"separate_part": 1}),
     ],
 )
