@@ -405,9 +405,14 @@ def _foreign(rows: Rows) -> str:
     right = [row for row in rows if row["float32"] == "passed"]
     half = [row for row in rows if row["float16"] == "passed"]
     built = [row for row in rows if row["engine"] == "built"]
+    timed = [row for row in rows if row["over export"]]
+    best, worst = (pick(timed, key=lambda row: row["over export"]) for pick in (max, min))
+    middle = statistics.median(row["over export"] for row in timed)
     return (
         f"Of {len(rows)} networks {len(right)} are right at every size in float32 and {len(half)} in float16; "
-        f"{len(built)} engines were built."
+        f"{len(built)} engines were built. In ONNX Runtime {len(timed)} files are {figure(worst['over export'])} "
+        f"({worst['network']}) to {figure(best['over export'])} times ({best['network']}) as fast as PyTorch's "
+        f"export, {figure(middle)} times in the median."
     )
 
 
@@ -834,6 +839,8 @@ TABLES: Mapping[str, Table] = {
             "float32": "float32",
             "float16": "float16",
             "engine": "engine",
+            "over export": "times as fast as PyTorch's export",
+            "over PyTorch": "times as fast as PyTorch",
         },
         _foreign,
     ),

@@ -24,13 +24,13 @@ from paragon_export.networks.layers import (
 )
 from paragon_export.networks.ops import PRIMITIVES
 from paragon_export.networks.spandrel.norms import RowwiseGroupNorm
-from paragon_export.networks.spandrel.swin import ShiftedWindows, WiderWindows
+from paragon_export.networks.spandrel.swin import CosineWindows, ShiftedWindows, WiderWindows
 from paragon_export.networks.windowed_attention import MaskedAttention
 from paragon_export.rewrite.in_place import RecordingProxy, functionalize
 
 LEAVES = (
     LayerScale, RMSNorm, WindowAttention, ChannelAttention, TokenAttention, MaskedAttention,
-    RowwiseGroupNorm, ShiftedWindows, WiderWindows,
+    RowwiseGroupNorm, ShiftedWindows, CosineWindows, WiderWindows,
 )  # fmt: skip
 """Layers that appear as one call, because rules match them. Others appear as what they call."""
 

@@ -1,4 +1,4 @@
-"""Blocks of SwinIR, HAT and DAT made anew: equal to spandrel's at every size, and traced by the own tracer."""
+"""Blocks of SwinIR and its like made anew: equal to spandrel's at every size, and traced."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from paragon_export.specs.network import Port
 from paragon_export.testing.foreign import foreign_checkpoint
 from tests.networks.test_spandrel import network_of
 
-NAMES = ["SwinIR", "HAT", "DAT"]
+NAMES = ["SwinIR", "Swin2SR", "DRCT", "HAT", "DAT"]
 
 KINDS = {"SwinTransformerBlock", "HAB", "OCAB", "PatchEmbed", "PatchUnEmbed", "SGFN"} | {
     f"Adaptive_{what}_Attention" for what in ("Spatial", "Channel")
@@ -43,6 +43,8 @@ def both(name: str, tmp_path: Path) -> tuple[ReferenceNetwork, PaddedNetwork]:
         for path, parameter in module.named_parameters():
             if path.endswith(("position_bias_table", "bias", "temperature")):
                 parameter.normal_()
+            elif path.endswith("logit_scale"):
+                parameter.uniform_(3, 6)  # above and below its limit
     return module.double(), module.padded().double()
 
 
@@ -75,7 +77,7 @@ WRONG_PARTS: Mapping[str, Callable[[pytest.MonkeyPatch], None]] = {
     "padding": lambda patch: patch.setattr(
         dat, "F", SimpleNamespace(pad=partial(F.pad, value=0.5))
     ),
-    "length": lambda patch: patch.setattr(dat, "_unit", lambda x: x),
+    "length": lambda patch: patch.setattr(swin.UnitVectors, "forward", lambda self, x: x),
 }
 """Faults in the blocks of DAT."""
 
@@ -90,7 +92,8 @@ def test_a_wrong_part_of_dat_is_seen(
 
 
 @pytest.mark.parametrize(
-    ("name", "part"), [("SwinIR", "penalty"), ("HAT", "zeros"), ("HAT", "bias")]
+    ("name", "part"),
+    [("SwinIR", "penalty"), ("HAT", "zeros"), ("HAT", "bias"), ("Swin2SR", "factor")],
 )
 def test_a_wrong_block_is_seen(
     name: str, part: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -100,6 +103,8 @@ def test_a_wrong_block_is_seen(
         monkeypatch.setattr(swin, "shift_penalty", lambda x, *_: x.new_zeros(1, 64, 64))
     elif part == "zeros":  # the edge is repeated instead
         monkeypatch.setattr(swin, "floating", lambda x, like: torch.ones_like(x, dtype=like.dtype))
+    elif part == "factor":
+        monkeypatch.setattr(swin.CosineWindows, "compared", lambda self, q, k: (q, k))
     else:
         for block in padded.modules():
             if isinstance(block, swin.WiderWindows):

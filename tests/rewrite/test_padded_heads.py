@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from paragon_export.networks.spandrel.swin import ShiftedWindows, WiderWindows
+from paragon_export.networks.spandrel.swin import CosineWindows, ShiftedWindows, WiderWindows
 from paragon_export.rewrite.attention.padded_heads import pad_heads
 from paragon_export.rewrite.rules import rewrite
 from paragon_export.specs.types import Runtime
@@ -45,11 +45,21 @@ def shifted(layer: Any) -> nn.Module:
     return ShiftedWindows(layer, torch.arange(16 * 16).reshape(16, 16) % 64, 4, 2)
 
 
+def by_cosine(layer: Any) -> nn.Module:
+    channels = layer.qkv.in_features
+    layer.q_bias, layer.v_bias = (
+        torch.randn(2, channels) if layer.qkv.bias is not None else (None, None)
+    )
+    layer.relative_coords_table, layer.logit_scale = torch.randn(1, 8, 8, 2), torch.randn(2, 1, 1)
+    layer.cpb_mlp = nn.Linear(2, layer.num_heads)
+    return CosineWindows(layer, torch.arange(16 * 16).reshape(16, 16) % 64, 4, 2)
+
+
 def wider(layer: Any) -> nn.Module:
     return WiderWindows(layer, torch.arange(16 * 36).reshape(16, 36) % 64, 4, 6)
 
 
-@pytest.mark.parametrize("make", [shifted, wider])
+@pytest.mark.parametrize("make", [shifted, by_cosine, wider])
 @pytest.mark.parametrize(("width", "padded"), [(5, 16), (8, 16), (18, 24)])
 @pytest.mark.parametrize("bias", [True, False])
 def test_heads_are_padded(make: Any, width: int, padded: int, bias: bool) -> None:

@@ -10,6 +10,7 @@ from torch import nn
 
 from paragon_export.networks.spandrel.dat import ChannelBlock, GatedFeed, SpatialBlock, features
 from paragon_export.networks.spandrel.swin import (
+    CosineBlock,
     CrossBlock,
     HybridBlock,
     SwinBlock,
@@ -20,9 +21,15 @@ from paragon_export.networks.spandrel.swin import (
 BLOCKS: Mapping[str, Callable[[Any, Any], nn.Module]] = {
     "SwinIR.SwinTransformerBlock": lambda block, root: SwinBlock(block),
     "SwinIR.PatchEmbed": lambda layer, root: ToTokens(layer),
-    "SwinIR.PatchUnEmbed": lambda layer, root: ToMap(layer),
+    "SwinIR.PatchUnEmbed": lambda layer, root: ToMap(int(layer.embed_dim)),
+    "Swin2SR.SwinTransformerBlock": lambda block, root: CosineBlock(block),
+    "Swin2SR.PatchEmbed": lambda layer, root: ToTokens(layer),
+    "Swin2SR.PatchUnEmbed": lambda layer, root: ToMap(int(layer.embed_dim)),
+    "DRCT.SwinTransformerBlock": lambda block, root: SwinBlock(block),
+    "DRCT.PatchEmbed": lambda layer, root: ToTokens(layer),
+    "DRCT.PatchUnEmbed": lambda layer, root: ToMap(),
     "HAT.PatchEmbed": lambda layer, root: ToTokens(layer),
-    "HAT.PatchUnEmbed": lambda layer, root: ToMap(layer),
+    "HAT.PatchUnEmbed": lambda layer, root: ToMap(int(layer.embed_dim)),
     "HAT.HAB": lambda block, root: HybridBlock(block, root.relative_position_index_SA),
     "HAT.OCAB": lambda block, root: CrossBlock(block, root.relative_position_index_OCA),
     "DAT.Adaptive_Spatial_Attention": lambda layer, root: SpatialBlock(layer),

@@ -12,12 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from paragon_export.networks.float32 import narrow, widen
 from paragon_export.networks.ops import shift_penalty
-from paragon_export.networks.spandrel.swin import linear, scaled
-
-LEAST_LENGTH = 1e-12
-"""The least length that a vector is divided by, as in ``torch.nn.functional.normalize``."""
+from paragon_export.networks.spandrel.swin import UnitVectors, linear, scaled
 
 
 class StripWindows(nn.Module):
@@ -121,13 +117,14 @@ class ChannelBlock(nn.Module):
         super().__init__()
         self.channels, self.heads = int(layer.qkv.in_features), int(layer.num_heads)
         self.qkv, self.dwconv, self.proj = layer.qkv, layer.dwconv, layer.proj
+        self.unit = UnitVectors()
         self.temperature = nn.Parameter(layer.temperature.detach(), requires_grad=False)
         self.gate_channels, self.gate_places = layer.channel_interaction, layer.spatial_interaction
 
     def forward(self, x: Tensor, height: Any, width: Any) -> Tensor:
         """As :meth:`SpatialBlock.forward`."""
         q, k, v = self.qkv(x).permute(0, 2, 1).split([self.channels] * 3, 1)
-        q, k = (_unit(self._split(part)) for part in (q, k))
+        q, k = (self.unit(self._split(part)) for part in (q, k))
         weights = torch.softmax(q @ k.permute(0, 1, 3, 2) * self.temperature, dim=-1)
         attended = (weights @ self._split(v)).reshape(-1, self.channels, height, width)
         convolved = self.dwconv(v.reshape(-1, self.channels, height, width))
@@ -179,10 +176,3 @@ def to_map(x: Tensor, height: Any, width: Any) -> Tensor:
 def to_tokens(x: Tensor) -> Tensor:
     """Return the tokens (N, H W, C) of a map (N, C, H, W)."""
     return x.flatten(2).permute(0, 2, 1)
-
-
-def _unit(x: Tensor) -> Tensor:
-    """Return the vectors along the last axis in the length 1; a float32 island."""
-    wide = widen(x)
-    length = wide.square().sum(-1, keepdim=True).sqrt().clamp(min=LEAST_LENGTH)
-    return narrow(wide / length, x)

@@ -1,4 +1,4 @@
-"""Blocks of SwinIR and HAT in a form that a trace can follow.
+"""Blocks of SwinIR, Swin2SR, DRCT and HAT in a form that a trace can follow.
 
 spandrel's blocks compare sizes, fill a mask slice by slice and cut windows by ``unfold``. Here windows
 and masks are computed from the places of pixels, in the same way for every size.
@@ -6,12 +6,21 @@ and masks are computed from the places of pixels, in the same way for every size
 
 from __future__ import annotations
 
+import math
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from paragon_export.networks.float32 import narrow, widen
 from paragon_export.networks.ops import floating, numbers, positions, shift_penalty
+
+LEAST_LENGTH = 1e-12
+"""The least length that a vector is divided by, as in ``torch.nn.functional.normalize``."""
+
+LARGEST_BIAS, LARGEST_FACTOR = 16.0, 100.0
+"""Of the scores of Swin2SR."""
 
 
 class WindowHeads(nn.Module):
@@ -54,12 +63,17 @@ class WindowHeads(nn.Module):
         query, key, value = (
             self._split(part, count) for part, count in ((q, asking), (k, asked), (v, asked))
         )
+        query, key = self.compared(query, key)
         scores = query @ key.permute(0, 1, 3, 2) + self.bias
         if penalty is not None:
             scores = scores.reshape(-1, windows, self.heads, *self.tokens) + penalty[:, None]
             scores = scores.reshape(-1, self.heads, *self.tokens)
         attended = torch.softmax(scores, dim=-1) @ value
         return attended.permute(0, 2, 1, 3).reshape(-1, asking, self.q.out_features)
+
+    def compared(self, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the vectors whose products are scores; both (windows, heads, tokens, channels)."""
+        return query, key
 
     def _split(self, x: Tensor, tokens: int) -> Tensor:
         """Return (windows, heads, tokens, channels of a head)."""
@@ -77,6 +91,16 @@ class WindowHeads(nn.Module):
         size = self.window
         x = x.reshape(-1, height // size, width // size, size, size, self.channels)
         return x.permute(0, 1, 3, 2, 4, 5).reshape(-1, height, width, self.channels)
+
+
+class UnitVectors(nn.Module):
+    """Gives the vectors along the last axis the length 1; a float32 island."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map a tensor to the same shape."""
+        wide = widen(x)
+        length = wide.square().sum(-1, keepdim=True).sqrt().clamp(min=LEAST_LENGTH)
+        return narrow(wide / length, x)
 
 
 def linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
@@ -122,6 +146,32 @@ class ShiftedWindows(WindowHeads):
         return y.reshape(-1, height * width, self.channels)
 
 
+class CosineWindows(ShiftedWindows):
+    """Attention in windows, whose scores are cosines times a factor for each head, as in Swin2SR."""
+
+    def __init__(self, attention: Any, index: Tensor, window: int, shift: int) -> None:
+        table = attention.cpb_mlp(attention.relative_coords_table).reshape(-1, attention.num_heads)
+        bias = None
+        if attention.q_bias is not None:
+            zeros = torch.zeros_like(attention.v_bias)
+            bias = torch.cat((attention.q_bias, zeros, attention.v_bias)).detach()
+        layer = SimpleNamespace(
+            num_heads=attention.num_heads,
+            scale=1.0,
+            qkv=linear(attention.qkv.weight.detach(), bias),
+            relative_position_bias_table=torch.sigmoid(table) * LARGEST_BIAS,
+            proj=attention.proj,
+        )
+        super().__init__(layer, index, window, shift)
+        factor = attention.logit_scale.detach().clamp(max=math.log(LARGEST_FACTOR)).exp()
+        self.factor = nn.Parameter(factor, requires_grad=False)
+        self.unit = UnitVectors()
+
+    def compared(self, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
+        """As :meth:`WindowHeads.compared`."""
+        return self.unit(query) * self.factor, self.unit(key)
+
+
 class WiderWindows(WindowHeads):
     """Attention of windows to wider windows around them; zeros lie outside the map."""
 
@@ -154,7 +204,7 @@ class WiderWindows(WindowHeads):
 
 
 class SwinBlock(nn.Module):
-    """What spandrel's ``SwinTransformerBlock`` of SwinIR computes."""
+    """What spandrel's ``SwinTransformerBlock`` of SwinIR and DRCT computes."""
 
     def __init__(self, block: Any) -> None:
         super().__init__()
@@ -166,6 +216,21 @@ class SwinBlock(nn.Module):
         """Map tokens (N, H W, C) of a map of the size ``x_size`` to the same shape."""
         x = x + self.attend(self.norm1(x), *x_size)
         return x + self.mlp(self.norm2(x))
+
+
+class CosineBlock(nn.Module):
+    """What spandrel's ``SwinTransformerBlock`` of Swin2SR computes."""
+
+    def __init__(self, block: Any) -> None:
+        super().__init__()
+        self.norm1, self.norm2, self.mlp = block.norm1, block.norm2, block.mlp
+        index = block.attn.relative_position_index
+        self.attend = CosineWindows(block.attn, index, block.window_size, block.shift_size)
+
+    def forward(self, x: Tensor, x_size: tuple[Any, Any]) -> Tensor:
+        """As :meth:`SwinBlock.forward`."""
+        x = x + self.norm1(self.attend(x, *x_size))
+        return x + self.norm2(self.mlp(x))
 
 
 class HybridBlock(nn.Module):
@@ -207,19 +272,22 @@ class ToTokens(nn.Module):
     def __init__(self, layer: Any) -> None:
         super().__init__()
         self.norm: nn.Module = nn.Identity() if layer.norm is None else layer.norm
+        self.proj: nn.Module = getattr(layer, "proj", nn.Identity())  # Swin2SR has one
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, C, H, W) to tokens (N, H W, C)."""
-        return self.norm(x.flatten(2).permute(0, 2, 1))
+        return self.norm(self.proj(x).flatten(2).permute(0, 2, 1))
 
 
 class ToMap(nn.Module):
     """What spandrel's ``PatchUnEmbed`` computes."""
 
-    def __init__(self, layer: Any) -> None:
+    def __init__(self, channels: int | None = None) -> None:
+        """Take the number of channels, if it is the same in every call."""
         super().__init__()
-        self.channels = int(layer.embed_dim)
+        self.channels = channels
 
     def forward(self, x: Tensor, x_size: tuple[Any, Any]) -> Tensor:
         """Map tokens (N, H W, C) to (N, C, H, W)."""
-        return x.permute(0, 2, 1).reshape(-1, self.channels, *x_size)
+        first = (x.shape[0], -1) if self.channels is None else (-1, self.channels)
+        return x.permute(0, 2, 1).reshape(*first, *x_size)

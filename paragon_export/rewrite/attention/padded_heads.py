@@ -5,7 +5,13 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from paragon_export.networks.spandrel.swin import ShiftedWindows, WiderWindows, WindowHeads, linear
+from paragon_export.networks.spandrel.swin import (
+    CosineWindows,
+    ShiftedWindows,
+    WiderWindows,
+    WindowHeads,
+    linear,
+)
 from paragon_export.rewrite.fx_network import Network
 
 LEAST, STEP = 16, 8
@@ -20,7 +26,7 @@ def pad_heads(network: Network) -> int:
     and values into wider maps, and cuts the result.
     """
     fired = 0
-    for kind in (ShiftedWindows, WiderWindows):
+    for kind in (ShiftedWindows, CosineWindows, WiderWindows):
         for _, layer in network.calls(kind):
             if _missing(layer):
                 _pad(layer)
