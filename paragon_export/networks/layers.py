@@ -116,55 +116,33 @@ def may_attend_in_parts(q: Tensor) -> bool:
     return not is_seen and q.device.type == "cpu"
 
 
-def places_in_picture(height: int, width: int, window: int, shift: int) -> Tensor:
-    """Return which places of the windows of a padded, rolled map hold pixels of the picture.
-
-    Args:
-        height: Of the map before it is padded to a multiple of ``window``.
-        width: The same.
-        window: Side of the square windows in pixels.
-        shift: Pixels by which the padded map is rolled up and to the left.
-
-    Returns:
-        Booleans (windows, tokens).
-    """
-    rows, columns = -(-height // window), -(-width // window)
-    places = torch.zeros(rows * window, columns * window, dtype=torch.bool)
-    places[:height, :width] = True
-    places = torch.roll(places, (-shift, -shift), (0, 1))
-    return places.reshape(rows, window, columns, window).transpose(1, 2).reshape(-1, window**2)
-
-
 def attended_in_parts(
-    q: Tensor, k: Tensor, v: Tensor, factor: float, wanted: Tensor, bias: Tensor | None = None
+    q: Tensor, k: Tensor, v: Tensor, factor: float, bias: Tensor | None = None
 ) -> Tensor:
-    """Return ``softmax(factor * q k' + bias) v`` for some queries, computed part by part.
+    """Return ``softmax(factor * q k' + bias) v``, computed part by part.
 
     The scores of a part (see ``MAX_SCORES``) stay in the processor's cache. With 256 or 1024 tokens a
-    window this takes a quarter of the time of all windows at once, with the same result. Padding
-    takes none: no pixel of the picture depends on its queries.
+    window this takes a quarter of the time of all windows at once, with the same result.
 
     Args:
         q: Queries (..., windows, heads, tokens, width).
         k: Keys of the same shape.
         v: Values of the same shape.
         factor: What the products are multiplied by.
-        wanted: Which queries to answer, booleans (windows, tokens).
         bias: What is added to them, broadcast to (..., windows, heads, tokens, tokens).
 
     Returns:
-        A tensor of the shape of ``q``; 0 where queries are not wanted.
+        A tensor of the shape of ``q``.
     """
     *leading, tokens, _ = q.shape
     several = 0 if tokens**2 * leading[-1] > MAX_SCORES else 1  # heads at once
-    keys, result = k.transpose(-1, -2), torch.zeros_like(v)
+    keys, result = k.transpose(-1, -2), torch.empty_like(v)
     if bias is not None:
         bias = bias.expand(*leading, bias.shape[-2], tokens)
     rows = tokens if several else max(1, MAX_SCORES // tokens)
-    chosen = [place.nonzero()[:, 0].split(rows) for place in wanted]
     for part in np.ndindex(*leading[: len(leading) - several]):
-        for queries in chosen[part[len(leading) - 2]]:
-            some = (..., queries, slice(None))
+        for begin in range(0, tokens, rows):
+            some = (..., slice(begin, begin + rows), slice(None))
             scores = (q[part][some] @ keys[part]).mul_(factor)
             if bias is not None:
                 scores.add_(bias[part] if bias.shape[-2] == 1 else bias[part][some])
@@ -202,8 +180,7 @@ class WindowAttention(nn.Module):
         qkv = qkv.reshape(-1, size * size, 3, self.heads, width).permute(2, 0, 3, 1, 4)
         q, k, v = qkv[0], qkv[1], qkv[2]  # (windows, heads, tokens, width)
         if may_attend_in_parts(q):
-            wanted = places_in_picture(h, w, size, self.shift).repeat(n, 1)
-            x = attended_in_parts(q, k, v, width**-0.5, wanted)
+            x = attended_in_parts(q, k, v, width**-0.5)
         else:
             x = torch.softmax(q @ k.permute(0, 1, 3, 2) * width**-0.5, dim=-1) @ v
         x = self.proj(x.permute(0, 2, 1, 3).reshape(-1, size * size, c))

@@ -21,7 +21,6 @@ from paragon_export.networks.layers import (
     PreV9BaseUpsampler,
     attended_in_parts,
     may_attend_in_parts,
-    places_in_picture,
 )
 from paragon_export.networks.ops import padding_penalty, sized_like
 from paragon_export.networks.paragonsr2.blocks import (
@@ -135,8 +134,7 @@ class WindowAttention(nn.Module):
         q, k, v = y[0], y[1], y[2]  # (N, windows, heads, tokens, width)
         factor = (self.hidden // HEADS) ** -0.5
         if may_attend_in_parts(q):
-            wanted = places_in_picture(h, w, size, self.shift)
-            y = attended_in_parts(q, k, v, factor, wanted, self._bias(x, rows, columns))
+            y = attended_in_parts(q, k, v, factor, self._bias(x, rows, columns))
         else:
             scores = q @ k.permute(0, 1, 2, 4, 3) * factor
             y = torch.softmax(scores + self._bias(x, rows, columns), dim=-1) @ v
