@@ -247,7 +247,12 @@ def _is_error(text: str) -> bool:
 def _random_networks(rows: Rows) -> str:
     judged = sum(row["judged"] for row in rows)
     alarms = sum(row["false alarms"] for row in rows)
-    return f"Of {judged} random networks {alarms} were refused."
+    named = "; ".join(
+        f"number {found['number']} ({found['family']}, {found['precision']}: {found['detail']})"
+        for found in read("random_networks")["alarms"]
+    )
+    listed = f" They are {named}." if named else ""
+    return f"Of {judged} random networks {alarms} were refused.{listed}"
 
 
 def _int8(rows: Rows) -> str:
@@ -399,6 +404,14 @@ def _attention(rows: Rows) -> str:
         f"{figure(used['TensorRT-RTX FP16, planned'])} MB and, for the one made for it, "
         f"{figure(used['TensorRT-RTX FP16, planned, made for it'])} MB."
     )
+
+
+def _upscaling_videos(rows: Rows) -> str:
+    return "; ".join(
+        f"`upscale` makes {figure(row['upscale / bare session'])} of the frames a second that the bare session "
+        f"computes, and {figure(row['upscale / loop'])} times those of the loop"
+        for row in rows
+    ) + "."  # fmt: skip
 
 
 def _foreign(rows: Rows) -> str:
@@ -826,6 +839,21 @@ TABLES: Mapping[str, Table] = {
             "reason": "not run: needs",
         },
         _attention,
+    ),
+    "upscaling_videos": Table(
+        {
+            "network": "network",
+            "input": "input HxW (px)",
+            "bare session frames/s": "bare session (frames/s)",
+            "upscale frames/s": "`upscale` (frames/s)",
+            "loop frames/s": "loop (frames/s)",
+            "upscale / bare session": "`upscale` / bare session",
+            "upscale / loop": "`upscale` / loop",
+            "bare processor ms": "bare session (ms of the processor for a frame)",
+            "upscale processor ms": "`upscale`",
+            "loop processor ms": "loop",
+        },
+        _upscaling_videos,
     ),
     "foreign": Table(
         {
