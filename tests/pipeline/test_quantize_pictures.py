@@ -98,13 +98,13 @@ def test_bad_requests_are_one_line(
 
 @pytest.mark.parametrize("name", ["Compact", pytest.param("SPAN", marks=pytest.mark.slow)])
 def test_networks_of_others_are_quantized(name: str, run_here: RunHere, tmp_path: Path) -> None:
-    """The loss that is told is that of the file, whichever kernels ONNX Runtime takes."""
+    """The reported loss is that of the file, whichever kernels ONNX Runtime takes."""
     checkpoint, output = foreign_checkpoint(tmp_path / "net.pth", name), tmp_path / "int8.onnx"
     refused = run_here("quantize", checkpoint, "-o", output)
     assert (refused.code, output.exists()) == (1, False)
     accepted = run_here("quantize", checkpoint, "--accept-loss", "-o", output, "--json")
     assert accepted.code == 0, accepted.stderr
-    told = json.loads(accepted.stdout)["int8"]
+    reported = json.loads(accepted.stdout)["int8"]
     model = onnx.load(output)
     convolutions = [node for node in model.graph.node if node.op_type == "Conv"]
     rows = list(weight_rows(model))
@@ -118,4 +118,4 @@ def test_networks_of_others_are_quantized(name: str, run_here: RunHere, tmp_path
     for kernels in KERNELS:
         run = session(output, kernels).run
         gaps = [run(None, {"input": p})[0] - e for p, e in zip(pictures, exact, strict=True)]
-        assert abs(min(map(psnr_db, gaps)) - told["psnr_to_float_db"]) < 0.3
+        assert abs(min(map(psnr_db, gaps)) - reported["psnr_to_float_db"]) < 0.3

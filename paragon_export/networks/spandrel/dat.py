@@ -83,7 +83,7 @@ class StripWindows(nn.Module):
 
 
 class SpatialBlock(nn.Module):
-    """What spandrel's ``Adaptive_Spatial_Attention`` computes: windows beside a convolution."""
+    """What spandrel's ``Adaptive_Spatial_Attention`` computes: window attention and a parallel convolution."""
 
     def __init__(self, layer: Any) -> None:
         super().__init__()

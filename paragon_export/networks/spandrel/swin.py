@@ -206,11 +206,11 @@ class WiderWindows(WindowHeads):
 class SwinBlock(nn.Module):
     """What spandrel's ``SwinTransformerBlock`` of SwinIR and DRCT computes."""
 
-    def __init__(self, block: Any) -> None:
+    def __init__(self, block: Any, windows: type[ShiftedWindows] = ShiftedWindows) -> None:
         super().__init__()
         self.norm1, self.norm2, self.mlp = block.norm1, block.norm2, block.mlp
         index = block.attn.relative_position_index
-        self.attend = ShiftedWindows(block.attn, index, block.window_size, block.shift_size)
+        self.attend = windows(block.attn, index, block.window_size, block.shift_size)
 
     def forward(self, x: Tensor, x_size: tuple[Any, Any]) -> Tensor:
         """Map tokens (N, H W, C) of a map of the size ``x_size`` to the same shape."""
@@ -218,14 +218,11 @@ class SwinBlock(nn.Module):
         return x + self.mlp(self.norm2(x))
 
 
-class CosineBlock(nn.Module):
-    """What spandrel's ``SwinTransformerBlock`` of Swin2SR computes."""
+class CosineBlock(SwinBlock):
+    """What spandrel's ``SwinTransformerBlock`` of Swin2SR computes: norms behind, not before."""
 
     def __init__(self, block: Any) -> None:
-        super().__init__()
-        self.norm1, self.norm2, self.mlp = block.norm1, block.norm2, block.mlp
-        index = block.attn.relative_position_index
-        self.attend = CosineWindows(block.attn, index, block.window_size, block.shift_size)
+        super().__init__(block, CosineWindows)
 
     def forward(self, x: Tensor, x_size: tuple[Any, Any]) -> Tensor:
         """As :meth:`SwinBlock.forward`."""
@@ -234,7 +231,7 @@ class CosineBlock(nn.Module):
 
 
 class HybridBlock(nn.Module):
-    """What spandrel's ``HAB`` of HAT computes: windows beside convolutions."""
+    """What spandrel's ``HAB`` of HAT computes: attention in windows, and convolutions in parallel."""
 
     def __init__(self, block: Any, index: Tensor) -> None:
         super().__init__()
