@@ -157,18 +157,23 @@ class WindowAttention(nn.Module):
     is not 0, it is rolled by ``shift`` pixels, without a mask. Padded pixels are keys as well.
     """
 
-    def __init__(self, channels: int, window: int, shift: int, heads: int) -> None:
+    def __init__(
+        self, channels: int, window: int, shift: int, heads: int, width: int | None = None
+    ) -> None:
+        """Take the sides in pixels; ``width`` is that of a head, ``channels / heads`` by default."""
         super().__init__()
         self.channels = channels
         self.window = window
         self.shift = shift
         self.heads = heads
-        self.qkv = nn.Linear(channels, 3 * channels)
-        self.proj = nn.Linear(channels, channels)
+        self.width = channels // heads if width is None else width
+        self.inner = self.width * heads
+        self.qkv = nn.Linear(channels, 3 * self.inner)
+        self.proj = nn.Linear(self.inner, channels)
 
     def forward(self, features: Tensor) -> Tensor:
         n, _, h, w = features.shape
-        c, size, width = self.channels, self.window, self.channels // self.heads
+        c, size, width = self.channels, self.window, self.width
         rows, columns = (h + size - 1) // size, (w + size - 1) // size
         # Without a branch on the size, which a trace would fix to one of its cases.
         padding = (0, 0, 0, columns * size - w, 0, rows * size - h)
@@ -183,7 +188,7 @@ class WindowAttention(nn.Module):
             x = attended_in_parts(q, k, v, width**-0.5)
         else:
             x = torch.softmax(q @ k.permute(0, 1, 3, 2) * width**-0.5, dim=-1) @ v
-        x = self.proj(x.permute(0, 2, 1, 3).reshape(-1, size * size, c))
+        x = self.proj(x.permute(0, 2, 1, 3).reshape(-1, size * size, self.inner))
         x = x.reshape(n, rows, columns, size, size, c).permute(0, 1, 3, 2, 4, 5)
         x = x.reshape(n, rows * size, columns * size, c)
         if self.shift:

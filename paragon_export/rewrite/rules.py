@@ -38,6 +38,13 @@ from paragon_export.rewrite.linear import (
     split_halves,
 )
 from paragon_export.rewrite.nearest import add_before_shuffle, transpose_after_nearest
+from paragon_export.rewrite.silent import (
+    drop_branches,
+    drop_channels,
+    drop_gates,
+    drop_heads,
+    drop_tokens,
+)
 from paragon_export.rewrite.sums import constants_last, cut_gates, separate_part
 from paragon_export.rewrite.upsampling import (
     fuse_tail,
@@ -76,6 +83,11 @@ class Rule:
 
 
 RULES = (
+    Rule(drop_heads, ALL_RUNTIMES),
+    Rule(drop_gates, ALL_RUNTIMES),
+    Rule(drop_tokens, ALL_RUNTIMES),
+    Rule(drop_channels, ALL_RUNTIMES),
+    Rule(drop_branches, ALL_RUNTIMES),
     Rule(stack_windows, TENSORRT_ALONE),
     Rule(gather_windows, NOT_TENSORRT),
     Rule(tabulate_tokens),

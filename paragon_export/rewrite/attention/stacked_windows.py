@@ -95,11 +95,13 @@ class StackedAttention(nn.Module):
         super().__init__()
         c = attention.channels
         self.channels, self.window, self.shift = c, attention.window, attention.shift
-        self.width = c // attention.heads
+        self.inner, self.width = attention.inner, attention.width
         self.norm = norm
-        self.q = nn.Conv2d(c, c, 1, dtype=torch.float64)
-        self.proj = nn.Linear(c, c, dtype=torch.float64)
-        self.k, self.v = (nn.Linear(c, c, bias=False, dtype=torch.float64) for _ in range(2))
+        self.q = nn.Conv2d(c, self.inner, 1, dtype=torch.float64)
+        self.proj = nn.Linear(self.inner, c, dtype=torch.float64)
+        self.k, self.v = (
+            nn.Linear(c, self.inner, bias=False, dtype=torch.float64) for _ in range(2)
+        )
         q, k, v = attention.qkv.weight.detach().double().chunk(3)
         q_bias, _, v_bias = attention.qkv.bias.detach().double().chunk(3)
         with torch.no_grad():
@@ -132,12 +134,12 @@ class StackedAttention(nn.Module):
         return sized_like(_taken(y.reshape(n, c, rows * size, columns * size), back), x)
 
     def _attend(self, y: Tensor) -> Tensor:
-        """Return the attended values (places and windows, C) of ``y`` (places, N, windows, C)."""
+        """Return the attended values (places and windows, inner) of (places, N, windows, C)."""
         rows = y.reshape(-1, self.channels)
         query = self.q(y.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
         q, k, v = (self._heads(part) for part in (query, self.k(rows), self.v(rows)))
         weights = torch.softmax(q @ k.permute(0, 2, 1), dim=-1)
-        return (weights @ v).permute(1, 0, 2).reshape(-1, self.channels)
+        return (weights @ v).permute(1, 0, 2).reshape(-1, self.inner)
 
     def _heads(self, y: Tensor) -> Tensor:
         """Return (windows and heads, places of a window, channels of a head)."""

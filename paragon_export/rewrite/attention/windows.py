@@ -126,24 +126,24 @@ class WindowOrder(nn.Module):
 class JointHeads(nn.Module):
     """Multi-head attention inside windows, with one matrix product for q, k and v.
 
-    Takes (windows, tokens, C) and returns (windows, tokens, heads, C / heads).
+    Takes (windows, tokens, C) and returns (windows, tokens, heads, width of a head).
     """
 
     def __init__(self, attention: WindowAttention) -> None:
         super().__init__()
-        c = attention.channels
-        factor = (c // attention.heads) ** -0.5
+        inner = attention.inner
+        factor = attention.width**-0.5
         self.tokens = attention.window**2
-        self.heads = attention.heads
-        self.qkv = nn.Linear(c, 3 * c, dtype=torch.float64)
+        self.heads, self.width = attention.heads, attention.width
+        self.qkv = nn.Linear(attention.channels, 3 * inner, dtype=torch.float64)
         with torch.no_grad():
             self.qkv.weight.copy_(attention.qkv.weight)
-            self.qkv.weight[:c] *= factor
+            self.qkv.weight[:inner] *= factor
             self.qkv.bias.zero_()
-            self.qkv.bias[:c] = attention.qkv.bias[:c] * factor
+            self.qkv.bias[:inner] = attention.qkv.bias[:inner] * factor
 
     def forward(self, windows: Tensor) -> Tensor:
-        qkv = self.qkv(windows).reshape(-1, self.tokens, 3, self.heads, self.qkv.in_features // self.heads)  # fmt: skip
+        qkv = self.qkv(windows).reshape(-1, self.tokens, 3, self.heads, self.width)
         qkv = qkv.permute(2, 0, 3, 1, 4)
         q, k, v = qkv[0], qkv[1], qkv[2]  # (windows, heads, tokens, width)
         weights = torch.softmax(q @ k.permute(0, 1, 3, 2), dim=-1)
@@ -156,16 +156,16 @@ class GatheredAttention(nn.Module):
     def __init__(self, attention: WindowAttention) -> None:
         super().__init__()
         c = attention.channels
-        self.channels = c
+        self.channels, self.inner = c, attention.inner
         self.tokens = attention.window**2
         self.channels_last = False
         self.attend: JointHeads | FusedHeads = JointHeads(attention)
-        self.proj = nn.Linear(c, c, dtype=torch.float64)
+        self.proj = nn.Linear(self.inner, c, dtype=torch.float64)
         self.padding = nn.Parameter(torch.zeros(1, 1, c, dtype=torch.float64))
         """Value of a padded place, (1, 1, C)."""
         with torch.no_grad():
             self.proj.weight.copy_(attention.proj.weight)
-            v_bias = attention.qkv.bias[2 * c :]
+            v_bias = attention.qkv.bias[2 * self.inner :]
             self.proj.bias.copy_(attention.proj.bias + attention.proj.weight @ v_bias)
 
     def accepts_norm(self, norm: RMSNorm) -> bool:
@@ -185,15 +185,15 @@ class GatheredAttention(nn.Module):
         the bias of q. In k and v it is the same for all places, padded ones included, so it is
         treated like their biases: dropped for k, and moved into the projection for v.
         """
-        c, joint = self.channels, self.attend
+        inner, joint = self.inner, self.attend
         assert isinstance(joint, JointHeads)  # accepts_norm() checked it
         qkv = joint.qkv
         with torch.no_grad():
             shift = qkv.weight @ bias
-            qkv.bias[:c] += shift[:c]
-            self.proj.bias.add_(self.proj.weight @ shift[2 * c :])
+            qkv.bias[:inner] += shift[:inner]
+            self.proj.bias.add_(self.proj.weight @ shift[2 * inner :])
             qkv.weight.mul_(gain)
-            self.padding.copy_((-bias / gain).reshape(1, 1, c))
+            self.padding.copy_((-bias / gain).reshape(1, 1, -1))
 
     def forward(
         self, x: Tensor, pixels: Tensor, places: Tensor, sizes: tuple[int, int, int]
@@ -214,7 +214,7 @@ class GatheredAttention(nn.Module):
         (n, h, w), c = sizes, self.channels
         padded = torch.cat((self.padding.expand(n, 1, c), x.reshape(n, -1, c)), dim=1)
         windows = torch.index_select(padded, 1, pixels).reshape(-1, self.tokens, c)
-        attended = self.attend(windows).reshape(n, -1, c)
+        attended = self.attend(windows).reshape(n, -1, self.inner)
         y = self.proj(torch.index_select(attended, 1, places)).reshape(n, h, w, c)
         return y if self.channels_last else y.permute(0, 3, 1, 2)
 
@@ -243,10 +243,10 @@ class FusedHeads(nn.Module):
 
     def __init__(self, joint: JointHeads) -> None:
         super().__init__()
-        c = joint.qkv.in_features
+        c, inner = joint.qkv.in_features, joint.qkv.out_features // 3
         self.heads = joint.heads
         self.q, self.k, self.v = (
-            nn.Linear(c, c, bias=False, dtype=torch.float64) for _ in range(3)
+            nn.Linear(c, inner, bias=False, dtype=torch.float64) for _ in range(3)
         )
         self.bias = nn.Parameter(joint.qkv.bias.detach().clone())
         with torch.no_grad():
