@@ -68,6 +68,7 @@ def main(
         "memory": (memory, ("memory",)),
         "roofline": (roofline, ("roofline", "roofline_machine")),
         "attention": (attention, ("attention",)),
+        "pruning": (pruning, ("pruning",)),
     }
     for name, (draw, sources) in drawings.items():
         paths = [results / f"{source}.json" for source in sources]
@@ -169,6 +170,26 @@ def attention(document: Document) -> Figure:
     figure.legend(handles, labels, loc="lower center", ncols=2, fontsize=8, frameon=False)
     figure.suptitle("v5 nano 2x: attention at growing sizes")
     figure.tight_layout(rect=(0, 0.27, 1, 1))
+    return figure
+
+
+def pruning(document: Document) -> Figure:
+    """PSNR that is lost, by the estimated time as a share of that of the network as trained."""
+    figure, axes = plt.subplots(figsize=(6.4, 4.2))
+    for name, color in (("realtime", BLUE), ("stream", GREEN), ("photo", ORANGE)):
+        rows = [row for row in document["rows"] if row["network"] == name]
+        times = [row["of the estimate"] for row in rows]
+        lost = [row["lost dB"] for row in rows]
+        axes.plot(times, lost, marker=MARKERS[name], color=color, label=name.capitalize())
+    axes.axhline(0.2, color=GREY, linestyle="--", linewidth=0.8)
+    axes.text(1.0, 0.21, "refused above, unless accepted", fontsize=8, color=GREY)
+    axes.set(
+        xlabel="estimated time of the engine, RTX 3060, as trained = 1", ylabel="PSNR-Y lost, dB"
+    )
+    axes.invert_xaxis()
+    axes.legend(frameon=False, loc="upper left")
+    axes.set_title("Pruned without training", loc="left")
+    figure.tight_layout()
     return figure
 
 

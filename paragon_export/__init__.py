@@ -42,6 +42,10 @@ if TYPE_CHECKING:
     from paragon_export.pipeline.quantize import quantize
     from paragon_export.pipeline.results import BuildResult, ExportResult, QuantizeResult
     from paragon_export.precision.range_report import RangeAudit
+    from paragon_export.pruning.distill import distill
+    from paragon_export.pruning.prune import prune
+    from paragon_export.pruning.report import SmallerResult
+    from paragon_export.pruning.train import Training
     from paragon_export.reports.page import report_page
     from paragon_export.runtimes.open import open_runner
     from paragon_export.specs.network import NetworkSpec, Task
@@ -57,9 +61,9 @@ __all__ = [
     "EngineBuildError", "ExportResult", "KernelPlan", "LoadedNetwork", "MissingDependencyError",
     "NetworkSpec",
     "OutOfMemoryError", "ParagonExportError", "ParityReport", "ParityRow", "PlanError", "Profile",
-    "QuantizeResult", "RangeAudit", "RunError", "Size", "StageError", "Task", "TraceError",
+    "QuantizeResult", "RangeAudit", "RunError", "Size", "SmallerResult", "StageError", "Task", "TraceError", "Training",
     "UnsupportedNetworkError", "UpscaleResult", "__version__", "audit_ranges", "benchmark", "build_engine",
-    "check_parity", "export_onnx", "load_network", "open_runner", "plan_kernels", "quantize",
+    "check_parity", "distill", "export_onnx", "load_network", "open_runner", "plan_kernels", "prune", "quantize",
     "report_page", "upscale",
 ]  # fmt: skip
 
@@ -68,7 +72,7 @@ _MODULES = {
     "bench.report": ("BenchReport", "BenchRow"),
     "errors": (
         "CheckpointError", "EngineBuildError", "MissingDependencyError", "OutOfMemoryError",
-        "ParagonExportError", "PlanError", "RunError", "StageError", "TraceError",
+        "ParagonExportError", "PlanError", "RunError", "StageError", "TraceError", "Training",
         "UnsupportedNetworkError",
     ),
     "networks.describe": ("LoadedNetwork", "load_network"),
@@ -81,6 +85,10 @@ _MODULES = {
     "pipeline.quantize": ("quantize",),
     "pipeline.results": ("BuildResult", "ExportResult", "QuantizeResult"),
     "precision.range_report": ("RangeAudit",),
+    "pruning.distill": ("distill",),
+    "pruning.prune": ("prune",),
+    "pruning.report": ("SmallerResult",),
+    "pruning.train": ("Training",),
     "reports.page": ("report_page",),
     "runtimes.open": ("open_runner",),
     "specs.network": ("NetworkSpec", "Task"),

@@ -27,6 +27,7 @@ from paragon_export.cli import (
 from paragon_export.cli.deploy import ncnn, script, serve_config
 from paragon_export.cli.run import glyphs, upscale
 from paragon_export.cli.show.held_notes import take_notes
+from paragon_export.cli.shrink import distill, prune
 from paragon_export.errors import COULD_NOT_RUN, reason_of
 from paragon_export.system.streams import guarded
 from paragon_export.system.text import one_line
@@ -54,6 +55,8 @@ app = typer.Typer(
 app.command()(inspect.inspect)
 app.command()(onnx.onnx)
 app.command()(quantize.quantize)
+app.command()(prune.prune)
+app.command()(distill.distill)
 app.command()(audit.audit)
 app.command()(trt.trt)
 app.command()(plan.plan)

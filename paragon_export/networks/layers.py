@@ -172,6 +172,10 @@ class WindowAttention(nn.Module):
         self.proj = nn.Linear(self.inner, channels)
 
     def forward(self, features: Tensor) -> Tensor:
+        return self.joined(self.proj(self.attended(features)), features, self.channels)
+
+    def attended(self, features: Tensor) -> Tensor:
+        """Return the attended values, (windows, tokens, inner), of a map (N, C, H, W)."""
         n, _, h, w = features.shape
         c, size, width = self.channels, self.window, self.width
         rows, columns = (h + size - 1) // size, (w + size - 1) // size
@@ -188,7 +192,13 @@ class WindowAttention(nn.Module):
             x = attended_in_parts(q, k, v, width**-0.5)
         else:
             x = torch.softmax(q @ k.permute(0, 1, 3, 2) * width**-0.5, dim=-1) @ v
-        x = self.proj(x.permute(0, 2, 1, 3).reshape(-1, size * size, self.inner))
+        return x.permute(0, 2, 1, 3).reshape(-1, size * size, self.inner)
+
+    def joined(self, x: Tensor, features: Tensor, c: int) -> Tensor:
+        """Return windows (windows, tokens, c) as a map of the size of ``features``."""
+        n, _, h, w = features.shape
+        size = self.window
+        rows, columns = (h + size - 1) // size, (w + size - 1) // size
         x = x.reshape(n, rows, columns, size, size, c).permute(0, 1, 3, 2, 4, 5)
         x = x.reshape(n, rows * size, columns * size, c)
         if self.shift:

@@ -15,7 +15,7 @@ ROOT = Path(paragon_export.__file__).parent
 PACKAGES = (
     "assets", "errors", "system", "specs", "media", "checkpoints", "networks", "rewrite", "graph",
     "runtimes", "inputs", "tiling", "engines", "precision", "parity", "bench", "pipeline", "upscaling",
-    "reports", "serving", "ncnn", "players", "cli", "__main__",
+    "reports", "serving", "ncnn", "players", "pruning", "cli", "__main__",
     "testing",
 )  # fmt: skip
 """Lowest first. A package may import itself and those before it."""

@@ -32,6 +32,11 @@ from paragon_export.networks.paragonsr2.v9_v11.layout import (
     has_attention,
     infer,
 )
+from paragon_export.networks.paragonsr2.v9_v11.widths import (
+    notes_on_widths,
+    read_widths,
+    with_widths,
+)
 from paragon_export.networks.state_dict import Shapes, check_tensors
 from paragon_export.specs.network import NetworkSpec, ResolvedOption
 from paragon_export.specs.plans import NetworkOptions
@@ -77,7 +82,7 @@ def describe(checkpoint: Checkpoint, found: Generation, options: NetworkOptions)
         options=resolved,
         structure={"hyperparameters": hyperparameters, "folder": found.folder},
         dropped=dropped,
-        notes=tuple(notes),
+        notes=(*notes, *notes_on_widths(hyperparameters)),
     )
 
 
@@ -101,6 +106,7 @@ def _checked(
         window_size=resolved["window_size"].value if "window_size" in resolved else 1,
         upsampler_alpha=resolved["upsampler_alpha"].value,
     )
+    hyperparameters = with_widths(hyperparameters, read_widths(checkpoint.metadata))
     check_tensors(checkpoint, kept, expected_shapes(hyperparameters))
     return hyperparameters
 

@@ -17,6 +17,19 @@ IGNORED = ("base.sharp.kernel", "base.blur.kernel")
 
 
 @dataclass(frozen=True, kw_only=True)
+class Widths:
+    """The inner widths of one block. Networks that were not pruned have the same in all blocks."""
+
+    hidden: int
+    """Channels between the two 1x1 convolutions; in stream, of the product. 0: photo and pro go
+    without them."""
+    heads: int
+    """Heads of the window attention; 0: the block has none."""
+    context: int
+    """Channels between stream's fused depthwise convolutions and its projection."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Hyperparameters:
     """All that is needed to build one network."""
 
@@ -43,6 +56,12 @@ class Hyperparameters:
     """Channels of queries and keys of pro's token attention; 0 for other variants."""
     squeeze: int = 0
     """Hidden width of pro's channel attention; 0 for other variants."""
+    widths: tuple[Widths, ...] = ()
+    """Of each block, counted over all groups; empty for a network that was not pruned."""
+
+    def widths_of(self, index: int) -> Widths:
+        """Return the inner widths of a block, counted over all groups."""
+        return self.widths[index] if self.widths else full_widths(self.features)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,6 +107,12 @@ VARIANTS = {
 
 FIRST_BLOCK = "body.0.blocks.0."
 """Prefix of the tensors of the first block."""
+
+
+def full_widths(features: int) -> Widths:
+    """Return the inner widths of the blocks of a network that was not pruned."""
+    return Widths(hidden=2 * features, heads=HEADS, context=features)
+
 
 BLOCK_NAME = re.compile(r"body\.(?P<group>\d+)\.blocks\.(?P<block>\d+)\.(?P<part>\w+)\.")
 """Names of the tensors of blocks, as for ``count_blocks``; ``part`` is the submodule."""
@@ -156,12 +181,16 @@ def expected_shapes(hp: Hyperparameters) -> dict[str, tuple[int, ...]]:
     shapes |= _conv("conv_in", c, i, 3) | _conv("conv_mid", c, c, 3)
     shapes |= _conv("up.0", c * hp.scale**2, c, 3) | _conv("conv_out", i, c, 3)
     shapes |= {"detail_gain": ()}
-    block = _BLOCKS[hp.variant](hp)
-    for group in range(hp.groups):
-        for index in range(hp.blocks):
-            prefix = f"body.{group}.blocks.{index}."
-            shapes |= {prefix + name: shape for name, shape in block.items()}
+    for index in range(hp.groups * hp.blocks):
+        prefix = block_prefix(hp, index)
+        block = _BLOCKS[hp.variant](hp, hp.widths_of(index))
+        shapes |= {prefix + name: shape for name, shape in block.items()}
     return shapes
+
+
+def block_prefix(hp: Hyperparameters, index: int) -> str:
+    """Return the prefix of the tensors of a block, counted over all groups."""
+    return f"body.{index // hp.blocks}.blocks.{index % hp.blocks}."
 
 
 def _filters(name: str, channels: int, taps: int) -> Iterator[tuple[str, tuple[int, ...]]]:
@@ -185,40 +214,48 @@ def _scale(name: str, c: int) -> dict[str, tuple[int, ...]]:
     return {f"{name}.gamma": (1, c, 1, 1)}
 
 
-def _mix(c: int) -> dict[str, tuple[int, ...]]:
-    return _conv("conv1", 2 * c, c, 1) | _conv("dw", 2 * c, 1, 3) | _conv("conv2", c, 2 * c, 1)
+def _mix(c: int, hidden: int) -> dict[str, tuple[int, ...]]:
+    return _conv("conv1", hidden, c, 1) | _conv("dw", hidden, 1, 3) | _conv("conv2", c, hidden, 1)
 
 
-def _window(name: str, c: int) -> dict[str, tuple[int, ...]]:
-    return _linear(f"{name}.qkv", 3 * c, c) | _linear(f"{name}.proj", c, c)
+def _normed_mix(norm: str, c: int, hidden: int) -> dict[str, tuple[int, ...]]:
+    return _norm(norm, c) | _mix(c, hidden) if hidden else {}
 
 
-def _realtime(hp: Hyperparameters) -> dict[str, tuple[int, ...]]:
-    return _mix(hp.features) | (_scale("scale", hp.features) if hp.layer_scale else {})
+def _normed_window(norm: str, name: str, c: int, heads: int) -> dict[str, tuple[int, ...]]:
+    inner = c // HEADS * heads
+    window = _linear(f"{name}.qkv", 3 * inner, c) | _linear(f"{name}.proj", c, inner)
+    return _norm(norm, c) | window if heads else {}
 
 
-def _stream(hp: Hyperparameters) -> dict[str, tuple[int, ...]]:
-    c = hp.features
-    block = _conv("dw1", c, 1, 3) | _conv("dw3", c, 1, 3) | _conv("fuse", c, 2 * c, 1)
-    block |= _conv("proj", 4 * c, c, 1) | _conv("gate", 4 * c, 1, 3) | _conv("out", c, 2 * c, 1)
+def _realtime(hp: Hyperparameters, widths: Widths) -> dict[str, tuple[int, ...]]:
+    block = _mix(hp.features, widths.hidden)
+    return block | (_scale("scale", hp.features) if hp.layer_scale else {})
+
+
+def _stream(hp: Hyperparameters, widths: Widths) -> dict[str, tuple[int, ...]]:
+    c, context, hidden = hp.features, widths.context, widths.hidden
+    block = _conv("dw1", c, 1, 3) | _conv("dw3", c, 1, 3) | _conv("fuse", context, 2 * c, 1)
+    block |= _conv("proj", 2 * hidden, context, 1) | _conv("gate", 2 * hidden, 1, 3)
+    block |= _conv("out", c, hidden, 1)
     return block | (_scale("scale", c) if hp.layer_scale else {})
 
 
-def _photo(hp: Hyperparameters) -> dict[str, tuple[int, ...]]:
+def _photo(hp: Hyperparameters, widths: Widths) -> dict[str, tuple[int, ...]]:
     c = hp.features
-    block = _norm("norm", c) | _mix(c) | _scale("scale", c)
-    return block | (_norm("attn_norm", c) | _window("attn", c) if hp.attention else {})
+    block = _normed_mix("norm", c, widths.hidden) | _scale("scale", c)
+    return block | (_normed_window("attn_norm", "attn", c, widths.heads) if hp.attention else {})
 
 
-def _pro(hp: Hyperparameters) -> dict[str, tuple[int, ...]]:
+def _pro(hp: Hyperparameters, widths: Widths) -> dict[str, tuple[int, ...]]:
     c, t = hp.features, hp.token_width
-    block = _norm("norm1", c) | _mix(c) | _scale("scale1", c)
+    block = _normed_mix("norm1", c, widths.hidden) | _scale("scale1", c)
     block |= {
         "channel_attn.fc.0.weight": (hp.squeeze, c),
         "channel_attn.fc.2.weight": (c, hp.squeeze),
     } | _scale("scale2", c)
     if hp.attention:
-        block |= _norm("norm3", c) | _window("window_attn", c) | _scale("scale3", c)
+        block |= _normed_window("norm3", "window_attn", c, widths.heads) | _scale("scale3", c)
     block |= _norm("norm4", c) | _scale("scale4", c)
     block |= {"token_ca.token_dict": (1, hp.tokens, c)}
     block |= _linear("token_ca.q_proj", t, c) | _linear("token_ca.k_proj", t, c)

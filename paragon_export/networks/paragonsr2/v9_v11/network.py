@@ -12,6 +12,9 @@ attention rolls the map without a mask; and it attends to the padded zeros.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -31,32 +34,71 @@ MAX_FLOAT16 = 65504.0
 """Largest finite float16 value. The stream block clamps its product to it."""
 
 
-class ConvBlock(nn.Module):
+class Branch(NamedTuple):
+    """One term that a block adds to its input: ``scale(compute(x))``."""
+
+    compute: Callable[[Tensor], Tensor]
+    scale: nn.Module
+    kind: str = ""
+    """The field of :class:`Widths` that tells its width; empty if none does."""
+    features: Callable[[Tensor], Tensor] | None = None
+    """The map of that width, (N, width, H, W): ``compute`` is this and the layer ``output``."""
+    output: nn.Conv2d | nn.Linear | None = None
+
+
+class Block(nn.Module):
+    """``x = x + scale(compute(x))`` for each branch in turn."""
+
+    def branches(self) -> list[Branch]:
+        """Return the branches in the order of computation."""
+        raise NotImplementedError
+
+    def forward(self, x: Tensor) -> Tensor:
+        for branch in self.branches():
+            x = x + branch.scale(branch.compute(x))
+        return x
+
+
+class ConvBlock(Block):
     """``conv2(gelu(dw(conv1(x))))``, the convolutions of all variants except stream."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, hidden: int) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(channels, 2 * channels, 1)
-        self.dw = nn.Conv2d(2 * channels, 2 * channels, 3, padding=1, groups=2 * channels)
-        self.conv2 = nn.Conv2d(2 * channels, channels, 1)
+        self.has_mix = hidden > 0
+        if hidden:
+            self.conv1 = nn.Conv2d(channels, hidden, 1)
+            self.dw = nn.Conv2d(hidden, hidden, 3, padding=1, groups=hidden)
+            self.conv2 = nn.Conv2d(hidden, channels, 1)
+
+    def hidden(self, x: Tensor) -> Tensor:
+        """Return the activations, (N, hidden, H, W)."""
+        return F.gelu(self.dw(self.conv1(x)))
 
     def mix(self, x: Tensor) -> Tensor:
         """Return the result of the convolutions, (N, C, H, W)."""
-        return self.conv2(F.gelu(self.dw(self.conv1(x))))
+        return self.conv2(self.hidden(x))
+
+    def branch(self, scale: nn.Module, norm: nn.Module | None = None) -> Branch:
+        """Return the convolutions as a branch, behind a norm if there is one."""
+        if norm is None:
+            return Branch(self.mix, scale, "hidden", self.hidden, self.conv2)
+        return Branch(
+            lambda x: self.mix(norm(x)), scale, "hidden", lambda x: self.hidden(norm(x)), self.conv2
+        )
 
 
 class RealtimeBlock(ConvBlock):
     """Convolutions with a residual connection."""
 
     def __init__(self, hp: Hyperparameters, index: int) -> None:
-        super().__init__(hp.features)
+        super().__init__(hp.features, hp.widths_of(index).hidden)
         self.scale = LayerScale(hp.features) if hp.layer_scale else nn.Identity()
 
-    def forward(self, x: Tensor) -> Tensor:
-        return x + self.scale(self.mix(x))
+    def branches(self) -> list[Branch]:
+        return [self.branch(self.scale)]
 
 
-class StreamBlock(nn.Module):
+class StreamBlock(Block):
     """Depthwise convolutions of dilation 1 and 3, fused; then a product of two projections.
 
     The product is a float32 island.
@@ -64,62 +106,98 @@ class StreamBlock(nn.Module):
 
     def __init__(self, hp: Hyperparameters, index: int) -> None:
         super().__init__()
-        c = hp.features
+        c, widths = hp.features, hp.widths_of(index)
+        gates = 2 * widths.hidden
         self.dw1 = nn.Conv2d(c, c, 3, padding=1, groups=c)
         self.dw3 = nn.Conv2d(c, c, 3, padding=3, dilation=3, groups=c)
-        self.fuse = nn.Conv2d(2 * c, c, 1)
-        self.proj = nn.Conv2d(c, 4 * c, 1)
-        self.gate = nn.Conv2d(4 * c, 4 * c, 3, padding=1, groups=4 * c)
-        self.out = nn.Conv2d(2 * c, c, 1)
+        self.fuse = nn.Conv2d(2 * c, widths.context, 1)
+        self.proj = nn.Conv2d(widths.context, gates, 1)
+        self.gate = nn.Conv2d(gates, gates, 3, padding=1, groups=gates)
+        self.out = nn.Conv2d(widths.hidden, c, 1)
         self.scale = LayerScale(c) if hp.layer_scale else nn.Identity()
 
-    def forward(self, x: Tensor) -> Tensor:
-        context = self.fuse(torch.cat((self.dw1(x), self.dw3(x)), dim=1))
-        a, b = self.gate(self.proj(context)).chunk(2, dim=1)
+    def branches(self) -> list[Branch]:
+        return [
+            Branch(lambda x: self.out(self.hidden(x)), self.scale, "hidden", self.hidden, self.out)
+        ]
+
+    def context(self, x: Tensor) -> Tensor:
+        """Return the fused depthwise convolutions, (N, context, H, W)."""
+        return self.fuse(torch.cat((self.dw1(x), self.dw3(x)), dim=1))
+
+    def hidden(self, x: Tensor) -> Tensor:
+        """Return the product, (N, hidden, H, W)."""
+        a, b = self.gate(self.proj(self.context(x))).chunk(2, dim=1)
         product = (widen(a) * widen(b)).clamp(-MAX_FLOAT16, MAX_FLOAT16)
-        return x + self.scale(self.out(narrow(product, x)))
+        return narrow(product, x)
 
 
 class PhotoBlock(ConvBlock):
     """Convolutions and window attention, each after a norm, with one shared LayerScale."""
 
     def __init__(self, hp: Hyperparameters, index: int) -> None:
-        super().__init__(hp.features)
-        self.norm = RMSNorm(hp.features)
+        widths = hp.widths_of(index)
+        super().__init__(hp.features, widths.hidden)
+        if self.has_mix:
+            self.norm = RMSNorm(hp.features)
         self.scale = LayerScale(hp.features)
-        self.has_attention = hp.attention
-        if hp.attention:
-            self.attn_norm = RMSNorm(hp.features)
-            self.attn = WindowAttention(hp.features, hp.window_size, shift_of(hp, index), HEADS)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = x + self.scale(self.mix(self.norm(x)))
+        self.has_attention = hp.attention and widths.heads > 0
         if self.has_attention:
-            x = x + self.scale(self.attn(self.attn_norm(x)))
-        return x
+            self.attn_norm = RMSNorm(hp.features)
+            self.attn = window_attention(hp, index)
+
+    def branches(self) -> list[Branch]:
+        found = []
+        if self.has_mix:
+            found.append(self.branch(self.scale, self.norm))
+        if self.has_attention:
+            found.append(attention_branch(self.attn_norm, self.attn, self.scale))
+        return found
 
 
 class ProBlock(ConvBlock):
     """Convolutions, channel attention, window attention and token attention in sequence."""
 
     def __init__(self, hp: Hyperparameters, index: int) -> None:
-        super().__init__(hp.features)
-        c = hp.features
-        self.norm1, self.scale1 = RMSNorm(c), LayerScale(c)
+        c, widths = hp.features, hp.widths_of(index)
+        super().__init__(c, widths.hidden)
+        if self.has_mix:
+            self.norm1 = RMSNorm(c)
+        self.scale1 = LayerScale(c)
         self.channel_attn, self.scale2 = ChannelAttention(c, hp.squeeze), LayerScale(c)
-        self.has_attention = hp.attention
         if hp.attention:
-            self.norm3, self.scale3 = RMSNorm(c), LayerScale(c)
-            self.window_attn = WindowAttention(c, hp.window_size, shift_of(hp, index), HEADS)
+            self.scale3 = LayerScale(c)
+        self.has_attention = hp.attention and widths.heads > 0
+        if self.has_attention:
+            self.norm3 = RMSNorm(c)
+            self.window_attn = window_attention(hp, index)
         self.norm4, self.scale4 = RMSNorm(c), LayerScale(c)
         self.token_ca = TokenAttention(c, hp.tokens, hp.token_width)
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = x + self.scale1(self.mix(self.norm1(x)))
-        x = x + self.scale2(self.channel_attn(x))
+    def branches(self) -> list[Branch]:
+        found = []
+        if self.has_mix:
+            found.append(self.branch(self.scale1, self.norm1))
+        found.append(Branch(self.channel_attn, self.scale2))
         if self.has_attention:
-            x = x + self.scale3(self.window_attn(self.norm3(x)))
-        return x + self.scale4(self.token_ca(self.norm4(x)))
+            found.append(attention_branch(self.norm3, self.window_attn, self.scale3))
+        found.append(Branch(lambda x: self.token_ca(self.norm4(x)), self.scale4))
+        return found
+
+
+def attention_branch(norm: nn.Module, attention: WindowAttention, scale: nn.Module) -> Branch:
+    """Return window attention behind a norm as a branch."""
+
+    def features(x: Tensor) -> Tensor:
+        return attention.joined(attention.attended(norm(x)), x, attention.inner)
+
+    return Branch(lambda x: attention(norm(x)), scale, "heads", features, attention.proj)
+
+
+def window_attention(hp: Hyperparameters, index: int) -> WindowAttention:
+    """Return the window attention of a block, counted over all groups."""
+    heads, width = hp.widths_of(index).heads, hp.features // HEADS
+    return WindowAttention(hp.features, hp.window_size, shift_of(hp, index), heads, width)
 
 
 def shift_of(hp: Hyperparameters, index: int) -> int:

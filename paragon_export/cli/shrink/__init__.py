@@ -1,0 +1,1 @@
+"""Commands that make a network smaller, and what they show."""

@@ -1,0 +1,63 @@
+"""``prune``: a checkpoint becomes a smaller one, judged on photographs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from paragon_export.cli.options import (
+    AcceptLoss,
+    CheckpointFile,
+    Json,
+    Output,
+    default_name,
+    existing,
+    exit_on_failure,
+    takes_options,
+)
+from paragon_export.specs.plans import NetworkOptions
+
+Data = Annotated[
+    Path, typer.Option("--data", help="Folder of photographs: every fourth one is judged on.")
+]
+Keep = Annotated[float, typer.Option(help="Share of the work of the blocks that is kept.")]
+Seed = Annotated[int, typer.Option(min=0, help="Of the crops of the photographs.")]
+Finetune = Annotated[
+    float, typer.Option(min=0, metavar="MINUTES", help="Train what remains for so long.")
+]
+CardName = Annotated[str, typer.Option("--card", help="Card that the time is estimated for.")]
+
+
+@takes_options
+def prune(
+    checkpoint: CheckpointFile,
+    data: Data,
+    output: Output = None,
+    keep: Keep = 0.7,
+    seed: Seed = 0,
+    finetune: Finetune = 0.0,
+    card: CardName = "3060",
+    accept_loss: AcceptLoss = False,
+    *,
+    options: NetworkOptions,
+    json: Json = False,
+) -> None:
+    """Remove what matters least and fit the rest. The loss is measured; a large one is refused."""
+    from paragon_export.cli.show.console import show
+    from paragon_export.cli.shrink.show import smaller_table
+    from paragon_export.networks.describe import read_network
+    from paragon_export.pruning.prune import FINETUNE_RATE
+    from paragon_export.pruning.prune import prune as pruned
+    from paragon_export.pruning.train import Training
+
+    target = output or default_name(checkpoint, ["pruned", f"{keep:g}"], ".safetensors")
+    there = existing(target)
+    result = pruned(
+        read_network(checkpoint, options), target, data=data, keep=keep, seed=seed, card=card,
+        accept_loss=accept_loss, named=output is not None,
+        finetune=Training(minutes=finetune, rate=FINETUNE_RATE, seed=seed) if finetune else None,
+    )  # fmt: skip
+    show(json, result.to_json(), smaller_table, result, bool(there))
+    exit_on_failure(result.passed)
