@@ -669,6 +669,8 @@ TABLES: Mapping[str, Table] = {
             "estimated ms": "engine, estimated (ms)",
             "of the estimate": "engine, share",
             "of the time on the processor": "processor, share",
+            "photographs": "photographs",
+            "card": "card",
         },
         _pruning,
     ),

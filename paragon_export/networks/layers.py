@@ -172,13 +172,26 @@ class WindowAttention(nn.Module):
         self.proj = nn.Linear(self.inner, channels)
 
     def forward(self, features: Tensor) -> Tensor:
-        return self.joined(self.proj(self.attended(features)), features, self.channels)
+        extents = self._extents(features)
+        x = self.proj(self._attended(features, *extents))
+        return self._joined(x, features, self.channels, *extents)
 
     def attended(self, features: Tensor) -> Tensor:
-        """Return the attended values, (windows, tokens, inner), of a map (N, C, H, W)."""
+        """Return the map before the projection, (N, inner, H, W), of a map (N, C, H, W)."""
+        extents = self._extents(features)
+        return self._joined(self._attended(features, *extents), features, self.inner, *extents)
+
+    def _extents(self, features: Tensor) -> tuple[int, int, int, int, int]:
+        """Return N, H, W, and the rows and columns of windows."""
         n, _, h, w = features.shape
+        size = self.window
+        return n, h, w, (h + size - 1) // size, (w + size - 1) // size
+
+    def _attended(
+        self, features: Tensor, n: int, h: int, w: int, rows: int, columns: int
+    ) -> Tensor:
+        """Return the attended values, (windows, tokens, inner)."""
         c, size, width = self.channels, self.window, self.width
-        rows, columns = (h + size - 1) // size, (w + size - 1) // size
         # Without a branch on the size, which a trace would fix to one of its cases.
         padding = (0, 0, 0, columns * size - w, 0, rows * size - h)
         x = F.pad(features.permute(0, 2, 3, 1), padding)
@@ -194,11 +207,11 @@ class WindowAttention(nn.Module):
             x = torch.softmax(q @ k.permute(0, 1, 3, 2) * width**-0.5, dim=-1) @ v
         return x.permute(0, 2, 1, 3).reshape(-1, size * size, self.inner)
 
-    def joined(self, x: Tensor, features: Tensor, c: int) -> Tensor:
+    def _joined(
+        self, x: Tensor, features: Tensor, c: int, n: int, h: int, w: int, rows: int, columns: int
+    ) -> Tensor:
         """Return windows (windows, tokens, c) as a map of the size of ``features``."""
-        n, _, h, w = features.shape
         size = self.window
-        rows, columns = (h + size - 1) // size, (w + size - 1) // size
         x = x.reshape(n, rows, columns, size, size, c).permute(0, 1, 3, 2, 4, 5)
         x = x.reshape(n, rows * size, columns * size, c)
         if self.shift:

@@ -189,7 +189,7 @@ def attention_branch(norm: nn.Module, attention: WindowAttention, scale: nn.Modu
     """Return window attention behind a norm as a branch."""
 
     def features(x: Tensor) -> Tensor:
-        return attention.joined(attention.attended(norm(x)), x, attention.inner)
+        return attention.attended(norm(x))
 
     return Branch(lambda x: attention(norm(x)), scale, "heads", features, attention.proj)
 
