@@ -136,6 +136,19 @@ def test_fitting_brings_the_picture_closer(variant: str) -> None:
     assert after < 0.9 * before
 
 
+def test_what_remains_takes_over_from_its_copies() -> None:
+    module, hp = _network("realtime")
+    block: Any = module.body[0].blocks[1]
+    for layer in (block.conv1, block.dw):
+        layer.weight[16:], layer.bias[16:] = layer.weight[:16], layer.bias[:16]
+    narrow = Widths(hidden=16, heads=4, context=16)
+    smaller, _, blocks = cut(module, hp, [full_widths(16), narrow], *_orders(module))
+    x = torch.rand(2, 3, 24, 24, generator=torch.Generator().manual_seed(9))
+    before = float((smaller(x) - module(x)).square().mean())
+    refit(module, smaller, blocks, _crops(32))
+    assert float((smaller(x) - module(x)).square().mean()) < 1e-5 * before
+
+
 def test_fitting_a_network_to_itself_changes_nothing() -> None:
     module, hp = _network("photo")
     same, shape, blocks = cut(module, hp, [full_widths(16)] * 2, *_orders(module))
