@@ -67,6 +67,25 @@ def test_filters_of_the_base_stay(pieces: list[Piece]) -> None:
     assert changed == {n for n in before if not n.startswith("base.")}
 
 
+def test_the_weights_kept_are_the_average(
+    pieces: list[Piece], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights: list[torch.Tensor] = []
+    after = trainer._Run.after_step
+
+    def recording(run: Any, loss: float) -> None:
+        after(run, loss)
+        weights.append(run.parameters["conv_in.weight"].detach().clone())
+
+    monkeypatch.setattr(trainer._Run, "after_step", recording)
+    network = new_network(published("realtime", 2), 0)
+    average: torch.Tensor = network.get_parameter("conv_in.weight").detach().clone()
+    train(network, pieces, 2, Training(steps=4))
+    for step, weight in enumerate(weights, 1):
+        average = average + (weight - average) * 10 / (step + 10)
+    assert torch.allclose(network.get_parameter("conv_in.weight"), average, atol=1e-6)
+
+
 class _StoppedError(Exception):
     pass
 
