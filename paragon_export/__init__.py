@@ -72,7 +72,7 @@ _MODULES = {
     "bench.report": ("BenchReport", "BenchRow"),
     "errors": (
         "CheckpointError", "EngineBuildError", "MissingDependencyError", "OutOfMemoryError",
-        "ParagonExportError", "PlanError", "RunError", "StageError", "TraceError", "Training",
+        "ParagonExportError", "PlanError", "RunError", "StageError", "TraceError",
         "UnsupportedNetworkError",
     ),
     "networks.describe": ("LoadedNetwork", "load_network"),

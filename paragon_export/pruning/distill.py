@@ -103,12 +103,20 @@ def checked(
     """Return a training with a state file, whose key tells what is trained.
 
     Raises:
-        PlanError: If it has no length, or a share is no share.
+        PlanError: If it has no length, a figure is out of range, or there is no such device.
     """
     if training.minutes <= 0 and training.steps <= 0:
         raise PlanError("a training needs minutes or steps above 0")
     if not 0 <= training.teacher_share <= 1:
         raise PlanError(f"--teacher-share {training.teacher_share:g}: give a share from 0 to 1")
+    if training.batch < 1:
+        raise PlanError(f"--batch {training.batch}: give 1 or more")
+    if training.device not in ("cpu", "cuda"):
+        raise PlanError(f"--device {training.device}: give cpu or cuda")
+    if training.device == "cuda" and not torch.cuda.is_available():
+        raise PlanError(
+            "--device cuda: PyTorch finds no GPU here; leave it out, or install a PyTorch with CUDA"
+        )
     if training.seed < 0:
         raise PlanError(f"--seed {training.seed}: give 0 or more")
     text = repr([source.checkpoint.sha256, told(training), *parts])
@@ -162,7 +170,10 @@ def pieces_of(
     pairs = [pair_of(part, scale) for part in cut]
     if training.teacher_share == 0:
         return [Piece(pair.small, pair.large, pair.large) for pair in pairs]
-    return [
-        Piece(pair.small, pair.large, taught(teacher, pair.small))
+    teacher.to(training.device)
+    found = [
+        Piece(pair.small, pair.large, taught(teacher, pair.small, training.device))
         for pair in counted("asking the teacher", pairs)
     ]
+    teacher.to("cpu")
+    return found

@@ -23,8 +23,8 @@ from paragon_export.pruning.pictures import batch
 from paragon_export.system.atomic_write import write_files
 from paragon_export.system.progress import tell
 
-PATCH, BATCH = 48, 8
-"""Side of a patch of the network's input in pixels, and patches a step."""
+PATCH = 48
+"""Side of a patch of the network's input in pixels."""
 
 WARM_UP = 0.01
 """Share of the training in which the learning rate rises."""
@@ -56,6 +56,10 @@ class Training:
     """Weight of the error to the teacher's output; the rest is that to the photographs."""
     seed: int = 0
     """Of the patches."""
+    batch: int = 8
+    """Patches a step."""
+    device: str = "cpu"
+    """What trains: ``"cpu"`` or ``"cuda"``. Only ``"cpu"`` gives the same bytes each time."""
     state: Path | None = None
     """File that a run which is stopped goes on from; it is removed at the end."""
     key: str = ""
@@ -72,16 +76,16 @@ class Piece:
 
 
 @torch.no_grad()
-def taught(teacher: nn.Module, small: np.ndarray) -> np.ndarray:
-    """Return what the teacher makes of an image (H, W, 3) of 8 bits, rounded to 8 bits."""
-    output = teacher(torch.from_numpy(batch([small])))[0].numpy()
+def taught(teacher: nn.Module, small: np.ndarray, device: str = "cpu") -> np.ndarray:
+    """Return what the teacher, which is on ``device``, makes of an image (H, W, 3) of 8 bits."""
+    output = teacher(torch.from_numpy(batch([small])).to(device))[0].cpu().numpy()
     return np.rint(output.clip(0, 1) * 255).astype(np.uint8).transpose(1, 2, 0)
 
 
 def train(network: nn.Module, pieces: Sequence[Piece], scale: int, training: Training) -> nn.Module:
     """Train a network in place and return it with averaged weights, eval mode.
 
-    Parameters of its ``base`` stay.
+    Parameters of its ``base`` stay. The network comes back on the processor.
 
     Args:
         network: Maps (N, 3, H, W) to ``scale`` times the size.
@@ -92,6 +96,7 @@ def train(network: nn.Module, pieces: Sequence[Piece], scale: int, training: Tra
     Raises:
         PlanError: If the state is that of another training.
     """
+    network.to(training.device)
     parameters = {n: p for n, p in network.named_parameters() if not n.startswith("base.")}
     for parameter in parameters.values():
         parameter.requires_grad_()
@@ -99,7 +104,7 @@ def train(network: nn.Module, pieces: Sequence[Piece], scale: int, training: Tra
     optimizer = torch.optim.Adam(parameters.values(), lr=training.rate)
     run = _Run(training, parameters, average, optimizer)
     run.resume()
-    patches = _patches(pieces, scale, run.random)
+    patches = _patches(pieces, scale, training, run.random)
     with torch.enable_grad():
         while (progress := run.progress()) < 1:
             optimizer.param_groups[0]["lr"] = training.rate * _rate(progress)
@@ -109,7 +114,7 @@ def train(network: nn.Module, pieces: Sequence[Piece], scale: int, training: Tra
             optimizer.step()
             run.after_step(loss.item())
     run.finish()
-    return network.requires_grad_(False).eval()
+    return network.to("cpu").requires_grad_(False).eval()
 
 
 def _rate(progress: float) -> float:
@@ -119,8 +124,8 @@ def _rate(progress: float) -> float:
 def _loss(network: nn.Module, patch: Sequence[Tensor], progress: float, share: float) -> Tensor:
     small, large, taught = patch
     measure: Callable[[Tensor], Tensor] = torch.square if progress > SQUARED_FROM else torch.abs
-    output, weights = network(small), torch.tensor(LUMA)[:, None, None]
-    loss = torch.zeros(())
+    output, weights = network(small), small.new_tensor(LUMA)[:, None, None]
+    loss = small.new_zeros(())
     for target, weight in ((large, 1 - share), (taught, share)):
         difference = output - target
         luma = (weights * difference).sum(dim=1)
@@ -129,13 +134,13 @@ def _loss(network: nn.Module, patch: Sequence[Tensor], progress: float, share: f
 
 
 def _patches(
-    pieces: Sequence[Piece], scale: int, random: np.random.Generator
+    pieces: Sequence[Piece], scale: int, training: Training, random: np.random.Generator
 ) -> Iterator[list[Tensor]]:
     """Yield random patches for ever, turned and mirrored at random: input, photograph, teacher."""
     areas = np.array([piece.small.shape[0] * piece.small.shape[1] for piece in pieces], float)
     while True:
         parts: list[list[np.ndarray]] = [[], [], []]
-        for index in random.choice(len(pieces), size=BATCH, p=areas / areas.sum()):
+        for index in random.choice(len(pieces), size=training.batch, p=areas / areas.sum()):
             piece = pieces[index]
             y, x = (int(random.integers(n - PATCH + 1)) for n in piece.small.shape[:2])
             turns, mirror = int(random.integers(4)), bool(random.integers(2))
@@ -143,7 +148,10 @@ def _patches(
             for part, (image, s) in zip(parts, images, strict=True):
                 cut = np.rot90(image[s * y : s * (y + PATCH), s * x : s * (x + PATCH)], turns)
                 part.append(cut[:, ::-1] if mirror else cut)
-        yield [torch.from_numpy(np.ascontiguousarray(batch(part))) for part in parts]
+        yield [
+            torch.from_numpy(np.ascontiguousarray(batch(part))).to(training.device)
+            for part in parts
+        ]
 
 
 class _Run:
@@ -237,7 +245,7 @@ class _Run:
 
 def _read_state(path: Path) -> dict[str, Any]:
     try:
-        document = torch.load(path, weights_only=True)
+        document = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # whatever a damaged file makes the library raise
         raise PlanError(f"{path} is no state of a training; remove it") from error
     return document if isinstance(document, dict) else {}

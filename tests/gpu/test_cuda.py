@@ -10,14 +10,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from paragon_export.assets import CHECKPOINT
 from paragon_export.bench.measure import benchmark
+from paragon_export.inputs.probes import photograph_crop
 from paragon_export.parity.candidates import read_artifact
 from paragon_export.parity.check import check_parity, judge
 from paragon_export.parity.report import ParityReport
 from paragon_export.pipeline.build import build_engine
 from paragon_export.pipeline.export import export_onnx
+from paragon_export.pruning.distill import distill
+from paragon_export.pruning.train import Training
 from paragon_export.runtimes.isolated import IsolatedRunner
 from paragon_export.runtimes.ort_runner import OnnxRunner, open_on_cuda
 from paragon_export.specs.plans import ParityPlan
@@ -122,6 +126,21 @@ def test_all_that_is_timed_runs_on_the_card(tmp_path: Path) -> None:
         "ONNX Runtime CUDA",
     }
     assert all(row.samples_ms for row in report.rows if "compile" not in row.backend)
+
+
+def test_a_network_is_trained_on_the_card(tmp_path: Path) -> None:
+    photographs = tmp_path / "photographs"
+    photographs.mkdir()
+    for number in range(4):
+        image = photograph_crop(3, Size(128 + number, 128)).transpose(1, 2, 0)
+        Image.fromarray(np.uint8(image * 255)).save(photographs / f"{number}.png")
+    lost = []
+    for steps in (2, 200):
+        training = Training(steps=steps, device="cuda")
+        output = tmp_path / f"{steps}.safetensors"
+        lost.append(distill(CHECKPOINT, output, to="realtime", data=photographs, training=training))
+    assert lost[1].lost_db < lost[0].lost_db - 1
+    assert export_onnx(output, tmp_path / "trained.onnx").passed
 
 
 def test_an_engine_is_judged_and_timed_or_the_card_is_named(tmp_path: Path) -> None:

@@ -25,7 +25,6 @@ from tests.conftest import RunHere
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trainer, "BATCH", 2)
     monkeypatch.setattr(flow, "CROPS", 6)
     monkeypatch.setattr("paragon_export.pruning.report.TIMED_RUNS", 2)
     monkeypatch.setattr("paragon_export.pruning.report._estimate", lambda network, card: None)
@@ -54,7 +53,7 @@ def test_a_network_learns_what_it_is_given(pieces: list[Piece], target: str) -> 
     network = new_network(published("realtime", 2), 0)
     before = _error(network, pieces, target)
     share = 1.0 if target == "taught" else 0.0
-    train(network, wrong, 2, Training(steps=60, teacher_share=share))
+    train(network, wrong, 2, Training(steps=60, batch=2, teacher_share=share))
     assert _error(network, pieces, target) < 0.5 * before
     assert not any(parameter.requires_grad for parameter in network.parameters())
 
@@ -62,7 +61,7 @@ def test_a_network_learns_what_it_is_given(pieces: list[Piece], target: str) -> 
 def test_filters_of_the_base_stay(pieces: list[Piece]) -> None:
     network = new_network(published("realtime", 2), 0)
     before = {n: p.clone() for n, p in network.named_parameters()}
-    train(network, pieces, 2, Training(steps=3))
+    train(network, pieces, 2, Training(steps=3, batch=2))
     changed = {n for n, p in network.named_parameters() if not torch.equal(p, before[n])}
     assert changed == {n for n in before if not n.startswith("base.")}
 
@@ -80,7 +79,7 @@ def test_the_weights_kept_are_the_average(
     monkeypatch.setattr(trainer._Run, "after_step", recording)
     network = new_network(published("realtime", 2), 0)
     average: torch.Tensor = network.get_parameter("conv_in.weight").detach().clone()
-    train(network, pieces, 2, Training(steps=4))
+    train(network, pieces, 2, Training(steps=4, batch=2))
     for step, weight in enumerate(weights, 1):
         average = average + (weight - average) * 10 / (step + 10)
     assert torch.allclose(network.get_parameter("conv_in.weight"), average, atol=1e-6)
@@ -106,8 +105,8 @@ def _stop_after(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
 def test_a_stopped_training_goes_on_to_the_same_weights(
     pieces: list[Piece], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    training = Training(steps=9, state=tmp_path / "out.training", key="a")
-    whole = train(new_network(published("realtime", 2), 0), pieces, 2, Training(steps=9))
+    training = Training(steps=9, batch=2, state=tmp_path / "out.training", key="a")
+    whole = train(new_network(published("realtime", 2), 0), pieces, 2, Training(steps=9, batch=2))
     with monkeypatch.context() as patch:
         _stop_after(patch, 4)
         with pytest.raises(_StoppedError):
@@ -124,12 +123,12 @@ def test_a_stopped_training_goes_on_to_the_same_weights(
 
 
 def test_a_training_of_minutes_ends(pieces: list[Piece]) -> None:
-    run = Training(minutes=0.02)
+    run = Training(minutes=0.02, batch=2)
     train(new_network(published("realtime", 2), 0), pieces, 2, run)
 
 
 def _distilled(output: Path, folder: Path, **changes: Any) -> SmallerResult:
-    training = Training(**{"steps": 6, **changes})
+    training = Training(**{"steps": 6, "batch": 2, **changes})
     return distill(CHECKPOINT, output, to="realtime", data=folder, training=training)
 
 
@@ -149,7 +148,7 @@ def test_distilled_network_is_an_ordinary_checkpoint(folder: Path, tmp_path: Pat
 def test_finetuning_gets_closer(folder: Path, tmp_path: Path) -> None:
     found = [
         prune(CHECKPOINT, tmp_path / f"{steps}.safetensors", data=folder, keep=0.5, accept_loss=True,
-              finetune=Training(steps=steps, rate=1e-3) if steps else None)
+              finetune=Training(steps=steps, rate=1e-3, batch=2) if steps else None)
         for steps in (0, 60)
     ]  # fmt: skip
     assert found[1].lost_db < found[0].lost_db - 0.02
@@ -159,7 +158,7 @@ def test_finetuning_gets_closer(folder: Path, tmp_path: Path) -> None:
 
 def test_commands(folder: Path, tmp_path: Path, run_here: RunHere) -> None:
     output = tmp_path / "small.safetensors"
-    run = run_here("distill", CHECKPOINT, "--to", "realtime", "--data", folder, "--steps", "2",
+    run = run_here("distill", CHECKPOINT, "--to", "realtime", "--data", folder, "--steps", "2", "--batch", "2",
                    "-o", output, "--json")  # fmt: skip
     told = json.loads(run.stdout)
     assert (run.code, told["passed"], output.exists()) == (0, True, True)
@@ -168,6 +167,8 @@ def test_commands(folder: Path, tmp_path: Path, run_here: RunHere) -> None:
         "choose from realtime, stream, photo": ("--to", "large"),
         "needs minutes or steps": ("--to", "realtime", "--minutes", "0"),
         "give a share from 0 to 1": ("--to", "realtime", "--teacher-share", "2"),
+        "give 1 or more": ("--to", "realtime", "--batch", "0"),
+        "give cpu or cuda": ("--to", "realtime", "--device", "tpu"),
         "is not a folder": ("--to", "realtime", "--data", tmp_path / "none"),
     }
     other = tmp_path / "other.safetensors"
@@ -175,7 +176,7 @@ def test_commands(folder: Path, tmp_path: Path, run_here: RunHere) -> None:
         failed = run_here("distill", CHECKPOINT, "--data", folder, "-o", other, *arguments)
         assert (failed.code, failed.stderr.count("\n")) == (3, 1), failed.stderr
         assert reason in failed.stderr
-    tuned = run_here("prune", CHECKPOINT, "--data", folder, "--keep", "0.8", "--finetune", "0.01",
+    tuned = run_here("prune", CHECKPOINT, "--data", folder, "--keep", "0.8", "--finetune", "0.01", "--batch", "2",
                      "--accept-loss", "-o", other, "--json")  # fmt: skip
     assert tuned.code == 0
     assert json.loads(tuned.stdout)["made"]["finetune"]["minutes"] == 0.01

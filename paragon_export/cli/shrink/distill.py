@@ -14,7 +14,7 @@ from paragon_export.cli.options import (
     existing,
     takes_options,
 )
-from paragon_export.cli.shrink.prune import CardName, Data, Seed
+from paragon_export.cli.shrink.prune import Batch, CardName, Data, Device, Seed
 from paragon_export.specs.plans import NetworkOptions
 
 To = Annotated[str, typer.Option("--to", help="Variant to train: realtime, stream or photo.")]
@@ -37,6 +37,8 @@ def distill(
     steps: Steps = 0,
     teacher_share: TeacherShare = 0.5,
     seed: Seed = 0,
+    batch: Batch = 8,
+    device: Device = "cpu",
     card: CardName = "3060",
     *,
     options: NetworkOptions,
@@ -51,7 +53,10 @@ def distill(
 
     target = output or default_name(teacher, ["to", to], ".safetensors")
     there = existing(target)
-    training = Training(minutes=minutes, steps=steps, teacher_share=teacher_share, seed=seed)
+    training = Training(
+        minutes=minutes, steps=steps, teacher_share=teacher_share, seed=seed, batch=batch,
+        device=device,
+    )  # fmt: skip
     result = distilled(
         read_network(teacher, options), target, to=to, data=data, training=training, card=card,
         named=output is not None,

@@ -27,6 +27,8 @@ Seed = Annotated[int, typer.Option(min=0, help="Of the crops of the photographs.
 Finetune = Annotated[
     float, typer.Option(min=0, metavar="MINUTES", help="Train what remains for so long.")
 ]
+Batch = Annotated[int, typer.Option(help="Patches of 48x48 pixels in a step of the training.")]
+Device = Annotated[str, typer.Option(help="What trains: cpu or cuda.")]
 CardName = Annotated[str, typer.Option("--card", help="Card that the time is estimated for.")]
 
 
@@ -38,6 +40,8 @@ def prune(
     keep: Keep = 0.7,
     seed: Seed = 0,
     finetune: Finetune = 0.0,
+    batch: Batch = 8,
+    device: Device = "cpu",
     card: CardName = "3060",
     accept_loss: AcceptLoss = False,
     *,
@@ -54,10 +58,11 @@ def prune(
 
     target = output or default_name(checkpoint, ["pruned", f"{keep:g}"], ".safetensors")
     there = existing(target)
+    training = Training(minutes=finetune, rate=FINETUNE_RATE, seed=seed, batch=batch, device=device)
     result = pruned(
         read_network(checkpoint, options), target, data=data, keep=keep, seed=seed, card=card,
         accept_loss=accept_loss, named=output is not None,
-        finetune=Training(minutes=finetune, rate=FINETUNE_RATE, seed=seed) if finetune else None,
+        finetune=training if finetune else None,
     )  # fmt: skip
     show(json, result.to_json(), smaller_table, result, bool(there))
     exit_on_failure(result.passed)
