@@ -37,6 +37,18 @@ class Jobs:
     ignored: int = 0
     """Files in folders that are neither pictures nor videos by their names."""
 
+    @property
+    def notes(self) -> list[str]:
+        """What was left out, as a sentence."""
+        few = f"{self.ignored} files are neither pictures nor videos by their names"
+        return [few] if self.ignored else []
+
+    def wanted(self, *, skip_existing: bool) -> tuple[list[Job], list[Path]]:
+        """Return the jobs that are to be done, and the outputs that are there already."""
+        skipped = [job.output for job in self.jobs if skip_existing and job.output.exists()]
+        gone = set(skipped)
+        return [job for job in self.jobs if job.output not in gone], skipped
+
 
 def jobs_of(inputs: Sequence[Path], output: Path, kind: str | None) -> Jobs:
     """Find pictures and videos, and name what each of them becomes.

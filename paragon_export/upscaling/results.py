@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -72,3 +74,24 @@ class UpscaleResult:
             "skipped": [str(path) for path in self.skipped],
             "notes": list(self.notes),
         }
+
+
+def result_of(
+    done: Sequence[Upscaled],
+    failed: Sequence[NotUpscaled],
+    skipped: Sequence[Path],
+    seconds: float,
+    notes: Sequence[str],
+) -> UpscaleResult:
+    """Return what became of all inputs. Each conversion is noted once."""
+    kinds = Counter(
+        text if one.frames else f"converted {text}" for one in done for text in one.notes
+    )
+    converted = [f"{text} ({count} of {len(done)})" for text, count in kinds.items()]
+    return UpscaleResult(
+        done=tuple(done),
+        failed=tuple(failed),
+        skipped=tuple(skipped),
+        seconds=seconds,
+        notes=(*notes, *converted),
+    )

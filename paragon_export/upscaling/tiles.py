@@ -22,7 +22,7 @@ TRIALS = (Size(128, 128), Size(256, 256))
 """Sizes whose runs tell the memory for a pixel."""
 
 SHARE = 0.5
-"""Of the memory that is available, what a run may take."""
+"""Of the memory that is available, what one process may take."""
 
 BLOCK_ROWS = 64
 """Rows of the output that are clipped, rounded and written at a time."""
@@ -38,6 +38,8 @@ class Tiling:
     model: Model
     asked: str | Size
     """``auto``, ``none``, or the size of a tile."""
+    share: float = SHARE
+    """Of the memory that is available, what a run may take."""
     bytes_per_pixel: float | None = None
     """Memory for one pixel of the input; None: not measured."""
 
@@ -96,7 +98,7 @@ class Tiling:
         if not self.bytes_per_pixel or available is None:
             most = SURELY_FITS_PX
         else:
-            most = int(SHARE * available / self.bytes_per_pixel)
+            most = int(self.share * available / self.bytes_per_pixel)
         if pixels <= most:
             return None
         side = min(int(most**0.5), MAX_TILE_PX)
@@ -108,6 +110,21 @@ class Tiling:
             )
         step_px = self.model.field.step
         return Size(side // step_px * step_px, side // step_px * step_px)
+
+
+def check_tile(model: Model, tile: str | Size) -> None:
+    """Check before anything is read that a tile is not all margin.
+
+    Raises:
+        PlanError: If it is.
+    """
+    if not isinstance(tile, Size):
+        return
+    least = least_tile(model.field)
+    if least > min(tile.height, tile.width):
+        raise PlanError(
+            f"--tile {tile} is too small for {model.name}; use at least {least}x{least}"
+        )
 
 
 @step("measuring memory")
