@@ -121,7 +121,7 @@ def settings(
 def main() -> None:
     """Run the command line. Whatever is raised is one line and exit code 3."""
     take_notes()  # of a command that failed earlier in this process
-    arguments = _global_first(sys.argv[1:])
+    arguments = upscale.with_address(_global_first(sys.argv[1:]))
     with guarded():
         try:
             app(args=arguments, prog_name=NAME)

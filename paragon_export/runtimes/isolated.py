@@ -168,6 +168,7 @@ def open_runner(
     is_own: bool,
     title: str = "the model",
     in_order: bool = False,
+    threads: int = 0,
 ) -> Runner:
     """Return a runner for a serialized ONNX model.
 
@@ -177,6 +178,7 @@ def open_runner(
         is_own: Whether this process created the model. Any other model runs in a child process.
         title: Name of the model in error messages.
         in_order: As for ``OnnxRunner``.
+        threads: As for ``OnnxRunner``; only where this process runs the model on the processor.
 
     Raises:
         RunError: If the backend refuses the model.
@@ -187,10 +189,10 @@ def open_runner(
     if not is_own:
         return IsolatedRunner(data, backend, title=title, in_order=in_order)
     if backend is OnnxBackend.OPENVINO:
-        return OpenVinoRunner(data, title=title)
+        return OpenVinoRunner(data, title=title, threads=threads)
     if backend is OnnxBackend.CUDA:
         return open_on_cuda(data, title)
-    return OnnxRunner(data, title=title, in_order=in_order)
+    return OnnxRunner(data, title=title, in_order=in_order, threads=threads)
 
 
 def send(stream: IO[bytes], message: bytes) -> None:

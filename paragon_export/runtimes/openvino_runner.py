@@ -21,8 +21,13 @@ class OpenVinoRunner:
     No compiled model is cached on disk, because it could not be verified.
     """
 
-    def __init__(self, model: Path | bytes, *, title: str = "") -> None:
-        """Load a self-contained model: a file or its bytes. ``title`` names it in error messages.
+    def __init__(self, model: Path | bytes, *, title: str = "", threads: int = 0) -> None:
+        """Load a self-contained model.
+
+        Args:
+            model: A file or its bytes.
+            title: Name of the model in error messages.
+            threads: Of one run; 0: as many as OpenVINO chooses.
 
         Raises:
             RunError: If OpenVINO refuses the model.
@@ -33,7 +38,8 @@ class OpenVinoRunner:
         try:
             data = model if isinstance(model, bytes) else model.read_bytes()
             core = ov.Core()
-            compiled = core.compile_model(core.read_model(data), "CPU", OPENVINO_SETTINGS)
+            settings = OPENVINO_SETTINGS | ({"INFERENCE_NUM_THREADS": threads} if threads else {})
+            compiled = core.compile_model(core.read_model(data), "CPU", settings)
         except (RuntimeError, OSError) as error:
             title = title or title_of(model)
             raise failure(f"OpenVINO cannot load {title}", error) from error

@@ -51,6 +51,7 @@ class OnnxRunner:
         title: str = "",
         in_order: bool = False,
         provider_options: Mapping[str, str] | None = None,
+        threads: int = 0,
     ) -> None:
         """Load a model.
 
@@ -61,6 +62,7 @@ class OnnxRunner:
             title: Name of the model in error messages.
             in_order: Whether to run the nodes unoptimized and in the order of the file.
             provider_options: Options of the provider, by ONNX Runtime's names.
+            threads: Of one run; 0: as many as ONNX Runtime chooses.
 
         Raises:
             RunError: If ONNX Runtime refuses the model, or would run it on another provider.
@@ -68,6 +70,7 @@ class OnnxRunner:
         ort = import_without_telemetry("onnxruntime")
         self.name = name
         options = _session_options(provider, in_order=in_order)
+        options.intra_op_num_threads = threads
         providers = [(provider, dict(provider_options or {}))]
         try:
             data = model if isinstance(model, bytes) else model.read_bytes()

@@ -15,6 +15,12 @@ ONNX_SUFFIXES = (".onnx",)
 
 ENGINE_SUFFIXES = (".engine", ".plan", ".trt")
 
+LOCAL = "local"
+"""Address of a Ray cluster that is started on this machine, and stopped at the end."""
+
+ADDRESS = re.compile(r"local|auto|[\w.-]+:\d+|\[[0-9a-fA-F:]+\]:\d+")
+"""Address of a Ray cluster: ``auto`` is the one that runs on this machine."""
+
 MAX_EXTENT_PX = 16384
 """Largest height or width of a size in pixels, and largest batch of a profile."""
 

@@ -11,13 +11,11 @@ from paragon_export.networks.describe import LoadedNetwork
 from paragon_export.specs.types import OnnxBackend, Size
 from paragon_export.upscaling.jobs import Jobs, jobs_of
 from paragon_export.upscaling.model import Model, open_model
-from paragon_export.upscaling.plan import UpscalePlan
+from paragon_export.upscaling.plan import TILE_WORDS, UpscalePlan
 from paragon_export.upscaling.results import UpscaleResult, result_of
 from paragon_export.upscaling.run import Run
 from paragon_export.upscaling.tiles import Tiling, check_tile
 from paragon_export.upscaling.videos import check_video
-
-TILE_WORDS = ("auto", "none")
 
 
 def upscale(

@@ -69,13 +69,16 @@ class Model:
         return feeds
 
 
-def open_model(path: LoadedNetwork | Path, backend: OnnxBackend, options: NetworkOptions) -> Model:
+def open_model(
+    path: LoadedNetwork | Path, backend: OnnxBackend, options: NetworkOptions, threads: int = 0
+) -> Model:
     """Open a network to upscale pictures.
 
     Args:
         path: A network, or a checkpoint, an ONNX file or an engine.
         backend: What runs an ONNX file.
         options: Values that the tensors do not determine, for a checkpoint.
+        threads: Of an ONNX file on the processor; 0: as many as its runtime chooses.
 
     Raises:
         PlanError: If it does not upscale pictures of 1 or 3 channels.
@@ -88,7 +91,7 @@ def open_model(path: LoadedNetwork | Path, backend: OnnxBackend, options: Networ
         assert isinstance(artifact, EngineFile)
         return _checked(_of_engine(artifact))
     if is_onnx(path):
-        return _checked(_of_file(read_onnx_file(path), backend))
+        return _checked(_of_file(read_onnx_file(path), backend, threads))
     return _checked(_of_network(read_network(path, options)))
 
 
@@ -126,7 +129,7 @@ def _of_network(network: LoadedNetwork) -> Model:
     )
 
 
-def _of_file(file: OnnxFile, backend: OnnxBackend) -> Model:
+def _of_file(file: OnnxFile, backend: OnnxBackend, threads: int) -> Model:
     """Open an ONNX file. It runs once in a child process with limits before it runs in this one."""
     _check_task(file.path.name, file.task)
     size = file.static or TRIAL
@@ -148,7 +151,8 @@ def _of_file(file: OnnxFile, backend: OnnxBackend) -> Model:
         raise RunError(
             f"{file.path} makes {list(output.shape)} of {size}: that is no upscaled picture"
         )
-    runner = open_runner(file.data, backend, is_own=True, title=str(file.path))
+    title = str(file.path)
+    runner = open_runner(file.data, backend, is_own=True, title=title, threads=threads)
     return replace(model, runner=with_standard_names(runner, file.names), scale=scale)
 
 

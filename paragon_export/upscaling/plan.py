@@ -14,6 +14,8 @@ from paragon_export.system.atomic_write import sha256_of
 from paragon_export.upscaling.jobs import Jobs
 from paragon_export.upscaling.pictures import Form
 
+TILE_WORDS = ("auto", "none")
+
 
 @dataclass(frozen=True, kw_only=True)
 class UpscalePlan:

@@ -11,6 +11,7 @@ from paragon_export.bench.measure import BLEND_OF_FRAMES
 from paragon_export.errors import PlanError
 from paragon_export.media.videos import Upscaler, VideoForm, upscale_video
 from paragon_export.media.videos.flow import Remembered
+from paragon_export.specs.types import Size
 from paragon_export.system.optional import require
 from paragon_export.upscaling.results import Upscaled
 from paragon_export.upscaling.tiles import Tiling
@@ -24,20 +25,21 @@ def check_video(tiling: Tiling) -> None:
         MissingDependencyError: If PyAV is not installed.
     """
     require("av", "video")
-    if _carries_features(tiling) and tiling.asked not in ("auto", "none"):
+    if carries_features(tiling) and tiling.asked not in ("auto", "none"):
         raise PlanError(
             f"{tiling.model.name} carries features from frame to frame, which are not computed in tiles; "
             "leave out --tile"
         )
 
 
-def _carries_features(tiling: Tiling) -> bool:
+def carries_features(tiling: Tiling) -> bool:
+    """Return whether a network gets features of the frame before."""
     return any(port.name == STATE for port in tiling.model.inputs)
 
 
 def upscaler_of(tiling: Tiling) -> Upscaler:
     """Return how the frames of one video are computed: a video network gets features of the frame before."""
-    if _carries_features(tiling):
+    if carries_features(tiling):
         network = VideoNetwork(tiling)
         return Upscaler(network.compute, network.reset, network.state, network.restore)
     return Upscaler(lambda frame: np.concatenate(list(tiling.strips(frame[0], 1)), axis=1)[None])
@@ -73,6 +75,11 @@ class VideoNetwork:
         self._features = state.get(FEATURES)
 
 
+def run_of(run: str, tile: str | Size) -> str:
+    """Return what tells runs apart whose frames may differ."""
+    return f"{run} {tile}"
+
+
 def upscale_one(source: Path, output: Path, tiling: Tiling, form: VideoForm, run: str) -> Upscaled:
     """Upscale one video; see :func:`upscale_video`.
 
@@ -91,7 +98,7 @@ def upscale_one(source: Path, output: Path, tiling: Tiling, form: VideoForm, run
         output,
         upscaler_of(tiling),
         scale=tiling.model.scale,
-        run=f"{run} {tiling.asked}",
+        run=run_of(run, tiling.asked),
         form=form,
     )
     return Upscaled(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -9,7 +10,7 @@ import typer
 
 from paragon_export.cli.options import SIZE, Json, exit_on_failure, size_of, takes_options
 from paragon_export.specs.plans import NetworkOptions
-from paragon_export.specs.types import OnnxBackend
+from paragon_export.specs.types import ADDRESS, LOCAL, OnnxBackend
 
 Model = Annotated[Path, typer.Argument(help="Checkpoint, ONNX file or engine.")]
 Inputs = Annotated[list[Path], typer.Argument(help="Pictures, videos and folders.")]
@@ -46,6 +47,28 @@ SkipExisting = Annotated[
     bool, typer.Option("--skip-existing", help="Leave out what is there already.")
 ]
 
+Ray = Annotated[
+    str | None,
+    typer.Option(
+        metavar="[ADDRESS]",
+        help="Compute on a Ray cluster: HOST:PORT, auto, or local (default), which starts one here.",
+    ),
+]
+RayCores = Annotated[
+    int, typer.Option(min=1, help="With --ray: processor cores, and threads, of each worker.")
+]
+
+
+def with_address(arguments: Sequence[str]) -> list[str]:
+    """Return a command line in which ``--ray`` has a value; what follows it may be an input."""
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    following = [*arguments[1:end], ""]
+    given = [
+        f"{one}={LOCAL}" if one == "--ray" and not ADDRESS.fullmatch(after) else one
+        for one, after in zip(arguments[:end], following, strict=False)
+    ]
+    return [*given, *arguments[end:]]
+
 
 @takes_options
 def upscale(
@@ -58,6 +81,8 @@ def upscale(
     format: Format = None,
     quality: Quality = None,
     skip_existing: SkipExisting = False,
+    ray: Ray = None,
+    ray_cores: RayCores = 1,
     *,
     options: NetworkOptions,
     json: Json = False,
@@ -68,21 +93,24 @@ def upscale(
     """
     from paragon_export.cli.run.show_upscale import upscale_lines
     from paragon_export.cli.show.console import note, show
-    from paragon_export.upscaling import flow
+    from paragon_export.upscaling.flow import upscale_files
+    from paragon_export.upscaling.plan import TILE_WORDS, UpscalePlan
 
-    plan = flow.UpscalePlan(
+    plan = UpscalePlan(
         model=model,
         inputs=tuple(inputs),
         output=output,
-        tile=tile if tile in flow.TILE_WORDS else size_of(tile, "--tile"),
+        tile=tile if tile in TILE_WORDS else size_of(tile, "--tile"),
         backend=backend,
         fit=size_of(fit, "--fit") if fit else None,
         format=format,
         quality=quality,
         skip_existing=skip_existing,
         options=options,
+        ray=ray,
+        ray_cores=ray_cores,
     )
-    result = flow.upscale_files(plan)
+    result = upscale_files(plan)
     for failed in result.failed:
         note(f"failed: {failed.source}: {failed.reason}")
     show(json, result.to_json(), upscale_lines, result)

@@ -8,15 +8,16 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from paragon_export.errors import PlanError
 from paragon_export.media.videos.cuts import CutFinder
-from paragon_export.media.videos.frames import planes_in, to_frame, to_rgb
+from paragon_export.media.videos.encode import encodable
+from paragon_export.media.videos.frames import planes_in, to_rgb
 from paragon_export.media.videos.joining import join, left_out
 from paragon_export.media.videos.overlap import WriteBehind, read_ahead
 from paragon_export.media.videos.reading import Facts, facts_of, frames_of, opened
 from paragon_export.media.videos.resume import Unfinished
+from paragon_export.media.videos.segments import AHEAD, SegmentPlan
 from paragon_export.media.videos.writing import FORMATS, Encoding, Segment, encoding_for
 from paragon_export.specs.types import Size
 from paragon_export.system.atomic_write import check_writable, writing
@@ -30,9 +31,6 @@ SUFFIXES = (".mkv", ".mp4", ".m4v", ".mov", ".webm", ".avi", ".ts", ".m2ts", ".m
 
 SEGMENT_FRAMES = 240
 """Frames of a segment: so many at most are computed again after an interruption."""
-
-AHEAD = 3
-"""Frames that wait to be computed, and that wait to be encoded."""
 
 Remembered = Mapping[str, np.ndarray]
 
@@ -104,20 +102,58 @@ def upscale_video(
     Raises:
         PlanError: If the source cannot be read, or the output not written or unable to hold it.
     """
-    form = form or VideoForm()
-    check_writable(output, source)
-    facts, encoding, size, notes = _plan(source, output, scale, form)
-    with Unfinished(output, _record(run, source, encoding, form)) as unfinished, _writable(output):
-        resumed = unfinished.frames
-        computing = _Run(source, facts, encoding, size, upscaler, unfinished, form.segment_frames)
+    opened = opened_work(source, output, scale=scale, run=run, form=form or VideoForm())
+    with opened as work, writable(output):
+        resumed = work.unfinished.frames
+        computing = _Run(work.plan, upscaler, work.unfinished)
         computing.all()
-        notes += [*unfinished.notes, *computing.notes]
-        with writing([output]) as folder:
-            join(unfinished.parts, source, facts, encoding, folder / output.name)
+        return work.finish(resumed, computing.broken)
+
+
+@dataclass(frozen=True)
+class Work:
+    """A video that is being made."""
+
+    output: Path
+    plan: SegmentPlan
+    unfinished: Unfinished
+    notes: tuple[str, ...]
+
+    def finish(self, resumed: int, broken: int) -> VideoResult:
+        """Join the segments, all of which are finished.
+
+        Args:
+            resumed: Frames that an interrupted run had finished.
+            broken: Packets that could not be decoded.
+
+        Raises:
+            PlanError: If the output cannot be written.
+        """
+        plan, unfinished, output = self.plan, self.unfinished, self.output
+        with writable(output), writing([output]) as folder:
+            join(unfinished.parts, plan.source, plan.facts, plan.encoding, folder / output.name)
         frames = unfinished.frames
         unfinished.remove()
-    read = Size(facts.height, facts.width)
-    return VideoResult(frames, resumed, read, encoding.size, encoding.codec, tuple(notes))
+        read, notes = Size(plan.facts.height, plan.facts.width), [*self.notes, *unfinished.notes]
+        if broken:
+            notes.append(f"{broken} packets cannot be decoded, and are left out")
+        encoding = plan.encoding
+        return VideoResult(frames, resumed, read, encoding.size, encoding.codec, tuple(notes))
+
+
+@contextmanager
+def opened_work(
+    source: Path, output: Path, *, scale: int, run: str, form: VideoForm
+) -> Iterator[Work]:
+    """Check a video, and lock what is finished of its output.
+
+    Arguments and errors are those of :func:`upscale_video`.
+    """
+    check_writable(output, source)
+    facts, encoding, size, notes = _plan(source, output, scale, form)
+    with Unfinished(output, _record(run, source, encoding, form)) as unfinished:
+        plan = SegmentPlan(source, unfinished.folder, facts, encoding, size, form.segment_frames)
+        yield Work(output, plan, unfinished, tuple(notes))
 
 
 def _plan(
@@ -152,7 +188,7 @@ def _record(run: str, source: Path, encoding: Encoding, form: VideoForm) -> dict
 
 
 @contextmanager
-def _writable(output: Path) -> Iterator[None]:
+def writable(output: Path) -> Iterator[None]:
     """Name the output that FFmpeg cannot write in the block."""
     try:
         yield
@@ -194,30 +230,21 @@ class _Computed:
 class _Run:
     """The frames that are still to be computed."""
 
-    source: Path
-    facts: Facts
-    encoding: Encoding
-    size: Size
-    """Of the frames before they are cut to even sizes."""
+    plan: SegmentPlan
     upscaler: Upscaler
     unfinished: Unfinished
-    segment_frames: int
     broken: int = 0
     """Packets that could not be decoded."""
     _segment: Segment | None = None
 
-    @property
-    def notes(self) -> list[str]:
-        """What was left out."""
-        return [f"{self.broken} packets cannot be decoded, and are left out"] if self.broken else []
-
     def all(self) -> None:
         """Compute all frames but the first ones, which are finished."""
+        total = self.plan.facts.count
         if skipped := self.unfinished.frames:
             self.upscaler.restore(self.unfinished.state())
-        count = self.facts.count - skipped if self.facts.count else None
+        count = total - skipped if total else None
         with (
-            step(f"upscaling {self.source.name}", count, "frames"),
+            step(f"upscaling {self.plan.source.name}", count, "frames"),
             closing(read_ahead(self._read(skipped), AHEAD)) as frames,
             WriteBehind(self._write, AHEAD) as written,
         ):
@@ -226,7 +253,7 @@ class _Run:
                 if frame.begins_scene:
                     self.upscaler.reset()
                 output = self.upscaler.compute(frame.rgb)
-                is_last = number % self.segment_frames == 0
+                is_last = number % self.plan.frames == 0
                 state = self.upscaler.state() if is_last else None
                 written.put(_Computed(output, frame.time, frame.duration, state))
         if self._segment:
@@ -234,8 +261,9 @@ class _Run:
 
     def _read(self, skipped: int) -> Iterator[_Read]:
         """Yield the frames after the skipped ones. Scenes are found in all of them."""
-        cuts, coding = CutFinder(), self.facts.coding
-        for number, timed in enumerate(frames_of(self.source, self.facts, self._count_broken)):
+        cuts, coding = CutFinder(), self.plan.facts.coding
+        frames = frames_of(self.plan.source, self.plan.facts, self._count_broken)
+        for number, timed in enumerate(frames):
             begins_scene = cuts.begins(planes_in(timed.frame, coding)[0], coding.bits)
             if number >= skipped:
                 yield _Read(to_rgb(timed.frame, coding), timed.time, timed.duration, begins_scene)
@@ -245,25 +273,12 @@ class _Run:
 
     def _write(self, frame: _Computed) -> None:
         """Encode a frame; at the end of a segment, keep it."""
+        plan = self.plan
         if self._segment is None:
             path = self.unfinished.create_path()
-            self._segment = Segment.create(path, self.encoding, self.facts)
-        rgb = _reduced(frame.rgb, self.size)[
-            :, :, : self.encoding.size.height, : self.encoding.size.width
-        ]
-        encoded = to_frame(rgb, self.encoding.coding, self.encoding.pixel_format)
+            self._segment = Segment.create(path, plan.encoding, plan.facts)
+        encoded = encodable(frame.rgb, plan.size, plan.encoding)
         self._segment.write(encoded, frame.time, frame.duration)
         if frame.state is not None:
             self.unfinished.add(self._segment, frame.state)
             self._segment = None
-
-
-def _reduced(rgb: np.ndarray, size: Size) -> np.ndarray:
-    """Return a frame reduced to a size by Lanczos' filter."""
-    if rgb.shape[2:] == (size.height, size.width):
-        return rgb
-    channels = [
-        Image.fromarray(channel).resize((size.width, size.height), Image.Resampling.LANCZOS)
-        for channel in np.clip(rgb[0], 0, 1)
-    ]
-    return np.stack([np.asarray(channel) for channel in channels])[None]

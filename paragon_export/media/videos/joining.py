@@ -58,7 +58,10 @@ def join(
         PlanError: If the source cannot be read.
     """
     kind = FORMATS[output.suffix.lower()]
-    options = {"movflags": "+faststart"} if kind in MOVIE_FORMATS else {}
+    is_movie = kind in MOVIE_FORMATS
+    options = (
+        {"movflags": "+faststart"} if is_movie else {"fflags": "+bitexact"}
+    )  # no random number
     with ExitStack() as stack:
         container = stack.enter_context(opened(source))
         first = stack.enter_context(opened(parts[0].path)).streams.video[0]

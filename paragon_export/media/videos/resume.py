@@ -63,7 +63,7 @@ class Unfinished:
         except OSError as error:
             os.close(self._lock)
             raise PlanError(f"another run is writing to {self.folder}; wait for it") from error
-        self._find()
+        self.find()
         return self
 
     def __exit__(
@@ -73,7 +73,7 @@ class Unfinished:
         trace: TracebackType | None,
     ) -> None:
         os.close(self._lock)
-        if not self.parts:
+        if not any(self.folder.glob("*.nut")):
             self.remove()
 
     @property
@@ -81,7 +81,8 @@ class Unfinished:
         """Number of frames that are finished."""
         return sum(len(part.times) for part in self.parts)
 
-    def _find(self) -> None:
+    def find(self) -> None:
+        """Find what is finished, also by other processes."""
         record = None
         with suppress(OSError, ValueError):
             record = json.loads((self.folder / RUN).read_bytes())
@@ -93,9 +94,9 @@ class Unfinished:
         self.parts = [part for part, _ in found]
         if record not in (None, self._run):
             self.notes.append("segments of an interrupted run were thrown away: it was another one")
-        if not self.parts:
+        if record != self._run:
             self._clear()
-            self._write(RUN, json.dumps(self._run).encode())
+            _write(self.folder / RUN, json.dumps(self._run).encode())
 
     def _part(self, number: int) -> tuple[Part, bool] | None:
         """Return a finished segment, and whether the network remembers something at its end."""
@@ -109,7 +110,12 @@ class Unfinished:
 
     def path(self, number: int) -> Path:
         """Return the path of a segment."""
-        return self.folder / f"{number:06}.nut"
+        return segment_path(self.folder, number)
+
+    def frames_in(self, number: int) -> int | None:
+        """Return the frames of a segment; None if it is not finished. Those before it may not be."""
+        found = self._part(number)
+        return len(found[0].times) if found else None
 
     def _state_path(self, number: int) -> Path:
         return self.path(number).with_suffix(".npz")
@@ -119,24 +125,9 @@ class Unfinished:
         return self.path(len(self.parts)).with_suffix(NEW)
 
     def add(self, segment: Segment, state: Mapping[str, np.ndarray]) -> None:
-        """Close the segment at ``create_path``, and keep it with what the network remembers.
-
-        Whenever the process ends, the last segment with its times has its state, too.
-        """
-        segment.close()
+        """Close the segment at ``create_path``, and keep it with what the network remembers."""
         number = len(self.parts)
-        path = self.path(number)
-        if state:
-            new = self.folder / f"{number:06}.npz{NEW}"
-            with new.open("wb") as file:
-                np.savez(file, allow_pickle=False, **state)
-            _keep(new, self._state_path(number))
-        _keep(self.create_path(), path)
-        part = Part(path, segment.times, segment.order)
-        record = {"times": part.times, "order": part.order, "bytes": path.stat().st_size,
-                  "has_state": bool(state)}  # fmt: skip
-        self._write(f"{number:06}.json", json.dumps(record).encode())
-        self.parts.append(part)
+        self.parts.append(keep_segment(self.create_path(), self.path(number), segment, state))
         self._state_path(number - 1).unlink(missing_ok=True)
 
     def state(self) -> dict[str, np.ndarray]:
@@ -144,11 +135,6 @@ class Unfinished:
         with suppress(FileNotFoundError), np.load(self._state_path(len(self.parts) - 1)) as arrays:
             return dict(arrays)
         return {}
-
-    def _write(self, name: str, data: bytes) -> None:
-        new = self.folder / (name + NEW)
-        new.write_bytes(data)
-        _keep(new, self.folder / name)
 
     def _clear(self) -> None:
         """Remove the files of a run, and no others."""
@@ -162,6 +148,35 @@ class Unfinished:
             self._clear()
             (self.folder / LOCK).unlink()
             self.folder.rmdir()
+
+
+def segment_path(folder: Path, number: int) -> Path:
+    """Return the path of a segment in the folder of an unfinished output."""
+    return folder / f"{number:06}.nut"
+
+
+def keep_segment(new: Path, path: Path, segment: Segment, state: Mapping[str, np.ndarray]) -> Part:
+    """Close a segment that was written at ``new``, and keep it at ``path``.
+
+    Whenever the process ends, a segment with its times is whole and has its state, too.
+    """
+    segment.close()
+    if state:
+        with (unnamed := new.with_suffix(f".npz{NEW}")).open("wb") as file:
+            np.savez(file, allow_pickle=False, **state)
+        _keep(unnamed, path.with_suffix(".npz"))
+    _keep(new, path)
+    part = Part(path, segment.times, segment.order)
+    record = {"times": part.times, "order": part.order, "bytes": path.stat().st_size,
+              "has_state": bool(state)}  # fmt: skip
+    _write(path.with_suffix(".json"), json.dumps(record).encode(), new.with_suffix(f".json{NEW}"))
+    return part
+
+
+def _write(path: Path, data: bytes, new: Path | None = None) -> None:
+    new = new or path.with_name(path.name + NEW)
+    new.write_bytes(data)
+    _keep(new, path)
 
 
 def _keep(new: Path, path: Path) -> None:

@@ -1,0 +1,60 @@
+"""Session: Ray, started here or connected to."""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
+from typing import Any
+
+from paragon_export.errors import PlanError
+from paragon_export.specs.types import ADDRESS, LOCAL
+from paragon_export.system.optional import require
+from paragon_export.system.text import one_line
+
+
+def check_address(address: str) -> None:
+    """Check the address of a cluster.
+
+    Raises:
+        PlanError: If it is none.
+    """
+    if not ADDRESS.fullmatch(address):
+        raise PlanError(
+            f"{address!r} is no address of a Ray cluster: HOST:PORT, auto (that of this machine) or local"
+        )
+
+
+@contextmanager
+def connected(address: str) -> Iterator[Any]:
+    """Yield the module ``ray``, connected to a cluster in the block.
+
+    ``local`` starts one on this machine and stops it at the end. A process that is connected already
+    stays so, whatever the address. What Ray prints meanwhile is dropped: it would mix with results.
+
+    Raises:
+        MissingDependencyError: If Ray is not installed.
+        PlanError: If there is no cluster at the address.
+    """
+    check_address(address)
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # else Ray reports its use to its vendor
+    ray = require("ray", "ray")
+    logging.getLogger("ray").setLevel(logging.ERROR)
+    if ray.is_initialized():
+        yield ray
+        return
+    with redirect_stdout(io.StringIO()):
+        try:
+            ray.init(
+                address=address, log_to_driver=False, configure_logging=False,
+                **({"include_dashboard": False} if address == LOCAL else {}),
+            )  # fmt: skip
+        except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+            reason = one_line(str(error))[:300]
+            raise PlanError(f"cannot connect to Ray at {address}: {reason}") from error
+        try:
+            yield ray
+        finally:
+            ray.shutdown()
