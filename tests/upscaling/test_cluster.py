@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -291,6 +292,18 @@ def test_what_is_no_address_is_refused(address: str, tiny_realtime: Path, tmp_pa
     source = folder_of_pictures(tmp_path / "in", 1)
     with pytest.raises(PlanError, match="is no address of a Ray cluster"):
         upscale(tiny_realtime, source, tmp_path / "out", ray=address)
+
+
+def test_a_cluster_that_is_not_there_is_one_line(
+    tiny_realtime: Path, tmp_path: Path, run_here: RunHere
+) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    folder_of_pictures(tmp_path / "in", 1)
+    done = run_here("upscale", tiny_realtime, "in", "-o", "out", "--ray", address)
+    assert (done.code, len(done.stderr.splitlines())) == (3, 1)
+    assert f"cannot connect to Ray at {address}: " in done.stderr
 
 
 def test_a_network_in_memory_is_refused(tiny_realtime: Path, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import logging
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from typing import Any
@@ -14,17 +15,28 @@ from paragon_export.specs.types import ADDRESS, LOCAL
 from paragon_export.system.optional import require
 from paragon_export.system.text import one_line
 
+ANSWER_S = 5.0
+"""How long a cluster may take to answer. Ray itself would try for minutes."""
+
 
 def check_address(address: str) -> None:
-    """Check the address of a cluster.
+    """Check that there may be a cluster at an address.
 
     Raises:
-        PlanError: If it is none.
+        PlanError: If it is no address, or nothing answers there.
     """
     if not ADDRESS.fullmatch(address):
         raise PlanError(
             f"{address!r} is no address of a Ray cluster: HOST:PORT, auto (that of this machine) or local"
         )
+
+    host, _, port = address.rpartition(":")
+    if not port.isdigit():
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), ANSWER_S).close()
+    except (OSError, OverflowError) as error:
+        raise PlanError(f"cannot connect to Ray at {address}: {error}") from error
 
 
 @contextmanager
