@@ -547,6 +547,26 @@ def _clients(rows: Rows) -> str:
     )
 
 
+def _upscaling_ray(rows: Rows) -> str:
+    *clusters, one = rows
+    most = clusters[-1]
+    overhead = span(rows, "overhead of a task ms")
+    return (
+        f"{most['workers']} workers of one core each make {figure(most['of one process'])} times the "
+        f"pictures of one process on the same cores ({figure(one['pictures/s'])} a second); a task costs "
+        f"{overhead} ms."
+    )
+
+
+def _serving(rows: Rows) -> str:
+    (row,) = rows
+    shares = ", ".join(figure(row[f"{count} clients / bare"]) for count in (1, 4))
+    return (
+        f"At 1, 4 and 16 clients the application answers {shares} and "
+        f"{figure(row['16 clients / bare'])} of the requests a second that the bare session computes."
+    )
+
+
 def _plan_error(rows: Rows) -> str:
     key = "estimated / published"
     latency, throughput = (where(rows, kind=kind) for kind in ("latency", "throughput"))
@@ -1068,6 +1088,30 @@ TABLES: Mapping[str, Table] = {
             "max error without Winograd": "without Winograd",
         },
         _clients,
+    ),
+    "upscaling_ray": Table(
+        {
+            "workers": "workers",
+            "pictures/s": "pictures/s",
+            "of one process": "of one process",
+            "overhead of a task ms": "overhead of a task (ms)",
+        },
+        _upscaling_ray,
+    ),
+    "serving": Table(
+        {
+            "size": "input HxW (px)",
+            "bare/s": "bare, requests/s",
+            "with files/s": "with files",
+            "1 clients/s": "1 client",
+            "4 clients/s": "4 clients",
+            "16 clients/s": "16 clients",
+            "1 clients / bare": "1 client / bare",
+            "4 clients / bare": "4 / bare",
+            "16 clients / bare": "16 / bare",
+            "16 clients / with files": "16 / with files",
+        },
+        _serving,
     ),
     "plan_error": Table(
         {

@@ -47,12 +47,9 @@ class OnnxRunner:
         model: Path | bytes,
         provider: str = CPU_PROVIDER,
         name: str = "ONNX Runtime",
-        *,
-        title: str = "",
-        in_order: bool = False,
+        *, title: str = "", in_order: bool = False, threads: int = 0,
         provider_options: Mapping[str, str] | None = None,
-        threads: int = 0,
-    ) -> None:
+    ) -> None:  # fmt: skip
         """Load a model.
 
         Args:
@@ -69,21 +66,20 @@ class OnnxRunner:
         """
         ort = import_without_telemetry("onnxruntime")
         self.name = name
-        options = _session_options(provider, in_order=in_order)
-        options.intra_op_num_threads = threads
-        providers = [(provider, dict(provider_options or {}))]
+        options = _session_options(provider, in_order=in_order, threads=threads)
+        chosen = [(provider, dict(provider_options or {}))]
         try:
             data = model if isinstance(model, bytes) else model.read_bytes()
-            self.session = ort.InferenceSession(data, options, providers, enable_fallback=0)
+            self.session = ort.InferenceSession(data, options, chosen, enable_fallback=0)
         except Exception as error:  # ONNX Runtime raises unrelated classes
-            title = title or title_of(model)
-            raise failure(f"ONNX Runtime cannot load {title}", error) from error
+            raise failure(f"ONNX Runtime cannot load {title or title_of(model)}", error) from error
         self._device = "cuda" if provider == CUDA_PROVIDER else "cpu"
         if provider != CPU_PROVIDER:
             _check_provider(self.session, provider)
         self._types = {i.name: _numpy_type(i) for i in self.session.get_inputs()}
-        self._outputs = [o.name for o in self.session.get_outputs()]
-        self._ports = guarded_ports_of(data, [len(o.shape) for o in self.session.get_outputs()])
+        ranks = {o.name: len(o.shape) for o in self.session.get_outputs()}
+        self._outputs = list(ranks)
+        self._ports = guarded_ports_of(data, list(ranks.values()))
         self._options = _run_options()
 
     def infer(self, feeds: Mapping[str, np.ndarray]) -> Arrays:
@@ -152,11 +148,12 @@ def _run_options() -> onnxruntime.RunOptions:
     return options
 
 
-def _session_options(provider: str, *, in_order: bool) -> onnxruntime.SessionOptions:
+def _session_options(provider: str, *, in_order: bool, threads: int) -> onnxruntime.SessionOptions:
     import onnxruntime as ort
 
     options = ort.SessionOptions()
     options.log_severity_level = SILENT
+    options.intra_op_num_threads = threads
     # Idle threads that spin would slow down other processes and sessions.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if in_order:

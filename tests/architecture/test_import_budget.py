@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from paragon_export.assets import PHOTOGRAPH
 from tests.conftest import shell_environment
 
 pytestmark = pytest.mark.processes
@@ -172,6 +173,14 @@ def test_inspect_with_an_option_file_loads_yaml_alone(tiny_photo: Path, tmp_path
     (loaded,) = loaded_by(("inspect", tiny_photo, "--config", config), cwd=tmp_path)
 
     assert loaded & HEAVY == {"yaml"}
+
+
+def test_upscaling_here_loads_no_ray(tiny_realtime: Path, tmp_path: Path) -> None:
+    """A cluster is for those who ask for it."""
+    (loaded,) = loaded_by(("upscale", tiny_realtime, PHOTOGRAPH, "-o", "b.png"), cwd=tmp_path)
+
+    assert "PIL" in loaded
+    assert "ray" not in loaded
 
 
 FLAVOURS = {"rtx": "tensorrt_rtx", "tensorrt": "tensorrt"}

@@ -4,8 +4,15 @@ from __future__ import annotations
 
 from rich.console import Console
 
-from paragon_export.cli.show.console import line
+from paragon_export.cli.show.console import line, note, show
 from paragon_export.upscaling.results import UpscaleResult
+
+
+def show_result(result: UpscaleResult, *, json: bool) -> None:
+    """Print what became of all inputs; a note for each that failed."""
+    for failed in result.failed:
+        note(f"failed: {failed.source}: {failed.reason}")
+    show(json, result.to_json(), upscale_lines, result)
 
 
 def upscale_lines(console: Console, result: UpscaleResult) -> None:

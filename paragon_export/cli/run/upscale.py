@@ -91,8 +91,7 @@ def upscale(
 
     A video that was interrupted goes on after its last whole segment.
     """
-    from paragon_export.cli.run.show_upscale import upscale_lines
-    from paragon_export.cli.show.console import note, show
+    from paragon_export.cli.run.show_upscale import show_result
     from paragon_export.upscaling.flow import upscale_files
     from paragon_export.upscaling.plan import TILE_WORDS, UpscalePlan
 
@@ -103,15 +102,9 @@ def upscale(
         tile=tile if tile in TILE_WORDS else size_of(tile, "--tile"),
         backend=backend,
         fit=size_of(fit, "--fit") if fit else None,
-        format=format,
-        quality=quality,
-        skip_existing=skip_existing,
-        options=options,
-        ray=ray,
-        ray_cores=ray_cores,
-    )
+        format=format, quality=quality, skip_existing=skip_existing, options=options,
+        ray=ray, ray_cores=ray_cores,
+    )  # fmt: skip
     result = upscale_files(plan)
-    for failed in result.failed:
-        note(f"failed: {failed.source}: {failed.reason}")
-    show(json, result.to_json(), upscale_lines, result)
+    show_result(result, json=json)
     exit_on_failure(result.passed)

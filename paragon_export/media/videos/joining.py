@@ -58,15 +58,11 @@ def join(
         PlanError: If the source cannot be read.
     """
     kind = FORMATS[output.suffix.lower()]
-    is_movie = kind in MOVIE_FORMATS
-    options = (
-        {"movflags": "+faststart"} if is_movie else {"fflags": "+bitexact"}
-    )  # no random number
     with ExitStack() as stack:
         container = stack.enter_context(opened(source))
         first = stack.enter_context(opened(parts[0].path)).streams.video[0]
         written = stack.enter_context(
-            require("av", "video").open(str(output), "w", format=kind, options=options)
+            require("av", "video").open(str(output), "w", format=kind, options=_options(kind))
         )
         main = main_stream(container, source)
         copies = {
@@ -85,6 +81,11 @@ def join(
         )
         for _, _, packet in entries:
             written.mux_one(packet)
+
+
+def _options(kind: str) -> dict[str, str]:
+    """Return the options of a format; with them equal contents are equal bytes."""
+    return {"movflags": "+faststart"} if kind in MOVIE_FORMATS else {"fflags": "+bitexact"}
 
 
 def left_out(container: InputContainer, source: Path, suffix: str) -> list[str]:

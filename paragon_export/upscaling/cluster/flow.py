@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -186,7 +186,7 @@ class _Run:
             self.done.append(self._named(done))
         order = {job.output: number for number, job in enumerate(self.given.values())}
         self.done.sort(key=lambda one: order[one.output])
-        self.failed = [self._reason(one) for one in self.failed]
+        self.failed = _as_given(self.failed, self.given)
 
     @property
     def notes(self) -> list[str]:
@@ -213,16 +213,17 @@ class _Run:
         job = self.given[Job(one.source, one.output)]
         return replace(one, source=job.source, output=job.output)
 
-    def _reason(self, one: NotUpscaled) -> NotUpscaled:
-        """Return what failed as the user named it."""
-        for absolute, job in self.given.items():
-            if absolute.source == one.source:
-                reason = one.reason.replace(str(absolute.source), str(job.source))
-                return NotUpscaled(
-                    source=job.source,
-                    reason=reason.replace(str(absolute.output), str(job.output)),
-                )
-        return one
+
+def _as_given(failed: Sequence[NotUpscaled], given: Mapping[Job, Job]) -> list[NotUpscaled]:
+    """Return what failed as the user named it."""
+    by_source = {absolute.source: (absolute, job) for absolute, job in given.items()}
+    found = []
+    for one in failed:
+        absolute, job = by_source[one.source]
+        reason = one.reason.replace(str(absolute.source), str(job.source))
+        reason = reason.replace(str(absolute.output), str(job.output))
+        found.append(NotUpscaled(source=job.source, reason=reason))
+    return found
 
 
 def grouped(jobs: Sequence[Job], workers: int) -> list[Task]:
