@@ -21,6 +21,7 @@ from paragon_export.media.videos import VideoForm
 from paragon_export.networks.describe import load_network
 from paragon_export.pipeline.export import export_onnx
 from paragon_export.specs.types import OnnxBackend
+from paragon_export.system.atomic_write import sha256_of
 from paragon_export.testing.clips import write_clip
 from paragon_export.upscaling.cluster import flow
 from paragon_export.upscaling.cluster.nodes import look, problem_of
@@ -92,9 +93,10 @@ def video(path: Path, frames: int) -> Path:
     return path
 
 
-def contents(folder: Path) -> dict[str, bytes]:
+def contents(folder: Path) -> dict[str, str]:
+    """Return the digest of every file: bytes that differ would be explained for minutes."""
     return {
-        str(path.relative_to(folder)): path.read_bytes()
+        str(path.relative_to(folder)): sha256_of(path)
         for path in folder.rglob("*")
         if path.is_file()
     }
