@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import sys
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,14 +19,15 @@ from paragon_export.assets import photograph
 from paragon_export.cli.run.upscale import with_address
 from paragon_export.errors import MissingDependencyError, PlanError
 from paragon_export.media.videos import VideoForm
+from paragon_export.media.videos.resume import segment_path
 from paragon_export.networks.describe import load_network
 from paragon_export.pipeline.export import export_onnx
 from paragon_export.specs.types import OnnxBackend
 from paragon_export.system.atomic_write import sha256_of
 from paragon_export.testing.clips import write_clip
-from paragon_export.upscaling.cluster import flow
+from paragon_export.upscaling.cluster import flow, session
 from paragon_export.upscaling.cluster.nodes import look, problem_of
-from paragon_export.upscaling.cluster.session import connected
+from paragon_export.upscaling.cluster.session import check_address, connected
 from paragon_export.upscaling.cluster.worker import About, Outcome, SegmentTask, Setup, Task, Worker
 from paragon_export.upscaling.flow import upscale
 from paragon_export.upscaling.jobs import Job
@@ -67,7 +69,7 @@ def here(monkeypatch: pytest.MonkeyPatch) -> None:
 
     @contextmanager
     def no_ray(address: str) -> Iterator[Any]:
-        node = {"Alive": True, "Resources": {"CPU": 2.0}, "NodeID": "n"}
+        node = {"Alive": True, "Resources": {"CPU": 2.0}, "NodeID": "0"}
         yield SimpleNamespace(nodes=lambda: [node])
 
     short = property(lambda plan: VideoForm(quality=plan.quality, fit=plan.fit, segment_frames=8))
@@ -200,6 +202,27 @@ def test_a_segment_that_fails_is_one_line_for_its_video(
 
 
 @pytest.mark.usefixtures("here")
+def test_a_segment_that_is_made_but_not_here_is_an_error(
+    tiny_realtime: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on storage that a node does not share. The video would be shorter otherwise."""
+    source, done = video(tmp_path / "a.mkv", 20), Worker.do
+
+    def elsewhere(self: Worker, task: Task) -> Outcome:
+        outcome = done(self, task)
+        if isinstance(task, SegmentTask) and task.number == 2:
+            segment_path(task.plan.folder, 2).unlink()
+        return outcome
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Worker, "do", elsewhere)
+        (failed,) = upscale(tiny_realtime, source, tmp_path / "b.mkv", ray="local").failed
+    assert failed.reason.startswith(f"4 finished frames of {source} are not in ")
+    assert not (tmp_path / "b.mkv").exists()
+    assert upscale(tiny_realtime, source, tmp_path / "b.mkv", ray="local").done[0].frames == 20
+
+
+@pytest.mark.usefixtures("here")
 def test_what_is_there_is_skipped(tiny_realtime: Path, tmp_path: Path) -> None:
     source = folder_of_pictures(tmp_path / "in", 2)
     (tmp_path / "out").mkdir()
@@ -219,10 +242,15 @@ def test_groups_are_small_where_there_are_few_pictures() -> None:
     assert [len(part.jobs) for part in Task(tuple(jobs[:3])).parts] == [1, 1, 1]
 
 
-def test_nodes_that_cannot_do_the_work_are_named(tmp_path: Path) -> None:
+def test_nodes_that_cannot_do_the_work_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Each in one line, with what to do."""
     (tmp_path / "a").write_bytes(b"12")
     here = look([str(tmp_path), str(tmp_path / "a")])
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "paragon_export", None)
+        assert look([]) == {"version": None, "sizes": {}}
     assert problem_of("n", here, here) is None
     changes: dict[str, dict[str, Any]] = {
         "node n has no paragon-export; install": {"version": None},
@@ -238,7 +266,10 @@ def test_nodes_that_cannot_do_the_work_are_named(tmp_path: Path) -> None:
 
 
 def room(resources: list[dict[str, float]], model: str = "m.onnx", **how: Any) -> Any:
-    nodes = [{"Alive": True, "Resources": one} for one in resources]
+    nodes = [
+        {"Alive": True, "Resources": one, "NodeID": str(number)}
+        for number, one in enumerate(resources)
+    ]
     plan = UpscalePlan(model=Path(model), inputs=(), output=Path("o"), **how)
     return flow._room(SimpleNamespace(nodes=lambda: nodes), plan, Path(model))
 
@@ -253,7 +284,10 @@ def test_workers_are_as_many_as_there_is_room() -> None:
     assert room(with_gpus).workers == 16
     assert room(with_gpus, "m.engine").workers == 2
     assert room(with_gpus, "m.safetensors").workers == 2
-    assert room(with_gpus, backend=OnnxBackend.CUDA).needs == {"num_cpus": 1, "num_gpus": 1}
+    assert room(with_gpus, backend=OnnxBackend.CUDA).needs == {
+        "num_cpus": 1, "num_gpus": 1, "label_selector": {"ray.io/node-id": "in(0)"},
+    }  # fmt: skip
+    assert room(cluster).needs["label_selector"] == {"ray.io/node-id": "in(0,1)"}
     for none in ({"ray_cores": 9}, {"backend": OnnxBackend.CUDA}):
         with pytest.raises(PlanError, match="no node of the cluster has"):
             room(cluster, **none)
@@ -306,6 +340,42 @@ def test_a_cluster_that_is_not_there_is_one_line(
     done = run_here("upscale", tiny_realtime, "in", "-o", "out", "--ray", address)
     assert (done.code, len(done.stderr.splitlines())) == (3, 1)
     assert f"cannot connect to Ray at {address}: " in done.stderr
+
+
+def test_a_server_that_is_not_ray_is_one_line() -> None:
+    """Ray itself would wait for it for minutes; so it would for one that says nothing."""
+    with (
+        serving(b"HTTP/1.1 400 Bad Request\r\n\r\n") as address,
+        pytest.raises(PlanError) as caught,
+    ):
+        check_address(address)
+    assert str(caught.value) == f"cannot connect to Ray at {address}: another program answers there"
+    with serving(bytes([0, 0, 0, 4])) as address:
+        check_address(address)
+
+
+def test_a_server_that_says_nothing_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session, "ANSWER_S", 0.1)
+    with serving(None) as address, pytest.raises(PlanError, match="timed out"):
+        check_address(address)
+
+
+@contextmanager
+def serving(answer: bytes | None) -> Iterator[str]:
+    """Yield the address of a server that answers the first client with these bytes; None: not at all."""
+    with socket.create_server(("127.0.0.1", 0)) as server, ThreadPoolExecutor(1) as other:
+
+        def serve() -> None:
+            client, _ = server.accept()
+            with client:
+                assert client.recv(1000).startswith(b"PRI * HTTP/2.0")
+                if answer is not None:
+                    client.sendall(answer)
+                client.recv(1000)  # until it goes
+
+        served = other.submit(serve)
+        yield f"127.0.0.1:{server.getsockname()[1]}"
+        served.result()
 
 
 def test_a_network_in_memory_is_refused(tiny_realtime: Path, tmp_path: Path) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -68,13 +70,41 @@ def inputs(tmp_path: Path) -> Path:
     return source
 
 
-def when(path: Path, action: Any) -> None:
-    """Call an action once a file is there."""
+def kill_a_busy_node(cluster: Cluster, path: Path) -> None:
+    """Kill a node that has a worker, and the worker, once a file is there."""
+    from ray._private.state import actors
+
+    wait_for(path)
+    workers = [one for one in actors().values() if one["State"] == "ALIVE"]
+    doomed = workers[0]["Address"]["NodeID"]
+    for worker in workers:
+        if worker["Address"]["NodeID"] == doomed:
+            os.kill(worker["Pid"], signal.SIGKILL)
+    (node,) = [node for node in cluster.worker_nodes if node.node_id == doomed]
+    cluster.remove_node(node, allow_graceful=False)
+
+
+def wait_for(path: Path) -> None:
     end = time.monotonic() + LONGEST_S
     while not path.exists():
         assert time.monotonic() < end
         time.sleep(0.01)
-    action()
+
+
+def test_a_command_that_is_killed_goes_on(
+    cluster: Cluster, model: Path, inputs: Path, tmp_path: Path
+) -> None:
+    """Its workers end, too. What is there is skipped, and nothing is missing or twice in the end."""
+    upscale(model, inputs, tmp_path / "one")
+    words = ("upscale", model, inputs, "-o", tmp_path / "many", "--ray", cluster.address)
+    command = [sys.executable, "-m", "paragon_export", *map(str, words)]
+    with subprocess.Popen(command) as process:
+        wait_for(tmp_path / "many/2.png")
+        process.kill()
+    again = upscale(model, inputs, tmp_path / "many", ray=cluster.address, skip_existing=True)
+    assert 3 <= len(again.skipped) < 41
+    assert len(again.done) == 41 - len(again.skipped)
+    assert contents(tmp_path / "many") == contents(tmp_path / "one")
 
 
 def test_a_node_killed_midway_loses_nothing(
@@ -82,17 +112,14 @@ def test_a_node_killed_midway_loses_nothing(
 ) -> None:
     """Every file is there once, byte for byte that of one process; broken inputs are one line each."""
     one = upscale(model, inputs, tmp_path / "one")
-    doomed = cluster.add_node(num_cpus=1)
-
-    def kill() -> None:
-        cluster.remove_node(doomed, allow_graceful=False)
-
+    segment = tmp_path / "many/.a.mkv.unfinished/000000.json"
     with ThreadPoolExecutor(1) as other:
-        killed = other.submit(when, tmp_path / "many/20.png", kill)
+        killed = other.submit(kill_a_busy_node, cluster, segment)
         many = upscale(model, inputs, tmp_path / "many", ray=cluster.address)
         killed.result()
+    cluster.add_node(num_cpus=1)  # for the tests that follow
 
-    assert "1 workers were lost, and their work was done by others" in many.notes
+    assert "workers lost: 1; others did their work" in many.notes
     assert contents(tmp_path / "many") == contents(tmp_path / "one")
     assert len(many.done) == 41
     assert len({done.output for done in many.done}) == 41
@@ -125,11 +152,24 @@ class Never(Actor):
         os._exit(1)
 
 
-def pool_of(ray: Any, folder: Path, kind: type[Actor], cores: int = 1) -> Pool:
+class Once(Actor):
+    """A worker that ends with its first task, and of which no second one starts."""
+
+    def __init__(self, setup: Setup, neighbors: int) -> None:
+        (setup.plan.output / "started").mkdir()
+
+    def about(self) -> About:
+        return About(scale=2, has_features=False)
+
+    def do(self, task: Task) -> Outcome:
+        os._exit(1)
+
+
+def pool_of(ray: Any, folder: Path, kind: type[Actor], count: int = 2, **needs: Any) -> Pool:
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
     plan = UpscalePlan(model=Path("m.onnx"), inputs=(), output=folder)
     setup = Setup(plan=plan, form=Form(), makes_folders=True, has_videos=False)
-    return Pool(ray, setup, 2, 1, {"num_cpus": cores}, kind)
+    return Pool(ray, setup, count, 1, {"num_cpus": 1} | needs, kind)
 
 
 def test_a_file_that_ends_its_worker_fails_alone(cluster: Cluster, tmp_path: Path) -> None:
@@ -152,12 +192,25 @@ def test_workers_that_do_not_start_are_an_error(cluster: Cluster, tmp_path: Path
         pool_of(ray, tmp_path, Never)
 
 
+def test_workers_that_start_no_more_are_an_error(cluster: Cluster, tmp_path: Path) -> None:
+    """They are not started for ever; the one that ended and three that did not start are counted."""
+    task = Task((Job(Path("a"), Path("a")),))
+    with connected(cluster.address) as ray, pool_of(ray, tmp_path, Once, count=1) as pool:
+        with pytest.raises(RunError, match="end while they start"):
+            list(pool.outcomes([task]))
+        assert pool.lost == 1 + TRIES
+
+
+@pytest.mark.parametrize(
+    "needs", [{"num_cpus": 64}, {"label_selector": {"ray.io/node-id": f"in({'0' * 56})"}}]
+)
 def test_a_cluster_without_room_is_an_error(
-    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    needs: dict[str, Any], cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """No node has the cores, or is one of those that were asked."""
     monkeypatch.setattr(pool_module, "LONGEST_START_S", 1.0)
     with connected(cluster.address) as ray, pytest.raises(RunError, match="started within 1 s"):
-        pool_of(ray, tmp_path, Deadly, cores=64)
+        pool_of(ray, tmp_path, Deadly, **needs)
 
 
 def test_a_model_that_cannot_be_opened_is_one_error(cluster: Cluster, tmp_path: Path) -> None:
@@ -179,28 +232,16 @@ def test_a_node_that_does_not_see_the_files_is_named(
         upscale(model, "/proc/self/cwd/in", tmp_path / "out", ray=cluster.address)
 
 
-@pytest.mark.parametrize(
-    ("package", "words"),
-    [
-        ('__version__ = "0.0"', "has paragon-export 0.0"),
-        ("raise ImportError", "has no paragon-export"),
-    ],
-)
 def test_a_node_with_another_version_is_named(
-    package: str,
-    words: str,
-    cluster: Cluster,
-    model: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    cluster: Cluster, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)  # workers look for packages in the folder of this process first
     source = folder_of_pictures(tmp_path / "in", 2)
     (tmp_path / "other/paragon_export").mkdir(parents=True)
-    (tmp_path / "other/paragon_export/__init__.py").write_text(package)
+    (tmp_path / "other/paragon_export/__init__.py").write_text('__version__ = "0.0"')
     node = cluster.add_node(num_cpus=1, env_vars={"PYTHONPATH": str(tmp_path / "other")})
     try:
-        with pytest.raises(PlanError, match=words):
+        with pytest.raises(PlanError, match=r"has paragon-export 0\.0"):
             upscale(model, source, tmp_path / "out", ray=cluster.address)
     finally:
         cluster.remove_node(node)

@@ -127,8 +127,8 @@ class _Room:
     workers: int
     neighbors: int
     """Most workers of one node."""
-    needs: dict[str, float]
-    """Of each worker."""
+    needs: dict[str, Any]
+    """Of each worker, as Ray's options; one of the nodes above."""
 
 
 def _room(ray: Any, plan: UpscalePlan, model: Path) -> _Room:
@@ -141,11 +141,11 @@ def _room(ray: Any, plan: UpscalePlan, model: Path) -> _Room:
     has_gpu = any(node["Resources"].get("GPU") for node in alive)
     must = is_engine(model) or plan.backend is OnnxBackend.CUDA
     gpus = 1 if must or (has_gpu and not is_onnx(model)) else 0
-    needs = {"CPU": plan.ray_cores, "GPU": gpus}
+    shares = {"CPU": plan.ray_cores, "GPU": gpus}
     fits = [
         min(
             int(node["Resources"].get(kind, 0) // number)
-            for kind, number in needs.items()
+            for kind, number in shares.items()
             if number
         )
         for node in alive
@@ -154,7 +154,9 @@ def _room(ray: Any, plan: UpscalePlan, model: Path) -> _Room:
         wanted = f"{plan.ray_cores} cores" + (" and a GPU" if gpus else "")
         raise PlanError(f"no node of the cluster has {wanted} for a worker; see --ray-cores")
     nodes = [node for node, number in zip(alive, fits, strict=True) if number]
-    return _Room(nodes, sum(fits), max(fits), {"num_cpus": plan.ray_cores, "num_gpus": gpus})
+    checked = {"ray.io/node-id": f"in({','.join(node['NodeID'] for node in nodes)})"}
+    needs = {"num_cpus": plan.ray_cores, "num_gpus": gpus, "label_selector": checked}
+    return _Room(nodes, sum(fits), max(fits), needs)
 
 
 @dataclass
@@ -191,7 +193,7 @@ class _Run:
     @property
     def notes(self) -> list[str]:
         """What happened that is no matter of one file."""
-        lost = f"{self.pool.lost} workers were lost, and their work was done by others"
+        lost = f"workers lost: {self.pool.lost}; others did their work"
         return [*self.videos.notes, *([lost] if self.pool.lost else [])]
 
     def _open(self, job: Job) -> None:

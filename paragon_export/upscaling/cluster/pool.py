@@ -19,7 +19,7 @@ TRIES = 3
 """Workers that may be lost over one task."""
 
 LONGEST_START_S = 600.0
-"""How long to wait while no worker runs."""
+"""How long to wait for a worker, in seconds, while none runs."""
 
 
 class Actor:
@@ -57,7 +57,7 @@ class Pool:
         setup: Setup,
         count: int,
         neighbors: int,
-        needs: dict[str, float],
+        needs: dict[str, Any],
         kind: type[Actor] = Actor,
     ) -> None:
         """Start workers, and wait for the first.
@@ -67,14 +67,14 @@ class Pool:
             setup: What they are told.
             count: How many.
             neighbors: Most of them on one machine.
-            needs: Of each, as ``num_cpus``, ``num_gpus``.
+            needs: Of each, as options of an actor: ``num_cpus``, ``num_gpus``, ``label_selector``.
             kind: Class of the actors.
 
         Raises:
             ParagonExportError: If the model cannot be opened.
             RunError: If no worker starts.
         """
-        self._ray, self.lost = ray, 0
+        self._ray, self.lost, self._failed_starts = ray, 0, 0
         self._setup = ray.put(setup)
         self._neighbors = neighbors
         self._actor = ray.remote(**needs)(kind)
@@ -108,7 +108,7 @@ class Pool:
         failed.
 
         Raises:
-            RunError: If no worker is left and none starts.
+            ParagonExportError: If no worker is left and none starts, or something other than one file is wrong.
         """
         waiting, losses = deque(tasks), Counter[Task]()
         while waiting or self._running:
@@ -152,30 +152,38 @@ class Pool:
                 raise error.cause from None
             raise
         except self._ray.exceptions.RayError:
-            self._replace(actor)
+            self._lose(actor)
+            self._start()
             return task, None
         self._idle.append(actor)
         return task, outcome
 
     def _started(self, reference: Any, actor: Any) -> None:
+        """Take a worker that has started. Where it failed, start another, ``TRIES`` times in a row at most."""
         try:
             about = self._ray.get(reference)
         except self._ray.exceptions.RayError as error:
-            self._replace(actor)
-            if self._about is None and self.lost >= TRIES:
-                reason = str(error).strip().partition("\n")[0]
-                raise RunError(f"workers end while they start: {reason}") from error
+            reason = str(error).strip().partition("\n")[0]
+            about = RunError(f"workers end while they start: {reason}")
+        else:
+            if isinstance(about, ParagonExportError) and self._about is None:
+                raise about
+        if isinstance(about, About):
+            self._failed_starts = 0
+            self._about = self._about or about
+            self._idle.append(actor)
             return
-        if isinstance(about, ParagonExportError):
+        self._lose(actor)
+        self._failed_starts += 1
+        if self._failed_starts < TRIES:
+            self._start()
+        elif not (self._starting or self._idle or self._running):
             raise about
-        self._about = self._about or about
-        self._idle.append(actor)
 
-    def _replace(self, actor: Any) -> None:
-        """Start another worker in the place of one that is lost."""
+    def _lose(self, actor: Any) -> None:
+        """Count a lost worker, and end it: it may be the network that is lost, and not the worker."""
         self.lost += 1
-        self._ray.kill(actor)  # it may be a network that is lost, and not the worker
-        self._start()
+        self._ray.kill(actor)
 
 
 def _given_up(task: Task) -> Outcome:

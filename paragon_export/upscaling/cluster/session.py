@@ -16,7 +16,13 @@ from paragon_export.system.optional import require
 from paragon_export.system.text import one_line
 
 ANSWER_S = 5.0
-"""How long a cluster may take to answer. Ray itself would try for minutes."""
+"""How long a cluster may take to answer, in seconds. Ray itself would try for minutes."""
+
+GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
+"""First bytes of a client of HTTP/2, which Ray speaks: the preface and an empty frame of settings."""
+
+SETTINGS = 4
+"""Type of the frame that a server answers with; the fourth byte."""
 
 
 def check_address(address: str) -> None:
@@ -29,14 +35,29 @@ def check_address(address: str) -> None:
         raise PlanError(
             f"{address!r} is no address of a Ray cluster: HOST:PORT, auto (that of this machine) or local"
         )
-
     host, _, port = address.rpartition(":")
     if not port.isdigit():
         return
     try:
-        socket.create_connection((host.strip("[]"), int(port)), ANSWER_S).close()
+        with socket.create_connection((host.strip("[]"), int(port)), ANSWER_S) as connection:
+            answers = _is_ray(connection)
     except (OSError, OverflowError) as error:
         raise PlanError(f"cannot connect to Ray at {address}: {error}") from error
+    if not answers:
+        raise PlanError(f"cannot connect to Ray at {address}: another program answers there")
+
+
+def _is_ray(connection: socket.socket) -> bool:
+    """Return whether a server speaks HTTP/2, as Ray does; with TLS it is not asked.
+
+    Raises:
+        OSError: If it does not answer.
+    """
+    if os.environ.get("RAY_USE_TLS", "0") != "0":
+        return True
+    connection.sendall(GREETING)
+    with connection.makefile("rb") as answer:
+        return answer.read(4)[3:] == bytes([SETTINGS])
 
 
 @contextmanager

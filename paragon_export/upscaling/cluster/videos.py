@@ -7,9 +7,9 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from paragon_export.errors import ParagonExportError
-from paragon_export.media.videos.flow import Work, opened_work
-from paragon_export.specs.types import Size
+from paragon_export.errors import ParagonExportError, PlanError
+from paragon_export.media.videos.flow import VideoResult, Work, opened_work
+from paragon_export.upscaling.cluster.nodes import SHOWN
 from paragon_export.upscaling.cluster.worker import About, Outcome, SegmentTask, Task
 from paragon_export.upscaling.jobs import Job
 from paragon_export.upscaling.plan import UpscalePlan
@@ -31,7 +31,10 @@ class _Video:
     """Segments that were asked for: all below this number."""
     end: int | None = None
     """Number of the segment in which the video ends."""
+    frames: dict[int, int] = field(default_factory=dict)
+    """Frames of each segment that is finished."""
     broken: int = 0
+    """Packets that could not be decoded."""
     reason: str | None = None
     """Why it failed."""
 
@@ -47,7 +50,9 @@ class _Video:
             frames = self.work.unfinished.frames_in(number)
             if frames is None:
                 yield SegmentTask((self.job,), plan, number)
-            elif frames < plan.frames:
+                continue
+            self.frames[number] = frames
+            if frames < plan.frames:
                 self.end = number
                 return
 
@@ -55,9 +60,25 @@ class _Video:
         """Take the outcome of a segment."""
         if outcome.failed:
             self.reason = self.reason or outcome.failed[0].reason
-        elif outcome.made and outcome.made.frames < self.work.plan.frames:
-            self.end = number if self.end is None else min(number, self.end)
-            self.broken = max(self.broken, outcome.made.broken)
+        elif made := outcome.made:
+            self.frames[number] = made.frames
+            self.broken = max(self.broken, made.broken)
+            if made.frames < self.work.plan.frames:
+                self.end = number if self.end is None else min(number, self.end)
+
+    def join(self) -> VideoResult:
+        """Join the segments.
+
+        Raises:
+            PlanError: If one that was finished is not there, or the output cannot be written.
+        """
+        unfinished = self.work.unfinished
+        unfinished.find()
+        if missing := sum(self.frames.values()) - unfinished.frames:
+            raise PlanError(
+                f"{missing} finished frames of {self.job.source} are not in {unfinished.folder}; {SHOWN}"
+            )
+        return self.work.finish(self.resumed, self.broken)
 
 
 @dataclass
@@ -115,12 +136,10 @@ class Videos:
                 failed.append(NotUpscaled(source=job.source, reason=str(error)))
 
     def _joined(self, job: Job, video: _Video) -> Upscaled:
-        work = video.work
-        work.unfinished.find()
-        result = work.finish(video.resumed, video.broken)
+        result = video.join()
         return Upscaled(
             source=job.source, output=job.output, notes=result.notes, frames=result.frames,
-            size=Size(work.plan.facts.height, work.plan.facts.width), output_size=result.output_size,
+            size=result.size, output_size=result.output_size,
         )  # fmt: skip
 
     @property
