@@ -172,14 +172,20 @@ def pool_of(ray: Any, folder: Path, kind: type[Actor], count: int = 2, **needs: 
     return Pool(ray, setup, count, 1, {"num_cpus": 1} | needs, kind)
 
 
-def test_a_file_that_ends_its_worker_fails_alone(cluster: Cluster, tmp_path: Path) -> None:
-    """It is tried by three workers; those in its group are done by others."""
+def test_a_file_that_ends_its_worker_fails_alone(
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is tried by three workers; those in its group are done by others. Then the cores are free."""
     names = ["a", "b", "deadly", "c", "d", "e"]
     jobs = [Job(Path(name), Path(name)) for name in names]
     tasks = [Task(tuple(jobs[:4])), Task((jobs[4],)), Task((jobs[5],))]
     with connected(cluster.address) as ray, pool_of(ray, tmp_path, Deadly) as pool:
         found = list(pool.outcomes(tasks))
         assert pool.lost == TRIES
+        pool.__exit__(None, None, None)
+        monkeypatch.setattr(pool_module, "LONGEST_START_S", 30.0)
+        with pool_of(ray, tmp_path, Deadly):
+            assert pool.lost == TRIES
     failed = [one for _, outcome in found for one in outcome.failed]
     assert [str(one.source) for one in failed] == ["deadly"]
     assert "3 workers ended while they computed it" in failed[0].reason
