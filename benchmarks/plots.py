@@ -7,7 +7,7 @@ Drawn from the JSON files alone: ``latency_onnxruntime``, ``latency_openvino``, 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -69,6 +69,7 @@ def main(
         "roofline": (roofline, ("roofline", "roofline_machine")),
         "attention": (attention, ("attention",)),
         "pruning": (pruning, ("pruning",)),
+        "smaller": (smaller, ("smaller", "pruning")),
     }
     for name, (draw, sources) in drawings.items():
         paths = [results / f"{source}.json" for source in sources]
@@ -191,6 +192,52 @@ def pruning(document: Document) -> Figure:
     axes.set_title("Pruned without training", loc="left")
     figure.tight_layout()
     return figure
+
+
+def smaller(document: Document, pruned: Document) -> Figure:
+    """PSNR by the time of an engine, and of the processor, for FP16, INT8, pruning and distillation."""
+    figure, panels = plt.subplots(1, 2, figsize=(10.4, 4.6), sharey=True)
+    labels = ("engine for 1080x1920 on an RTX 3060, estimated, ms", "processor for 96x128, ms")
+    for axes, key, label in zip(panels, ("estimated ms", "processor ms"), labels, strict=True):
+        axes.set(xscale="log", xlabel=label)
+        for name, color in (("realtime", BLUE), ("stream", GREEN), ("photo", ORANGE)):
+            rows = {row["step"]: row for row in document["rows"] if row["network"] == name}
+            start = rows["FP16" if key == "estimated ms" else "FP32"]
+            share = "of the estimate" if key == "estimated ms" else "of the time on the processor"
+            cut = [row for row in pruned["rows"] if row["network"] == name]
+            times = [row[share] * start[key] for row in cut]
+            axes.plot(
+                times, [row["PSNR-Y dB"] for row in cut], color=color, marker=".", linewidth=1
+            )
+            for step, row in rows.items():
+                marker, size, filled = STEPS.get(step, ("*", 11, "taught" in step))
+                if row[key] is not None:
+                    face = color if filled else "none"
+                    axes.plot(row[key], row["PSNR-Y dB"], marker, color=color, markersize=size,
+                              markerfacecolor=face)  # fmt: skip
+    panels[0].set_ylabel("PSNR-Y on held-back photographs, dB")
+    _legend_of_steps(panels[0])
+    panels[0].set_title("Quality against time", loc="left")
+    figure.tight_layout()
+    return figure
+
+
+STEPS: Mapping[str, tuple[str, int, bool]] = {
+    "FP32": ("s", 7, False), "FP16": ("o", 7, True), "INT8": ("D", 7, True)
+}  # fmt: skip
+"""Marker, its size, and whether it is filled."""
+
+
+def _legend_of_steps(axes: Axes) -> None:
+    kinds = [("s", False, "FP32"), ("o", True, "FP16"), ("D", True, "INT8"), (".", True, "pruned"),
+             ("*", True, "distilled"), ("*", False, "trained without a teacher")]  # fmt: skip
+    for marker, filled, label in kinds:
+        axes.plot(
+            [], [], marker, color=GREY, markerfacecolor=GREY if filled else "none", label=label
+        )
+    for name, color in (("Realtime", BLUE), ("Stream", GREEN), ("Photo", ORANGE)):
+        axes.plot([], [], color=color, label=name)
+    axes.legend(frameon=False, loc="upper left", fontsize=8)
 
 
 def roofline(document: Document, machine: Document) -> Figure:

@@ -80,6 +80,32 @@ def measure_field(
     )
 
 
+def measure_fixed_field(runner: Runner, inputs: Sequence[Port], size: Size, *, step: int) -> Field:
+    """Measure the field of a network that takes one size.
+
+    Args:
+        runner: As for ``measure_field``.
+        inputs: Its inputs.
+        size: The size.
+        step: As for ``Field``.
+
+    Raises:
+        PlanError: If pixels reach from the middle to an edge.
+        RunError: If the network cannot run.
+    """
+    found = []
+    for axis, extent in ((2, size.height), (3, size.width)):
+        begin = extent // 2 // step * step
+        outputs = runner.infer(poisoned(inputs, size, axis, slice(begin, begin + step)))
+        found.append(max(_distance(one, axis, begin, step, extent) for one in _maps(outputs)))
+        if found[-1] >= min(begin, extent - begin - step):
+            raise PlanError(
+                f"pixels of the output depend on pixels as far away as the edges of {size}; tiles of "
+                "that size cannot be computed"
+            )
+    return Field(margin=max(found), step=step)
+
+
 def _reached(
     runner: Runner, inputs: Sequence[Port], axis: int, far: int, step: int, smallest: int
 ) -> int:
@@ -88,7 +114,7 @@ def _reached(
     short = -(-max(SHORT_SIDE_PX, smallest) // step) * step
     size = Size(extent, short) if axis == 2 else Size(short, extent)
     outputs = runner.infer(poisoned(inputs, size, axis, slice(far, far + step)))
-    return max(_distance(found, axis, far, extent) for found in _maps(outputs))
+    return max(_distance(found, axis, far, step, extent) for found in _maps(outputs))
 
 
 def poisoned(inputs: Sequence[Port], size: Size, axis: int, where: slice) -> Arrays:
@@ -128,14 +154,14 @@ def _maps(outputs: Mapping[str, np.ndarray]) -> Iterator[np.ndarray]:
     return (array for array in outputs.values() if array.ndim == 4)
 
 
-def _distance(output: np.ndarray, axis: int, far: int, extent: int) -> int:
-    """Return how far NaN has come from the block in one output, in pixels of the input."""
+def _distance(output: np.ndarray, axis: int, begin: int, step: int, extent: int) -> int:
+    """Return how far NaN has come from a block in one output, in pixels of the input."""
     scale = output.shape[axis] // extent
     others = tuple(a for a in range(4) if a != axis)
     hit = np.isnan(output).any(axis=others).reshape(extent, scale).any(axis=1)
     seen = np.flatnonzero(hit)
-    if not hit[far : extent - far].all():
+    if not hit[begin : begin + step].all():
         raise PlanError(
             "how far pixels reach cannot be measured: an operator of the network hides NaN"
         )
-    return max(far - int(seen[0]), int(seen[-1]) + 1 - (extent - far))
+    return max(begin - int(seen[0]), int(seen[-1]) + 1 - (begin + step))

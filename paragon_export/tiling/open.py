@@ -14,7 +14,13 @@ from paragon_export.runtimes.named import with_standard_names
 from paragon_export.specs.network import InputSpec, Port
 from paragon_export.specs.types import Precision, Size
 from paragon_export.system.progress import step as progress_step
-from paragon_export.tiling.field import STEPS, Field, maps_of, measure_field
+from paragon_export.tiling.field import (
+    STEPS,
+    Field,
+    maps_of,
+    measure_field,
+    measure_fixed_field,
+)
 from paragon_export.tiling.nan_graph import nan_graph
 from paragon_export.tiling.plan import least_tile
 from paragon_export.tiling.run import TiledRunner
@@ -50,28 +56,46 @@ def field_of_file(file: OnnxFile) -> Field:
     """Return the field of an ONNX file, on the CPU.
 
     A file need not say at which multiples its windows lie. So steps are tried, and tiles are compared
-    with the whole on two strips of noise.
+    on noise: with the whole, or with each other if the file takes one size.
 
     Raises:
-        PlanError: If it sees the whole picture, its size is fixed, or tiles never give what the whole
-            gives.
+        PlanError: If it sees the whole picture, its size is too small for tiles, or tiles never give
+            what the whole gives.
         RunError: If it cannot run.
     """
-    if file.static:
-        raise PlanError(
-            f"{file.path} takes {file.static} alone, so how far its pixels reach cannot be measured; give "
-            "a file of dynamic size or the checkpoint"
-        )
     runner, spec = _opened(file), file.input_spec
     blind = _opened(serialized(nan_graph(file.model), file.path), is_own=file.is_own)
     inputs = file.ports[0]
     for step in (spec.window, *(step for step in STEPS if step > spec.window)):
-        field = measure_field(blind, inputs, step=step, smallest=spec.smallest)
-        if tile_difference(runner, inputs, field, spec) <= DIFFERENCE[file.precision]:
+        if file.static:
+            field = _fixed_field(blind, inputs, file.static, step, str(file.path))
+            difference = shift_difference(runner, inputs, field, file.static)
+        else:
+            field = measure_field(blind, inputs, step=step, smallest=spec.smallest)
+            difference = tile_difference(runner, inputs, field, spec)
+        if difference <= DIFFERENCE[file.precision]:
             return field
     raise PlanError(
         f"tiles of {file.path} do not give what the whole picture gives; use --tile none"
     )
+
+
+def _fixed_field(blind: Runner, inputs: Sequence[Port], size: Size, step: int, name: str) -> Field:
+    """Return the field of a file that takes one size.
+
+    Raises:
+        PlanError: If a tile of that size would be all margin.
+    """
+    try:
+        field = measure_fixed_field(blind, inputs, size, step=step)
+    except PlanError as error:
+        raise PlanError(f"{name} takes {size} alone: {error}") from error
+    if (least := least_tile(field)) > min(size.height, size.width):
+        raise PlanError(
+            f"{name} takes {size} alone, and its tiles need {least}x{least} pixels or more; give a file "
+            "of that size or of dynamic size"
+        )
+    return field
 
 
 def _opened(file: OnnxFile, *, is_own: bool | None = None) -> Runner:
@@ -99,6 +123,47 @@ def tile_difference(runner: Runner, inputs: Sequence[Port], field: Field, spec: 
         _difference(runner, maps_of(inputs, size, np.random.default_rng(0)), field, tile)
         for size in (Size(2 * tile + 5, short), Size(short, 2 * tile + 5))
     )
+
+
+@progress_step("comparing tiles with each other")
+def shift_difference(runner: Runner, inputs: Sequence[Port], field: Field, size: Size) -> float:
+    """Return the largest difference between tiles of noise that overlap, moved by a step.
+
+    Args:
+        runner: A network that takes one size.
+        inputs: Its inputs.
+        field: Its field.
+        size: The size.
+
+    Returns:
+        As for ``tile_difference``, of what both tiles compute.
+    """
+    larger = Size(size.height + field.step, size.width + field.step)
+    noise = maps_of(inputs, larger, np.random.default_rng(0))
+    outputs = [
+        runner.infer({name: _cut(array, size, start) for name, array in noise.items()})
+        for start in (0, field.step)
+    ]
+    return max(
+        _shifted(array, outputs[1][name], field, array.shape[2] // size.height)
+        for name, array in outputs[0].items()
+        if array.ndim == 4
+    )
+
+
+def _cut(array: np.ndarray, size: Size, start: int) -> np.ndarray:
+    if array.ndim != 4:
+        return array
+    return array[:, :, start : start + size.height, start : start + size.width]
+
+
+def _shifted(first: np.ndarray, second: np.ndarray, field: Field, scale: int) -> float:
+    """Return the largest difference between outputs of two tiles, ``step`` pixels apart."""
+    margin, step = -(-field.margin // field.step) * field.step * scale, field.step * scale
+    height, width = (extent - margin for extent in first.shape[2:])
+    a = first[:, :, margin + step : height, margin + step : width]
+    b = second[:, :, margin : height - step, margin : width - step]
+    return float(np.abs(a - b).max() / np.abs(first).max())
 
 
 def _difference(runner: Runner, feeds: Arrays, field: Field, tile: int) -> float:

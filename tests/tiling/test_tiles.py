@@ -18,12 +18,18 @@ from paragon_export.graph.onnx_io import read_onnx_file
 from paragon_export.networks.describe import load_network
 from paragon_export.parity.reference import TorchReference, build_reference
 from paragon_export.pipeline.export import export_onnx
+from paragon_export.runtimes.ort_runner import OnnxRunner
 from paragon_export.runtimes.torch_runner import TorchRunner
 from paragon_export.specs.network import InputSpec, Port
 from paragon_export.specs.types import Size
 from paragon_export.testing.foreign import foreign_checkpoint
 from paragon_export.tiling.field import STEPS, Field, measure_field
-from paragon_export.tiling.open import field_of_file, field_of_network, tile_difference
+from paragon_export.tiling.open import (
+    field_of_file,
+    field_of_network,
+    shift_difference,
+    tile_difference,
+)
 from paragon_export.tiling.plan import least_tile, split
 from paragon_export.tiling.run import TiledRunner
 
@@ -96,6 +102,60 @@ def test_files_that_do_not_tell_of_windows(tiny_photo: Path, tmp_path: Path) -> 
     del model.metadata_props[:]
     onnx.save(model, tmp_path / "o.onnx")
     assert field_of_file(read_onnx_file(tmp_path / "o.onnx")).step == STEPS[0]
+
+
+@pytest.mark.parametrize(
+    "name", ["realtime", "stream", pytest.param("photo", marks=pytest.mark.slow)]
+)
+def test_a_file_of_one_size(name: str, tiny_checkpoints: dict[str, Path], tmp_path: Path) -> None:
+    """Its field is that of the network, and its tiles give the whole picture."""
+    reference, field = network(tiny_checkpoints[name])
+    side = -(-least_tile(field) // field.step) * field.step
+    path = tmp_path / "o.onnx"
+    export_onnx(tiny_checkpoints[name], path, static=Size(side, side + field.step))
+    file = read_onnx_file(path)
+    found = field_of_file(file)
+    assert found == field
+
+    feeds = {
+        "input": np.random.default_rng(0).random(
+            (1, 3, side + 4 * field.step, 2 * side), np.float32
+        )
+    }
+    tiled = TiledRunner(OnnxRunner(path), found, file.static, fixed=True).infer(feeds)["output"]
+    whole = reference.runner("float64").infer(feeds)["output"]
+    assert np.abs(tiled - whole).max() < 1e-5
+
+
+def test_a_file_of_one_small_size_is_refused(tiny_stream: Path, tmp_path: Path) -> None:
+    _, field = network(tiny_stream)
+    least = least_tile(field)
+    for side, reason in (
+        (2 * field.margin, "as far away as the edges"),
+        (least - 1, f"need {least}x{least}"),
+    ):
+        export_onnx(tiny_stream, tmp_path / "o.onnx", static=Size(side, side))
+        with pytest.raises(PlanError, match=reason):
+            field_of_file(read_onnx_file(tmp_path / "o.onnx"))
+
+
+@pytest.mark.parametrize("axis", [2, 3])
+def test_tiles_that_depend_on_their_place_are_noticed(axis: int) -> None:
+    """A network that adds its rows' or columns' number does not give the whole picture in tiles."""
+
+    class Numbered(nn.Module):
+        def __init__(self, period: int) -> None:
+            super().__init__()
+            self.period = period
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            number = torch.arange(x.shape[axis]) % self.period
+            return x + (number[:, None] if axis == 2 else number)
+
+    size, field = Size(48, 64), Field(margin=0, step=4)
+    periodic, numbered = (runner_of(Numbered(period), "float32") for period in (4, 1000))
+    assert shift_difference(periodic, PICTURE, field, size) < 1e-6
+    assert shift_difference(numbered, PICTURE, field, size) > 0.01
 
 
 def test_an_operator_that_hides_nan_in_a_file(tmp_path: Path) -> None:
@@ -213,10 +273,14 @@ def test_tiles_give_the_whole_picture(
 
 
 def test_another_grid_is_wrong(tiny_photo: Path) -> None:
+    """Tiles are compared with the whole; for a file of one size, with each other."""
     reference, field = network(tiny_photo)
     runner, inputs = reference.runner("float32"), reference.inputs
+    wrong, size = Field(margin=48, step=12), Size(144, 144)
     assert tile_difference(runner, inputs, field, SPEC) < 1e-5
-    assert tile_difference(runner, inputs, Field(margin=48, step=12), SPEC) > 1e-3
+    assert tile_difference(runner, inputs, wrong, SPEC) > 1e-3
+    assert shift_difference(runner, inputs, field, size) < 1e-5
+    assert shift_difference(runner, inputs, wrong, size) > 1e-3
 
 
 @pytest.mark.parametrize("name", ["Compact", "SwinIR"])
