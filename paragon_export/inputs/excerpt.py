@@ -35,7 +35,7 @@ class Axis:
         return [int(np.searchsorted(self.kept, b)) if kept else b for b in self.blocks]
 
 
-def axis(extent: int, margin: int, step: int) -> Axis:
+def axis(extent: int, margin: int, step: int, place: int | None = None) -> Axis:
     """Choose what to keep of an axis.
 
     Every part begins at a multiple of ``step`` and all but the last have a multiple of it as their
@@ -46,22 +46,30 @@ def axis(extent: int, margin: int, step: int) -> Axis:
         extent: Rows or columns of the picture.
         margin: Least distance in pixels of a block from a place where parts were joined.
         step: Pixels after which windows repeat.
+        place: A row or column that the block between the ends covers, in place of the middle.
 
     Returns:
-        The axis. It keeps everything if that is hardly more.
+        The axis. Around the middle it keeps everything if that is hardly more.
     """
     block = min(BLOCK_PX, extent)
     first = -(-(margin + block) // step) * step
     last = (extent - margin - block) // step * step
-    length = -(-(2 * margin + block) // step) * step
-    begin = (extent - length) // 2 // step * step
-    parts = [(0, first), (begin, begin + length), (last, extent)]
-    middle = begin + margin
-    if any(low < end for (_, end), (low, _) in itertools.pairwise(parts)):
+    if place is None:
+        length = -(-(2 * margin + block) // step) * step
+        middle = (extent - length) // 2 // step * step + margin
+    else:
+        middle = min(max(place - block // 2, 0), extent - block)
+    begin = (middle - margin) // step * step
+    end = begin - (begin - middle - block - margin) // step * step
+    parts = [(0, first), (begin, end), (last, extent)]
+    is_short = any(low < high for (_, high), (low, _) in itertools.pairwise(parts))
+    if is_short and place is None:
         parts, middle = [(0, extent)], (extent - block) // 2
-    blocks = 0, middle, extent - block
-    kept = np.concatenate([np.arange(low, high) for low, high in parts])
-    return Axis(kept=kept, blocks=tuple(dict.fromkeys(blocks)), block=block)
+    is_kept = np.zeros(extent, bool)
+    for low, high in parts:
+        is_kept[max(low, 0) : high] = True
+    blocks = sorted({0, middle, extent - block})
+    return Axis(kept=np.flatnonzero(is_kept), blocks=tuple(blocks), block=block)
 
 
 @dataclass(frozen=True)
@@ -107,9 +115,11 @@ class Excerpt:
         return np.concatenate(found)
 
 
-def excerpt(size: Size, margin: int, step: int) -> Excerpt:
+def excerpt(
+    size: Size, margin: int, step: int, row: int | None = None, column: int | None = None
+) -> Excerpt:
     """Choose what to keep of a picture; arguments as for ``axis``."""
-    return Excerpt(axis(size.height, margin, step), axis(size.width, margin, step))
+    return Excerpt(axis(size.height, margin, step, row), axis(size.width, margin, step, column))
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import reduce
+from dataclasses import dataclass, field, replace
+from functools import cached_property, reduce
 
 import ml_dtypes
 import numpy as np
@@ -26,7 +26,7 @@ from paragon_export.parity.parts import Part
 from paragon_export.parity.reference import Reference
 from paragon_export.parity.report import ParityReport, ParityRow
 from paragon_export.parity.truth import Truth, Truths
-from paragon_export.parity.yardstick import Yardstick, with_overall
+from paragon_export.parity.yardstick import WeightsYardstick, Yardstick, in_doubt, with_overall
 from paragon_export.runtimes.base import Arrays
 from paragon_export.specs.network import Port
 from paragon_export.specs.tolerance import DIVERGED
@@ -70,9 +70,9 @@ def verify(
     precisions = {candidate.precision for candidate in candidates}
     rules = {p: default_criteria(p, logits=logits) for p in precisions} | dict(criteria or {})
     if logits:
-        rows = with_overall(list(_logit_rows(reference, candidates, probes, rules)))
-        return ParityReport(rows=tuple(rows))
-    rows = with_overall(list(_image_rows(truths or Truths(reference), candidates, probes, rules)))
+        return ParityReport(rows=tuple(_judged_logits(reference, candidates, probes, rules)))
+    truths = truths or Truths(reference)
+    rows = truths.measured_further(list(_image_rows(truths, candidates, probes, rules)))
     return ParityReport(rows=tuple(rows), notes=tuple(_special_cases(rows)))
 
 
@@ -84,7 +84,8 @@ def _image_rows(
     candidates: Sequence[Candidate],
     probes: Iterable[Probe],
     rules: Mapping[Precision, Criteria],
-) -> Iterable[ParityRow]:
+) -> Iterable[tuple[Probe, ParityRow]]:
+    """Yield one row for each probe, candidate and output, with its probe."""
     for probe in counted("judging image", probes):
         start = time.monotonic()
         truth = truths.on(probe, sorted(rules))
@@ -94,7 +95,7 @@ def _image_rows(
                 row = _row(candidate, truth, name, found, fault, rules[candidate.precision])
                 if (seconds := time.monotonic() - start) >= MIN_PRINTED_SECONDS:
                     tell(_measured(row, seconds))
-                yield row
+                yield probe, row
 
 
 def _measured(row: ParityRow, seconds: float) -> str:
@@ -119,6 +120,7 @@ def _row(
     problem = fault or _fault(found, truth.outputs, name, shape)
     compared = None if problem or got is None else part.of_candidate(name, got)
     border = 0 if part.excerpt else BORDER_PX * (expected.shape[-1] // probe.size.width)
+    gap, place = (None if problem or got is None else part.gap(name, got)) or (None, (0, 0))
     own = truth.own[candidate.precision][name]
     peak, picture_peak = (float(np.abs(truth.outputs[n]).max()) for n in (name, IMAGE))
     full_range = max(1.0, peak) if moved else 1.0 if name == IMAGE else peak or 1.0
@@ -137,7 +139,8 @@ def _row(
         full_range=full_range,
         reference_moved=difference(moved[name], expected, 0).max_abs if moved else 0.0,
         is_stress=probe.is_stress,
-        float32_gap=None if problem or got is None else part.gap(name, got),
+        float32_gap=gap,
+        gap_place=place,
         is_large=part.is_large,
         is_excerpt=part.excerpt is not None,
         picture_diverges=name != IMAGE and not picture_peak <= DIVERGED,
@@ -191,18 +194,52 @@ class _LogitTruth:
     """Logits of the reference classifier on one probe."""
 
     probe: Probe
-    peak: float
-    """Largest logit, at least 1."""
-    logits: np.ndarray
-    """In float64, divided by ``peak``."""
-    errors: Mapping[Precision, Difference]
+    outputs: Arrays
+    """The logits by the name of the output, in float64."""
+    errors: Mapping[Precision, Difference] = field(default_factory=dict)
     """PyTorch's errors in each precision, in units of ``peak``."""
+
+    @cached_property
+    def peak(self) -> float:
+        """Largest logit, at least 1."""
+        return max(1.0, *(float(np.abs(array).max()) for array in self.outputs.values()))
+
+    @cached_property
+    def logits(self) -> np.ndarray:
+        """In float64, divided by ``peak``."""
+        (array,) = self.outputs.values()
+        return array / self.peak
+
+    def measured_by(self, yardsticks: Mapping[Precision, Yardstick]) -> _LogitTruth:
+        """Return the same with the errors of yardsticks. The worse of two errors counts."""
+        part, errors = Part(whole=self.probe, probe=self.probe), dict(self.errors)
+        for precision, yardstick in yardsticks.items():
+            (found,) = yardstick.errors(part, self.outputs).values()
+            error = found.divided(self.peak)
+            errors[precision] = error.worse(errors.get(precision, error))
+        return replace(self, errors=errors)
+
+
+def _judged_logits(
+    reference: Reference,
+    candidates: Sequence[Candidate],
+    probes: Iterable[Probe],
+    rules: Mapping[Precision, Criteria],
+) -> list[ParityRow]:
+    """Judge logits: once more with other roundings of the weights if a candidate fails."""
+    truths = list(_logit_truths(reference, probes, sorted(rules)))
+    rows = with_overall(list(_logit_rows(reference, candidates, truths, rules)))
+    yardsticks = {p: WeightsYardstick(reference, p) for p in rules if p.is_half and in_doubt(rows)}
+    if not yardsticks:
+        return rows
+    more = [truth.measured_by(yardsticks) for truth in truths]
+    return with_overall(list(_logit_rows(reference, candidates, more, rules)))
 
 
 def _logit_rows(
     reference: Reference,
     candidates: Sequence[Candidate],
-    probes: Iterable[Probe],
+    truths: Sequence[_LogitTruth],
     rules: Mapping[Precision, Criteria],
 ) -> Iterable[ParityRow]:
     """Yield one row for each candidate and probe; errors are relative to the largest logit.
@@ -210,10 +247,8 @@ def _logit_rows(
     The errors in half precision on a few dozen items vary at random. So PyTorch's own errors in
     half precision are the largest on any probe.
     """
-    name = reference.outputs[0].name
-    truths = list(_logit_truths(reference, name, probes, sorted(rules)))
     for candidate in candidates:
-        precision = candidate.precision
+        name, precision = reference.outputs[0].name, candidate.precision
         own_errors = [truth.errors[precision] for truth in truths]
         for truth in counted("judging batch", truths):
             found, fault = _run(candidate, truth.probe, reference.inputs)
@@ -238,18 +273,13 @@ def _logit_rows(
 
 
 def _logit_truths(
-    reference: Reference, name: str, probes: Iterable[Probe], precisions: Sequence[Precision]
+    reference: Reference, probes: Iterable[Probe], precisions: Sequence[Precision]
 ) -> Iterable[_LogitTruth]:
     exact = reference.runner("float64")
     yardsticks = {p: Yardstick(reference, p) for p in precisions}
     for probe in counted("float64 reference on batch", probes):
-        truth = play(exact, probe, reference.inputs)[name]
-        peak = max(1.0, float(np.abs(truth).max()))
-        errors = {
-            p: yardstick.errors(Part(whole=probe, probe=probe), {name: truth})[name].divided(peak)
-            for p, yardstick in yardsticks.items()
-        }
-        yield _LogitTruth(probe, peak, truth / peak, errors)
+        truth = _LogitTruth(probe=probe, outputs=play(exact, probe, reference.inputs))
+        yield truth.measured_by(yardsticks)
 
 
 def _measured_logits(row: ParityRow, got: np.ndarray, truth: _LogitTruth) -> ParityRow:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
+
+from paragon_export.specs.tolerance import DIVERGED, UNDETERMINED
 
 PEAK = 1.0
 """Full range of an image. PSNR is relative to it, not to the largest value of the data."""
@@ -65,6 +68,112 @@ HIGH_SHARE = 0.01
 
 NOT_COMPARED = Difference(math.inf, -math.inf, math.inf, math.inf, False, False, math.inf, math.inf)
 """Used if nothing could be compared."""
+
+
+class Around(NamedTuple):
+    """What PyTorch computes around one place of a large image, against float64."""
+
+    max_abs: float
+    """Its largest error in the candidate's precision."""
+    peak: float
+    """Largest magnitude of the float64 output."""
+
+
+class Ratios(NamedTuple):
+    """Errors of a candidate, each in PyTorch's in the same precision."""
+
+    rms: float
+    """Root mean square."""
+    high: float
+    """What all but 1 % of the values stay within."""
+    max_abs: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """The measured values of one output of a candidate on one probe."""
+
+    found: Difference
+    """Difference from the float64 reference."""
+    reference_max_abs: float = 0.0
+    """Largest error of PyTorch in the candidate's precision, against the same reference."""
+    reference_errors: Difference | None = None
+    """All errors of PyTorch in that precision: the worst of several roundings; None if unknown."""
+    overall: Ratios | None = None
+    """The geometric means of ``ratios`` over all images of this output."""
+    images: int = 1
+    """The number of these images."""
+    largest_own: float = math.inf
+    """PyTorch's largest error on any of them, in units of full range; infinite if unknown."""
+    reference_peak: float = 1.0
+    """Largest magnitude of the float64 output."""
+    full_range: float = 1.0
+    """Divisor of errors: 1.0 for images, max(1, peak) for maps, the peak for all other outputs."""
+    is_stress: bool = False
+    """Whether the probe is an artificial pattern, on which a network may diverge."""
+    picture_diverges: bool = False
+    """Whether, for an output that is not the image, the float64 image is far outside of its range."""
+    float32_gap: float | None = None
+    """Largest difference from PyTorch's float32 on all of a large image of which float64 computed
+    an excerpt; None for other images."""
+    gap_place: tuple[int, int] = (0, 0)
+    """Row and column of that difference, in pixels of the input."""
+    around_gap: Around | None = None
+    """What was measured around that place; None if it was not."""
+    reference_moved: float = 0.0
+    """Change of the float64 output when its input changes by one rounding; 0 if not measured."""
+    wrong_top1: int | None = None
+    """Items whose best class differs from the reference's, although the reference's two largest
+    logits differ by more than the error allowed. None if the output is an image or a map."""
+
+    @property
+    def reference_is_finite(self) -> bool:
+        """Whether PyTorch is finite in the candidate's precision."""
+        return math.isfinite(self.reference_max_abs)
+
+    @property
+    def has_yardstick(self) -> bool:
+        """Whether the distribution of the errors can be compared with PyTorch's."""
+        own = self.reference_errors
+        return own is not None and own.is_finite and self.found.is_finite and not self.has_diverged
+
+    def ratios(self, floor: float) -> Ratios:
+        """Return the errors in those of PyTorch, which count as at least ``floor``."""
+        own, found = self.reference_errors, self.found
+        assert own is not None
+        least = floor * self.full_range
+        return Ratios(
+            rms=found.rms / max(own.rms, least),
+            high=found.high / max(own.high, least),
+            max_abs=found.max_abs / max(own.max_abs, least),
+        )
+
+    @property
+    def has_diverged(self) -> bool:
+        """Whether the float64 network itself diverges on an artificial pattern."""
+        is_near = self.reference_peak <= DIVERGED * self.full_range  # False if it is NaN
+        return self.is_stress and (self.picture_diverges or not is_near)
+
+    @property
+    def is_undetermined(self) -> bool:
+        """Whether one rounding of an artificial pattern changes the output visibly."""
+        return self.is_stress and self.reference_moved > UNDETERMINED * self.full_range
+
+    @property
+    def is_judged(self) -> bool:
+        """Whether the verdict depends on the values. Photographs always count.
+
+        Not judged is an artificial pattern on which float64 overflows. Where the network does not
+        determine its output, and where it diverges and PyTorch overflows in this precision, only
+        values that are not finite although PyTorch's are finite count.
+        """
+        if not (self.has_diverged or self.is_undetermined):
+            return True
+        if not math.isfinite(self.reference_peak):
+            return False
+        if not self.found.is_finite:
+            return self.reference_is_finite
+        return not self.is_undetermined
 
 
 def difference(candidate: np.ndarray, reference: np.ndarray, border: int) -> Difference:

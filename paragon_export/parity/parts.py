@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -120,16 +120,23 @@ class Part:
         is_finite = np.isfinite(output.astype(np.float32, copy=False)).all()
         return blocks if is_finite else np.full_like(blocks, np.nan)
 
-    def gap(self, name: str, output: np.ndarray) -> float | None:
+    def gap(self, name: str, output: np.ndarray) -> tuple[float, tuple[int, int]] | None:
         """Return the largest difference of a candidate's output from PyTorch's float32.
 
-        None if all of it is compared anyway.
+        Returns:
+            The difference, and its row and column in pixels of the input. None if all of the
+            output is compared anyway.
         """
         if self.excerpt is None:
             return None
         planes = (each.reshape(-1, *each.shape[2:]) for each in (output, self.float32[name]))
-        gaps = [np.abs(a.astype(np.float32) - b).max() for a, b in zip(*planes, strict=True)]
-        return float(np.max(gaps))
+        found = []
+        for plane, expected in zip(*planes, strict=True):
+            gaps = np.abs(plane.astype(np.float32) - expected)
+            place = divmod(int(gaps.argmax()), gaps.shape[1])
+            found.append((float(gaps[place]), place))
+        gap, (row, column) = found[int(np.argmax([gap for gap, _ in found]))]  # NaN is the largest
+        return gap, (row // self._scale(name), column // self._scale(name))
 
     def whole_shape(self, name: str, compared: np.ndarray) -> tuple[int, ...]:
         """Return the shape of the whole output, given what is compared of the reference's."""
@@ -179,6 +186,17 @@ class Parts:
             float32=float32,
             means=means,
         )
+
+    def around(self, part: Part, place: tuple[int, int]) -> Part:
+        """Return a part with another excerpt of the same picture.
+
+        In place of the center it covers a row and a column, in pixels of the input.
+        """
+        network, reach = self._network, self.reach
+        assert network is not None
+        assert reach is not None
+        found = excerpt(part.whole.size, reach, network.input_spec.excerpt_step, *place)
+        return replace(part, probe=found.of(part.whole), excerpt=found)
 
     @property
     def _network(self) -> TorchReference | None:

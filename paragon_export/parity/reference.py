@@ -40,10 +40,12 @@ class Reference(Protocol):
     @property
     def input_spec(self) -> InputSpec: ...
 
-    def runner(self, dtype: str, *, nudge: int = 0) -> Runner:
+    def runner(self, dtype: str, *, nudge: int = 0, weights: str = "") -> Runner:
         """Return a runner that computes in ``dtype``, as ``"float64"``.
 
-        In half precision each ``nudge`` is another rounding (``TorchRunner``).
+        In half precision each ``nudge`` is another rounding (``TorchRunner``). If ``weights`` is a
+        half type, the weights are off by roundings to it (``rounded_weights``), and each ``nudge``
+        is another rounding of them; ``dtype`` is float32 then.
         """
 
 
@@ -70,7 +72,16 @@ class TorchReference:
         """Whether the network has temporal ports."""
         return len(self.inputs) > 1
 
-    def runner(self, dtype: str, device: str = "cpu", *, nudge: int = 0) -> TorchRunner:
+    def runner(
+        self, dtype: str, device: str = "cpu", *, nudge: int = 0, weights: str = ""
+    ) -> TorchRunner:
+        if weights:
+            import torch
+
+            from paragon_export.runtimes.half_torch import rounded_weights
+
+            module = rounded_weights(self.module, getattr(torch, weights), nudge)
+            return replace(self, module=module).runner(dtype, device)
         return self._runner(dtype=dtype, device=device, nudge=nudge)
 
     def fast_runner(self) -> TorchRunner:
@@ -102,7 +113,7 @@ class OnnxReference:
     def input_spec(self) -> InputSpec:
         return self.file.input_spec
 
-    def runner(self, dtype: str, *, nudge: int = 0) -> Runner:
+    def runner(self, dtype: str, *, nudge: int = 0, weights: str = "") -> Runner:
         opened = open_runner(self.file.data, is_own=self.file.is_own, title=str(self.file.path))
         return with_standard_names(opened, self.file.names)
 

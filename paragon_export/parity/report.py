@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from paragon_export.inputs.probes import Probe
-from paragon_export.parity.acceptance import Criteria, Measured, limit_of
+from paragon_export.parity.acceptance import Criteria, limit_of
+from paragon_export.parity.metrics import Measured
 from paragon_export.specs.network import NetworkSpec
 from paragon_export.specs.types import Precision, Quantization, Size
 from paragon_export.system.text import finite

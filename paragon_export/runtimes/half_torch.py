@@ -7,11 +7,12 @@ but they are several times slower and depend on the instruction set.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from copy import deepcopy
 from functools import cache, lru_cache
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from paragon_export.networks.dispatch import DispatchMode
 
@@ -89,6 +90,31 @@ class HalfArithmetic(DispatchMode):
         first = int(torch.randint(NOISE_VALUES // 2, (1,), generator=self._random))
         part = self._factors[first : first + min(count, NOISE_VALUES // 2)]
         return part if len(part) == count else part.repeat(-(-count // len(part)))[:count]
+
+
+def rounded_weights(module: nn.Module, dtype: torch.dtype, seed: int) -> nn.Module:
+    """Return a float32 copy of a module whose weights are off by roundings to a half type.
+
+    Each weight is moved at random by at most half a step of the type. So it errs as much as the
+    nearest half value does, but independently of it: as a weight into which a gain or a norm was
+    folded before it was rounded. Weights that the type holds exactly stay.
+
+    Args:
+        module: In float32. It is not changed.
+        dtype: ``torch.float16`` or ``torch.bfloat16``.
+        seed: Of the random numbers.
+    """
+    copy, random, limits = deepcopy(module), torch.Generator().manual_seed(seed), torch.finfo(dtype)
+    with torch.no_grad():
+        for weight in (*copy.parameters(), *copy.buffers()):
+            if weight.dtype == torch.float32:
+                power = torch.frexp(weight).exponent - 1  # of the largest power of two in it
+                step = limits.eps * torch.ldexp(torch.ones_like(weight), power).clamp_min(
+                    limits.tiny
+                )
+                noise = torch.rand(weight.shape, generator=random) - 0.5
+                weight += torch.where(weight.to(dtype) == weight, 0.0, step * noise)
+    return copy
 
 
 @lru_cache(maxsize=4)

@@ -37,12 +37,18 @@ class RememberingReference(TorchReference):
     ``dataclasses.replace`` gives one that remembers nothing yet: it may have another module.
     """
 
-    _runners: dict[tuple[str, str, int], TorchRunner] = field(
+    _runners: dict[tuple[str, str, int, str], TorchRunner] = field(
         init=False, repr=False, default_factory=dict
     )
 
-    def runner(self, dtype: str, device: str = "cpu", *, nudge: int = 0) -> TorchRunner:
-        key = dtype, device, nudge
+    def runner(
+        self, dtype: str, device: str = "cpu", *, nudge: int = 0, weights: str = ""
+    ) -> TorchRunner:
+        key = dtype, device, nudge, weights
         if key not in self._runners:
-            self._runners[key] = RememberingRunner(self, *key)
+            self._runners[key] = (
+                super().runner(dtype, device, nudge=nudge, weights=weights)
+                if weights
+                else RememberingRunner(self, dtype, device, nudge)
+            )
         return self._runners[key]

@@ -17,8 +17,8 @@ from paragon_export.ncnn.convert import NcnnFiles, convert, renamed
 from paragon_export.ncnn.export import WINOGRAD, WINOGRAD_LIMIT, NcnnResult, export_ncnn
 from paragon_export.ncnn.runner import NcnnRunner
 from paragon_export.networks.describe import load_network
-from paragon_export.parity.acceptance import AtMost, Measured
-from paragon_export.parity.metrics import difference
+from paragon_export.parity.acceptance import AtMost
+from paragon_export.parity.metrics import Measured, difference
 from paragon_export.parity.reference import build_reference
 from tests.conftest import RunHere
 

@@ -12,9 +12,9 @@ from paragon_export.parity.acceptance import (
     AcceptedLoss,
     Agreement,
     Criterion,
+    Everywhere,
     Finite,
     MaxError,
-    Measured,
     MinPsnr,
     NotConstant,
     SameTopClass,
@@ -22,7 +22,7 @@ from paragon_export.parity.acceptance import (
     default_criteria,
     limit_of,
 )
-from paragon_export.parity.metrics import Difference
+from paragon_export.parity.metrics import Around, Difference, Measured
 from paragon_export.specs.tolerance import Tolerance
 from paragon_export.specs.types import Precision
 
@@ -99,3 +99,26 @@ def test_without_an_error_criterion_no_error_is_too_large() -> None:
     rule = conversion_criteria(Precision.FP16)
     assert limit_of(rule, measured()) == math.inf
     assert [c.check(measured(found=replace(RIGHT, psnr_db=49.0))) for c in rule][-1] == "PSNR"
+
+
+@pytest.mark.parametrize(
+    ("changes", "limit"),
+    [
+        ({}, 2 * 4 * 1e-3),
+        ({"around_gap": Around(5e-4, 1.0)}, 2 * 4 * 1e-3),
+        ({"around_gap": Around(5e-3, 1.0)}, 2 * 4 * 5e-3),
+        ({"around_gap": Around(5e-3, 1.0), "images": 99, "largest_own": 2e-3}, 2 * 2 * 5e-3),
+        ({"around_gap": Around(5e-3, 1.0), "images": 99, "largest_own": 7e-3}, 2 * 2 * 7e-3),
+        ({"around_gap": Around(math.inf, 1.0)}, 2 * 0.05),
+        ({"around_gap": Around(math.inf, 30.0)}, 2 * 0.05 * 30),
+    ],
+)
+def test_outside_of_an_excerpt_pytorchs_error_around_the_gap_counts_too(
+    changes: dict[str, Any], limit: float
+) -> None:
+    rule = Everywhere(MaxError(Tolerance.for_precision(Precision.FP16)))
+    row = measured(reference_max_abs=1e-3, **changes)
+    assert rule.limit(row) == pytest.approx(limit)
+    assert not rule.check(replace(row, float32_gap=0.99 * limit))
+    assert rule.check(replace(row, float32_gap=1.01 * limit)) == "error outside the excerpt"
+    assert not rule.check(row)  # all of the image is compared with float64

@@ -19,11 +19,11 @@ from paragon_export.inputs.play import play
 from paragon_export.inputs.probes import Probe, still_probes, video_probe
 from paragon_export.inputs.sizes import default_sizes, drawn_size
 from paragon_export.parity import candidates
-from paragon_export.parity.acceptance import Ratios, default_criteria, image_criteria
+from paragon_export.parity.acceptance import default_criteria, image_criteria
 from paragon_export.parity.candidates import Candidate, open_candidate, read_artifact
 from paragon_export.parity.check import judge
 from paragon_export.parity.compare import verify
-from paragon_export.parity.metrics import Difference
+from paragon_export.parity.metrics import Difference, Ratios
 from paragon_export.parity.report import ParityReport, ParityRow
 from paragon_export.pipeline.export import export
 from paragon_export.precision.half import to_precision

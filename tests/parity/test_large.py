@@ -12,6 +12,9 @@ from unittest.mock import Mock
 
 import numpy as np
 import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
 
 from paragon_export.engines.manifest import EngineFile
 from paragon_export.errors import PlanError
@@ -26,7 +29,7 @@ from paragon_export.parity import parts
 from paragon_export.parity.candidates import Candidate, OpenedArtifact, read_artifact
 from paragon_export.parity.check import check_parity, judge
 from paragon_export.parity.compare import verify
-from paragon_export.parity.parts import Part, Parts
+from paragon_export.parity.parts import ROOM_PX, Part, Parts
 from paragon_export.parity.reference import TorchReference, build_reference
 from paragon_export.parity.report import ParityReport
 from paragon_export.parity.truth import Truth, Truths
@@ -53,6 +56,8 @@ OF_MEANS = 3e-6
 SMALL = (Size(24, 20), Size(17, 33))
 
 OUTSIDE = "error outside the excerpt"
+
+RISE = 40.0
 
 
 def judged(
@@ -151,6 +156,51 @@ def test_half_precision_may_be_off_float32_by_its_rounding(truths: Truths) -> No
         assert row.failure == failure
 
 
+# --- far larger outside the excerpt ------------------------------------------------------------
+
+
+class Rising(nn.Module):
+    """A picture of twice the size. Where its slope is above a level it rises far beyond white."""
+
+    def __init__(self, level: float, rise: float) -> None:
+        super().__init__()
+        self.level, self.rise = level, rise
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = x + self.rise * functional.relu(slope(x) - self.level)
+        return functional.interpolate(y, scale_factor=2.0)
+
+
+def slope(x: Tensor) -> Tensor:
+    """Return the difference from the pixel above."""
+    return (x - functional.pad(x, (0, 0, 1, 0), mode="replicate")[..., :-1, :]).abs()
+
+
+@pytest.fixture(scope="module")
+def rising(still: Case) -> TorchReference:
+    """A network whose output is far beyond white on a large picture, but not on its excerpt."""
+    probe = large_probe(3, LARGE_AT)
+    found = slope(torch.from_numpy(probe.frames[0]))
+    shown = excerpt(LARGE_AT, 2 * ROOM_PX, 1).blocks(found.numpy(), 1, kept=False).max()
+    assert found.max() > 1.2 * shown
+    return replace(still.reference, module=Rising(float(shown), RISE))
+
+
+@pytest.mark.parametrize(("rise", "failure"), [(RISE, ""), (1.02 * RISE, OUTSIDE)])
+def test_outputs_far_beyond_white_are_judged_by_what_pytorch_errs_there(
+    rise: float, failure: str, rising: TorchReference
+) -> None:
+    """The excerpt shows none of them, and no error of their size."""
+    module = Rising(rising.module.level, rise)
+    runner = replace(rising, module=module).runner("float16", nudge=2)
+    candidate = Candidate(name="candidate", runner=runner, precision=Precision.FP16)
+    (row,) = verify(rising, [candidate], [large_probe(3, LARGE_AT)]).rows
+    assert row.failure == failure
+    assert row.around_gap is not None
+    assert row.around_gap.peak > 8 * row.reference_peak
+    assert replace(row, around_gap=None).failure == OUTSIDE
+
+
 # --- right ones -------------------------------------------------------------------------------
 
 
@@ -167,18 +217,23 @@ def loaded(name: str, folder: Path) -> TorchReference:
 
 
 def excerpts_agree(reference: TorchReference, size: Size, limit: float) -> Parts:
-    """Compare float64 on an excerpt with float64 on the whole picture."""
+    """Compare float64 on excerpts with float64 on the whole picture.
+
+    One has the center of the picture, the others have places near a corner and between.
+    """
     found = Parts(reference)
     probe = large_probe(reference.input_spec.channels, size, video=reference.video)
     part = found.of(probe)
     assert part.excerpt is not None
     exact = reference.runner("float64")
     whole_outputs = play(exact, probe, reference.inputs)
-    for name, output in part.play(exact, reference.inputs).items():
-        expected = part.of_candidate(name, whole_outputs[name])
-        assert part.whole_shape(name, output) == whole_outputs[name].shape
-        peak = max(1.0, float(np.abs(expected).max()))
-        assert np.abs(output - expected).max() <= limit * peak, name
+    places = (2, size.width - 3), (size.height // 3, size.width // 3)
+    for each in (part, *(found.around(part, place) for place in places)):
+        for name, output in each.play(exact, reference.inputs).items():
+            expected = each.of_candidate(name, whole_outputs[name])
+            assert each.whole_shape(name, output) == whole_outputs[name].shape
+            peak = max(1.0, float(np.abs(expected).max()))
+            assert np.abs(output - expected).max() <= limit * peak, name
     return found
 
 
@@ -334,9 +389,21 @@ def test_right_files_pass(precision: Precision, still: Case, tmp_path: Path) -> 
 
 @pytest.mark.parametrize(("step", "margin"), [(1, 7), (16, 40), (24, 66)])
 @pytest.mark.parametrize("size", [Size(1080, 1920), Size(333, 1001), Size(20, 4000)])
-def test_parts_begin_where_windows_begin(step: int, margin: int, size: Size) -> None:
-    found = excerpt(size, margin, step)
-    for axis, extent in ((found.rows, size.height), (found.columns, size.width)):
+@pytest.mark.parametrize("share", [None, 0.0, 0.1, 0.37, 0.9, 0.999])
+def test_parts_begin_where_windows_begin(
+    share: float | None, step: int, margin: int, size: Size
+) -> None:
+    """Around the center, and around other places as a share of the height and the width."""
+    extents = size.height, size.width
+    row, column = (None if share is None else int(share * extent) for extent in extents)
+    found = excerpt(size, margin, step, row, column)
+    for axis, extent, place in (
+        (found.rows, size.height, row),
+        (found.columns, size.width, column),
+    ):
+        assert (np.diff(axis.kept) > 0).all()
+        if place is not None:
+            assert any(begin <= place < begin + axis.block for begin in axis.blocks)
         assert axis.kept[0] == 0
         assert axis.kept[-1] == extent - 1
         assert len(axis.kept) % step == extent % step

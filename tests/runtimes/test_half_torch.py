@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from paragon_export.runtimes.half_torch import HalfArithmetic
+from paragon_export.runtimes.half_torch import HalfArithmetic, rounded_weights
 
 HALVES = [torch.float16, torch.bfloat16]
 
@@ -92,3 +92,33 @@ def test_what_is_too_large_for_float16_is_infinite() -> None:
     with torch.inference_mode(), HalfArithmetic(torch.float16, nudge=1):
         assert (torch.full((2,), 60000.0).half() + 60000.0).isinf().all()
         assert nn.Conv2d(1, 1, 1).half()(torch.zeros(1, 1, 2, 2).half()).isfinite().all()
+
+
+# --- weights ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+def test_rounded_weights_err_as_the_nearest_half_values_do(dtype: torch.dtype) -> None:
+    """Their errors have the same size, and say nothing of those, nor of another draw's."""
+    layer = nn.Linear(300, 300)
+    before = layer.weight.detach().clone()
+    nearest = before.to(dtype).float() - before
+    first, second = (rounded_weights(layer, dtype, n).weight.detach() - before for n in (1, 2))
+    assert torch.equal(layer.weight, before)
+    assert torch.equal(rounded_weights(layer, dtype, 1).weight - before, first)
+    sizes = [float(each.square().mean().sqrt()) for each in (first, nearest)]
+    assert sizes[0] == pytest.approx(sizes[1], rel=0.03)
+    for one, other in ((first, nearest), (first, second)):
+        assert abs(torch.corrcoef(torch.stack([one.ravel(), other.ravel()]))[0, 1]) < 0.02
+
+
+def test_weights_that_are_half_values_are_not_rounded() -> None:
+    """Others are off by half a step at most; integers are no weights."""
+    layer, exact = nn.BatchNorm1d(8), [0.0, 1.0, -0.625, 65504.0, 2.0**-24]
+    layer.weight.data = torch.tensor([*exact, 1.0001, 2.1e-8, -1025.6])
+    copy = rounded_weights(layer, torch.float16, 1)
+    assert torch.equal(copy.weight[:5], layer.weight[:5])
+    error = (copy.weight - layer.weight)[5:].abs()
+    assert (error > 0).all()
+    assert (error <= torch.tensor([2.0**-11, 2.0**-25, 0.5])).all()
+    assert copy.num_batches_tracked.dtype == torch.int64
