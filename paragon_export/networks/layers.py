@@ -6,7 +6,6 @@ names of tensors in checkpoints. All convolutions are zero-padded.
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -102,51 +101,70 @@ class RMSNorm(nn.Module):
         return self.scale * narrow(wide / rms, x) + self.bias
 
 
-MAX_SCORES = 2**18
-"""A part is one window with all its heads if that is no more scores than these (2 MB in float64), else
-as many queries of one head."""
-
-
-def may_attend_in_parts(q: Tensor) -> bool:
-    """Return whether to compute attention in parts: on a CPU and without gradients.
+def may_attend_fused(x: Tensor) -> bool:
+    """Return whether to compute attention by :func:`fused_attention`: on a CPU and without gradients.
 
     Traces and dispatch modes look at each operator, so they get attention as one expression.
     """
-    is_seen = not isinstance(q, Tensor) or torch.is_grad_enabled() or _get_current_dispatch_mode()
-    return not is_seen and q.device.type == "cpu"
+    is_seen = not isinstance(x, Tensor) or torch.is_grad_enabled() or _get_current_dispatch_mode()
+    return not is_seen and x.device.type == "cpu"
 
 
-def attended_in_parts(
-    q: Tensor, k: Tensor, v: Tensor, factor: float, bias: Tensor | None = None
-) -> Tensor:
-    """Return ``softmax(factor * q k' + bias) v``, computed part by part.
-
-    The scores of a part (see ``MAX_SCORES``) stay in the processor's cache. With 256 or 1024 tokens a
-    window this takes a quarter of the time of all windows at once, with the same result.
+def places_in_picture(height: int, width: int, window: int, shift: int) -> Tensor:
+    """Return which places of the windows of a padded, rolled map hold pixels of the picture.
 
     Args:
-        q: Queries (..., windows, heads, tokens, width).
-        k: Keys of the same shape.
-        v: Values of the same shape.
-        factor: What the products are multiplied by.
-        bias: What is added to them, broadcast to (..., windows, heads, tokens, tokens).
+        height: Of the map before it is padded to a multiple of ``window``.
+        width: The same.
+        window: Side of the square windows in pixels.
+        shift: Pixels by which the padded map is rolled up and to the left.
 
     Returns:
-        A tensor of the shape of ``q``.
+        Booleans (windows, tokens).
     """
-    *leading, tokens, _ = q.shape
-    several = 0 if tokens**2 * leading[-1] > MAX_SCORES else 1  # heads at once
-    keys, result = k.transpose(-1, -2), torch.empty_like(v)
-    if bias is not None:
-        bias = bias.expand(*leading, bias.shape[-2], tokens)
-    rows = tokens if several else max(1, MAX_SCORES // tokens)
-    for part in np.ndindex(*leading[: len(leading) - several]):
-        for begin in range(0, tokens, rows):
-            some = (..., slice(begin, begin + rows), slice(None))
-            scores = (q[part][some] @ keys[part]).mul_(factor)
-            if bias is not None:
-                scores.add_(bias[part] if bias.shape[-2] == 1 else bias[part][some])
-            result[part][some] = torch.softmax(scores, dim=-1) @ v[part]
+    counts = -(-height // window), -(-width // window)
+    rows, columns = (
+        ((torch.arange(n * window) + shift) % (n * window) < extent).reshape(n, window)
+        for n, extent in zip(counts, (height, width), strict=True)
+    )
+    return (rows[:, None, :, None] & columns[None, :, None, :]).reshape(-1, window**2)
+
+
+def fused_attention(
+    qkv: Tensor, factor: float, inside: Tensor, *, bias: Tensor | None = None, padded: bool = True
+) -> Tensor:
+    """Return ``softmax(factor * q k' + bias) v`` for the queries that are pixels of the picture.
+
+    PyTorch's fused attention holds no scores of a whole window in memory. Padding asks nothing: no
+    pixel of the picture depends on its queries. Windows with their padding at the same places are
+    computed together.
+
+    Args:
+        qkv: Queries, keys and values, (N, windows, tokens, 3, heads, width).
+        factor: What the products are multiplied by.
+        inside: Which tokens are pixels of the picture, booleans (windows, tokens).
+        bias: What is added to the products, (heads, tokens, tokens).
+        padded: Whether the keys of padding are attended.
+
+    Returns:
+        (N, windows, tokens, heads, width); 0 for padding.
+    """
+    n, tokens = qkv.shape[0], qkv.shape[2]
+    q, k, v = qkv.unbind(3)
+    result = torch.zeros_like(q)
+    patterns, pattern_of = torch.unique(inside, dim=0, return_inverse=True)
+    for index, pattern in enumerate(patterns):
+        windows, asking = (pattern_of == index).nonzero(), pattern.nonzero()[:, 0]
+        asked = torch.arange(tokens) if padded else asking
+        query, key, value = (
+            x[:, windows, places].flatten(0, 1).transpose(1, 2)
+            for x, places in ((q, asking), (k, asked), (v, asked))
+        )
+        some_bias = None if bias is None else bias[:, asking[:, None], asked]
+        y = F.scaled_dot_product_attention(query, key, value, some_bias, scale=factor)
+        result[:, windows, asking] = y.transpose(1, 2).reshape(
+            n, len(windows), len(asking), *q.shape[3:]
+        )
     return result
 
 
@@ -199,13 +217,16 @@ class WindowAttention(nn.Module):
             x = torch.roll(x, (-self.shift, -self.shift), (1, 2))
         x = x.reshape(n, rows, size, columns, size, c).permute(0, 1, 3, 2, 4, 5)
         qkv = self.qkv(x.reshape(-1, size * size, c))
-        qkv = qkv.reshape(-1, size * size, 3, self.heads, width).permute(2, 0, 3, 1, 4)
-        q, k, v = qkv[0], qkv[1], qkv[2]  # (windows, heads, tokens, width)
-        if may_attend_in_parts(q):
-            x = attended_in_parts(q, k, v, width**-0.5)
+        if may_attend_fused(qkv):
+            inside = places_in_picture(h, w, size, self.shift)
+            qkv = qkv.reshape(n, -1, size * size, 3, self.heads, width)
+            x = fused_attention(qkv, width**-0.5, inside)
         else:
+            qkv = qkv.reshape(-1, size * size, 3, self.heads, width).permute(2, 0, 3, 1, 4)
+            q, k, v = qkv[0], qkv[1], qkv[2]  # (windows, heads, tokens, width)
             x = torch.softmax(q @ k.permute(0, 1, 3, 2) * width**-0.5, dim=-1) @ v
-        return x.permute(0, 2, 1, 3).reshape(-1, size * size, self.inner)
+            x = x.permute(0, 2, 1, 3)
+        return x.reshape(-1, size * size, self.inner)
 
     def _joined(
         self, x: Tensor, features: Tensor, c: int, n: int, h: int, w: int, rows: int, columns: int

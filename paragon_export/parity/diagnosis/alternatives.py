@@ -17,6 +17,7 @@ from torch.overrides import TorchFunctionMode
 
 from paragon_export.errors import ParagonExportError
 from paragon_export.networks.describe import describe
+from paragon_export.networks.dispatch import DispatchMode
 from paragon_export.parity.reference import TorchReference, build_reference
 from paragon_export.parity.report import Finding
 
@@ -104,6 +105,13 @@ class _Redirect(TorchFunctionMode):
         return self.replacements.get(func, func)(*args, **(kwargs or {}))
 
 
+class _Seen(DispatchMode):
+    """Within it, networks compute padding too, which a replaced function may move into the image."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return func(*args, **(kwargs or {}))
+
+
 class _WithReplacedOperators(nn.Module):
     """A network that runs with some functions of PyTorch replaced."""
 
@@ -112,7 +120,7 @@ class _WithReplacedOperators(nn.Module):
         self.network, self.replacements = network, replacements
 
     def forward(self, *inputs: Tensor) -> Any:
-        with _Redirect(self.replacements):
+        with _Redirect(self.replacements), _Seen():
             return self.network(*inputs)
 
 

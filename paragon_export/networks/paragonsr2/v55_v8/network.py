@@ -19,8 +19,9 @@ from torch.nn import functional as F
 from paragon_export.networks.layers import (
     LayerScale,
     PreV9BaseUpsampler,
-    attended_in_parts,
-    may_attend_in_parts,
+    fused_attention,
+    may_attend_fused,
+    places_in_picture,
 )
 from paragon_export.networks.ops import padding_penalty, sized_like
 from paragon_export.networks.paragonsr2.blocks import (
@@ -122,27 +123,67 @@ class WindowAttention(nn.Module):
         self.relative_position_index = _offsets(self.window)
 
     def forward(self, x: Tensor) -> Tensor:
-        n, h, w, size = x.shape[0], x.shape[2], x.shape[3], self.window
+        h, w, size = x.shape[2], x.shape[3], self.window
         rows, columns = (h + size - 1) // size, (w + size - 1) // size
         y = F.pad(x, (0, columns * size - w, 0, rows * size - h))
         if self.shift:
             y = torch.roll(y, (-self.shift, -self.shift), (2, 3))
+        attend = self._attend_fused if may_attend_fused(y) else self._attend
+        y = attend(y, x, rows, columns)
+        if self.shift:
+            y = torch.roll(y, (self.shift, self.shift), (2, 3))
+        return sized_like(y[:, :, :h, :w], x)
+
+    def _attend(self, y: Tensor, x: Tensor, rows: int, columns: int) -> Tensor:
+        """Return the attended map.
+
+        Args:
+            y: The padded, rolled map, of the shape of the result.
+            x: The map before.
+            rows: Windows along the height.
+            columns: Windows along the width.
+        """
+        n, size = x.shape[0], self.window
         y = self._project(y).reshape(n, 3, HEADS, -1, rows, size, columns, size)
         y = y.permute(1, 0, 4, 6, 2, 5, 7, 3).reshape(
             3, n, rows * columns, HEADS, size * size, self.hidden // HEADS
         )
         q, k, v = y[0], y[1], y[2]  # (N, windows, heads, tokens, width)
-        factor = (self.hidden // HEADS) ** -0.5
-        if may_attend_in_parts(q):
-            y = attended_in_parts(q, k, v, factor, self._bias(x, rows, columns))
-        else:
-            scores = q @ k.permute(0, 1, 2, 4, 3) * factor
-            y = torch.softmax(scores + self._bias(x, rows, columns), dim=-1) @ v
+        scores = q @ k.permute(0, 1, 2, 4, 3) * (self.hidden // HEADS) ** -0.5
+        y = torch.softmax(scores + self._bias(x, rows, columns), dim=-1) @ v
         y = y.reshape(n, rows, columns, HEADS, size, size, -1).permute(0, 3, 6, 1, 4, 2, 5)
-        y = self.proj(y.reshape(n, self.hidden, rows * size, columns * size))
-        if self.shift:
-            y = torch.roll(y, (self.shift, self.shift), (2, 3))
-        return sized_like(y[:, :, :h, :w], x)
+        return self.proj(y.reshape(n, self.hidden, rows * size, columns * size))
+
+    def _attend_fused(self, y: Tensor, x: Tensor, rows: int, columns: int) -> Tensor:
+        """Return what :meth:`_attend` returns, with other values for padding.
+
+        The channels of a pixel lie side by side, so that windows are copied in long runs.
+        """
+        n, size = x.shape[0], self.window
+        y = self._projected_pixels(y)
+        y = y.reshape(n, rows, size, columns, size, -1).permute(0, 1, 3, 2, 4, 5)
+        y = y.reshape(n, rows * columns, size**2, 3, HEADS, self.hidden // HEADS)
+        y = fused_attention(
+            y,
+            (self.hidden // HEADS) ** -0.5,
+            places_in_picture(x.shape[2], x.shape[3], size, self.shift),
+            bias=self._bias(x, rows, columns)[0] if self.has_bias else None,
+            padded=self.has_bias or rows * columns > 1,
+        )
+        y = y.reshape(n, rows, columns, size, size, -1).permute(0, 1, 3, 2, 4, 5)
+        y = y.reshape(n, rows * size * columns * size, -1)
+        weight, bias = self.proj.weight[:, :, 0, 0], self.proj.bias
+        assert bias is not None
+        y = torch.stack([torch.addmm(bias[:, None], weight, pixels.t()) for pixels in y])
+        return y.reshape(n, -1, rows * size, columns * size)
+
+    def _projected_pixels(self, x: Tensor) -> Tensor:
+        """Return what :meth:`_project` returns as (N, H * W, 3 * hidden)."""
+        if not self.has_bias:
+            return _on_pixels(self.qkv, x)
+        return torch.cat(
+            (_on_pixels(self.q, x), _on_pixels(self.kv, self.rattention_context(x))), dim=2
+        )
 
     def _project(self, x: Tensor) -> Tensor:
         """Return queries, keys and values, (N, 3 * hidden, H, W)."""
@@ -162,6 +203,12 @@ class WindowAttention(nn.Module):
             penalty = torch.roll(penalty, (-self.shift, -self.shift), (2, 3))
         penalty = penalty.reshape(rows, size, columns, size).permute(0, 2, 1, 3)
         return penalty.reshape(1, rows * columns, 1, 1, size * size)
+
+
+def _on_pixels(conv: nn.Conv2d, x: Tensor) -> Tensor:
+    """Return the result of a 1x1 convolution of a map (N, C, H, W) as (N, H * W, channels)."""
+    weight = conv.weight[:, :, 0, 0]
+    return torch.stack([F.linear(image.flatten(1).t(), weight, conv.bias) for image in x])
 
 
 @cache
