@@ -32,9 +32,6 @@ MAX_FILE_BYTES = 2**31
 MAX_PIXELS = 2**28
 """Those of 16384x16384."""
 
-LARGE_PIXELS = 2**24
-"""Pixels of a picture whose memory matters: those of 4096x4096."""
-
 PLAIN, WITH_ALPHA = ((8, 0), (8, 2), (8, 4), (8, 6)), (4, 6)
 """Depths and color types of PNG without a palette, and the types with alpha."""
 
@@ -173,20 +170,23 @@ def _as(image: Image.Image, mode: str, icc: bytes | None) -> Image.Image:
 def _png(data: bytes, image: Image.Image) -> np.ndarray | None:
     """Return a PNG file as (H, W) or (H, W, channels); None if Pillow is to read it.
 
-    Pillow reads 16-bit gray alone; of color it gives the upper eight bits. For large pictures it
-    takes more than twice the memory of their pixels.
+    Pillow reads 16-bit gray alone; of color it gives the upper eight bits. For others it takes twice the
+    time, and more than twice the memory of their pixels.
+
+    Raises:
+        ValueError: If it is damaged.
     """
     if image.format != "PNG":
         return None
-    width, height, depth, color = struct.unpack(">IIBB", data[IHDR])
-    is_large = (
-        width * height > LARGE_PIXELS
-        and (depth, color) in PLAIN
-        and find_spec("imagecodecs") is not None
-    )
-    if depth != 16 and (not is_large or image.has_transparency_data != (color in WITH_ALPHA)):
+    _, _, depth, color = struct.unpack(">IIBB", data[IHDR])
+    is_plain = (depth, color) in PLAIN and image.has_transparency_data == (color in WITH_ALPHA)
+    if depth != 16 and not (is_plain and find_spec("imagecodecs")):
         return None
-    pixels: np.ndarray = require("imagecodecs", "media").png_decode(data)
+    imagecodecs = require("imagecodecs", "media")
+    try:
+        pixels: np.ndarray = imagecodecs.png_decode(data)
+    except imagecodecs.PngError as error:
+        raise ValueError(str(error)) from error
     return pixels
 
 

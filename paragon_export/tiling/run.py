@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 
 from paragon_export.errors import RunError
+from paragon_export.media.overlap import in_order
 from paragon_export.runtimes.base import Arrays, Runner
 from paragon_export.specs.types import Size
 from paragon_export.tiling.field import Field
@@ -40,6 +43,7 @@ class TiledRunner:
         tile: Size,
         *,
         fixed: bool = False,
+        callers: int = 1,
         done: Callable[[float], object] = lambda share: None,
     ) -> None:
         """Keep what is needed.
@@ -49,11 +53,12 @@ class TiledRunner:
             field: Its field (see ``measure_field``).
             tile: Largest size of a tile in pixels of the input.
             fixed: As for ``plan_tiles``.
+            callers: Tiles that are computed at a time, by as many threads.
             done: Called after each tile with its share of the picture.
         """
         self.name = f"{runner.name}, tiles of {tile}"
         self.runner, self.field, self.tile = runner, field, tile
-        self.fixed, self.done = fixed, done
+        self.fixed, self.callers, self.done = fixed, callers, done
 
     def infer(self, feeds: Mapping[str, np.ndarray]) -> Arrays:
         """Run the network once (see ``Runner.infer``).
@@ -85,21 +90,26 @@ class TiledRunner:
         """
         plan = plan_tiles(size_of(feeds), self.field, self.tile, fixed=self.fixed)
         last: list[Strip] = []
-        for row in plan.rows:
-            strips = self._row(feeds, plan, row)
-            yield from (strip for core, strip in strips if core is row.cores[0])
-            last += [strip for core, strip in strips if core is not row.cores[0]]
+        tiles = ((row, column) for row in plan.rows for column in plan.columns)
+        computed = in_order(
+            lambda tile: self.runner.infer(_tile(feeds, *tile)), tiles, self.callers
+        )
+        with closing(computed):
+            for row in plan.rows:
+                strips = self._row(plan, islice(computed, len(plan.columns)))
+                yield from (strip for core, strip in strips if core is row.cores[0])
+                last += [strip for core, strip in strips if core is not row.cores[0]]
         yield from last
 
     def _row(
-        self, feeds: Mapping[str, np.ndarray], plan: TilePlan, row: Part
+        self, plan: TilePlan, tiles: Iterable[tuple[tuple[Part, Part], Arrays]]
     ) -> list[tuple[Core, Strip]]:
-        """Run the tiles of one part of the rows."""
+        """Join the tiles of one part of the rows."""
         found: dict[tuple[str, Core], np.ndarray] = {}
         whole = plan.size.height * plan.size.width
-        for column in plan.columns:
+        for (row, column), outputs in tiles:
             size = Size(row.length, column.length)
-            for name, output in self.runner.infer(_tile(feeds, row, column)).items():
+            for name, output in outputs.items():
                 scale = _scale(name, output, size)
                 for core in row.cores:
                     shape = (*output.shape[:2], scale * core.length, scale * plan.size.width)

@@ -78,10 +78,13 @@ def rows_of(picture: Picture, tiling: Tiling, layout: Layout, form: Form) -> Gen
     strips = _strips(picture, tiling, layout)
     if form.fit:
         strips = iter([_reduced(np.concatenate(list(strips), axis=1), layout)])
-    largest = np.iinfo(layout.dtype).max
+    largest = np.float32(np.iinfo(layout.dtype).max)
     for strip in strips:
-        values = np.rint(strip * np.float32(largest)).astype(layout.dtype)
-        yield np.moveaxis(values, 0, -1)
+        np.rint(np.multiply(strip, largest, out=strip), out=strip)
+        rows = np.empty((*strip.shape[1:], len(strip)), layout.dtype)
+        for channel, values in enumerate(strip.astype(layout.dtype)):
+            rows[..., channel] = values
+        yield rows
 
 
 def _strips(picture: Picture, tiling: Tiling, layout: Layout) -> Iterator[np.ndarray]:

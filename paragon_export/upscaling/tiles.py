@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from threading import Lock
 
 import numpy as np
 
 from paragon_export.errors import PlanError
+from paragon_export.runtimes.base import Runner
 from paragon_export.specs.types import Size
 from paragon_export.system.limits import available_memory, peak_memory_bytes, reset_peak_memory
 from paragon_export.system.progress import step
 from paragon_export.tiling.plan import least_tile
 from paragon_export.tiling.run import TiledRunner
-from paragon_export.upscaling.model import Model, OnIntegers
+from paragon_export.upscaling.model import Limited, Model, OnIntegers
 
 SURELY_FITS_PX = 2**18
 """Pixels of a picture that is computed at once without measuring memory: 512x512."""
@@ -42,6 +44,19 @@ class Tiling:
     """Of the memory that is available, what a run may take."""
     bytes_per_pixel: float | None = None
     """Memory for one pixel of the input; None: not measured."""
+    several: bool = False
+    """Whether several threads ask for strips, each for those of one picture. ``none`` computes one picture at
+    a time all the same, with the memory of one."""
+    _lock: Lock = field(default_factory=Lock)
+
+    def __post_init__(self) -> None:
+        """Let several threads wait for one another."""
+        self._whole = Limited(self.model.runner, 1)
+
+    @property
+    def at_once(self) -> int:
+        """Pictures that are computed at a time."""
+        return self.model.callers if self.several and self.asked != "none" else 1
 
     def strips(self, pixels: np.ndarray, largest: int) -> Iterator[np.ndarray]:
         """Compute a picture and yield its rows from top to bottom.
@@ -51,24 +66,39 @@ class Tiling:
             largest: The value of white.
 
         Yields:
-            (C, rows, W), in [0, 1]: values outside are clipped.
+            (C, rows, W), in [0, 1]: values outside are clipped. The arrays may be changed.
 
         Raises:
             PlanError: If it cannot be cut as asked.
             RunError: If the network cannot run.
         """
-        size = Size(*pixels.shape[1:])
-        feeds, runner = self.model.feeds(pixels[None]), OnIntegers(self.model, largest)
-        tile = self.tile_for(size)
-        if tile is None:
-            outputs = iter([runner.infer(feeds)["output"]])
+        runner, feeds = self.runner_for(pixels, largest), self.model.feeds(pixels[None])
+        if isinstance(runner, TiledRunner):
+            outputs: Iterable[np.ndarray] = (strip.rows for strip in runner.strips(feeds))
         else:
-            is_fixed = self.model.fixed is not None
-            tiled = TiledRunner(runner, self.model.field, tile, fixed=is_fixed)
-            outputs = (strip.rows for strip in tiled.strips(feeds))
+            outputs = [runner.infer(feeds)["output"]]
         for output in outputs:
             for top in range(0, output.shape[2], BLOCK_ROWS):
                 yield np.clip(output[0, :, top : top + BLOCK_ROWS], 0, 1)
+
+    def runner_for(self, pixels: np.ndarray, largest: int) -> Runner:
+        """Return what computes a picture (see ``strips``): a ``TiledRunner`` where it is cut.
+
+        Raises:
+            PlanError: If it cannot be cut as asked.
+        """
+        model = self.model
+        with self._lock:  # memory, reach and ``shared`` are found once
+            tile = self.tile_for(Size(*pixels.shape[1:]))
+            if tile is None:
+                return OnIntegers(
+                    model, self._whole if self.at_once == 1 else model.shared, largest
+                )
+            callers = 1 if self.several else model.callers
+            return TiledRunner(
+                OnIntegers(model, model.shared, largest), model.field, tile,
+                fixed=model.fixed is not None, callers=callers,
+            )  # fmt: skip
 
     def tile_for(self, size: Size) -> Size | None:
         """Return the size of the tiles of a picture; None: it is computed at once.
@@ -99,9 +129,9 @@ class Tiling:
             most = SURELY_FITS_PX
         else:
             most = int(self.share * available / self.bytes_per_pixel)
-        if pixels <= most:
+        if pixels <= most // self.at_once:
             return None
-        side = min(int(most**0.5), MAX_TILE_PX)
+        side = min(int((most // self.model.callers) ** 0.5), MAX_TILE_PX)
         least = least_tile(self.model.field)
         if side < least:
             raise PlanError(

@@ -42,7 +42,12 @@ def upscaler_of(tiling: Tiling) -> Upscaler:
     if carries_features(tiling):
         network = VideoNetwork(tiling)
         return Upscaler(network.compute, network.reset, network.state, network.restore)
-    return Upscaler(lambda frame: np.concatenate(list(tiling.strips(frame[0], 1)), axis=1)[None])
+    tiling.several = True
+
+    def compute(frame: np.ndarray) -> np.ndarray:
+        return tiling.runner_for(frame[0], 1).infer(tiling.model.feeds(frame))["output"]
+
+    return Upscaler(compute, at_once=tiling.at_once)
 
 
 class VideoNetwork:

@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 import json
+import sys
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from paragon_export.assets import CHECKPOINT, PHOTOGRAPH, photograph
-from paragon_export.errors import PlanError, RunError
+from paragon_export.errors import MissingDependencyError, PlanError, RunError
 from paragon_export.media.pictures import read_picture
 from paragon_export.media.saving import Layout, saving
 from paragon_export.networks.describe import load_network
 from paragon_export.parity.reference import build_reference
 from paragon_export.pipeline.export import export_onnx
-from paragon_export.specs.types import Size
+from paragon_export.specs.plans import NetworkOptions
+from paragon_export.specs.types import OnnxBackend, Size
 from paragon_export.testing.glyph import small_checkpoint
 from paragon_export.testing.tiny import tiny_checkpoint
 from paragon_export.upscaling.flow import upscale
+from paragon_export.upscaling.model import open_model
 from paragon_export.upscaling.tiles import Tiling
 from tests.conftest import RunHere
 
@@ -99,6 +106,67 @@ def test_alpha_is_upscaled_and_hidden_colors_stay_hidden(
     assert np.array_equal(first[:, :34], second[:, :34])
     wanted = expected(tiny_realtime, alpha.repeat(3, -1), gray=True)
     assert np.abs(first[..., 3:] - wanted).max() <= 0.5 / 255 + 1e-6
+
+
+@pytest.mark.parametrize("tile", ["auto", "none", "64x64"])
+def test_several_pictures_at_a_time_are_those_of_one(
+    tile: str, tiny_realtime: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of an ONNX file, which several threads run, each with one thread; and of one picture's tiles."""
+    monkeypatch.setattr("paragon_export.upscaling.model.cores", lambda: 3)
+    export_onnx(tiny_realtime, tmp_path / "o.onnx")
+    for index in range(6):
+        write(tmp_path / f"in/{index}.png", np.roll(photograph()[:90, :110], 9 * index, axis=1))
+    result = upscale(tmp_path / "o.onnx", tmp_path / "in", tmp_path / "out", tile=tile)
+    assert [one.source.stem for one in result.done] == [str(index) for index in range(6)]
+    for index in range(6):
+        alone = upscale(
+            tiny_realtime, tmp_path / f"in/{index}.png", tmp_path / "b.png", tile="none"
+        )
+        assert (
+            np.abs(shown(tmp_path / f"out/{index}.png") - shown(alone.done[0].output)).max() < 0.005
+        )
+        alone = upscale(
+            tmp_path / "o.onnx", tmp_path / f"in/{index}.png", tmp_path / "c.png", tile=tile
+        )
+        assert np.array_equal(shown(tmp_path / "c.png"), shown(tmp_path / f"out/{index}.png"))
+
+
+def test_runs_at_a_time_are_limited(
+    tiny_realtime: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    export_onnx(tiny_realtime, tmp_path / "o.onnx")
+    model = open_model(tmp_path / "o.onnx", OnnxBackend.ONNXRUNTIME, NetworkOptions())
+    running, most, black = [], [], np.zeros((3, 8, 8), np.uint8)
+
+    class Slow:
+        name = "slow"
+
+        def infer(self, feeds: object) -> dict[str, np.ndarray]:
+            running.append(1)
+            most.append(len(running))
+            time.sleep(0.01)
+            running.pop()
+            return {"output": np.zeros((1, 3, 16, 16), np.float32)}
+
+    monkeypatch.setattr("paragon_export.upscaling.model.cores", lambda: 2)
+    slow = replace(model, runner=Slow(), open_again=lambda threads: Slow())
+    for asked, count in (("auto", 2), ("none", 1)):
+        strips = partial(Tiling(slow, asked, several=True).strips, black)
+        most.clear()
+        with ThreadPoolExecutor(6) as pool:
+            list(pool.map(lambda largest, strips=strips: list(strips(largest)), [255] * 6))
+        assert max(most) == count
+
+
+def test_a_missing_library_stops_all(
+    tiny_realtime: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for index in range(3):
+        write(tmp_path / f"in/{index}.png", SMALL, np.uint16)
+    monkeypatch.setitem(sys.modules, "imagecodecs", None)
+    with pytest.raises(MissingDependencyError, match="imagecodecs"):
+        upscale(tiny_realtime, tmp_path / "in", tmp_path / "out")
 
 
 def test_gray_stays_gray(tiny_realtime: Path, tmp_path: Path) -> None:
@@ -205,10 +273,6 @@ def test_what_upscales_nothing_is_refused(tmp_path: Path) -> None:
 def test_tiles_are_chosen_where_memory_is_short(
     tiny_realtime: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from paragon_export.specs.plans import NetworkOptions
-    from paragon_export.specs.types import OnnxBackend
-    from paragon_export.upscaling.model import open_model
-
     model = open_model(tiny_realtime, OnnxBackend.ONNXRUNTIME, NetworkOptions())
     monkeypatch.setattr("paragon_export.upscaling.tiles.available_memory", lambda: 10**9)
     assert Tiling(model, "auto", bytes_per_pixel=1000).tile_for(Size(600, 700)) is None

@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 
 from paragon_export.errors import PlanError
+from paragon_export.media.overlap import WriteBehind, in_order, read_ahead
 from paragon_export.media.videos.cuts import CutFinder
 from paragon_export.media.videos.encode import encodable
 from paragon_export.media.videos.frames import planes_in, to_rgb
 from paragon_export.media.videos.joining import join, left_out
-from paragon_export.media.videos.overlap import WriteBehind, read_ahead
 from paragon_export.media.videos.reading import Facts, facts_of, frames_of, opened
 from paragon_export.media.videos.resume import Unfinished
 from paragon_export.media.videos.segments import AHEAD, SegmentPlan
@@ -47,6 +47,8 @@ class Upscaler:
     """Return what it remembers, arrays that do not change later."""
     restore: Callable[[Remembered], None] = field(default=lambda state: None)
     """Remember what ``state`` returned."""
+    at_once: int = 1
+    """Frames that may be computed at a time; 1 if it remembers anything."""
 
 
 @dataclass(frozen=True)
@@ -247,17 +249,20 @@ class _Run:
             step(f"upscaling {self.plan.source.name}", count, "frames"),
             closing(read_ahead(self._read(skipped), AHEAD)) as frames,
             WriteBehind(self._write, AHEAD) as written,
+            closing(in_order(self._computed, frames, self.upscaler.at_once)) as computed,
         ):
-            for number, frame in enumerate(frames, skipped + 1):
+            for number, (frame, output) in enumerate(computed, skipped + 1):
                 advance()
-                if frame.begins_scene:
-                    self.upscaler.reset()
-                output = self.upscaler.compute(frame.rgb)
                 is_last = number % self.plan.frames == 0
                 state = self.upscaler.state() if is_last else None
                 written.put(_Computed(output, frame.time, frame.duration, state))
         if self._segment:
             self.unfinished.add(self._segment, {})  # no frame follows that needs a state
+
+    def _computed(self, frame: _Read) -> np.ndarray:
+        if frame.begins_scene:
+            self.upscaler.reset()
+        return self.upscaler.compute(frame.rgb)
 
     def _read(self, skipped: int) -> Iterator[_Read]:
         """Yield the frames after the skipped ones. Scenes are found in all of them."""

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import numpy as np
 
+from paragon_export.media.overlap import WriteBehind, in_order, read_ahead
 from paragon_export.media.videos.encode import encodable
 from paragon_export.media.videos.frames import to_rgb
-from paragon_export.media.videos.overlap import WriteBehind, read_ahead
 from paragon_export.media.videos.reading import Facts, TimedFrame, frames_of
 from paragon_export.media.videos.resume import NEW, keep_segment, segment_path
 from paragon_export.media.videos.writing import Encoding, Segment
@@ -59,9 +59,11 @@ class SegmentMaker:
     taken otherwise than by a run over the whole video.
     """
 
-    def __init__(self, plan: SegmentPlan, compute: Callable[[np.ndarray], np.ndarray]) -> None:
-        """Take the plan and the network, as ``Upscaler.compute``."""
-        self.plan, self._compute = plan, compute
+    def __init__(
+        self, plan: SegmentPlan, compute: Callable[[np.ndarray], np.ndarray], at_once: int = 1
+    ) -> None:
+        """Take the plan and the network, as ``Upscaler.compute`` and ``Upscaler.at_once``."""
+        self.plan, self._compute, self._at_once = plan, compute, at_once
         self._restart()
 
     def _restart(self) -> None:
@@ -90,13 +92,17 @@ class SegmentMaker:
         with (
             closing(read_ahead(self._next(), AHEAD)) as frames,
             WriteBehind(writer.write, AHEAD) as written,
+            closing(in_order(self._computed, frames, self._at_once)) as computed,
         ):
-            for rgb, timed in frames:
-                written.put((self._compute(rgb), timed.time, timed.duration))
+            for (_, timed), output in computed:
+                written.put((output, timed.time, timed.duration))
         if writer.segment is None:
             return Made(0, self._broken)
         part = keep_segment(new, path, writer.segment, {})
         return Made(len(part.times), self._broken)
+
+    def _computed(self, frame: tuple[np.ndarray, TimedFrame]) -> np.ndarray:
+        return self._compute(frame[0])
 
     def _next(self) -> Iterator[tuple[np.ndarray, TimedFrame]]:
         """Yield the frames of one segment."""

@@ -118,7 +118,9 @@ class Worker:
     def _segment(self, task: SegmentTask) -> Outcome:
         """Make a segment. The video stays open, as the next one is probably of the same."""
         if self._maker is None or self._maker.plan != task.plan:
-            self._maker = SegmentMaker(task.plan, upscaler_of(self._tiling).compute)
+            upscaler = upscaler_of(self._tiling)
+            self._maker = SegmentMaker(task.plan, upscaler.compute, upscaler.at_once)
+        self._tiling.several = True  # frames, too; a task of one picture may have changed it
         (job,) = task.jobs
         try:
             with writable(job.output):

@@ -8,11 +8,55 @@ from collections.abc import Iterator
 
 import pytest
 
-from paragon_export.media.videos.overlap import WriteBehind, read_ahead
+from paragon_export.media.overlap import WriteBehind, in_order, read_ahead
 
 
 def test_items_come_in_order() -> None:
     assert list(read_ahead(iter(range(50)), 3)) == list(range(50))
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_results_come_in_the_order_of_the_items(count: int) -> None:
+    """Though the first ones take longest; never more calls at a time, and few items are taken ahead."""
+    running, most, taken = [], [], []
+
+    def items() -> Iterator[int]:
+        for number in range(12):
+            taken.append(number)
+            yield number
+
+    def work(number: int) -> int:
+        running.append(number)
+        most.append(len(running))
+        time.sleep(0.02 if number < 2 else 0.002)
+        running.remove(number)
+        return -number
+
+    for done, (number, result) in enumerate(in_order(work, items(), count)):
+        assert (number, result) == (done, -done)
+        assert len(taken) <= done + count + 1
+    assert done == 11
+    assert max(most) == count
+
+
+def test_an_error_comes_in_its_place_and_nothing_is_begun_behind() -> None:
+    begun = []
+
+    def work(number: int) -> int:
+        begun.append(number)
+        if number == 2:
+            raise KeyError(number)
+        return number
+
+    computed, found = in_order(work, range(100), 2), []
+    with pytest.raises(KeyError):
+        found += [result for _, result in computed]
+    assert len(begun) <= 5
+    before = threading.active_count()
+    closed = in_order(work, range(3, 100), 2)
+    assert next(closed) == (3, 3)
+    closed.close()
+    assert threading.active_count() == before
 
 
 def test_no_more_is_read_than_asked() -> None:

@@ -1,8 +1,10 @@
-"""Overlap: one thread reads, one computes, one writes; no more than a few items wait between them."""
+"""Overlap: threads read, compute and write at a time; no more than a few items wait between them."""
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Generator, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from queue import Full, Queue
 from threading import Event, Thread
@@ -10,9 +12,49 @@ from types import TracebackType
 from typing import Generic, TypeVar
 
 Item = TypeVar("Item")
+Value = TypeVar("Value")
 
 WAIT_S = 0.1
 """How often a waiting thread looks whether the other one has ended."""
+
+
+def in_order(
+    function: Callable[[Item], Value],
+    items: Iterable[Item],
+    count: int,
+    stop: Callable[[], object] = lambda: None,
+) -> Generator[tuple[Item, Value], None, None]:
+    """Yield items, each with what a function makes of it, in their order.
+
+    Args:
+        function: Called from ``count`` threads at a time; from this one if it is 1.
+        items: Taken from this thread, one more than are being worked on.
+        count: Calls at a time.
+        stop: Called if this ends early, before it waits for the calls that run.
+
+    Raises:
+        BaseException: What the function raises, in the place of its item. At most ``count`` items behind it
+            were begun.
+    """
+    if count == 1:
+        for item in items:
+            yield item, function(item)
+        return
+    waiting: deque[tuple[Item, Future[Value]]] = deque()
+    with ThreadPoolExecutor(count) as pool:
+        try:
+            for item in items:
+                waiting.append((item, pool.submit(function, item)))
+                if len(waiting) > count:
+                    first, future = waiting.popleft()
+                    yield first, future.result()
+            while waiting:
+                first, future = waiting.popleft()
+                yield first, future.result()
+        except BaseException:
+            stop()
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
 
 
 def read_ahead(items: Iterable[Item], count: int) -> Generator[Item, None, None]:
