@@ -416,12 +416,28 @@ def _attention(rows: Rows) -> str:
     )
 
 
+def _upscaling(rows: Rows) -> str:
+    return (
+        f"`upscale` makes {span(rows, 'upscale / bare session')} times the pictures a second of the bare session, "
+        f"{span(rows, 'upscale / loop')} times those of the loop in ONNX Runtime and "
+        f"{span(rows, 'upscale / PyTorch loop')} times those of the loop in PyTorch."
+    )
+
+
 def _upscaling_videos(rows: Rows) -> str:
     return "; ".join(
         f"`upscale` makes {figure(row['upscale / bare session'])} of the frames a second that the bare session "
         f"computes, and {figure(row['upscale / loop'])} times those of the loop"
         for row in rows
     ) + "."  # fmt: skip
+
+
+def _png(rows: Rows) -> str:
+    by_way = {row["way"]: row for row in rows}
+    return (
+        f"With ISA-L `upscale` writes PNG in {figure(by_way['ISA-L']['of Pillow'])} of the time of the processor "
+        f"that Pillow takes, and with zlib in {figure(by_way['zlib']['of Pillow'])}."
+    )
 
 
 def _foreign(rows: Rows) -> str:
@@ -887,6 +903,24 @@ TABLES: Mapping[str, Table] = {
         },
         _attention,
     ),
+    "upscaling": Table(
+        {
+            "network": "network",
+            "input": "input HxW (px)",
+            "format": "format",
+            "bare session pictures/s": "bare session (pictures/s)",
+            "upscale pictures/s": "`upscale` (pictures/s)",
+            "upscale / bare session": "/ bare session",
+            "upscale / loop": "/ loop",
+            "upscale / PyTorch loop": "/ PyTorch loop",
+            "bare processor ms": "bare session (ms of the processor)",
+            "coding processor ms": "reading and writing (ms)",
+            "upscale processor ms": "`upscale` (ms)",
+            "upscale / limit": "/ limit",
+            "idle": "idle",
+        },
+        _upscaling,
+    ),
     "upscaling_videos": Table(
         {
             "network": "network",
@@ -901,6 +935,16 @@ TABLES: Mapping[str, Table] = {
             "loop processor ms": "loop",
         },
         _upscaling_videos,
+    ),
+    "png": Table(
+        {
+            "way": "way",
+            "picture": "picture HxW (px)",
+            "processor ms": "processor (ms)",
+            "of Pillow": "/ Pillow",
+            "MB": "file (MB)",
+        },
+        _png,
     ),
     "foreign": Table(
         {

@@ -1,9 +1,9 @@
 """``upscale`` on a video against the bare session and a plain loop.
 
 The clip is a pan over the shipped photograph with sound, H.264; the network is the shipped one as an ONNX file.
-The loops decode, run and encode one frame after the other, with the same encoder and options: one the same file,
-one the network in PyTorch. Ways, limit and idle are as in ``upscaling.py``. Milliseconds of the processor are those
-of all threads of the process for a frame.
+The bare session runs on pixels that are in memory already. The loop decodes, runs and encodes one frame after
+the other, with the same encoder and options. They take turns; ``REPEATS`` times. Milliseconds of the processor are
+those of all threads of the process for a frame.
 
 Writes ``upscaling_videos.json``.
 """
@@ -11,31 +11,30 @@ Writes ``upscaling_videos.json``.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Mapping
-from dataclasses import replace
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from statistics import median
 from typing import Annotated, Any
 
 import av
 import numpy as np
 import typer
-from common import median, median_ratio, write
-from upscaling import Ways, timed
+from common import write
 
 from paragon_export.assets import CHECKPOINT, photograph
 from paragon_export.media.videos import VideoForm, upscale_video
 from paragon_export.media.videos.colors import BT601, Coding, planes_of
 from paragon_export.media.videos.writing import CODECS
 from paragon_export.pipeline.export import export_onnx
-from paragon_export.runtimes.base import Arrays
 from paragon_export.specs.plans import NetworkOptions
 from paragon_export.specs.types import OnnxBackend, Size
 from paragon_export.testing.clips import write_clip
-from paragon_export.upscaling.model import Model, cores, open_model
+from paragon_export.upscaling.model import Model, open_model
 from paragon_export.upscaling.tiles import Tiling
 from paragon_export.upscaling.videos import upscaler_of
 
-FRAMES = 24
+FRAMES, REPEATS = 48, 5
 
 SIZES = (Size(288, 440),)
 
@@ -47,9 +46,8 @@ def main(
         file = Path(folder, "net.onnx")
         assert export_onnx(network, file).passed
         model = open_model(file, OnnxBackend.ONNXRUNTIME, NetworkOptions())
-        by_torch = open_model(network, OnnxBackend.ONNXRUNTIME, NetworkOptions())
         for size in SIZES:
-            row = {"network": network.stem, **speed(model, by_torch, Path(folder), size)}
+            row = {"network": network.stem, **speed(model, Path(folder), size)}
             write("upscaling_videos", [row], ("network", "input"))
 
 
@@ -62,51 +60,36 @@ def frames_of(size: Size) -> Iterator[list[np.ndarray]]:
         yield planes_of(frame[None], Coding(BT601, False))
 
 
-def speed(model: Model, by_torch: Model, folder: Path, size: Size) -> dict[str, Any]:
+def speed(model: Model, folder: Path, size: Size) -> dict[str, Any]:
     """Time the three ways on one clip; return the row."""
     source, output = folder / "clip.mp4", folder / "out.mp4"
     write_clip(source, frames_of(size), codec="libx264", matrix=BT601, sound="aac")
     upscaler = upscaler_of(Tiling(model, "auto"))
-    known = upscaler_of(
-        Tiling(replace(model, runner=Repeated(model.scale), open_again=None), "auto")
-    )
-    ways: Ways = {
+    ways: dict[str, Callable[[], object]] = {
         "bare": lambda: bare(model, size),
         "upscale": lambda: upscale_video(source, output, upscaler, scale=model.scale, run=""),
-        "coding": lambda: upscale_video(source, output, known, scale=model.scale, run="known"),
         "loop": lambda: loop(model, source, output),
-        "PyTorch": lambda: loop(by_torch, source, output),
     }
-    seconds, worked = timed(ways)
-    limit = [(a + b) / cores() for a, b in zip(worked["bare"], worked["coding"], strict=True)]
-    idle = [
-        1 - a / (cores() * b) for a, b in zip(worked["upscale"], seconds["upscale"], strict=True)
-    ]
+    taken: dict[str, list[float]] = {name: [] for name in ways}
+    worked: dict[str, list[float]] = {name: [] for name in ways}
+    for way in ways.values():
+        way()  # not timed
+    for _ in range(REPEATS):
+        for name, way in ways.items():
+            start, cpu = time.perf_counter(), time.process_time()
+            way()
+            taken[name].append((time.perf_counter() - start) / FRAMES)
+            worked[name].append((time.process_time() - cpu) / FRAMES)
+    seconds = {name: median(all_of) for name, all_of in taken.items()}
     return {
         "input": str(size),
-        "bare frames/s": FRAMES / median(seconds["bare"]),
-        "upscale frames/s": FRAMES / median(seconds["upscale"]),
-        "upscale / bare": median_ratio(seconds["bare"], seconds["upscale"]),
-        "upscale / loop": median_ratio(seconds["loop"], seconds["upscale"]),
-        "upscale / PyTorch loop": median_ratio(seconds["PyTorch"], seconds["upscale"]),
-        "bare processor ms": 1e3 * median(worked["bare"]) / FRAMES,
-        "coding processor ms": 1e3 * median(worked["coding"]) / FRAMES,
-        "upscale processor ms": 1e3 * median(worked["upscale"]) / FRAMES,
-        "upscale / limit": median_ratio(limit, seconds["upscale"]),
-        "idle": median(idle),
+        "bare session frames/s": 1 / seconds["bare"],
+        "upscale frames/s": 1 / seconds["upscale"],
+        "loop frames/s": 1 / seconds["loop"],
+        "upscale / bare session": seconds["bare"] / seconds["upscale"],
+        "upscale / loop": seconds["loop"] / seconds["upscale"],
+        **{f"{name} processor ms": 1e3 * median(all_of) for name, all_of in worked.items()},
     }
-
-
-class Repeated:
-    """A network that repeats pixels, so that the encoder has frames that move."""
-
-    name = "repeated"
-
-    def __init__(self, scale: int) -> None:
-        self.scale = scale
-
-    def infer(self, feeds: Mapping[str, np.ndarray]) -> Arrays:
-        return {"output": feeds["input"].repeat(self.scale, 2).repeat(self.scale, 3)}
 
 
 def bare(model: Model, size: Size) -> None:

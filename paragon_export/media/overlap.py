@@ -53,7 +53,6 @@ def in_order(
                 yield first, future.result()
         except BaseException:
             stop()
-            pool.shutdown(wait=False, cancel_futures=True)
             raise
 
 

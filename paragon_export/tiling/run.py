@@ -97,8 +97,11 @@ class TiledRunner:
         with closing(computed):
             for row in plan.rows:
                 strips = self._row(plan, islice(computed, len(plan.columns)))
-                yield from (strip for core, strip in strips if core is row.cores[0])
                 last += [strip for core, strip in strips if core is not row.cores[0]]
+                here = [strip for core, strip in strips if core is row.cores[0]]
+                del strips
+                while here:
+                    yield here.pop(0)  # and keep it no longer: wide pictures have large strips
         yield from last
 
     def _row(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from operator import attrgetter
 from threading import Lock
 
 import numpy as np
@@ -74,12 +75,13 @@ class Tiling:
         """
         runner, feeds = self.runner_for(pixels, largest), self.model.feeds(pixels[None])
         if isinstance(runner, TiledRunner):
-            outputs: Iterable[np.ndarray] = (strip.rows for strip in runner.strips(feeds))
+            outputs: Iterable[np.ndarray] = map(attrgetter("rows"), runner.strips(feeds))
         else:
             outputs = [runner.infer(feeds)["output"]]
         for output in outputs:
             for top in range(0, output.shape[2], BLOCK_ROWS):
                 yield np.clip(output[0, :, top : top + BLOCK_ROWS], 0, 1)
+            del output  # before the next strip needs memory
 
     def runner_for(self, pixels: np.ndarray, largest: int) -> Runner:
         """Return what computes a picture (see ``strips``): a ``TiledRunner`` where it is cut.

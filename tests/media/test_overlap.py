@@ -59,6 +59,28 @@ def test_an_error_comes_in_its_place_and_nothing_is_begun_behind() -> None:
     assert threading.active_count() == before
 
 
+def test_calls_that_run_are_told_to_stop_where_it_ends_early() -> None:
+    """By an error, and by a caller that wants no more. It does not wait for them before."""
+    told = threading.Event()
+    stopped = []
+
+    def work(number: int) -> int:
+        if number == 0:
+            raise KeyError(number)
+        if number > 1:
+            stopped.append(told.wait(10))
+        return number
+
+    with pytest.raises(KeyError):
+        list(in_order(work, [0, 2, 3, 4], 3, told.set))
+    told.clear()
+    computed = in_order(work, [1, 2, 3, 4], 3, told.set)
+    assert next(computed) == (1, 1)
+    computed.close()
+    assert len(stopped) >= 3
+    assert all(stopped)
+
+
 def test_no_more_is_read_than_asked() -> None:
     read = []
 

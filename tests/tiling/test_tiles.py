@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from weakref import ref
 
 import numpy as np
 import onnx
@@ -18,6 +20,7 @@ from paragon_export.graph.onnx_io import read_onnx_file
 from paragon_export.networks.describe import load_network
 from paragon_export.parity.reference import TorchReference, build_reference
 from paragon_export.pipeline.export import export_onnx
+from paragon_export.runtimes.base import Arrays
 from paragon_export.runtimes.ort_runner import OnnxRunner
 from paragon_export.runtimes.torch_runner import TorchRunner
 from paragon_export.specs.network import InputSpec, Port
@@ -314,6 +317,26 @@ def test_strips_come_from_top_to_bottom(tiny_realtime: Path) -> None:
     assert [s.top for s in strips] == [0, *np.cumsum([s.rows.shape[2] for s in strips])[:-1]]
     assert strips[-1].top + strips[-1].rows.shape[2] == 200
     assert sum(shares) == pytest.approx(1)
+
+
+def test_no_strip_is_kept_once_the_next_is_computed(tiny_realtime: Path) -> None:
+    """Those of a picture that is 16384 pixels wide take 400 MiB each."""
+    reference, field = network(tiny_realtime)
+    runner, taken = reference.runner("float32"), []
+
+    class Watched:
+        name = "watched"
+
+        def infer(self, feeds: Mapping[str, np.ndarray]) -> Arrays:
+            assert all(strip() is None for strip in taken)
+            return runner.infer(feeds)
+
+    feeds = {"input": np.zeros((1, 3, 150, 40), np.float32)}
+    for strip in TiledRunner(Watched(), field, Size(48, 48)).strips(feeds):
+        if strip.top:  # the first part of the rows also holds the last ones
+            taken.append(ref(strip.rows))
+        del strip
+    assert len(taken) > 3
 
 
 def test_outputs_that_are_no_maps_are_refused() -> None:

@@ -10,13 +10,14 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from weakref import ref
 
 import numpy as np
 import pytest
 
 from paragon_export.assets import CHECKPOINT, PHOTOGRAPH, photograph
 from paragon_export.errors import MissingDependencyError, PlanError, RunError
-from paragon_export.media.pictures import read_picture
+from paragon_export.media.pictures import Picture, read_picture
 from paragon_export.media.saving import Layout, saving
 from paragon_export.networks.describe import load_network
 from paragon_export.parity.reference import build_reference
@@ -25,6 +26,7 @@ from paragon_export.specs.plans import NetworkOptions
 from paragon_export.specs.types import OnnxBackend, Size
 from paragon_export.testing.glyph import small_checkpoint
 from paragon_export.testing.tiny import tiny_checkpoint
+from paragon_export.tiling.run import Strip, TiledRunner
 from paragon_export.upscaling.flow import upscale
 from paragon_export.upscaling.model import open_model
 from paragon_export.upscaling.tiles import Tiling
@@ -119,7 +121,7 @@ def test_several_pictures_at_a_time_are_those_of_one(
         write(tmp_path / f"in/{index}.png", np.roll(photograph()[:90, :110], 9 * index, axis=1))
     result = upscale(tmp_path / "o.onnx", tmp_path / "in", tmp_path / "out", tile=tile)
     assert [one.source.stem for one in result.done] == [str(index) for index in range(6)]
-    for index in range(6):
+    for index in (0, 4):
         alone = upscale(
             tiny_realtime, tmp_path / f"in/{index}.png", tmp_path / "b.png", tile="none"
         )
@@ -150,6 +152,7 @@ def test_runs_at_a_time_are_limited(
             return {"output": np.zeros((1, 3, 16, 16), np.float32)}
 
     monkeypatch.setattr("paragon_export.upscaling.model.cores", lambda: 2)
+    assert replace(model, threads=1).callers == 1
     slow = replace(model, runner=Slow(), open_again=lambda threads: Slow())
     for asked, count in (("auto", 2), ("none", 1)):
         strips = partial(Tiling(slow, asked, several=True).strips, black)
@@ -157,6 +160,35 @@ def test_runs_at_a_time_are_limited(
         with ThreadPoolExecutor(6) as pool:
             list(pool.map(lambda largest, strips=strips: list(strips(largest)), [255] * 6))
         assert max(most) == count
+
+
+def test_pictures_in_work_stop_where_a_run_ends_early(
+    tiny_realtime: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when it is interrupted: they are not finished, and nothing of them is left."""
+    for index in range(3):
+        write(tmp_path / f"in/{index}.png", SMALL)
+    begun = []
+
+    def read(path: Path) -> Picture:
+        while path.stem == "0":
+            time.sleep(0.01)
+            if begun:
+                raise KeyboardInterrupt
+        return read_picture(path)
+
+    def rows(*_: object) -> Iterator[np.ndarray]:
+        for number in range(2 * len(SMALL)):
+            begun.append(number)
+            time.sleep(0.05)
+            yield np.zeros((1, 2 * SMALL.shape[1], 3), np.uint8)
+
+    monkeypatch.setattr("paragon_export.upscaling.run.read_picture", read)
+    monkeypatch.setattr("paragon_export.upscaling.run.rows_of", rows)
+    with pytest.raises(KeyboardInterrupt):
+        upscale(tiny_realtime, tmp_path / "in", tmp_path / "out")
+    assert len(begun) < 2 * len(SMALL)
+    assert list((tmp_path / "out").iterdir()) == []
 
 
 def test_a_missing_library_stops_all(
@@ -268,6 +300,38 @@ def test_refusals(
 def test_what_upscales_nothing_is_refused(tmp_path: Path) -> None:
     with pytest.raises(PlanError, match="does not upscale pictures"):
         upscale(small_checkpoint(tmp_path / "g.safetensors"), PHOTOGRAPH, tmp_path / "o.png")
+
+
+def test_a_strip_is_gone_before_the_next_is_asked_for(
+    tiny_realtime: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def strips(self: TiledRunner, feeds: object) -> Iterator[Strip]:
+        for number in range(3):
+            made = [Strip("output", number, np.ones((1, 3, 8, 8), np.float32))]
+            rows = ref(made[0].rows)
+            yield made.pop()
+            assert rows() is None
+
+    monkeypatch.setattr(TiledRunner, "strips", strips)
+    model = open_model(tiny_realtime, OnnxBackend.ONNXRUNTIME, NetworkOptions())
+    tiling = Tiling(model, Size(32, 32))
+    assert len(list(tiling.strips(np.zeros((3, 64, 64), np.uint8), 255))) == 3
+
+
+def test_pictures_at_a_time_share_the_memory(
+    tiny_realtime: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("paragon_export.upscaling.tiles.available_memory", lambda: 10**9)
+    monkeypatch.setattr("paragon_export.upscaling.model.cores", lambda: 4)
+    model = open_model(tiny_realtime, OnnxBackend.ONNXRUNTIME, NetworkOptions())
+    model = replace(model, open_again=lambda threads: model.runner)
+    alone = Tiling(model, "auto", bytes_per_pixel=1000)
+    several = Tiling(model, "auto", bytes_per_pixel=1000, several=True)
+    assert alone.tile_for(Size(600, 700)) is None
+    assert several.tile_for(Size(350, 350)) is None
+    for tile in (several.tile_for(Size(600, 700)), alone.tile_for(Size(900, 900))):
+        assert tile is not None
+        assert 4 * tile.height * tile.width * 1000 <= 10**9 / 2
 
 
 def test_tiles_are_chosen_where_memory_is_short(
