@@ -3,7 +3,7 @@
 Quality is PSNR of luma on the photographs that are held back, of the exported file in ONNX Runtime. Times
 are those of TensorRT-RTX engines, estimated from their compiled kernels with the card's rate for
 float16. TensorRT cannot read our INT8 files, so they have a processor time alone: that of all threads of ONNX
-Runtime at 96x128. Each network is named by its variant, each distilled one by its file name. Writes ``smaller.json``; ``plots.py`` draws it with ``pruning.json``.
+Runtime at 96x128. What is lost is lost to the first checkpoint of the variant in FP32. Each network is named by its variant, each distilled one by its file name. Writes ``smaller.json``; ``plots.py`` draws it with ``pruning.json``.
 """
 
 from __future__ import annotations
@@ -52,6 +52,7 @@ def main(
     with TemporaryDirectory() as folder:  # what INT8 is calibrated on
         for index, image in enumerate(photographs.fitted):
             Image.fromarray(image).save(Path(folder) / f"{index:02d}.png")
+        published: dict[str, float] = {}
         for path in [*checkpoints, *(distilled or [])]:
             network = load_network(path, upsampler_alpha=0.0)
             scale = network.spec.scale
@@ -62,10 +63,12 @@ def main(
                 files = {path.stem: files["FP16"]}
                 times = {path.stem: times["FP32"]}
             for step, file in files.items():
+                psnr = psnr_of(file, pairs, scale)
                 row = {
                     "network": network.spec.variant,
                     "step": step,
-                    "PSNR-Y dB": psnr_of(file, pairs, scale),
+                    "PSNR-Y dB": psnr,
+                    "lost dB": published.setdefault(network.spec.variant, psnr) - psnr,
                     "estimated ms": estimate_of(file, card),
                     "processor ms": times.get(step),
                     "photographs": len(pairs),
