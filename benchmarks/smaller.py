@@ -3,7 +3,9 @@
 Quality is PSNR of luma on the photographs that are held back, of the exported file in ONNX Runtime. Times
 are those of TensorRT-RTX engines, estimated from their compiled kernels with the card's rate for
 float16. TensorRT cannot read our INT8 files, so they have a processor time alone: that of all threads of ONNX
-Runtime at 96x128. What is lost is lost to the first checkpoint of the variant in FP32. Each network is named by its variant, each distilled one by its file name. Writes ``smaller.json``; ``plots.py`` draws it with ``pruning.json``.
+Runtime at 96x128. What is lost is lost to the first checkpoint of the variant in FP32. Each network is
+named by its variant, each distilled one by its file name. Writes ``smaller.json``; ``plots.py`` draws it
+with ``pruning.json``.
 """
 
 from __future__ import annotations
