@@ -77,9 +77,12 @@ class OnnxRunner:
         if provider != CPU_PROVIDER:
             _check_provider(self.session, provider)
         self._types = {i.name: _numpy_type(i) for i in self.session.get_inputs()}
-        ranks = {o.name: len(o.shape) for o in self.session.get_outputs()}
-        self._outputs = list(ranks)
-        self._ports = guarded_ports_of(data, list(ranks.values()))
+        outputs = self.session.get_outputs()
+        self._outputs = [output.name for output in outputs]
+        if len(set(self._outputs)) < len(outputs):
+            names = ", ".join(self._outputs)
+            raise RunError(f"{title or title_of(model)} names two outputs alike: {names}")
+        self._ports = guarded_ports_of(data, [len(output.shape) for output in outputs])
         self._options = _run_options()
 
     def infer(self, feeds: Mapping[str, np.ndarray]) -> Arrays:

@@ -8,6 +8,7 @@ from pathlib import Path, PurePosixPath
 from types import SimpleNamespace
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 import torch
@@ -178,3 +179,17 @@ def test_advice_for_what_is_installed(
     monkeypatch.setattr("importlib.metadata.distributions", lambda: found)
     assert cuda_advice().startswith(advice)
     assert "\n" not in cuda_advice()
+
+
+def test_two_outputs_of_one_name_are_refused() -> None:
+    node = onnx.helper.make_node("Relu", ["x"], ["y"])
+    x, y = (
+        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1]) for name in ("x", "y")
+    )
+    model = onnx.helper.make_model(
+        onnx.helper.make_graph([node], "g", [x], [y, y]),
+        opset_imports=[onnx.helper.make_opsetid("", 20)],
+        ir_version=9,
+    )
+    with pytest.raises(RunError, match="names two outputs alike: y, y"):
+        OnnxRunner(model.SerializeToString())

@@ -208,14 +208,22 @@ def test_workers_that_start_no_more_are_an_error(cluster: Cluster, tmp_path: Pat
 
 
 @pytest.mark.parametrize(
-    "needs", [{"num_cpus": 64}, {"label_selector": {"ray.io/node-id": f"in({'0' * 56})"}}]
+    ("needs", "reason"),
+    [
+        ({"num_cpus": 64}, "started within 1 s"),
+        ({"label_selector": {"ray.io/node-id": f"in({'0' * 56})"}}, "end while they start"),
+    ],
 )
 def test_a_cluster_without_room_is_an_error(
-    needs: dict[str, Any], cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    needs: dict[str, Any],
+    reason: str,
+    cluster: Cluster,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """No node has the cores, or is one of those that were asked."""
     monkeypatch.setattr(pool_module, "LONGEST_START_S", 1.0)
-    with connected(cluster.address) as ray, pytest.raises(RunError, match="started within 1 s"):
+    with connected(cluster.address) as ray, pytest.raises(RunError, match=reason):
         pool_of(ray, tmp_path, Deadly, **needs)
 
 
