@@ -39,6 +39,10 @@ class PlanError(ParagonExportError):
     """The request contradicts itself, the checkpoint, or the machine."""
 
 
+class InexactTilesError(PlanError):
+    """Tiles do not give what the whole picture gives, or it cannot be found out that they do."""
+
+
 class MissingDependencyError(ParagonExportError):
     """An optional dependency is missing. The text names the extra that installs it."""
 

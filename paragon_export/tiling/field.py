@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 
 import numpy as np
 
-from paragon_export.errors import PlanError
+from paragon_export.errors import InexactTilesError
 from paragon_export.runtimes.base import Arrays, Runner
 from paragon_export.specs.network import Port
 from paragon_export.specs.types import Size
@@ -45,6 +46,9 @@ class Field:
     step: int = 1
     """Blocks begin at multiples of this many pixels: the side of attention windows, or what sizes
     are padded to."""
+    means: tuple[Fraction, ...] = ()
+    """Of each mean over the picture that the network takes, in order: rows of its map for one row of the
+    input. Tiles are given these means, which are computed first (see ``with_means``)."""
 
 
 @progress_step("measuring how far pixels reach")
@@ -63,7 +67,7 @@ def measure_field(
         The field; its margin is the larger one of the two axes and of all inputs and outputs.
 
     Raises:
-        PlanError: If pixels reach farther than ``MAX_REACH_PX``, as where a mean over the picture
+        InexactTilesError: If pixels reach farther than ``MAX_REACH_PX``, as where a mean over the picture
             is taken.
         RunError: If the network cannot run.
     """
@@ -74,9 +78,9 @@ def measure_field(
         if all(px < far for px in found):
             return Field(margin=max(found), step=step)
         reach *= 2
-    raise PlanError(
+    raise InexactTilesError(
         f"pixels of the output depend on pixels more than {MAX_REACH_PX} away, as where a network "
-        "takes a mean over the whole picture; it cannot be computed in tiles"
+        "takes a mean over the whole picture or attends to all of it; it cannot be computed in tiles"
     )
 
 
@@ -90,7 +94,7 @@ def measure_fixed_field(runner: Runner, inputs: Sequence[Port], size: Size, *, s
         step: As for ``Field``.
 
     Raises:
-        PlanError: If pixels reach from the middle to an edge.
+        InexactTilesError: If pixels reach from the middle to an edge.
         RunError: If the network cannot run.
     """
     found = []
@@ -99,7 +103,7 @@ def measure_fixed_field(runner: Runner, inputs: Sequence[Port], size: Size, *, s
         outputs = runner.infer(poisoned(inputs, size, axis, slice(begin, begin + step)))
         found.append(max(_distance(one, axis, begin, step, extent) for one in _maps(outputs)))
         if found[-1] >= min(begin, extent - begin - step):
-            raise PlanError(
+            raise InexactTilesError(
                 f"pixels of the output depend on pixels as far away as the edges of {size}; tiles of "
                 "that size cannot be computed"
             )
@@ -161,7 +165,7 @@ def _distance(output: np.ndarray, axis: int, begin: int, step: int, extent: int)
     hit = np.isnan(output).any(axis=others).reshape(extent, scale).any(axis=1)
     seen = np.flatnonzero(hit)
     if not hit[begin : begin + step].all():
-        raise PlanError(
+        raise InexactTilesError(
             "how far pixels reach cannot be measured: an operator of the network hides NaN"
         )
     return max(begin - int(seen[0]), int(seen[-1]) + 1 - (begin + step))

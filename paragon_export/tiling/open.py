@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 
 import numpy as np
 
-from paragon_export.errors import PlanError
+from paragon_export.errors import InexactTilesError
 from paragon_export.graph.onnx_io import OnnxFile, serialized
 from paragon_export.runtimes.base import Arrays, Runner
 from paragon_export.runtimes.isolated import open_runner
@@ -21,6 +22,7 @@ from paragon_export.tiling.field import (
     measure_field,
     measure_fixed_field,
 )
+from paragon_export.tiling.means import measure_field_and_means
 from paragon_export.tiling.nan_graph import nan_graph
 from paragon_export.tiling.plan import least_tile
 from paragon_export.tiling.run import TiledRunner
@@ -39,17 +41,20 @@ def field_of_network(runner: Runner, inputs: Sequence[Port], spec: InputSpec) ->
             with the smaller side of its windows, too.
 
     Raises:
-        PlanError: If it sees the whole picture.
+        InexactTilesError: If it sees the whole picture, and not by means alone.
     """
     if spec.excerpt_step == 0:
-        raise PlanError(
+        raise InexactTilesError(
             "every pixel of the output depends on the whole picture; it cannot be computed in tiles"
         )
     if spec.window < spec.excerpt_step:
-        field = measure_field(runner, inputs, step=spec.window, smallest=spec.smallest)
-        if tile_difference(runner, inputs, field, spec) <= DIFFERENCE[Precision.FP32]:
-            return field
-    return measure_field(runner, inputs, step=spec.excerpt_step, smallest=spec.smallest)
+        with suppress(InexactTilesError):
+            field = measure_field_and_means(
+                runner, inputs, step=spec.window, smallest=spec.smallest
+            )
+            if tile_difference(runner, inputs, field, spec) <= DIFFERENCE[Precision.FP32]:
+                return field
+    return measure_field_and_means(runner, inputs, step=spec.excerpt_step, smallest=spec.smallest)
 
 
 def field_of_file(file: OnnxFile) -> Field:
@@ -59,7 +64,7 @@ def field_of_file(file: OnnxFile) -> Field:
     on noise: with the whole, or with each other if the file takes one size.
 
     Raises:
-        PlanError: If it sees the whole picture, its size is too small for tiles, or tiles never give
+        InexactTilesError: If it sees the whole picture, its size is too small for tiles, or tiles never give
             what the whole gives.
         RunError: If it cannot run.
     """
@@ -75,7 +80,7 @@ def field_of_file(file: OnnxFile) -> Field:
             difference = tile_difference(runner, inputs, field, spec)
         if difference <= DIFFERENCE[file.precision]:
             return field
-    raise PlanError(
+    raise InexactTilesError(
         f"tiles of {file.path} do not give what the whole picture gives; use --tile none"
     )
 
@@ -84,14 +89,14 @@ def _fixed_field(blind: Runner, inputs: Sequence[Port], size: Size, step: int, n
     """Return the field of a file that takes one size.
 
     Raises:
-        PlanError: If a tile of that size would be all margin.
+        InexactTilesError: If a tile of that size would be all margin.
     """
     try:
         field = measure_fixed_field(blind, inputs, size, step=step)
-    except PlanError as error:
-        raise PlanError(f"{name} takes {size} alone: {error}") from error
+    except InexactTilesError as error:
+        raise InexactTilesError(f"{name} takes {size} alone: {error}") from error
     if (least := least_tile(field)) > min(size.height, size.width):
-        raise PlanError(
+        raise InexactTilesError(
             f"{name} takes {size} alone, and its tiles need {least}x{least} pixels or more; give a file "
             "of that size or of dynamic size"
         )

@@ -9,12 +9,13 @@ that windows and padding lie as they do in the whole picture.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 from paragon_export.errors import PlanError
+from paragon_export.runtimes.base import Arrays
 from paragon_export.specs.types import Size
 from paragon_export.tiling.field import Field
 
@@ -47,6 +48,14 @@ class Part:
         """Return what is read of an array; a view where the part is in one piece."""
         pieces = [array[(slice(None),) * axis + (slice(*span),)] for span in self.spans]
         return pieces[0] if len(pieces) == 1 else np.concatenate(pieces, axis=axis)
+
+
+def tile_of(feeds: Mapping[str, np.ndarray], row: Part, column: Part) -> Arrays:
+    """Return what one tile reads of the inputs."""
+    return {
+        name: np.ascontiguousarray(column.of(row.of(array, 2), 3)) if np.ndim(array) == 4 else array
+        for name, array in feeds.items()
+    }
 
 
 def least_tile(field: Field) -> int:

@@ -14,7 +14,8 @@ from paragon_export.media.overlap import in_order
 from paragon_export.runtimes.base import Arrays, Runner
 from paragon_export.specs.types import Size
 from paragon_export.tiling.field import Field
-from paragon_export.tiling.plan import Core, Part, TilePlan, plan_tiles
+from paragon_export.tiling.means import with_means
+from paragon_export.tiling.plan import Core, Part, TilePlan, plan_tiles, tile_of
 
 
 @dataclass(frozen=True)
@@ -89,11 +90,10 @@ class TiledRunner:
             RunError: If the network cannot run.
         """
         plan = plan_tiles(size_of(feeds), self.field, self.tile, fixed=self.fixed)
+        runner = with_means(self.runner, self.field, plan, feeds)
         last: list[Strip] = []
         tiles = ((row, column) for row in plan.rows for column in plan.columns)
-        computed = in_order(
-            lambda tile: self.runner.infer(_tile(feeds, *tile)), tiles, self.callers
-        )
+        computed = in_order(lambda tile: runner.infer(tile_of(feeds, *tile)), tiles, self.callers)
         with closing(computed):
             for row in plan.rows:
                 strips = self._row(plan, islice(computed, len(plan.columns)))
@@ -136,13 +136,6 @@ def size_of(feeds: Mapping[str, np.ndarray]) -> Size:
     if len(sizes) != 1:
         raise RunError(f"tiles need inputs of one size; got {sorted(sizes)}")
     return Size(*sizes.pop())
-
-
-def _tile(feeds: Mapping[str, np.ndarray], row: Part, column: Part) -> Arrays:
-    return {
-        name: np.ascontiguousarray(column.of(row.of(array, 2), 3)) if np.ndim(array) == 4 else array
-        for name, array in feeds.items()
-    }
 
 
 def _scale(name: str, output: np.ndarray, size: Size) -> int:

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from paragon_export.errors import PlanError, RunError
+from paragon_export.errors import InexactTilesError, PlanError, RunError
 from paragon_export.graph.onnx_io import read_onnx_file
 from paragon_export.networks.describe import load_network
 from paragon_export.parity.reference import TorchReference, build_reference
@@ -75,9 +75,10 @@ def test_the_field_is_that_of_the_kernels(layers: list[nn.Module], margin: int) 
     assert measure_field(runner_of(module, "float32"), PICTURE) == Field(margin=margin)
 
 
-def test_means_over_the_picture_are_refused(tiny_pro: Path) -> None:
-    with pytest.raises(PlanError, match="mean over the whole picture"):
-        network(tiny_pro)
+def test_means_over_the_picture_in_files_are_refused(tiny_pro: Path, tmp_path: Path) -> None:
+    export_onnx(tiny_pro, tmp_path / "o.onnx")
+    with pytest.raises(InexactTilesError, match="mean over the whole picture"):
+        field_of_file(read_onnx_file(tmp_path / "o.onnx"))
 
 
 def test_an_operator_that_hides_nan_is_refused() -> None:
