@@ -68,16 +68,7 @@ class TiledRunner:
             PlanError: If the tile is too small for the field.
             RunError: If the network cannot run.
         """
-        size = size_of(feeds)
-        results: Arrays = {}
-        for strip in self.strips(feeds):
-            scale = strip.rows.shape[-1] // size.width
-            if strip.name not in results:
-                shape = (*strip.rows.shape[:2], scale * size.height, scale * size.width)
-                results[strip.name] = np.empty(shape, strip.rows.dtype)
-            bottom = strip.top + strip.rows.shape[2]
-            results[strip.name][:, :, strip.top : bottom] = strip.rows
-        return results
+        return joined(self.strips(feeds), size_of(feeds))
 
     def strips(self, feeds: Mapping[str, np.ndarray]) -> Iterator[Strip]:
         """Run the network once and yield its outputs from top to bottom.
@@ -113,7 +104,7 @@ class TiledRunner:
         for (row, column), outputs in tiles:
             size = Size(row.length, column.length)
             for name, output in outputs.items():
-                scale = _scale(name, output, size)
+                scale = scale_of(name, output, size)
                 for core in row.cores:
                     shape = (*output.shape[:2], scale * core.length, scale * plan.size.width)
                     strip = found.setdefault((name, core), np.empty(shape, output.dtype))
@@ -124,6 +115,19 @@ class TiledRunner:
             (core, Strip(name, core.at * rows.shape[-1] // plan.size.width, rows))
             for (name, core), rows in found.items()
         ]
+
+
+def joined(strips: Iterable[Strip], size: Size) -> Arrays:
+    """Return the outputs for a picture of a size, from their strips."""
+    results: Arrays = {}
+    for strip in strips:
+        scale = strip.rows.shape[-1] // size.width
+        if strip.name not in results:
+            shape = (*strip.rows.shape[:2], scale * size.height, scale * size.width)
+            results[strip.name] = np.empty(shape, strip.rows.dtype)
+        bottom = strip.top + strip.rows.shape[2]
+        results[strip.name][:, :, strip.top : bottom] = strip.rows
+    return results
 
 
 def size_of(feeds: Mapping[str, np.ndarray]) -> Size:
@@ -138,7 +142,7 @@ def size_of(feeds: Mapping[str, np.ndarray]) -> Size:
     return Size(*sizes.pop())
 
 
-def _scale(name: str, output: np.ndarray, size: Size) -> int:
+def scale_of(name: str, output: np.ndarray, size: Size) -> int:
     """Return the pixels of an output for one of the input.
 
     Raises:

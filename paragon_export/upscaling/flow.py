@@ -37,7 +37,7 @@ def upscale(
         tile: ``"auto"``, ``"none"`` or a size, height x width, as ``"512x512"``.
         backend: ``"onnxruntime"``, ``"openvino"`` or ``"cuda"``.
         fit: A size, too.
-        how: ``format``, ``quality``, ``skip_existing``, ``options``, ``ray`` and ``ray_cores``.
+        how: ``blend``, ``format``, ``quality``, ``skip_existing``, ``options``, ``ray`` and ``ray_cores``.
 
     Returns:
         What became of each input; ``passed``: all have their outputs.
@@ -81,14 +81,16 @@ def upscale_with(model: Model, plan: UpscalePlan) -> UpscaleResult:
 
 
 def _upscaled(model: Model, plan: UpscalePlan, found: Jobs) -> UpscaleResult:
-    check_tile(model, plan.tile)
+    tiling = Tiling(model, plan.tile, blend=plan.blend)
+    check_tile(tiling)
     start = time.monotonic()
-    run = Run(Tiling(model, plan.tile), plan.picture_form(found), found.folders)
+    run = Run(tiling, plan.picture_form(found), found.folders)
     if any(job.is_video for job in found.jobs):
-        check_video(run.tiling)
+        check_video(tiling)
     wanted, skipped = found.wanted(skip_existing=plan.skip_existing)
     run.pictures([job for job in wanted if not job.is_video])
     if any(job.is_video for job in wanted):
         run.videos([job for job in wanted if job.is_video], plan.video_form, plan.run)
-    notes = (*model.notes, *found.notes)
-    return result_of(run.done, run.failed, skipped, time.monotonic() - start, notes)
+    notes = (*model.notes, *found.notes, *tiling.notes)
+    seconds = time.monotonic() - start
+    return result_of(run.done, run.failed, skipped, seconds, notes, tiling.difference)

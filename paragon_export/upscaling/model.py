@@ -76,6 +76,8 @@ class Model:
     """The only size that it takes."""
     largest: Size | None = None
     """Largest size that it takes."""
+    step: int = 1
+    """Blended tiles begin at multiples of this many pixels, as attention windows do."""
     open_again: Callable[[int], Runner] | None = None
     """Opens it once more, with this many threads for one run, to run several times at once. None: it runs
     once at a time."""
@@ -177,6 +179,7 @@ def _of_network(network: LoadedNetwork) -> Model:
         find_field=lambda: field_of_network(
             reference.runner("float32"), reference.inputs, spec.input_spec
         ),
+        step=max(spec.excerpt_step, 1),
         notes=spec.notes,
     )
 
@@ -194,6 +197,7 @@ def _of_file(file: OnnxFile, backend: OnnxBackend, threads: int) -> Model:
         channels=file.input_spec.channels,
         scale=1,
         find_field=partial(field_of_file, file),
+        step=file.input_spec.window,
         fixed=file.static,
     )
     black = np.zeros((1, model.channels, size.height, size.width), np.float32)
@@ -230,6 +234,7 @@ def _of_engine(engine: EngineFile) -> Model:
         channels=metadata.in_channels or 3,
         scale=metadata.scale,
         find_field=lambda: _field_beside(engine),
+        step=metadata.window,
         fixed=profile.largest if profile.smallest == profile.largest else None,
         largest=profile.largest,
     )

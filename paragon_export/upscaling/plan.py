@@ -29,6 +29,8 @@ class UpscalePlan:
     """A folder, which is made; or a file, for one input file."""
     tile: str | Size = "auto"
     """``auto``: tiles where the picture does not fit into memory; ``none``; or their size."""
+    blend: bool = False
+    """Blend tiles where they cannot give what the whole gives, or only after many passes."""
     backend: OnnxBackend = OnnxBackend.ONNXRUNTIME
     """What runs an ONNX file."""
     fit: Size | None = None
@@ -60,7 +62,7 @@ class UpscalePlan:
     @property
     def run(self) -> str:
         """Name of what frames depend on; see ``upscale_one``."""
-        return f"{self.digest} {self.backend} {self.options}"
+        return f"{self.digest} {self.backend} {self.options}" + (" blend" if self.blend else "")
 
     @property
     def digest(self) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from paragon_export.specs.types import Size
+from paragon_export.tiling.blend import BlendDifference
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +48,8 @@ class UpscaleResult:
     seconds: float = 0.0
     """From the first reading to the last writing, without opening the model."""
     notes: tuple[str, ...] = ()
+    blend: BlendDifference | None = None
+    """How far blended tiles are from the whole; None: none were computed."""
 
     @property
     def passed(self) -> bool:
@@ -73,6 +76,7 @@ class UpscaleResult:
             "failed": [{"source": str(one.source), "reason": one.reason} for one in self.failed],
             "skipped": [str(path) for path in self.skipped],
             "notes": list(self.notes),
+            "blend": self.blend.to_json() if self.blend else None,
         }
 
 
@@ -82,6 +86,7 @@ def result_of(
     skipped: Sequence[Path],
     seconds: float,
     notes: Sequence[str],
+    blend: BlendDifference | None = None,
 ) -> UpscaleResult:
     """Return what became of all inputs. Each conversion is noted once."""
     kinds = Counter(
@@ -94,4 +99,5 @@ def result_of(
         skipped=tuple(skipped),
         seconds=seconds,
         notes=(*notes, *converted),
+        blend=blend,
     )

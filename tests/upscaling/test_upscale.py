@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from paragon_export.assets import CHECKPOINT, PHOTOGRAPH, photograph
-from paragon_export.errors import MissingDependencyError, PlanError, RunError
+from paragon_export.errors import InexactTilesError, MissingDependencyError, PlanError, RunError
 from paragon_export.media.pictures import Picture, read_picture
 from paragon_export.media.saving import Layout, saving
 from paragon_export.networks.describe import load_network
@@ -26,6 +26,8 @@ from paragon_export.specs.plans import NetworkOptions
 from paragon_export.specs.types import OnnxBackend, Size
 from paragon_export.testing.glyph import small_checkpoint
 from paragon_export.testing.tiny import tiny_checkpoint
+from paragon_export.tiling.blend import BlendedRunner
+from paragon_export.tiling.field import Field
 from paragon_export.tiling.run import Strip, TiledRunner
 from paragon_export.upscaling.flow import upscale
 from paragon_export.upscaling.model import open_model
@@ -344,3 +346,98 @@ def test_tiles_are_chosen_where_memory_is_short(
     assert Tiling(model, "none", bytes_per_pixel=5000).tile_for(Size(600, 700)) is None
     with pytest.raises(PlanError, match="enough for 22x22"):
         Tiling(model, "auto", bytes_per_pixel=1e6).tile_for(Size(600, 700))
+
+
+def test_means_of_tiles_are_those_of_the_picture(tiny_pro: Path, tmp_path: Path) -> None:
+    """A checkpoint that sees the whole picture by means gives the same file in tiles, and says what it costs."""
+    source = write(tmp_path / "a.png", photograph()[:45, :230])
+    whole = upscale(tiny_pro, source, tmp_path / "whole.png", tile="none")
+    tiled = upscale(tiny_pro, source, tmp_path / "tiled.png", tile="208x208")
+    assert tiled.done[0].tile == Size(208, 208)
+    assert (
+        np.abs(shown(tmp_path / "whole.png") - shown(tmp_path / "tiled.png")).max()
+        <= 1 / 255 + 1e-6
+    )
+    assert not any("means" in text for text in whole.notes)
+    assert [text for text in tiled.notes if "2 passes" in text]
+    assert tiled.blend is None
+
+
+@pytest.mark.parametrize("kind", ["checkpoint", pytest.param("onnx", marks=pytest.mark.slow)])
+def test_blended_tiles_are_asked_for_and_measured(
+    kind: str, tiny_pro: Path, tmp_path: Path, run_here: RunHere, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file needs --blend; a checkpoint is blended with it, too."""
+    monkeypatch.setattr("paragon_export.tiling.field.MAX_REACH_PX", 64)  # for speed
+    pixels = photograph()[:70, :90].copy()
+    pixels[:, :40] *= 0.3
+    source, model = write(tmp_path / "a.png", pixels), tiny_pro
+    arguments = [source, "-o", "b.png", "--tile", "32x48"]
+    if kind == "onnx":
+        model = tmp_path / "o.onnx"
+        export_onnx(tiny_pro, model)
+        refused = run_here("upscale", model, *arguments)
+        assert (refused.code, "--blend" in refused.stderr) == (3, True)
+        assert not (tmp_path / "b.png").exists()
+
+    done = run_here("upscale", model, *arguments, "--blend", "--json")
+
+    assert done.code == 0, done.stderr
+    document = json.loads(done.stdout)
+    found = document["blend"]
+    assert (found["tile"], found["size"]) == ("32x48", "64x90")
+    assert 0 < found["largest"] < 0.5
+    psnr = f"{found['psnr_db']:.1f} dB"
+    assert [text for text in document["notes"] if psnr in text]
+    error = np.abs(shown(tmp_path / "b.png") - expected(tiny_pro, shown(source)))
+    assert error.max() > 1 / 255
+    middle = error[6:-6]  # what was compared; the tiles of the picture begin elsewhere
+    assert middle.max() < 4 * found["largest"] + 1 / 255
+
+
+def test_what_tiles_give_exactly_is_not_blended(tiny_realtime: Path, tmp_path: Path) -> None:
+    source = write(tmp_path / "a.png", photograph()[:90, :70])
+    upscale(tiny_realtime, source, tmp_path / "whole.png", tile="none")
+    result = upscale(tiny_realtime, source, tmp_path / "b.png", tile="48x48", blend=True)
+    assert result.done[0].tile == Size(48, 48)
+    assert (result.blend, result.to_json()["blend"]) == (None, None)
+    assert np.abs(shown(tmp_path / "b.png") - shown(tmp_path / "whole.png")).max() <= 1 / 255 + 1e-6
+
+
+def test_blended_tiles_are_chosen_with_room_for_what_they_are_compared_with(
+    tiny_pro: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = open_model(tiny_pro, OnnxBackend.ONNXRUNTIME, NetworkOptions())
+    monkeypatch.setattr("paragon_export.upscaling.tiles.available_memory", lambda: 10**9)
+    auto = Tiling(model, "auto", bytes_per_pixel=5000, blend=True)
+    assert auto.tile_for(Size(600, 700)) == Size(144, 144)
+    large = Tiling(model, Size(400, 400), bytes_per_pixel=5000, blend=True)
+    with pytest.raises(PlanError, match="compared with 600x700 pixels at once"):
+        large.runner_for(np.zeros((3, 600, 700), np.uint8), 255)
+    narrow = Tiling(replace(model, largest=Size(64, 64)), Size(64, 64), blend=True)
+    with pytest.raises(PlanError, match="cannot be compared with the whole at 64x64"):
+        narrow.runner_for(np.zeros((3, 100, 100), np.uint8), 255)
+
+
+def test_what_is_blended(tiny_pro: Path) -> None:
+    """Only if it is asked for; and no file of one size, which no whole picture can be compared with."""
+
+    def find_field() -> Field:
+        raise InexactTilesError("pixels depend on all others")
+
+    model = open_model(tiny_pro, OnnxBackend.ONNXRUNTIME, NetworkOptions())
+    black = np.zeros((3, 64, 64), np.uint8)
+    unknown = replace(model, find_field=find_field)
+    asked = Tiling(unknown, Size(32, 32), blend=True)
+    assert isinstance(asked.runner_for(black, 255), BlendedRunner)
+    fixed = Tiling(replace(unknown, fixed=Size(32, 32)), Size(32, 32), blend=True)
+    with pytest.raises(InexactTilesError, match=r"depend on all others$"):
+        fixed.runner_for(black, 255)
+    with pytest.raises(InexactTilesError, match="depend on all others; --blend computes"):
+        Tiling(unknown, Size(32, 32)).runner_for(black, 255)
+
+
+def test_a_cluster_does_not_blend(tiny_pro: Path, tmp_path: Path) -> None:
+    source = write(tmp_path / "a.png", SMALL)
+    with pytest.raises(PlanError, match="leave out --ray"):
+        upscale(tiny_pro, source, tmp_path / "b.png", blend=True, ray="local")

@@ -24,6 +24,14 @@ Tile = Annotated[
         help="Size of tiles; they give the picture that the whole gives. auto: where memory is short.",
     ),
 ]
+Blend = Annotated[
+    bool,
+    typer.Option(
+        "--blend",
+        help="Blend overlapping tiles of networks that see the whole picture. The result is not that of the whole "
+        "picture; the difference is measured.",
+    ),
+]
 RunBackend = Annotated[OnnxBackend, typer.Option("--backend", help="Runtime of an ONNX file.")]
 Fit = Annotated[
     str | None, typer.Option(metavar=SIZE, help="Reduce larger results to fit into this size.")
@@ -76,6 +84,7 @@ def upscale(
     inputs: Inputs,
     output: Output,
     tile: Tile = "auto",
+    blend: Blend = False,
     backend: RunBackend = OnnxBackend.ONNXRUNTIME,
     fit: Fit = None,
     format: Format = None,
@@ -100,6 +109,7 @@ def upscale(
         inputs=tuple(inputs),
         output=output,
         tile=tile if tile in TILE_WORDS else size_of(tile, "--tile"),
+        blend=blend,
         backend=backend,
         fit=size_of(fit, "--fit") if fit else None,
         format=format, quality=quality, skip_existing=skip_existing, options=options,

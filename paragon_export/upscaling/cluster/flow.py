@@ -43,6 +43,8 @@ def upscale_on_ray(plan: UpscalePlan, found: Jobs) -> UpscaleResult:
     Raises:
         ParagonExportError: If the request contradicts itself, a node cannot do it, or the model cannot be opened.
     """
+    if plan.blend:
+        raise PlanError("blended tiles are compared with the whole in one process; leave out --ray")
     wanted, skipped = found.wanted(skip_existing=plan.skip_existing)
     if not wanted:
         return result_of([], [], skipped, 0.0, found.notes)
@@ -169,6 +171,8 @@ class _Run:
     """As the user named them, by those of absolute paths."""
     done: list[Upscaled] = field(default_factory=list)
     failed: list[NotUpscaled] = field(default_factory=list)
+    said: dict[str, None] = field(default_factory=dict)
+    """Notes of workers, each once."""
 
     def all(self, workers: int) -> None:
         """Do everything; videos are joined when all of their segments are there."""
@@ -194,7 +198,7 @@ class _Run:
     def notes(self) -> list[str]:
         """What happened that is no matter of one file."""
         lost = f"workers lost: {self.pool.lost}; others did their work"
-        return [*self.videos.notes, *([lost] if self.pool.lost else [])]
+        return [*self.said, *self.videos.notes, *([lost] if self.pool.lost else [])]
 
     def _open(self, job: Job) -> None:
         try:
@@ -204,6 +208,7 @@ class _Run:
             self.failed.append(NotUpscaled(source=job.source, reason=str(error)))
 
     def _take(self, task: Task, outcome: Outcome) -> None:
+        self.said.update(dict.fromkeys(outcome.notes))
         if isinstance(task, SegmentTask):
             self.videos.take(task, outcome)
             return

@@ -54,6 +54,8 @@ class Outcome:
     failed: tuple[NotUpscaled, ...] = ()
     made: Made | None = None
     """Of a segment."""
+    notes: tuple[str, ...] = ()
+    """What is to be said of tiles."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,8 +96,8 @@ class Worker:
         """
         plan = self.setup.plan
         model = open_model(plan.model, plan.backend, plan.options, plan.ray_cores)
-        check_tile(model, plan.tile)
         self._tiling = Tiling(model, plan.tile, SHARE / self.neighbors)
+        check_tile(self._tiling)
         if self.setup.has_videos:
             check_video(self._tiling)
 
@@ -113,7 +115,8 @@ class Worker:
         run = Run(self._tiling, setup.form, setup.makes_folders)
         run.pictures([job for job in task.jobs if not job.is_video])
         run.videos([job for job in task.jobs if job.is_video], plan.video_form, plan.run)
-        return Outcome(done=tuple(run.done), failed=tuple(run.failed))
+        notes = self._tiling.notes
+        return Outcome(done=tuple(run.done), failed=tuple(run.failed), notes=notes)
 
     def _segment(self, task: SegmentTask) -> Outcome:
         """Make a segment. The video stays open, as the next one is probably of the same."""
@@ -124,7 +127,8 @@ class Worker:
         (job,) = task.jobs
         try:
             with writable(job.output):
-                return Outcome(made=self._maker.make(task.number))
+                made = self._maker.make(task.number)
+                return Outcome(made=made, notes=self._tiling.notes)
         except (ParagonExportError, OSError) as error:
             self._maker = None
             return Outcome(failed=(NotUpscaled(source=job.source, reason=str(error)),))
