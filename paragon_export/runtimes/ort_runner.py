@@ -78,11 +78,8 @@ class OnnxRunner:
             _check_provider(self.session, provider)
         self._types = {i.name: _numpy_type(i) for i in self.session.get_inputs()}
         outputs = self.session.get_outputs()
-        self._outputs = [output.name for output in outputs]
-        if len(set(self._outputs)) < len(outputs):
-            names = ", ".join(self._outputs)
-            raise RunError(f"{title or title_of(model)} names two outputs alike: {names}")
-        self._ports = guarded_ports_of(data, [len(output.shape) for output in outputs])
+        self._outputs = _distinct([o.name for o in outputs], title or title_of(model))
+        self._ports = guarded_ports_of(data, [len(o.shape) for o in outputs])
         self._options = _run_options()
 
     def infer(self, feeds: Mapping[str, np.ndarray]) -> Arrays:
@@ -117,6 +114,17 @@ class OnnxRunner:
         check_complete(self.name, self._types, feeds)
         feeds = checked(self._ports, feeds)
         return {name: np.asarray(feeds[name], dtype) for name, dtype in self._types.items()}
+
+
+def _distinct(names: list[str], title: str) -> list[str]:
+    """Return the names of outputs.
+
+    Raises:
+        RunError: If two are alike.
+    """
+    if len(set(names)) < len(names):
+        raise RunError(f"{title} names two outputs alike: {', '.join(names)}")
+    return names
 
 
 def open_on_cuda(data: bytes, title: str = "", *, for_one_size: bool = False) -> OnnxRunner:
