@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from paragon_export.errors import PlanError
-from paragon_export.media.videos import Upscaler, VideoForm, upscale_video
+from paragon_export.media.videos import Upscaler, VideoForm, upscale_video, writing
 from paragon_export.media.videos.flow import Work, opened_work
 from paragon_export.media.videos.segments import Made, SegmentMaker
 from paragon_export.testing.clips import write_clip
@@ -125,3 +125,13 @@ def test_segments_of_another_run_are_thrown_away(tmp_path: Path) -> None:
     assert (
         upscale_video(source, tmp_path / "out.mkv", Upscaler(twice), scale=2, run="").frames == 18
     )
+
+
+@pytest.mark.parametrize(("has", "options"), [(True, {"x264-params": "asm=AVX2"}), (False, {})])
+def test_libx264_is_kept_from_avx512(
+    has: bool, options: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the processor has it; elsewhere libx264 chooses, or it would use AVX2 without asking."""
+    core = getattr(np, "_core", None) or np.core
+    monkeypatch.setitem(core._multiarray_umath.__cpu_features__, "AVX512F", has)
+    assert writing._without_avx512() == options
