@@ -45,7 +45,7 @@ def distill(
     card: str = "3060",
     named: bool = True,
 ) -> SmallerResult:
-    """Train a smaller variant, measure it beside the teacher, and write it.
+    """Train a smaller variant, measure it and its teacher, and write it.
 
     Args:
         teacher: An image network for RGB, or its checkpoint.
@@ -73,7 +73,7 @@ def distill(
     run = checked(training, target.output, loaded, [to, photographs.digest])
     network = new_network(hp, training.seed)
     train(network, pieces_of(loaded.module, photographs, spec.scale, run), spec.scale, run)
-    made = {"to": to, **told(training)}
+    made = {"to": to, **settings_of(training)}
     return finished(judged(loaded, network, hp, photographs, target, made), run)
 
 
@@ -92,8 +92,8 @@ def finished(result: SmallerResult, run: Training) -> SmallerResult:
     return result
 
 
-def told(training: Training) -> dict[str, object]:
-    """Return the figures of a training for a report."""
+def settings_of(training: Training) -> dict[str, object]:
+    """Return what a training was asked for: minutes or steps, rate, share of the teacher, seed, batch, device."""
     return {n: v for n, v in asdict(training).items() if n not in ("state", "key")}
 
 
@@ -119,7 +119,7 @@ def checked(
         )
     if training.seed < 0:
         raise PlanError(f"--seed {training.seed}: give 0 or more")
-    text = repr([source.checkpoint.sha256, told(training), *parts])
+    text = repr([source.checkpoint.sha256, settings_of(training), *parts])
     return in_state_file(training, output, hashlib.sha256(text.encode()).hexdigest())
 
 

@@ -21,7 +21,7 @@ from paragon_export.networks.paragonsr2.v9_v11.layout import (
 )
 from paragon_export.networks.paragonsr2.v9_v11.network import ParagonSR2
 from paragon_export.pruning.choose import Option, Order, choose, options_of, removal_order
-from paragon_export.pruning.distill import checked, finished, pieces_of, told
+from paragon_export.pruning.distill import checked, finished, pieces_of, settings_of
 from paragon_export.pruning.pictures import Photographs, batch, read_photographs
 from paragon_export.pruning.refit import refit
 from paragon_export.pruning.report import MAX_LOSS_DB, SmallerResult, Target, judged, written
@@ -111,7 +111,7 @@ def _made(
     made: dict[str, Any] = {"keep": keep, "seed": seed}
     if run is not None:
         train(smaller, pieces_of(module, photographs, hp.scale, run), hp.scale, run)
-        made["finetune"] = told(run)
+        made["finetune"] = settings_of(run)
     return judged(source, smaller, shape, photographs, target, made), run
 
 

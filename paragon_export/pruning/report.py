@@ -119,7 +119,7 @@ def judged(
     target: Target,
     made: Mapping[str, Any],
 ) -> SmallerResult:
-    """Make the checkpoint of a smaller network and measure it beside the network it was made from."""
+    """Make the checkpoint of a smaller network and measure both networks."""
     data = checkpoint_of(module, hp, source, {"made_from": source.checkpoint.sha256})
     pairs = photographs.held_back(hp.scale)
     before, after = compare(source, data, pairs, target.card)

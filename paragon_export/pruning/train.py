@@ -40,7 +40,7 @@ AVERAGE = 0.999
 """Share of the running average that a step keeps."""
 
 SAVED_SECONDS = 60.0
-"""How often the state is saved and progress is told."""
+"""How often the state is saved and progress is shown."""
 
 
 @dataclass(frozen=True, kw_only=True)
