@@ -269,6 +269,15 @@ def _pruning(rows: Rows) -> str:
     )
 
 
+def _upscaling_memory(rows: Rows) -> str:
+    largest = max(rows, key=lambda row: row["pixels of the input MiB"])
+    own = figure(largest["pixels of the input MiB"])
+    return (
+        f"A picture of {largest['input']} takes {figure(largest['peak MiB'])} MiB above the opened model, of which its "
+        f"own pixels are {own} MiB."
+    )
+
+
 def _smaller(rows: Rows) -> str:
     psnr = {(row["network"], row["step"]): row["PSNR-Y dB"] for row in rows}
     lost = {
@@ -723,6 +732,17 @@ TABLES: Mapping[str, Table] = {
             "card": "card",
         },
         _pruning,
+    ),
+    "upscaling_memory": Table(
+        {
+            "network": "network",
+            "input": "input HxW (px)",
+            "tile": "tile HxW (px)",
+            "peak MiB": "above the opened model (MiB)",
+            "pixels of the input MiB": "pixels of the input (MiB)",
+            "seconds": "seconds",
+        },
+        _upscaling_memory,
     ),
     "smaller": Table(
         {

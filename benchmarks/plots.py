@@ -69,6 +69,7 @@ def main(
         "roofline": (roofline, ("roofline", "roofline_machine")),
         "attention": (attention, ("attention",)),
         "pruning": (pruning, ("pruning",)),
+        "upscaling_memory": (upscaling_memory, ("upscaling_memory",)),
         "smaller": (smaller, ("smaller", "pruning")),
     }
     for name, (draw, sources) in drawings.items():
@@ -190,6 +191,27 @@ def pruning(document: Document) -> Figure:
     axes.invert_xaxis()
     axes.legend(frameon=False, loc="upper left")
     axes.set_title("Pruned without training", loc="left")
+    figure.tight_layout()
+    return figure
+
+
+def upscaling_memory(document: Document) -> Figure:
+    """Memory above the opened model, by the pixels of a picture that is computed in tiles."""
+    figure, axes = plt.subplots(figsize=(6.4, 4.0))
+    sides = [int(row["input"].split("x")[0]) for row in document["rows"]]
+    pixels = [side**2 / 1e6 for side in sides]
+    for key, color, label in (
+        ("peak MiB", BLUE, "above the opened model"),
+        ("pixels of the input MiB", GREY, "the picture's own pixels"),
+    ):
+        values = [row[key] for row in document["rows"]]
+        axes.plot(pixels, values, marker="o", color=color, label=label)
+    axes.axhline(2048, color=GREY, linestyle="--", linewidth=0.8)
+    axes.text(pixels[0], 2150, "2 GiB", fontsize=8, color=GREY)
+    axes.set_ylim(top=4096)
+    axes.set(xscale="log", yscale="log", xlabel="megapixels of the input", ylabel="MiB")
+    axes.legend(frameon=False, loc="lower right")
+    axes.set_title("Memory of upscale, tiles of 512x512", loc="left")
     figure.tight_layout()
     return figure
 
