@@ -158,8 +158,8 @@ class Distribution:
             return "RMS error"
         if not ratios.high <= t.times_high:
             return "error of 1 %"
-        limit = t.overall_limit(measured.images)
-        for here, overall in zip(ratios, measured.overall or (), strict=False):
+        limits = t.overall_limits(measured.images)
+        for here, overall, limit in zip(ratios, measured.overall or (), limits, strict=False):
             if overall > limit and here > limit:
                 return "mean error over all"
         return ""

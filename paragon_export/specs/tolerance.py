@@ -71,9 +71,17 @@ class Tolerance:
         """Return ``times_largest`` for a number of images; ``times_reference`` for one."""
         return max(self.times_largest, 1 + (self.times_reference - 1) / math.sqrt(images))
 
-    def overall_limit(self, images: int) -> float:
-        """Return ``times_overall`` for a number of images; more for few, as a mean of few varies."""
-        return max(self.times_overall, 1 + (self.times_rms - 1) / math.sqrt(images))
+    def overall_limits(self, images: int) -> tuple[float, float, float]:
+        """Return the limits of the means over a number of images: RMS, error of 1 %, largest error.
+
+        Each is ``times_overall``, or more for few images, as a mean of few varies. The largest
+        errors of an image vary at least as much as what 99 % of its errors stay within.
+        """
+        rms, high = (
+            max(self.times_overall, 1 + (times - 1) / math.sqrt(images))
+            for times in (self.times_rms, self.times_high)
+        )
+        return rms, high, high
 
 
 DIVERGED = 4.0

@@ -717,11 +717,17 @@ def distributed(precision: Precision, images: int = 12, **changes: Any) -> Parit
         (12, {"high": 1.1e-2}, "error of 1 %"),
         (16, {"rms": 1.4e-3, "overall": (1.24, 1, 1)}, ""),
         (16, {"rms": 1.4e-3, "overall": (1.26, 1, 1)}, "mean error over all"),
-        (16, {"high": 6e-3, "overall": (1, 1.26, 1)}, "mean error over all"),
-        (16, {"max_abs": 1.5e-2, "overall": (1, 1, 1.26)}, "mean error over all"),
+        (36, {"high": 6e-3, "overall": (1, 1.24, 1)}, ""),
+        (36, {"high": 6e-3, "overall": (1, 1.26, 1)}, "mean error over all"),
+        (36, {"max_abs": 1.5e-2, "overall": (1, 1, 1.24)}, ""),
+        (36, {"max_abs": 1.5e-2, "overall": (1, 1, 1.26)}, "mean error over all"),
         (16, {"rms": 1.2e-3, "overall": (1.26, 1, 1)}, ""),  # other images cause the mean
         (4, {"rms": 1.6e-3, "overall": (1.49, 1, 1)}, ""),  # a mean of few varies
         (4, {"rms": 1.6e-3, "overall": (1.51, 1, 1)}, "mean error over all"),
+        (5, {"max_abs": 1.8e-2, "overall": (1, 1, 1.66)}, ""),  # one of large errors varies more
+        (5, {"max_abs": 1.8e-2, "overall": (1, 1, 1.68)}, "mean error over all"),
+        (5, {"high": 7e-3, "overall": (1, 1.66, 1)}, ""),
+        (5, {"high": 7e-3, "overall": (1, 1.68, 1)}, "mean error over all"),
     ],
 )
 def test_half_errors_are_distributed_as_those_of_pytorch(
