@@ -34,8 +34,9 @@ test-processes: setup
 test-slow: setup
 	$(BIN)/python -m pytest -m "slow"
 
-# Programs of others, in environments of their own. Chromium is the system's: apt-get install chromium.
-# VapourSynth needs Python 3.12.
+# Programs of others, in environments of their own. They need packages of the system:
+#   apt-get install chromium libomp5 libvulkan1 mesa-vulkan-drivers
+# VapourSynth and Real-ESRGAN-ncnn-vulkan need Python 3.12.
 BROWSER := $(VENV)/browser
 CLIENTS := $(VENV)/clients
 PYTHON312 ?= $(firstword $(wildcard $(HOME)/.pyenv/versions/3.12*/bin/python) python3.12)

@@ -23,6 +23,9 @@ MAGIC = "7767517"
 BLOBS = {"in0": "data", "out0": "output"}
 """Names that pnnx gives, and those that Upscayl and other programs look for."""
 
+UNCLAMPED = "unclamped"
+"""Blob of the output before values below 0 become 0, in files that have such a bound."""
+
 TRACED = (Size(64, 64), Size(96, 80))
 """Sizes that pnnx is given: with two of them it leaves height and width free."""
 
@@ -34,6 +37,11 @@ class NcnnFiles:
     param: str
     """The graph, as text."""
     weights: bytes
+
+    @property
+    def is_clamped(self) -> bool:
+        """Whether the output has a bound; then ``UNCLAMPED`` is what the network computes."""
+        return UNCLAMPED in self.param.split()
 
 
 def pnnx_program() -> Path:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
 from paragon_export.errors import RunError
-from paragon_export.ncnn.convert import BLOBS, NcnnFiles
+from paragon_export.ncnn.convert import BLOBS, UNCLAMPED, NcnnFiles
 from paragon_export.runtimes.base import Arrays
 from paragon_export.system.optional import require
 from paragon_export.system.private_folder import scratch
@@ -30,6 +31,7 @@ class NcnnRunner:
 
     def __init__(self, files: NcnnFiles, *, winograd: bool = False) -> None:
         """Load the files. ``winograd`` is ncnn's default for convolutions, and errs more."""
+        self._is_clamped = files.is_clamped
         self._ncnn = require("ncnn", "ncnn")
         self._net = self._ncnn.Net()
         options = self._net.opt
@@ -47,14 +49,29 @@ class NcnnRunner:
                 raise RunError("ncnn cannot load the .bin that pnnx made")
 
     def infer(self, feeds: Mapping[str, np.ndarray]) -> Arrays:
-        """Return the pictures (N, C, s*H, s*W) of ``input``, (N, C, H, W), one after the other."""
-        pictures = [self._one(picture) for picture in feeds["input"].astype(np.float32)]
+        """Return the pictures (N, C, s*H, s*W) of ``input``, (N, C, H, W), one after the other.
+
+        They are what the network computes, without the bound of the output.
+
+        Raises:
+            RunError: If ncnn fails, or the bound changes values that are not below 0.
+        """
+        pictures = [self._one(picture) for picture in feeds["input"]]
         return {"output": np.stack(pictures)}
 
     def _one(self, picture: np.ndarray) -> np.ndarray:
+        pixels = np.ascontiguousarray(picture, np.float32)  # a Mat does not keep what it reads
         extractor = self._net.create_extractor()
-        extractor.input(BLOBS["in0"], self._ncnn.Mat(np.ascontiguousarray(picture)).clone())
-        code, result = extractor.extract(BLOBS["out0"])
+        extractor.input(BLOBS["in0"], self._ncnn.Mat(pixels).clone())
+        if not self._is_clamped:
+            return self._extract(extractor, BLOBS["out0"])
+        free = self._extract(extractor, UNCLAMPED)
+        if not np.array_equal(self._extract(extractor, BLOBS["out0"]), np.maximum(free, 0)):
+            raise RunError("ncnn bounds the output by another value than 0")
+        return free
+
+    def _extract(self, extractor: Any, blob: str) -> np.ndarray:
+        code, result = extractor.extract(blob)
         if code:
-            raise RunError(f"ncnn ended with {code} at {picture.shape}")
+            raise RunError(f"ncnn ended with {code} at the blob {blob}")
         return np.array(result)

@@ -94,6 +94,15 @@ class Player(StrEnum):
         return ".vpy"
 
 
+class NcnnProgram(StrEnum):
+    """What runs the files of ncnn."""
+
+    NCNN = "ncnn"
+    """Any program with the layers of a recent ncnn."""
+    REALESRGAN = "realesrgan"
+    """Real-ESRGAN-ncnn-vulkan and programs made from it, as Upscayl: few layers."""
+
+
 class Server(StrEnum):
     """A server that a folder is written for."""
 

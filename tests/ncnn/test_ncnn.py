@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from paragon_export.errors import PlanError, RunError
+from paragon_export.errors import InexactTilesError, PlanError, RunError
 from paragon_export.ncnn import convert as converting
 from paragon_export.ncnn import export as exporting
 from paragon_export.ncnn.convert import NcnnFiles, convert, renamed
@@ -92,8 +92,24 @@ def test_the_command_says_what_it_wrote(
     assert (done.code, document["passed"], document["written"]) == (0, True, True)
     assert document["artifacts"] == ["realtime.param", "realtime.bin"]
     assert document["half_storage"]["max_abs"] > 0
+    assert document["reach_px"] == 6
     again = run_here("ncnn", tiny_realtime)
     assert (again.code, "realtime.param exists" in again.stderr) == (3, True)
+
+
+def test_how_far_pixels_reach_is_shown(
+    tiny_realtime: Path, run_here: RunHere, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Programs cut pictures into tiles with an overlap of their own."""
+    done = run_here("ncnn", tiny_realtime, "--at", "8x9", "-o", tmp_path / "net")
+    assert "up to 6 px away" in done.stdout
+
+    def everything(file: Any) -> None:
+        raise InexactTilesError("it sees the whole picture")
+
+    monkeypatch.setattr(exporting, "field_of_file", everything)
+    done = run_here("ncnn", tiny_realtime, "--at", "8x9", "-o", tmp_path / "net")
+    assert "do not cut pictures into tiles" in done.stdout
 
 
 def test_an_exit_code_of_0_proves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

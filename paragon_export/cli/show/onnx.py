@@ -46,6 +46,7 @@ def ncnn_document(result: NcnnResult) -> Document:
     half = result.half_storage
     document["written"] = document["passed"] = result.passed
     document["half_storage"] = {"max_abs": half.max_abs, "psnr_db": half.psnr_db}
+    document["reach_px"] = result.reach_px
     return document
 
 
@@ -56,6 +57,13 @@ def ncnn_table(console: Console, result: NcnnResult, replaced: bool = False) -> 
         console,
         "with every result stored in float16, as on GPUs (simulated): error "
         f"{figure(half.max_abs, '.1e')}, {figure(half.psnr_db, '.1f', 'inf')} dB on the worst image",
+    )
+    reach = result.reach_px
+    line(
+        console,
+        "a pixel depends on all others: do not cut pictures into tiles"
+        if reach is None
+        else f"a pixel depends on others up to {reach} px away: tiles that overlap by less show seams",
     )
     names = " and ".join(str(path) for path in result.paths)
     if result.passed:
