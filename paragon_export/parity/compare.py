@@ -124,6 +124,7 @@ def _row(
     own = truth.own[candidate.precision][name]
     peak, picture_peak = (float(np.abs(truth.outputs[n]).max()) for n in (name, IMAGE))
     full_range = max(1.0, peak) if moved else 1.0 if name == IMAGE else peak or 1.0
+    change = difference(moved[name] if moved else expected, expected, 0)
     return ParityRow(
         candidate=candidate.name,
         precision=candidate.precision,
@@ -137,7 +138,9 @@ def _row(
         reference_errors=own,
         reference_peak=peak,
         full_range=full_range,
-        reference_moved=difference(moved[name], expected, 0).max_abs if moved else 0.0,
+        reference_moved=change.max_abs,
+        moved_rms=change.rms,
+        moved_high=change.high,
         is_stress=probe.is_stress,
         float32_gap=gap,
         gap_place=place,

@@ -121,7 +121,11 @@ class Measured:
     around_gap: Around | None = None
     """What was measured around that place; None if it was not."""
     reference_moved: float = 0.0
-    """Change of the float64 output when its input changes by one rounding; 0 if not measured."""
+    """Largest change of the float64 output when its input changes by one rounding; 0 if not measured."""
+    moved_rms: float = 0.0
+    """Root mean square of that change."""
+    moved_high: float = 0.0
+    """What all but ``HIGH_SHARE`` of that change stay within."""
     wrong_top1: int | None = None
     """Items whose best class differs from the reference's, although the reference's two largest
     logits differ by more than the error allowed. None if the output is an image or a map."""
@@ -138,14 +142,17 @@ class Measured:
         return own is not None and own.is_finite and self.found.is_finite and not self.has_diverged
 
     def ratios(self, floor: float) -> Ratios:
-        """Return the errors in those of PyTorch, which count as at least ``floor``."""
+        """Return the errors in those of PyTorch.
+
+        These count as at least ``floor``, and as what one rounding of the input changes.
+        """
         own, found = self.reference_errors, self.found
         assert own is not None
         least = floor * self.full_range
         return Ratios(
-            rms=found.rms / max(own.rms, least),
-            high=found.high / max(own.high, least),
-            max_abs=found.max_abs / max(own.max_abs, least),
+            rms=found.rms / max(own.rms, self.moved_rms, least),
+            high=found.high / max(own.high, self.moved_high, least),
+            max_abs=found.max_abs / max(own.max_abs, self.reference_moved, least),
         )
 
     @property

@@ -514,6 +514,8 @@ def test_exports_pass_their_verdict(version: str, precision: Precision, tmp_path
     assert result.parity.passed
     least = result.spec.smallest
     assert all(min(r.size.height, r.size.width) >= least for r in result.parity.rows)
+    assert all(0 < r.moved_rms <= r.reference_moved for r in result.parity.rows)
+    assert all(0 < r.moved_high <= r.reference_moved for r in result.parity.rows)
     photographs = [r for r in result.parity.rows if r.picture == "photograph"]
     assert photographs
     assert all(row.is_judged for row in photographs)

@@ -698,8 +698,9 @@ def distributed(precision: Precision, images: int = 12, **changes: Any) -> Parit
     """Return a row whose errors are distributed as PyTorch's, but for the changes."""
     own = Difference(1e-2, 60.0, 1e-2, 1e-2, True, False, rms=1e-3, high=4e-3)
     overall = Ratios(*changes.pop("overall", (1.0, 1.0, 1.0)))
+    moved = {name: changes.pop(name, 0.0) for name in ("moved_rms", "moved_high")}
     found = replace(own, **changes)
-    row = row_with(precision, own.max_abs)
+    row = replace(row_with(precision, own.max_abs), **moved)
     return replace(row, found=found, reference_errors=own, overall=overall, images=images)
 
 
@@ -713,6 +714,10 @@ def distributed(precision: Precision, images: int = 12, **changes: Any) -> Parit
         (12, {"rms": 1.9e-3}, ""),
         (12, {"rms": 2.1e-3}, "RMS error"),
         (12, {"rms": math.nan}, "RMS error"),
+        (12, {"rms": 2.1e-3, "moved_rms": 1.1e-3}, ""),  # one rounding of the input does as much
+        (12, {"rms": 2.3e-3, "moved_rms": 1.1e-3}, "RMS error"),
+        (12, {"high": 1.1e-2, "moved_high": 5e-3}, ""),
+        (12, {"high": 1.3e-2, "moved_high": 5e-3}, "error of 1 %"),
         (12, {"high": 9.9e-3}, ""),
         (12, {"high": 1.1e-2}, "error of 1 %"),
         (16, {"rms": 1.4e-3, "overall": (1.24, 1, 1)}, ""),
