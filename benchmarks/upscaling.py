@@ -53,13 +53,14 @@ def main(
         list[Path] | None, typer.Option("--network", help="Checkpoints to time.")
     ] = None,
     sizes: Annotated[list[str], typer.Option("--size")] = ["288x440", "576x880"],  # noqa: B006
-    pictures: Annotated[int, typer.Option(help="Pictures of a folder.")] = 8,
+    megapixels: Annotated[float, typer.Option(help="Of all inputs of a folder.")] = 4.0,
 ) -> None:
     for network in networks or [CHECKPOINT]:
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder, "net.onnx")
             assert export_onnx(network, file).passed
             for size in map(Size.parse, sizes):
+                pictures = max(1, round(1e6 * megapixels / (size.height * size.width)))
                 for kind in ("png", "jpg"):
                     row = speed(network, file, Path(folder), size, kind, pictures)
                     write("upscaling", [row], ("network", "input", "format"))

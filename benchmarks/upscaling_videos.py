@@ -34,7 +34,7 @@ from paragon_export.upscaling.model import Model, open_model
 from paragon_export.upscaling.tiles import Tiling
 from paragon_export.upscaling.videos import upscaler_of
 
-FRAMES, REPEATS = 48, 5
+FRAMES, REPEATS = 240, 5
 
 SIZES = (Size(288, 440),)
 
