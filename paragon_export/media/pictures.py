@@ -8,11 +8,13 @@ import warnings
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from paragon_export.errors import PlanError
+from paragon_export.media.deep_tiff import EXTRA_SAID, read_deep_tiff
 from paragon_export.media.images import MULTI_PICTURE_JPEG
 from paragon_export.system.optional import require
 from paragon_export.system.reading import read_bytes
@@ -41,10 +43,50 @@ IHDR = slice(16, 26)
 ORIENTATION = 274
 """Number of the EXIF tag that says how a picture is turned."""
 
-TIFF_SIGNATURES = (b"II*\0", b"MM\0*")
+KEY_SAID = ("transparent color to alpha",)
+"""Said of a picture in which one value means "transparent"."""
 
-TIFF_BITS, X_RESOLUTION = 258, 282
-"""Numbers of the tags that hold the bits of each sample and the resolution (TIFF 6.0, section 8)."""
+SIDEWAYS = (5, 6, 7, 8)
+"""Orientations that exchange rows and columns."""
+
+TIFF_SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+"""Of TIFF and BigTIFF, in both orders of bytes."""
+
+TIFF_BITS, TIFF_CHANNELS = 258, 277
+"""Numbers of the tags that hold the bits of each sample, and the samples of a pixel (TIFF 6.0, section 8)."""
+
+CODEC_OF_AVIF, DEEP_BIT, TWELVE_BIT = b"av1C", 0x40, 0x20
+"""Name of the box that describes the codec, and flags in its third byte (AV1 in ISOBMFF, 2.3.3)."""
+
+
+class _AnySize:
+    """Lets Pillow open and decode pictures of any size in the block; ``_read`` checks it.
+
+    Pillow's limit is one for all threads, so it comes back when the last of them has read.
+    """
+
+    def __init__(self) -> None:
+        self._lock, self._count = Lock(), 0
+        self._limit: int | None = None
+
+    def __enter__(self) -> None:
+        from PIL import Image
+
+        with self._lock:
+            self._count += 1
+            if self._count == 1:
+                self._limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+
+    def __exit__(self, *_: object) -> None:
+        from PIL import Image
+
+        with self._lock:
+            self._count -= 1
+            if self._count == 0:
+                Image.MAX_IMAGE_PIXELS = self._limit
+
+
+_any_size = _AnySize()
 
 
 @dataclass(frozen=True)
@@ -84,22 +126,22 @@ def read_picture(path: Path) -> Picture:
     from PIL import Image, UnidentifiedImageError
 
     data = read_bytes(path, MAX_FILE_BYTES, "picture", PlanError)
-    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None  # the check is below
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _any_size:
             warnings.simplefilter("ignore")  # they concern metadata; errors are raised
-            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            try:
+                opened = Image.open(io.BytesIO(data), formats=FORMATS)
+            except UnidentifiedImageError as error:
+                if data[:4] in TIFF_SIGNATURES:  # such as 16-bit gray with alpha
+                    return _deep_tiff(path, data)
+                found = f"no {', '.join(FORMATS)} file" if data else "empty"
+                raise PlanError(f"cannot read {path}: it is {found}") from error
+            with opened as image:
                 return _read(path, data, image)
-    except UnidentifiedImageError as error:
-        if data[:4] in TIFF_SIGNATURES:  # 16-bit gray with alpha
-            return _deep_tiff(path, data)
-        raise PlanError(f"cannot read {path}: it is no {', '.join(FORMATS)} file") from error
     except (OSError, ValueError, SyntaxError, TypeError, IndexError, KeyError, OverflowError,
             EOFError, struct.error) as error:  # fmt: skip
         # Pillow's decoders raise all of these for damaged files.
         raise PlanError(f"cannot read {path}: {one_line(str(error))}") from error
-    finally:
-        Image.MAX_IMAGE_PIXELS = limit
 
 
 def _read(path: Path, data: bytes, image: Image.Image) -> Picture:
@@ -111,21 +153,52 @@ def _read(path: Path, data: bytes, image: Image.Image) -> Picture:
         )
     if getattr(image, "is_animated", False) and image.format != MULTI_PICTURE_JPEG:
         raise PlanError(f"{path} holds several pictures; save one of them alone")
-    icc, dpi = image.info.get("icc_profile"), image.info.get("dpi")
-    dpi = (float(dpi[0]), float(dpi[1])) if dpi and min(dpi) > 0 else None
-    if image.format == "TIFF" and _largest(getattr(image, "tag_v2", {}).get(TIFF_BITS, 8)) == 16:
+    mode, icc = image.mode, image.info.get("icc_profile")
+    bits = _largest(getattr(image, "tag_v2", {}).get(TIFF_BITS, 8)) if image.format == "TIFF" else 8
+    if bits == 16 and mode != "CMYK":
         return _deep_tiff(path, data)
+    orientation = image.getexif().get(ORIENTATION, 1)
+    dpi = _turned_dpi(image.info.get("dpi"), orientation)
     if (deep := _png(data, image)) is not None:
-        return Picture(
-            *_parts(_turned(deep, image.getexif().get(ORIENTATION, 1))), icc=icc, dpi=dpi
-        )
-    mode = image.mode
+        color, alpha = _parts(_turned(deep, orientation))
+        has_key = image.has_transparency_data and deep.shape[-1] > len(image.getbands())
+        return Picture(color, alpha, icc=icc, dpi=dpi, converted=KEY_SAID if has_key else ())
+    said = _reduced_by_pillow(data, image, bits)
+    _scale_key(data, image)
     ImageOps.exif_transpose(image, in_place=True)
-    wanted, said = _mode_of(path, image)
+    wanted, converted = _mode_of(path, image)
     pixels = np.asarray(image if mode == wanted else _as(image, wanted, icc))
     color, alpha = _parts(pixels)
     kept = None if mode == "CMYK" else icc
-    return Picture(color, alpha, icc=kept, dpi=dpi, converted=said)
+    return Picture(color, alpha, icc=kept, dpi=dpi, converted=(*converted, *said))
+
+
+def _reduced_by_pillow(data: bytes, image: Image.Image, bits: int) -> tuple[str, ...]:
+    """Return what Pillow leaves out of a file."""
+    said = []
+    if bits == 16:
+        said.append("16 bits to 8, as CMYK is read with 8")
+    if getattr(image, "tag_v2", {}).get(TIFF_CHANNELS, 1) > len(image.getbands()):
+        said += EXTRA_SAID
+    at = data.find(CODEC_OF_AVIF) + len(CODEC_OF_AVIF) + 2
+    if image.format == "AVIF" and at < len(data) and data[at] & DEEP_BIT:
+        said.append(f"{12 if data[at] & TWELVE_BIT else 10} bits to 8")
+    return tuple(said)
+
+
+def _scale_key(data: bytes, image: Image.Image) -> None:
+    """Scale the value that means "transparent" as Pillow scales the pixels of a PNG of 2 or 4 bits."""
+    if image.format == "PNG" and image.mode == "L" and "transparency" in image.info:
+        depth = data[IHDR][8]
+        image.info["transparency"] *= 255 // (2**depth - 1)
+
+
+def _turned_dpi(dpi: Any, orientation: int) -> tuple[float, float] | None:
+    """Return pixels to an inch, horizontally and vertically, of a picture that is turned by ``_turned``."""
+    if not dpi or min(dpi) <= 0:
+        return None
+    x, y = (float(dpi[1]), float(dpi[0])) if orientation in SIDEWAYS else map(float, dpi)
+    return x, y
 
 
 def _mode_of(path: Path, image: Image.Image) -> tuple[str, tuple[str, ...]]:
@@ -136,11 +209,11 @@ def _mode_of(path: Path, image: Image.Image) -> tuple[str, tuple[str, ...]]:
     """
     mode, clear = image.mode, image.has_transparency_data
     if mode in ("L", "RGB") and clear:  # one value of the picture means "transparent"
-        return mode + "A", ("transparent color to alpha",)
+        return mode + "A", KEY_SAID
     if mode in ("L", "LA", "RGB", "RGBA"):
         return mode, ()
     known = {
-        "1": ("L", "1 bit to 8"),
+        "1": ("LA" if clear else "L", "1 bit to 8"),
         "P": ("RGBA" if clear else "RGB", "palette to RGB"),
         "PA": ("RGBA", "palette to RGB"),
         "CMYK": ("RGB", "CMYK to RGB"),
@@ -191,29 +264,16 @@ def _png(data: bytes, image: Image.Image) -> np.ndarray | None:
 
 
 def _deep_tiff(path: Path, data: bytes) -> Picture:
-    """Return a TIFF file of 16 bits.
-
-    Raises:
-        PlanError: If its values are no unsigned integers of 16 bits.
-    """
-    with require("tifffile", "media").TiffFile(io.BytesIO(data)) as file:
-        page = file.pages[0]
-        pixels, orientation = page.asarray(), page.tags.get(ORIENTATION)
-        icc, dpi = (
-            page.iccprofile,
-            page.get_resolution("INCH") if X_RESOLUTION in page.tags else None,
-        )
-    white_is_zero = page.photometric == 0
-    if pixels.dtype != np.uint16 or pixels.ndim not in (2, 3) or white_is_zero:
-        found = "white as 0" if white_is_zero else f"{pixels.dtype} in {pixels.ndim} dimensions"
-        raise PlanError(f"{path} is not read: its values are {found}; save it as RGB of 16 bits")
-    turned = _turned(pixels, orientation.value if orientation else 1)
-    return Picture(*_parts(turned), icc=icc, dpi=dpi)
+    """Return a TIFF file of 16 bits. Errors are those of ``read_deep_tiff``."""
+    found = read_deep_tiff(path, data, MAX_PIXELS)
+    color, alpha = _parts(_turned(found.pixels, found.orientation))
+    dpi = _turned_dpi(found.dpi, found.orientation)
+    return Picture(color, alpha, icc=found.icc, dpi=dpi, converted=found.converted)
 
 
 def _turned(pixels: np.ndarray, orientation: int) -> np.ndarray:
     """Return a picture as its EXIF orientation says (CIPA DC-008, tag Orientation)."""
-    if orientation in (5, 6, 7, 8):  # rows and columns are exchanged
+    if orientation in SIDEWAYS:
         pixels = np.swapaxes(pixels, 0, 1)
     if orientation in (3, 4, 7, 8):
         pixels = pixels[::-1]

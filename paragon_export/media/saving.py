@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -27,6 +29,15 @@ WITHOUT_ALPHA = ("jpg",)
 
 QUALITY = {"jpg": 95, "webp": 90, "avif": 80}
 """Of formats with losses, if none was given."""
+
+COLOR_ONLY = ("webp", "avif")
+"""Formats that hold gray as color, for which a profile of gray says nothing."""
+
+COLOR_SPACE = slice(16, 20)
+"""Where a profile names what it describes (ICC.1:2022, 7.2.8)."""
+
+MAX_SIDE = {"jpg": 65500, "webp": 16383, "avif": 65536}
+"""Most rows and columns of a format."""
 
 MAX_GATHERED_BYTES = 2**31
 """Largest picture of the formats that need all rows at once. PNG needs a few."""
@@ -82,6 +93,9 @@ def fitted(layout: Layout, kind: str) -> tuple[Layout, tuple[str, ...]]:
     if layout.channels in (2, 4) and kind in WITHOUT_ALPHA:
         lost.append(f"transparency onto white, as {kind} holds none")
         layout = replace(layout, channels=layout.channels - 1)
+    if layout.icc and layout.icc[COLOR_SPACE] == b"GRAY" and kind in COLOR_ONLY:
+        lost.append(f"gray with a profile to gray without, as {kind} holds gray as color")
+        layout = replace(layout, icc=None)
     return layout, tuple(lost)
 
 
@@ -101,6 +115,11 @@ def saving(path: Path, layout: Layout) -> Iterator[Rows]:
         raise PlanError(
             f"{path} would hold {layout.bytes / 2**30:.1f} GiB of pixels; write PNG, which needs no "
             "memory for them"
+        )
+    if max(layout.height, layout.width) > (most := MAX_SIDE.get(kind, math.inf)):
+        raise PlanError(
+            f"{path} would have {layout.height}x{layout.width} pixels; {kind} holds {most} rows and columns at "
+            "most; choose another format"
         )
     with writing([path]) as folder:
         file = folder / path.name
@@ -144,10 +163,12 @@ def _save(file: Path, kind: str, layout: Layout, pixels: np.ndarray) -> None:
     if kind == "tiff":
         options["compression"] = "tiff_deflate"
     image = Image.fromarray(pixels[..., 0] if layout.channels == 1 else pixels)
+    encoded = io.BytesIO()  # Pillow hides the reason if a disk is full
     try:
-        image.save(file, format=FORMATS[kind], **options)
-    except ValueError as error:  # as WebP above 16383 pixels
+        image.save(encoded, format=FORMATS[kind], **options)
+    except (ValueError, OSError, RuntimeError) as error:
         raise PlanError(f"cannot write {file.name}: {error}; choose another format") from error
+    file.write_bytes(encoded.getbuffer())
 
 
 def _save_deep_tiff(file: Path, layout: Layout, pixels: np.ndarray) -> None:

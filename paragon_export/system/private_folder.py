@@ -12,6 +12,7 @@ import os
 import shutil
 import stat
 import tempfile
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -26,6 +27,9 @@ LOCK = "lock"
 """Name of the lock file in a temporary folder."""
 
 MAX_LOCK_BYTES = 2**16
+
+END_S = 1.0
+"""How long the end of the process waits for a folder that is being created, in seconds."""
 
 
 @dataclass(frozen=True)
@@ -47,15 +51,19 @@ class PrivateFolder:
 
 _open_folders: set[PrivateFolder] = set()
 
+_creating = threading.RLock()
+"""Held while a folder is created. Kept when the process ends, so that its threads create no more."""
+
 _scratch_folders: set[str] = set()
 
 
 @contextmanager
 def private_folder(parent: Path, names: Sequence[str]) -> Iterator[PrivateFolder]:
     """Create a temporary folder for files of these names, and remove it at the end."""
-    path = Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent))
-    folder = PrivateFolder(path.absolute(), tuple(names))
-    _open_folders.add(folder)
+    with _creating:
+        path = Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent))
+        folder = PrivateFolder(path.absolute(), tuple(names))
+        _open_folders.add(folder)
     lock = None
     try:
         lock = _make_lock(folder)
@@ -167,8 +175,12 @@ def scratch() -> Iterator[Path]:
 
 
 def _remove_unfinished() -> None:
-    """Remove the temporary folders of this process."""
-    for folder in tuple(_open_folders):
+    """Remove the temporary folders of this process, which ends."""
+    _creating.acquire(timeout=END_S)
+    for folder in (
+        *_open_folders,
+        *_open_folders,
+    ):  # again: a thread may have created a file meanwhile
         folder.remove()
     for name in tuple(_scratch_folders):
         shutil.rmtree(name, ignore_errors=True)

@@ -13,6 +13,9 @@ from paragon_export.media.saving import format_of
 from paragon_export.media.videos import SUFFIXES as VIDEO_SUFFIXES
 from paragon_export.media.videos.writing import FORMATS as VIDEO_FORMATS
 
+OF_FILES = (*SUFFIXES, *VIDEO_SUFFIXES, ".gif", ".heic", ".jp2", ".jxl", ".psd", ".tga")
+"""An output whose name ends so is meant to be a file, of a format that is written or not."""
+
 
 @dataclass(frozen=True)
 class Job:
@@ -36,12 +39,21 @@ class Jobs:
     """Whether the outputs lie in folders that are made; else there is one output, a file."""
     ignored: int = 0
     """Files in folders that are neither pictures nor videos by their names."""
+    links: int = 0
+    """Links to folders, in folders."""
 
     @property
     def notes(self) -> list[str]:
-        """What was left out, as a sentence."""
-        few = f"{self.ignored} files are neither pictures nor videos by their names"
-        return [few] if self.ignored else []
+        """What was left out, as sentences."""
+        files, links = self.ignored, self.links
+        return [
+            *([f"neither pictures nor videos by their names: {files}"] if files else []),
+            *(
+                [f"links to folders, which are not searched: {links}; name them as inputs"]
+                if links
+                else []
+            ),
+        ]
 
     def wanted(self, *, skip_existing: bool) -> tuple[list[Job], list[Path]]:
         """Return the jobs that are to be done, and the outputs that are there already."""
@@ -66,10 +78,16 @@ def jobs_of(inputs: Sequence[Path], output: Path, kind: str | None) -> Jobs:
         PlanError: If an input is not there, there is nothing to upscale, an output would replace an input,
             or two inputs would become one output.
     """
-    single = output.suffix.lower() in (*SUFFIXES, *VIDEO_FORMATS) and not output.is_dir()
+    single = output.suffix.lower() in OF_FILES and not output.is_dir()
+    if not single and output.exists() and not output.is_dir():
+        raise PlanError(
+            f"-o {output} is a file, and not named as a picture or video; give a folder"
+        )
     if single and (len(inputs) != 1 or inputs[0].is_dir()):
         raise PlanError(f"-o {output} is one file; give a folder for several inputs")
     if single:
+        if not output.parent.is_dir():
+            raise PlanError(f"cannot write {output}: folder {output.parent} does not exist")
         found = Jobs([Job(inputs[0], output)])
         _check_kind(found.jobs[0], kind)
     else:
@@ -108,6 +126,9 @@ def _add(found: Jobs, source: Path, output: Path, kind: str | None) -> None:
         return
     for folder, folders, names in os.walk(source):
         here = Path(folder)
+        found.links += sum(
+            (here / name).is_symlink() for name in folders if not name.startswith(".")
+        )
         folders[:] = sorted(
             name
             for name in folders
@@ -134,6 +155,7 @@ def _check(found: Jobs, inputs: Sequence[Path]) -> None:
     if not found.jobs:
         known = ", ".join((*SUFFIXES, *VIDEO_SUFFIXES))
         raise PlanError(f"{', '.join(map(str, inputs))}: no picture or video ({known})")
+    found.jobs = list(dict.fromkeys(found.jobs))  # an input may be named twice
     by_output: dict[Path, Path] = {}
     sources = {os.path.realpath(job.source) for job in found.jobs}
     for job in found.jobs:

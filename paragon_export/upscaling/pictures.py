@@ -61,7 +61,7 @@ def layout_of(
         width=size.width,
         channels=(3 if is_color and channels == 3 else 1) + (picture.alpha is not None),
         dtype=picture.color.dtype,
-        icc=picture.icc if is_color == (channels == 3 or not is_color) else None,
+        icc=None if is_color and channels == 1 else picture.icc,
         dpi=(picture.dpi[0] * factor[0], picture.dpi[1] * factor[1]) if picture.dpi else None,
         quality=form.quality,
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
+from pathlib import Path
 from threading import Event
 
 from paragon_export.errors import MissingDependencyError, ParagonExportError, RunError
@@ -13,6 +14,7 @@ from paragon_export.media.pictures import Picture, read_picture
 from paragon_export.media.saving import saving
 from paragon_export.media.videos import VideoForm
 from paragon_export.specs.types import Size
+from paragon_export.system.private_folder import remove_leftovers
 from paragon_export.system.progress import advance, step
 from paragon_export.upscaling.jobs import Job
 from paragon_export.upscaling.model import Model
@@ -38,6 +40,8 @@ class Run:
     """Whether the folders of outputs are made; else there is one output, a named file."""
     done: list[Upscaled] = field(default_factory=list)
     failed: list[NotUpscaled] = field(default_factory=list)
+    _tidied: set[Path] = field(default_factory=set)
+    """Folders without leftovers of killed runs."""
     _is_over: Event = field(default_factory=Event)
     """Set if the run ends early, as when it is interrupted: threads stop at their next rows."""
 
@@ -70,8 +74,13 @@ class Run:
                 self.failed.append(NotUpscaled(source=job.source, reason=str(error)))
 
     def _make_folder(self, job: Job) -> None:
+        """Make the folder of an output, and remove what killed runs left there."""
+        folder = job.output.parent
         if self.makes_folders:
-            job.output.parent.mkdir(parents=True, exist_ok=True)
+            folder.mkdir(parents=True, exist_ok=True)
+        if folder not in self._tidied:
+            self._tidied.add(folder)
+            remove_leftovers(folder)
 
     def _picture(self, job: Job) -> Upscaled | NotUpscaled:
         """Make one picture, or say why it could not be made."""

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import io
+import struct
 import sys
+import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import imagecodecs
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image, ImageCms
 
 from paragon_export.errors import PlanError
-from paragon_export.media.pictures import Picture, read_picture
+from paragon_export.media.pictures import Picture, _any_size, read_picture
 from paragon_export.media.png import FILTERS, PngWriter, _filtered, _nearest
 from paragon_export.media.saving import Layout, fitted, saving
 from paragon_export.media.transparency import filled
@@ -243,3 +247,127 @@ def test_jpeg_keeps_fine_colors(tmp_path: Path) -> None:
     pixels[:, ::2, 0] = pixels[:, 1::2, 2] = 200
     save(tmp_path / "a.jpg", pixels)
     assert np.abs(planes(read_picture(tmp_path / "a.jpg")).astype(int) - pixels).max() < 40
+
+
+@pytest.mark.parametrize("kind", ["png", "jpg", "tiff", "deep.tiff"])
+@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
+def test_resolution_is_turned_with_the_picture(kind: str, orientation: int, tmp_path: Path) -> None:
+    path, pixels = tmp_path / f"a.{kind}", noise(3, np.uint8)
+    exif = Image.Exif()
+    exif[274] = orientation
+    if kind == "deep.tiff":
+        tags = [(274, "H", 1, orientation, True)]
+        tifffile.imwrite(
+            path, pixels.astype(np.uint16), photometric="rgb", resolution=(100, 200), resolutionunit="INCH",
+            extratags=tags,
+        )  # fmt: skip
+    else:
+        Image.fromarray(pixels).save(path, exif=exif, dpi=(100, 200))
+    found = read_picture(path)
+    is_sideways = orientation in (6, 8)
+    assert found.color.shape[1:] == ((21, 13) if is_sideways else (13, 21))
+    assert found.dpi == pytest.approx((200, 100) if is_sideways else (100, 200), rel=1e-3)
+
+
+def png_of_gray(values: np.ndarray, depth: int, clear: int) -> bytes:
+    """Return a PNG file of gray with 1, 2 or 4 bits, in which one value is transparent."""
+
+    def chunk(name: bytes, data: bytes) -> bytes:
+        return (
+            struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+        )
+
+    bits = np.unpackbits(values.astype(np.uint8)[..., None], axis=-1)[..., 8 - depth :]
+    rows = np.packbits(bits.reshape(len(values), -1), axis=1)
+    header = struct.pack(">IIBBBBB", values.shape[1], len(values), depth, 0, 0, 0, 0)
+    chunks = [(b"IHDR", header), (b"tRNS", struct.pack(">H", clear)),
+              (b"IDAT", zlib.compress(b"".join(b"\0" + row.tobytes() for row in rows))), (b"IEND", b"")]  # fmt: skip
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*one) for one in chunks)
+
+
+@pytest.mark.parametrize("depth", [1, 2, 4])
+def test_a_transparent_value_of_few_bits(depth: int, tmp_path: Path) -> None:
+    values = RNG.integers(0, 2**depth, (9, 11))
+    (tmp_path / "a.png").write_bytes(png_of_gray(values, depth, clear=1))
+    found = read_picture(tmp_path / "a.png")
+    assert np.array_equal(found.color[0], values * (255 // (2**depth - 1)))
+    assert found.alpha is not None
+    assert np.array_equal(found.alpha[0], np.where(values == 1, 0, 255))
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_transparent_value_of_16_bits_is_named(channels: int, tmp_path: Path) -> None:
+    pixels = noise(channels, np.uint16)
+    opaque = imagecodecs.png_encode(pixels.squeeze())
+    start = opaque.index(b"IDAT") - 4
+    value = pixels[5, 5].astype(">u2").tobytes()
+    chunk = struct.pack(">I", len(value)) + b"tRNS" + value
+    chunk += struct.pack(">I", zlib.crc32(b"tRNS" + value))
+    (tmp_path / "a.png").write_bytes(opaque[:start] + chunk + opaque[start:])
+    found = read_picture(tmp_path / "a.png")
+    assert found.alpha is not None
+    assert found.alpha[0, 5, 5] == 0
+    assert found.converted == ("transparent color to alpha",)
+
+
+@pytest.mark.parametrize("bits", [8, 10, 12])
+def test_bits_of_avif_are_told(bits: int, tmp_path: Path) -> None:
+    pixels = noise(3, np.uint8).astype(np.uint16) << (bits - 8)
+    encoded = imagecodecs.avif_encode(
+        pixels.astype(np.uint8 if bits == 8 else np.uint16), level=100, bitspersample=bits
+    )
+    (tmp_path / "a.avif").write_bytes(encoded)
+    said = () if bits == 8 else (f"{bits} bits to 8",)
+    assert read_picture(tmp_path / "a.avif").converted == said
+
+
+def test_an_empty_file_is_named_so(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(b"")
+    with pytest.raises(PlanError, match="it is empty"):
+        read_picture(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize("kind", ["tiff", "jpg", "webp", "avif"])
+def test_a_full_disk_is_named(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pillow's encoders name no reason if they write to the file themselves."""
+
+    def full(self: Path, data: bytes) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(PlanError, match="No space left"):
+        save(tmp_path / f"a.{kind}", noise(3, np.uint8))
+
+
+@pytest.mark.parametrize(("kind", "most"), [("jpg", 65500), ("webp", 16383), ("avif", 65536)])
+def test_sizes_that_a_format_does_not_hold_are_refused_first(
+    kind: str, most: int, tmp_path: Path
+) -> None:
+    layout = Layout(height=1, width=most, channels=1, dtype=np.dtype(np.uint8))
+    with saving(tmp_path / f"a.{kind}", layout) as rows:
+        rows.write(np.zeros((1, most, 1), np.uint8))
+    with (
+        pytest.raises(PlanError, match="choose another format"),
+        saving(tmp_path / f"b.{kind}", replace(layout, width=most + 1)),
+    ):
+        pytest.fail("it is refused before rows are computed")
+
+
+def test_profiles_of_gray_are_kept_where_gray_is() -> None:
+    profile = bytes(16) + b"GRAY" + bytes(108)
+    gray = Layout(height=1, width=1, channels=1, dtype=np.dtype(np.uint8), icc=profile)
+    for kind in ("png", "tiff", "jpg"):
+        assert fitted(gray, kind) == (gray, ())
+    for kind in ("webp", "avif"):
+        layout, lost = fitted(gray, kind)
+        assert (layout.icc, len(lost)) == (None, 1)
+
+
+def test_the_limit_of_pillow_is_back_when_the_last_has_read() -> None:
+    before = Image.MAX_IMAGE_PIXELS
+    with _any_size:
+        with _any_size:
+            assert Image.MAX_IMAGE_PIXELS is None
+        assert Image.MAX_IMAGE_PIXELS is None
+    assert before == Image.MAX_IMAGE_PIXELS
+    assert before is not None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from rich.console import Console
 
 from paragon_export.cli.show.console import line, note, show
+from paragon_export.system.text import one_line
 from paragon_export.upscaling.results import UpscaleResult
 
 
@@ -21,7 +22,8 @@ def upscale_lines(console: Console, result: UpscaleResult) -> None:
         more = (
             f", tiles of {one.tile}" if one.tile else f", {one.frames} frames" if one.frames else ""
         )
-        line(console, f"wrote {one.output} ({one.size} to {one.output_size}{more})")
+        name = one_line(str(one.output))
+        line(console, f"wrote {name} ({one.size} to {one.output_size}{more})")
     count, made = len(result.done), sum(one.frames or 1 for one in result.done)
     unit = "frames" if any(one.frames for one in result.done) else "pictures"
     rate = f", {made / result.seconds:.3g} {unit}/s" if made > 1 else ""

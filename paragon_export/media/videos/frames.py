@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from av.video.format import VideoFormat
     from av.video.frame import VideoFrame
 
-FULL_RANGE = 2
-"""PyAV's number for it."""
+UNSPECIFIED_RANGE, FULL_RANGE = 0, 2
+"""PyAV's numbers for them."""
 
 HD_HEIGHT, HD_WIDTH = 720, 1280
 """From this size on, a video that states no matrix is taken as BT.709, as players do."""
@@ -57,6 +57,9 @@ def coding_of(frame: VideoFrame, codec: str) -> tuple[Coding, list[str]]:
             f"the color matrix is number {matrix} of ITU-T H.273; BT.601, BT.709 and BT.2020 are supported"
         )
     is_full = matrix == RGB or frame.color_range == FULL_RANGE or chosen.name.startswith("yuvj")
+    if len(colors) == 1 and matrix != RGB and frame.color_range == UNSPECIFIED_RANGE:
+        is_full = True
+        notes.append("no range is stated; full, as FFmpeg writes gray")
     bits = 8 if chosen.has_palette else max(8, *(component.bits for component in colors))
     across, down = (1, 1) if matrix == RGB else _sampling(frame)
     return Coding(matrix, is_full, bits, across, down, codec in CENTERED_CODECS), notes

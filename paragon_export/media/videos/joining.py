@@ -8,11 +8,19 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from paragon_export.errors import PlanError
-from paragon_export.media.videos.reading import Facts, is_cover, main_stream, opened, readable
+from paragon_export.media.videos.reading import (
+    Facts,
+    is_cover,
+    main_stream,
+    opened,
+    readable,
+    url_of,
+)
 from paragon_export.media.videos.writing import FORMATS, Encoding, describe_colors
 from paragon_export.system.optional import require
 
@@ -25,6 +33,12 @@ CLOCK_FORMATS = ("mpegts", "mpeg")
 """Formats whose times are those of a sender's clock. They are counted from the start of the file."""
 
 MOVIE_FORMATS = ("mp4", "mov")
+
+WITH_ATTACHMENTS = "matroska"
+"""The format whose cover pictures are attached files. As a stream it holds few kinds of them."""
+
+SUFFIX_OF_JPEG = {"mjpeg": "jpeg"}
+"""Names of files of a picture codec, where they are not that of the codec."""
 
 OF_THE_FILE = ("major_brand", "minor_version", "compatible_brands", "encoder")
 """Metadata that tell how the file itself was written."""
@@ -62,17 +76,19 @@ def join(
         container = stack.enter_context(opened(source))
         first = stack.enter_context(opened(parts[0].path)).streams.video[0]
         written = stack.enter_context(
-            require("av", "video").open(str(output), "w", format=kind, options=_options(kind))
+            require("av", "video").open(url_of(output), "w", format=kind, options=_options(kind))
         )
         main = main_stream(container, source)
         copies = {
             stream.index: _copy(written, stream, first if stream is main else stream)
             for stream in container.streams
-            if is_copied(stream, main)
+            if is_copied(stream, main) and not (kind == WITH_ATTACHMENTS and is_cover(stream))
         }
         frames = copies.pop(main.index)
         _describe_frames(frames, encoding, facts)
         _copy_descriptions(container, written)
+        if kind == WITH_ATTACHMENTS:
+            _attach_covers(source, written)
         shift = _shift(container)
         entries = heapq.merge(
             _frames(parts, frames, facts.time_base, shift),
@@ -95,26 +111,46 @@ def left_out(container: InputContainer, source: Path, suffix: str) -> list[str]:
         PlanError: If files of this suffix do not hold a stream that would be copied.
     """
     main = main_stream(container, source)
-    held = _codecs_in(suffix)
     notes = []
     for stream in container.streams:
-        name = stream.codec_context.codec.canonical_name if stream.codec_context else "unknown"
         if stream is main or stream.type == "attachment":
             continue
-        if not is_copied(stream, main):
-            if stream.type == "video":
-                notes.append("the second video in the file is left out")
-        elif name not in held:
-            raise PlanError(
-                f"{source} holds {stream.type} in {name}, which {suffix} files do not; write a .mkv file"
-            )
+        if is_cover(stream) and FORMATS[suffix] == WITH_ATTACHMENTS:
+            continue
+        if is_copied(stream, main):
+            _check_held(stream, source, suffix)
+        elif stream.type == "video":
+            notes.append("the second video in the file is left out")
     return notes
 
 
-def _codecs_in(suffix: str) -> set[str]:
-    """Return the codecs that files of a suffix hold."""
+def _check_held(stream: Stream, source: Path, suffix: str) -> None:
+    """Check that files of a suffix hold a stream.
+
+    Raises:
+        PlanError: If they do not; it names those that do.
+    """
+    codec = stream.codec_context.codec if stream.codec_context else None
+    name = codec.name if codec else None
+    if name in _codecs_in(suffix):
+        return
+    others = [other for other in FORMATS if other != suffix and name in _codecs_in(other)]
+    advice = (
+        f"write a {others[0]} file"
+        if others
+        else "no format that is written does; convert it first"
+    )
+    what = codec.canonical_name if codec else "an unknown codec"
+    raise PlanError(
+        f"{source} holds {stream.type} in {what}, which {suffix} files do not; {advice}"
+    )
+
+
+@cache
+def _codecs_in(suffix: str) -> frozenset[str]:
+    """Return the codecs that files of a suffix hold, by the names of their decoders and encoders."""
     with require("av", "video").open(io.BytesIO(), "w", format=FORMATS[suffix]) as container:
-        return container.supported_codecs
+        return frozenset(container.supported_codecs)
 
 
 def is_copied(stream: Stream, main: Stream) -> bool:
@@ -151,6 +187,22 @@ def _copy_descriptions(container: InputContainer, written: OutputContainer) -> N
     for stream in container.streams:
         if stream.type == "attachment":
             written.add_attachment(stream.name or "file", stream.mimetype, stream.data)
+
+
+def _attach_covers(source: Path, written: OutputContainer) -> None:
+    """Copy cover pictures as attached files."""
+    with opened(source) as container, readable(source):
+        for stream in container.streams.video:
+            if not is_cover(stream):
+                continue
+            codec = stream.codec_context.codec.canonical_name
+            kind = SUFFIX_OF_JPEG.get(codec, codec)
+            picture = next(packet for packet in container.demux(stream) if packet.size)
+            written.add_attachment(
+                stream.metadata.get("filename", f"cover.{kind}"),
+                stream.metadata.get("mimetype", f"image/{kind}"),
+                bytes(picture),
+            )
 
 
 def _shift(container: InputContainer) -> Fraction:

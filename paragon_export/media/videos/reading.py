@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,6 +25,14 @@ if TYPE_CHECKING:
 
 USUAL_RATE = Fraction(25)
 """Frames a second of a file that states none."""
+
+HDR_METADATA = (
+    "MASTERING_DISPLAY_METADATA",
+    "CONTENT_LIGHT_LEVEL",
+    "DYNAMIC_HDR_PLUS",
+    "DOVI_METADATA",
+)
+"""What frames may carry beside their pixels for displays, as PyAV calls it."""
 
 
 @dataclass(frozen=True)
@@ -71,15 +80,27 @@ def readable(path: Path) -> Iterator[None]:
         raise PlanError(f"cannot read {path}: {one_line(error.strerror or str(error))}") from error
 
 
+def url_of(path: Path) -> str:
+    """Return a path as FFmpeg takes it: one with a colon would else name a protocol."""
+    return f"file:{path}"
+
+
 @contextmanager
 def opened(path: Path) -> Iterator[InputContainer]:
     """Open a media file; close it at the end.
 
     Raises:
-        PlanError: If it cannot be opened.
+        PlanError: If it cannot be opened, is empty, or is no regular file: a pipe might never end.
     """
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise PlanError(f"cannot read {path}: {error.strerror}") from error
+    if not stat.S_ISREG(status.st_mode) or not status.st_size:
+        found = "it is empty" if stat.S_ISREG(status.st_mode) else "it is no regular file"
+        raise PlanError(f"cannot read {path}: {found}")
     with readable(path):
-        container = require("av", "video").open(str(path))
+        container = require("av", "video").open(url_of(path))
     with container:
         yield container
 
@@ -118,6 +139,8 @@ def facts_of(path: Path) -> Facts:
             raise PlanError(f"{path}: {error}") from error
         if frame.interlaced_frame:
             notes.append("the frames are interlaced, and were taken as they are")
+        if any(frame.side_data.get(name) for name in HDR_METADATA):
+            notes.append("metadata of HDR displays are left out")
         rate = stream.average_rate or stream.guessed_rate or USUAL_RATE
         aspect = stream.sample_aspect_ratio
         return Facts(

@@ -13,7 +13,7 @@ import numpy as np
 
 from paragon_export.errors import PlanError
 from paragon_export.media.videos.colors import BT709, RGB, Coding
-from paragon_export.media.videos.reading import Facts
+from paragon_export.media.videos.reading import Facts, url_of
 from paragon_export.specs.types import Size
 from paragon_export.system.optional import require
 
@@ -103,6 +103,8 @@ def encoding_for(
     if matrix == RGB:
         matrix, is_full = BT709, False
         notes.append("RGB was converted to 4:4:4 of BT.709")
+    if size.height < down or size.width < across:
+        raise PlanError(f"{size} is too small: {down}x{across} pixels share a chroma sample")
     if (size.height % down, size.width % across) != (0, 0):
         size = Size(size.height - size.height % down, size.width - size.width % across)
         notes.append(f"cut to {size}: shared chroma samples need even sizes")
@@ -138,7 +140,7 @@ class Segment:
     @classmethod
     def create(cls, path: Path, encoding: Encoding, facts: Facts) -> Segment:
         """Create the file."""
-        container = require("av", "video").open(str(path), "w", format="nut")
+        container = require("av", "video").open(url_of(path), "w", format="nut")
         return cls(container, _add_stream(container, encoding, facts))
 
     def write(self, frame: VideoFrame, time: int, duration: int) -> None:
