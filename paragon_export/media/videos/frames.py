@@ -81,10 +81,11 @@ def to_rgb(frame: VideoFrame, coding: Coding) -> np.ndarray:
 
 def planes_in(frame: VideoFrame, coding: Coding) -> list[np.ndarray]:
     """Return the planes of a decoded frame without alpha, as views of integers."""
+    colors = [one for one in frame.format.components if not one.is_alpha]
     if not _is_plain(frame.format):
         # Several threads of libswscale 9.5 now and then leave rows of chroma out.
-        frame = frame.reformat(format=_plain_name(coding), threads=1)
-    colors = [one for one in frame.format.components if not one.is_alpha]
+        frame = frame.reformat(format=_plain_name(coding, is_gray=len(colors) == 1), threads=1)
+        colors = [one for one in frame.format.components if not one.is_alpha]
     dtype = np.dtype("u1" if colors[0].bits == 8 else "<u2")
     planes = []
     for component, plane in zip(colors, frame.planes, strict=False):
@@ -104,11 +105,13 @@ def _is_plain(chosen: VideoFormat) -> bool:
     )
 
 
-def _plain_name(coding: Coding) -> str:
+def _plain_name(coding: Coding, *, is_gray: bool) -> str:
     """Return the format with the same samples, each component in a plane."""
     depth = "" if coding.bits == 8 else f"{coding.bits}le"
     if coding.matrix == RGB:
         return "gbrp" + depth
+    if is_gray:
+        return "gray" + depth
     return f"yuv4{4 // coding.across}{4 // coding.across if coding.down == 1 else 0}p{depth}"
 
 

@@ -167,3 +167,38 @@ def test_rgb_is_read_as_it_is(name: str) -> None:
     atol = 0.5 / 1023 if name == "gbrp10le" else 1e-6
     np.testing.assert_allclose(to_rgb(frame, coding), patch(color), atol=atol)
     assert notes == (["transparency is left out"] if name == "bgra" else [])
+
+
+@pytest.mark.parametrize("name", ["gray", "gray10le", "gray16be"])
+@pytest.mark.parametrize(("color_range", "is_full"), [(0, True), (1, False), (2, True)])
+def test_gray_is_full_range_unless_it_says_otherwise(
+    name: str, color_range: int, is_full: bool
+) -> None:
+    """FFmpeg writes gray so: formats without chroma rarely state a range."""
+    bits = {"gray": 8, "gray10le": 10, "gray16be": 16}[name]
+    frame = av.VideoFrame(8, 8, name)
+    value = 3 << (bits - 3)
+    samples = np.frombuffer(memoryview(frame.planes[0]), np.uint8)
+    samples[:] = value if bits == 8 else np.resize(
+        np.array([value], ">u2" if name.endswith("be") else "<u2").view(np.uint8), samples.shape
+    )  # fmt: skip
+    frame.color_range = color_range
+    coding, notes = coding_of(frame, "ffv1")
+    assert coding.is_full == is_full
+    assert len(notes) == (color_range == 0)
+    step = 2 ** (bits - 8)
+    wanted = value / (2**bits - 1) if is_full else (value - 16 * step) / (219 * step)
+    np.testing.assert_allclose(to_rgb(frame, coding), wanted, atol=1e-6)
+
+
+@pytest.mark.parametrize(("name", "white"), [("ya8", 255), ("ya16be", 65535), ("monob", 255)])
+def test_gray_that_is_packed_is_read_as_gray(name: str, white: int) -> None:
+    """Gray with alpha, and one bit, are unpacked and not converted to another range."""
+    wanted = np.float32([[0, 1] * 4] * 8)
+    gray = av.VideoFrame.from_ndarray((wanted * 255).astype(np.uint8), "gray")
+    frame = gray.reformat(format=name, threads=1)
+    coding, _ = coding_of(frame, "png")
+    assert coding.bits == (16 if white > 255 else 8)
+    np.testing.assert_allclose(
+        to_rgb(frame, coding), np.broadcast_to(wanted, (1, 3, 8, 8)), atol=0.004
+    )
