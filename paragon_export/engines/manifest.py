@@ -23,7 +23,7 @@ from paragon_export.graph.metadata import ModelMetadata
 from paragon_export.specs.profiles import BatchProfile, Profile
 from paragon_export.specs.types import Backend, Precision
 from paragon_export.system.atomic_write import encoded, to_json
-from paragon_export.system.reading import parse_json, read_bytes
+from paragon_export.system.reading import SHARD_SUFFIXES, parse_json, read_bytes
 from paragon_export.system.text import brief, finite
 
 DIGEST = "manifest_sha256"
@@ -310,8 +310,10 @@ def read_engine(path: Path) -> EngineFile:
     """Read an engine and its manifest. ``mismatch`` says whether they belong together.
 
     Raises:
-        PlanError: If the engine or its manifest cannot be read.
+        PlanError: If the engine or its manifest cannot be read, or it is named as a checkpoint.
     """
+    if path.suffix.lower() in SHARD_SUFFIXES:
+        raise PlanError(f"{path} is a checkpoint; export it with onnx, and give the ONNX file")
     data = read_bytes(path, MAX_ENGINE_BYTES, "engine", PlanError)
     return EngineFile(path, data, read_manifest(path))
 

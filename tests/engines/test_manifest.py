@@ -664,3 +664,11 @@ def test_without_a_gpu_the_engine_has_not_run(original: Built) -> None:
         assert any("the engine has not run" in note for note in original.result.notes)
     seen = cuda_gpu() is not None
     assert read(original.engine)["parity"]["seen_on_gpu"] in (False, seen)
+
+
+@pytest.mark.parametrize("name", ["net.safetensors", "net.PTH", "net.pt"])
+def test_a_checkpoint_is_no_engine(name: str, tmp_path: Path) -> None:
+    """Commands that take ONNX files and engines say what to do with it."""
+    (tmp_path / name).write_bytes(b"weights")
+    with pytest.raises(PlanError, match="is a checkpoint; export it with onnx"):
+        read_engine(tmp_path / name)

@@ -7,6 +7,8 @@ import json
 import math
 import os
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -278,3 +280,29 @@ def test_json_is_strict() -> None:
     assert json.loads(to_json({"b": 1, "a": [1.5, None, "ü"]})) == {"b": 1, "a": [1.5, None, "ü"]}
     assert to_json({"b": 1, "a": 2}).index('"b"') < to_json({"b": 1, "a": 2}).index('"a"')
     assert json.loads(to_json({"a": [math.nan, math.inf, -math.inf]})) == {"a": [None] * 3}
+
+
+@pytest.mark.processes
+def test_no_folder_is_created_while_the_process_ends(tmp_path: Path) -> None:
+    """Threads that go on meanwhile would leave theirs."""
+    code = (
+        "import os, sys, threading, time\n"
+        "from pathlib import Path\n"
+        "from paragon_export.system import private_folder as module\n"
+        "parent = Path(sys.argv[1])\n"
+        "def create():\n"
+        "    while True:\n"
+        "        with module.private_folder(parent, ['a']) as folder:\n"
+        "            (folder.path / 'a').touch()\n"
+        "            time.sleep(0.001)\n"
+        "for _ in range(4):\n"
+        "    threading.Thread(target=create, daemon=True).start()\n"
+        "time.sleep(0.1)\n"
+        "module._remove_unfinished()\n"
+        "time.sleep(0.1)\n"
+        "os._exit(0)\n"
+    )
+    subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], check=True, stderr=subprocess.DEVNULL
+    )
+    assert not list(tmp_path.iterdir())

@@ -75,20 +75,17 @@ def join(
     with ExitStack() as stack:
         container = stack.enter_context(opened(source))
         first = stack.enter_context(opened(parts[0].path)).streams.video[0]
-        written = stack.enter_context(
-            require("av", "video").open(url_of(output), "w", format=kind, options=_options(kind))
-        )
+        written = stack.enter_context(_created(output, kind))
         main = main_stream(container, source)
         copies = {
             stream.index: _copy(written, stream, first if stream is main else stream)
             for stream in container.streams
-            if is_copied(stream, main) and not (kind == WITH_ATTACHMENTS and is_cover(stream))
+            if is_copied(stream, main) and not _is_attached(stream, kind)
         }
         frames = copies.pop(main.index)
         _describe_frames(frames, encoding, facts)
         _copy_descriptions(container, written)
-        if kind == WITH_ATTACHMENTS:
-            _attach_covers(source, written)
+        _attach_covers(source, written, kind)
         shift = _shift(container)
         entries = heapq.merge(
             _frames(parts, frames, facts.time_base, shift),
@@ -99,9 +96,13 @@ def join(
             written.mux_one(packet)
 
 
-def _options(kind: str) -> dict[str, str]:
-    """Return the options of a format; with them equal contents are equal bytes."""
-    return {"movflags": "+faststart"} if kind in MOVIE_FORMATS else {"fflags": "+bitexact"}
+def _created(output: Path, kind: str) -> OutputContainer:
+    """Create a file of a format, with options with which equal contents are equal bytes."""
+    options = {"movflags": "+faststart"} if kind in MOVIE_FORMATS else {"fflags": "+bitexact"}
+    created: OutputContainer = require("av", "video").open(
+        url_of(output), "w", format=kind, options=options
+    )
+    return created
 
 
 def left_out(container: InputContainer, source: Path, suffix: str) -> list[str]:
@@ -115,7 +116,7 @@ def left_out(container: InputContainer, source: Path, suffix: str) -> list[str]:
     for stream in container.streams:
         if stream is main or stream.type == "attachment":
             continue
-        if is_cover(stream) and FORMATS[suffix] == WITH_ATTACHMENTS:
+        if _is_attached(stream, FORMATS[suffix]):
             continue
         if is_copied(stream, main):
             _check_held(stream, source, suffix)
@@ -189,18 +190,23 @@ def _copy_descriptions(container: InputContainer, written: OutputContainer) -> N
             written.add_attachment(stream.name or "file", stream.mimetype, stream.data)
 
 
-def _attach_covers(source: Path, written: OutputContainer) -> None:
-    """Copy cover pictures as attached files."""
+def _is_attached(stream: Stream, kind: str) -> bool:
+    """Return whether a stream is a cover picture that becomes an attached file."""
+    return kind == WITH_ATTACHMENTS and is_cover(stream)
+
+
+def _attach_covers(source: Path, written: OutputContainer, kind: str) -> None:
+    """Copy cover pictures as attached files, in the format that has them."""
     with opened(source) as container, readable(source):
         for stream in container.streams.video:
-            if not is_cover(stream):
+            if not _is_attached(stream, kind):
                 continue
             codec = stream.codec_context.codec.canonical_name
-            kind = SUFFIX_OF_JPEG.get(codec, codec)
+            name = SUFFIX_OF_JPEG.get(codec, codec)
             picture = next(packet for packet in container.demux(stream) if packet.size)
             written.add_attachment(
-                stream.metadata.get("filename", f"cover.{kind}"),
-                stream.metadata.get("mimetype", f"image/{kind}"),
+                stream.metadata.get("filename", f"cover.{name}"),
+                stream.metadata.get("mimetype", f"image/{name}"),
                 bytes(picture),
             )
 
