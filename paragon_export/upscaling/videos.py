@@ -106,7 +106,10 @@ def upscale_one(source: Path, output: Path, tiling: Tiling, form: VideoForm, run
         run=run_of(run, tiling.asked),
         form=form,
     )
+    gray = (
+        ("frames are gray, as the network takes luma alone",) if tiling.model.channels == 1 else ()
+    )
     return Upscaled(
         source=source, output=output, size=result.size, output_size=result.output_size,
-        notes=result.notes, frames=result.frames,
+        notes=(*gray, *result.notes), frames=result.frames,
     )  # fmt: skip

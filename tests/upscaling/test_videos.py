@@ -23,6 +23,7 @@ from paragon_export.runtimes.open import open_runner
 from paragon_export.specs.plans import NetworkOptions
 from paragon_export.specs.types import OnnxBackend, Size
 from paragon_export.testing.clips import write_clip
+from paragon_export.testing.tiny import tiny_checkpoint
 from paragon_export.upscaling.flow import upscale
 from paragon_export.upscaling.model import open_model
 from paragon_export.upscaling.tiles import Tiling
@@ -224,3 +225,11 @@ def test_runs_that_compute_otherwise_are_told_apart(
         upscale(inputs=tmp_path / "a.mkv", output=tmp_path / "b.mkv", **{**first, **change})
     assert seen[0] == seen[1]
     assert len(set(seen)) == 5
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_gray_network_says_so(channels: int, tmp_path: Path) -> None:
+    checkpoint = tiny_checkpoint(tmp_path / "net.safetensors", in_channels=channels)
+    result = upscale(checkpoint, clip(tmp_path / "a.mkv", 2), tmp_path / "b.mkv")
+    assert result.passed
+    assert any("luma alone" in text for text in result.notes) == (channels == 1)

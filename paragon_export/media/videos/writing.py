@@ -86,7 +86,8 @@ def encoding_for(
 ) -> tuple[Encoding, list[str]]:
     """Choose how frames are encoded, and say what is converted.
 
-    Depth and sampling of chroma are those of the input. 10 bits become HEVC, 8 bits H.264.
+    Depth and sampling of chroma are those of the input, where the encoder takes them. 10 bits become HEVC, 8 bits
+    H.264.
 
     Raises:
         PlanError: If files of this suffix do not hold the codec.
@@ -103,11 +104,9 @@ def encoding_for(
     if matrix == RGB:
         matrix, is_full = BT709, False
         notes.append("RGB was converted to 4:4:4 of BT.709")
-    if size.height < down or size.width < across:
-        raise PlanError(f"{size} is too small: {down}x{across} pixels share a chroma sample")
-    if (size.height % down, size.width % across) != (0, 0):
-        size = Size(size.height - size.height % down, size.width - size.width % across)
-        notes.append(f"cut to {size}: shared chroma samples need even sizes")
+    if (cut := _cut(size, across, down)) != size:
+        notes.append(f"cut to {cut}: shared chroma samples need even sizes")
+        size = cut
     is_small = min(size.height, size.width) < MIN_HEVC_PX
     chosen = codec or ("vp9" if suffix == ".webm" else "h264" if bits == 8 or is_small else "hevc")
     if chosen == "hevc" and is_small:
@@ -117,10 +116,29 @@ def encoding_for(
     if chosen not in (held := CODECS_OF[FORMATS[suffix]]):
         raise PlanError(f"frames in {suffix} files are coded as {', '.join(held)}, not as {chosen}")
     sampling = {(1, 1): "444", (2, 1): "422", (2, 2): "420"}[across, down]
-    coding = Coding(matrix, is_full, bits, across, down)
     name = f"yuv{sampling}p{'' if bits == 8 else '10le'}"
+    if bits > 8 and name not in _formats_of(CODECS[chosen].encoder):
+        notes.append(f"{bits} bits were converted to 8: this encoder of {chosen} takes no more")
+        bits, name = 8, f"yuv{sampling}p"
+    coding = Coding(matrix, is_full, bits, across, down)
     wanted = CODECS[chosen].default_quality if quality is None else quality
     return Encoding(chosen, wanted, size, coding, name), notes
+
+
+def _cut(size: Size, across: int, down: int) -> Size:
+    """Return the largest size of whole chroma samples, as ``Coding`` has them.
+
+    Raises:
+        PlanError: If there is none.
+    """
+    if size.height < down or size.width < across:
+        raise PlanError(f"{size} is too small: {down}x{across} pixels share a chroma sample")
+    return Size(size.height - size.height % down, size.width - size.width % across)
+
+
+def _formats_of(encoder: str) -> set[str]:
+    """Return the pixel formats that an encoder takes."""
+    return {one.name for one in require("av", "video").Codec(encoder, "w").video_formats or ()}
 
 
 @dataclass

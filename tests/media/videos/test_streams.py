@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import av
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -140,3 +141,19 @@ def test_metadata_of_hdr_displays_are_noted(tmp_path: Path) -> None:
     wanted = "metadata of HDR displays are left out"
     assert wanted in facts_of(tmp_path / "a.mkv").notes
     assert wanted not in facts_of(tmp_path / "b.mkv").notes
+
+
+def test_deep_frames_become_webm(tmp_path: Path) -> None:
+    """With eight bits, and a note, where the encoder of VP9 was built for no more."""
+    chroma = [np.full((16, 24), 512, np.uint16)] * 2
+    frames = [[np.full((32, 48), value, np.uint16), *chroma] for value in (200, 600)]
+    write_clip(tmp_path / "a.mkv", frames, pixel_format="yuv420p10le")
+    result = run(tmp_path / "a.mkv", tmp_path / "b.webm", quality=95)
+    encoder = av.Codec("libvpx-vp9", "w")
+    is_deep = "yuv420p10le" in {one.name for one in encoder.video_formats or ()}
+    with av.open(str(tmp_path / "b.webm")) as file:
+        shown = [frame.to_ndarray() for frame in file.decode(video=0)]
+    said = "10 bits were converted to 8: this encoder of vp9 takes no more"
+    assert (said in result.notes) == (not is_deep)
+    for luma, value in zip(shown, (200, 600), strict=True):
+        assert abs(np.median(luma[:64]) - value / (1 if is_deep else 4)) <= 1
