@@ -107,14 +107,7 @@ def encoding_for(
     if (cut := _cut(size, across, down)) != size:
         notes.append(f"cut to {cut}: shared chroma samples need even sizes")
         size = cut
-    is_small = min(size.height, size.width) < MIN_HEVC_PX
-    chosen = codec or ("vp9" if suffix == ".webm" else "h264" if bits == 8 or is_small else "hevc")
-    if chosen == "hevc" and is_small:
-        raise PlanError(
-            f"{size} is too small for HEVC, which takes {MIN_HEVC_PX}x{MIN_HEVC_PX}; use h264"
-        )
-    if chosen not in (held := CODECS_OF[FORMATS[suffix]]):
-        raise PlanError(f"frames in {suffix} files are coded as {', '.join(held)}, not as {chosen}")
+    chosen = _codec_for(size, suffix, codec, bits)
     sampling = {(1, 1): "444", (2, 1): "422", (2, 2): "420"}[across, down]
     name = f"yuv{sampling}p{'' if bits == 8 else '10le'}"
     if bits > 8 and name not in _formats_of(CODECS[chosen].encoder):
@@ -123,6 +116,23 @@ def encoding_for(
     coding = Coding(matrix, is_full, bits, across, down)
     wanted = CODECS[chosen].default_quality if quality is None else quality
     return Encoding(chosen, wanted, size, coding, name), notes
+
+
+def _codec_for(size: Size, suffix: str, codec: str | None, bits: int) -> str:
+    """Return the codec that was asked for, or the usual one.
+
+    Raises:
+        PlanError: If it does not take the size, or files of this suffix do not hold it.
+    """
+    is_small = min(size.height, size.width) < MIN_HEVC_PX
+    chosen = codec or ("vp9" if suffix == ".webm" else "h264" if bits == 8 or is_small else "hevc")
+    if chosen == "hevc" and is_small:
+        raise PlanError(
+            f"{size} is too small for HEVC, which takes {MIN_HEVC_PX}x{MIN_HEVC_PX}; use h264"
+        )
+    if chosen not in (held := CODECS_OF[FORMATS[suffix]]):
+        raise PlanError(f"frames in {suffix} files are coded as {', '.join(held)}, not as {chosen}")
+    return chosen
 
 
 def _cut(size: Size, across: int, down: int) -> Size:
