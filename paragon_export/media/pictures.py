@@ -49,6 +49,12 @@ KEY_SAID = ("transparent color to alpha",)
 SIDEWAYS = (5, 6, 7, 8)
 """Orientations that exchange rows and columns."""
 
+USUAL_GAMMA = 0.45455
+"""Of a PNG file, which is that of sRGB."""
+
+CICP_OF_SRGB = bytes([1, 13, 0, 1])
+"""The same as code points of ITU-T H.273."""
+
 TIFF_SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 """Of TIFF and BigTIFF, in both orders of bytes."""
 
@@ -162,8 +168,9 @@ def _read(path: Path, data: bytes, image: Image.Image) -> Picture:
     if (deep := _png(data, image)) is not None:
         color, alpha = _parts(_turned(deep, orientation))
         has_key = image.has_transparency_data and deep.shape[-1] > len(image.getbands())
-        return Picture(color, alpha, icc=icc, dpi=dpi, converted=KEY_SAID if has_key else ())
-    said = _reduced_by_pillow(data, image, bits)
+        said = (KEY_SAID if has_key else ()) + _unstated(data, image)
+        return Picture(color, alpha, icc=icc, dpi=dpi, converted=said)
+    said = (*_reduced_by_pillow(data, image, bits), *_unstated(data, image))
     _scale_key(data, image)
     ImageOps.exif_transpose(image, in_place=True)
     wanted, converted = _mode_of(path, image)
@@ -184,6 +191,20 @@ def _reduced_by_pillow(data: bytes, image: Image.Image, bits: int) -> tuple[str,
     if image.format == "AVIF" and at < len(data) and data[at] & DEEP_BIT:
         said.append(f"{12 if data[at] & TWELVE_BIT else 10} bits to 8")
     return tuple(said)
+
+
+def _unstated(data: bytes, image: Image.Image) -> tuple[str, ...]:
+    """Return what a PNG file states of its colors that the output does not (PNG, 11.3.2)."""
+    if image.format != "PNG":
+        return ()
+    at = data.find(b"cICP", 0, data.find(b"IDAT"))
+    if at > 0 and data[at + 4 : at + 8] != CICP_OF_SRGB:
+        return ("a color space (cICP) to none",)
+    gamma = image.info.get("gamma", USUAL_GAMMA)
+    is_usual = (
+        abs(gamma - USUAL_GAMMA) < 0.01 or "srgb" in image.info or "icc_profile" in image.info
+    )
+    return () if is_usual else (f"a gamma of {gamma:g} to none",)
 
 
 def _scale_key(data: bytes, image: Image.Image) -> None:

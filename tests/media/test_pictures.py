@@ -371,3 +371,25 @@ def test_the_limit_of_pillow_is_back_when_the_last_has_read() -> None:
         assert Image.MAX_IMAGE_PIXELS is None
     assert before == Image.MAX_IMAGE_PIXELS
     assert before is not None
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        (b"gAMA", struct.pack(">I", 100000), ("a gamma of 1 to none",)),
+        (b"gAMA", struct.pack(">I", 45455), ()),
+        (b"cICP", bytes([1, 13, 0, 1]), ()),
+        (b"cICP", bytes([9, 16, 0, 1]), ("a color space (cICP) to none",)),
+    ],
+)  # fmt: skip
+def test_colors_that_the_output_does_not_state_are_named(
+    name: bytes, value: bytes, said: tuple[str, ...], dtype: type, tmp_path: Path
+) -> None:
+    encoded = imagecodecs.png_encode(noise(3, dtype))
+    start = encoded.index(b"IDAT") - 4
+    chunk = (
+        struct.pack(">I", len(value)) + name + value + struct.pack(">I", zlib.crc32(name + value))
+    )
+    (tmp_path / "a.png").write_bytes(encoded[:start] + chunk + encoded[start:])
+    assert read_picture(tmp_path / "a.png").converted == said
