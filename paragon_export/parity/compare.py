@@ -11,6 +11,7 @@ import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 from functools import cached_property, reduce
 
 import ml_dtypes
@@ -124,7 +125,6 @@ def _row(
     own = truth.own[candidate.precision][name]
     peak, picture_peak = (float(np.abs(truth.outputs[n]).max()) for n in (name, IMAGE))
     full_range = max(1.0, peak) if moved else 1.0 if name == IMAGE else peak or 1.0
-    change = difference(moved[name] if moved else expected, expected, 0)
     return ParityRow(
         candidate=candidate.name,
         precision=candidate.precision,
@@ -138,9 +138,7 @@ def _row(
         reference_errors=own,
         reference_peak=peak,
         full_range=full_range,
-        reference_moved=change.max_abs,
-        moved_rms=change.rms,
-        moved_high=change.high,
+        **_moved(moved, name, expected),
         is_stress=probe.is_stress,
         float32_gap=gap,
         gap_place=place,
@@ -149,6 +147,14 @@ def _row(
         picture_diverges=name != IMAGE and not picture_peak <= DIVERGED,
         fault=problem,
     )
+
+
+def _moved(moved: Arrays, name: str, expected: np.ndarray) -> dict[str, Any]:
+    """Return the fields of what one rounding of the input changes, if that was computed."""
+    if not moved:
+        return {}
+    change = difference(moved[name], expected, 0)
+    return {"reference_moved": change.max_abs, "moved_rms": change.rms, "moved_high": change.high}
 
 
 def _special_cases(rows: Sequence[ParityRow]) -> list[str]:
