@@ -11,8 +11,8 @@ import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 from functools import cached_property, reduce
+from typing import Any
 
 import ml_dtypes
 import numpy as np
