@@ -71,6 +71,8 @@ def pictures_in(folder: Path, option: str) -> list[Path]:
     paths = [path for path in matches if not path.name.startswith(".") and not path.is_dir()]
     if not paths:
         others = f"; {matches[0].name} is hidden or a folder" if matches else ""
+        if not matches and any(path.is_dir() for path in folder.iterdir()):
+            others = "; its subfolders are not searched"
         raise PlanError(f"{option} {folder} holds no picture ({', '.join(SUFFIXES)}){others}")
     return paths
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ from paragon_export.engines.kernels.listing import Kernel
 from paragon_export.errors import PlanError, RunError
 from paragon_export.graph.onnx_io import OnnxFile, is_onnx, read_onnx_file
 from paragon_export.specs.plans import ExportPlan, NetworkOptions
+from paragon_export.specs.profiles import Profile
 from paragon_export.specs.types import (
     ENGINE_SUFFIXES,
     TARGETS,
@@ -38,6 +39,8 @@ class KernelPlan:
     estimate: Estimate
     kernels: tuple[tuple[Kernel, Work], ...] = ()
     """Those that are launched, in the order of the engine; empty if only the sums are known."""
+    remark: str = ""
+    """Why the engine that was asked about does not run so: its profile or target; empty if it does."""
 
     @property
     def size(self) -> Size:
@@ -82,7 +85,8 @@ def plan_kernels(
     """Compile a file for each size and card, and count the kernels. Nothing is written or run.
 
     Of an engine, the ONNX file that its manifest names is compiled; if it is gone or changed, the
-    manifest's estimates are returned, without kernels.
+    manifest's estimates are returned, without kernels. Sizes and cards that the engine is not for are
+    planned too, with a ``remark``.
 
     Args:
         source: A checkpoint, an ONNX file or an engine.
@@ -106,7 +110,7 @@ def plan_kernels(
         raise PlanError(f"{source} is compiled as it is; options of an export need a checkpoint")
     if is_engine:
         return _of_engine(source, wanted, chosen)
-    file = _file(source, precision, rewrite, options)
+    file = replace(_file(source, precision, rewrite, options), path=source)  # as messages name it
     return _of_file(file, wanted, chosen or list(CARDS.values()))
 
 
@@ -171,7 +175,8 @@ def _of_engine(source: Path, sizes: list[Size], cards: list[Card]) -> list[Kerne
             raise PlanError(
                 f"{source} is for {manifest.target}, and no card of it is known; give --card"
             )
-        return _of_file(file, sizes or tuned_for, chosen)
+        planned = _of_file(file, sizes or tuned_for, chosen)
+        return [replace(one, remark=_remark(source, manifest, targets, one)) for one in planned]
     known = {(one.size, one.card): one for one in manifest.kernels if one.card in CARDS}
     wanted_sizes = sizes or list(dict.fromkeys(size for size, _ in known))
     wanted_cards = [card.name for card in cards] or list(dict.fromkeys(card for _, card in known))
@@ -182,6 +187,20 @@ def _of_engine(source: Path, sizes: list[Size], cards: list[Card]) -> list[Kerne
             f"manifest {_what(known)}; give the ONNX file or the checkpoint"
         )
     return [KernelPlan(card=CARDS[card], estimate=known[size, card]) for size, card in wanted]
+
+
+def _remark(source: Path, manifest: Manifest, targets: list[str], plan: KernelPlan) -> str:
+    """Return why an engine does not run at the size or on the card of a plan; empty if it does."""
+    profile, reasons = manifest.profile, []
+    if isinstance(profile, Profile) and not profile.accepts(plan.size):
+        ranges = " or ".join(f"{one.smallest} to {one.largest}" for one in profile.all)
+        reasons.append(f"accepts {ranges}, not {plan.size}")
+    if plan.card not in cards_of(targets):
+        reasons.append(
+            f"is for {manifest.target}, not the {plan.card.target} of the {plan.card.name}"
+        )
+    text = f"{source} {'; it '.join(reasons)}: the plan is of another engine of its ONNX file"
+    return text if reasons else ""
 
 
 def _what(known: Collection[tuple[Size, str]]) -> str:

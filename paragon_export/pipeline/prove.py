@@ -33,7 +33,8 @@ def prove_on_gpu(
     """
     gpu = cuda_gpu()
     if gpu is None:
-        return Proof(notes=("no GPU here: the ONNX file was judged, the engine has not run",))
+        judged = "the ONNX file was judged, " if reference else ""
+        return Proof(notes=(f"no GPU here: {judged}the engine has not run",))
     if reference is None:
         return Proof(notes=("the engine has not run: no checkpoint to judge it against",))
     try:

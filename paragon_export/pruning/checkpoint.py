@@ -8,6 +8,7 @@ from collections.abc import Mapping
 import numpy as np
 from torch import nn
 
+from paragon_export.errors import StageError
 from paragon_export.networks.describe import LoadedNetwork
 from paragon_export.networks.paragonsr2.v9_v11.layout import IGNORED, Hyperparameters
 from paragon_export.networks.paragonsr2.v9_v11.widths import KEY, write_widths
@@ -29,8 +30,16 @@ def checkpoint_of(
         hp: Its hyperparameters.
         source: The network that it was made from.
         made: More entries.
+
+    Raises:
+        StageError: If a weight is NaN or infinite.
     """
     tensors = {n: t.detach().numpy() for n, t in network.state_dict().items()}
+    for name, array in tensors.items():
+        if not np.isfinite(array).all():
+            raise StageError(
+                f"the smaller network has NaN or infinity in {name}; it is not written"
+            )
     options = {"upsampler_alpha": json.dumps(hp.upsampler_alpha)}
     if hp.attention:
         options["window_size"] = json.dumps(hp.window_size)

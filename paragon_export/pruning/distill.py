@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -19,7 +20,15 @@ from paragon_export.networks.paragonsr2.v9_v11.layout import WINDOW_SIZE, Hyperp
 from paragon_export.networks.paragonsr2.v9_v11.network import ParagonSR2
 from paragon_export.pruning.pictures import Photographs, pair_of, read_photographs
 from paragon_export.pruning.report import SmallerResult, Target, judged, written
-from paragon_export.pruning.train import PATCH, Piece, Training, in_state_file, taught, train
+from paragon_export.pruning.train import (
+    PATCH,
+    Piece,
+    Training,
+    in_state_file,
+    read_state,
+    taught,
+    train,
+)
 from paragon_export.specs.network import NetworkSpec, Task
 from paragon_export.system.atomic_write import check_writable
 from paragon_export.system.progress import counted
@@ -64,10 +73,10 @@ def distill(
         ParagonExportError: If a step could not run; the output is not written then.
     """
     loaded = teacher if isinstance(teacher, LoadedNetwork) else load_network(teacher)
-    spec, target = _of_rgb(loaded), Target(Path(output), find_card(card).name)
-    check_writable(target.output, loaded.checkpoint.path, named=named)
     if to not in SIZES:
         raise PlanError(f"--to {to}: choose from {', '.join(SIZES)}")
+    spec, target = _of_rgb(loaded), Target(Path(output), find_card(card).name)
+    check_writable(target.output, loaded.checkpoint.path, named=named)
     photographs = read_photographs(Path(data))
     hp = published(to, spec.scale)
     run = checked(training, target.output, loaded, [to, photographs.digest])
@@ -78,9 +87,15 @@ def distill(
 
 
 def _of_rgb(teacher: LoadedNetwork) -> NetworkSpec:
-    spec = teacher.spec
-    if spec.task is not Task.IMAGE or spec.in_channels != 3 or spec.out_channels != 3:
-        raise UnsupportedNetworkError(f"{teacher.checkpoint.path} is no network of RGB images")
+    spec, path = teacher.spec, teacher.checkpoint.path
+    if spec.task is not Task.IMAGE:
+        raise UnsupportedNetworkError(
+            f"{path} makes no pictures; distill needs a network that does"
+        )
+    if (spec.in_channels, spec.out_channels) != (3, 3):
+        raise UnsupportedNetworkError(
+            f"{path} has {spec.in_channels} to {spec.out_channels} channels; distill is for RGB"
+        )
     return spec
 
 
@@ -103,10 +118,11 @@ def checked(
     """Return a training with a state file, whose key tells what is trained.
 
     Raises:
-        PlanError: If it has no length, a figure is out of range, or there is no such device.
+        PlanError: If it has no length, a figure is out of range, there is no such device, or the
+            file of its state is that of another training.
     """
-    if training.minutes <= 0 and training.steps <= 0:
-        raise PlanError("a training needs minutes or steps above 0")
+    if not (training.steps > 0 or 0 < training.minutes < math.inf):
+        raise PlanError("a training needs a number of minutes or steps above 0")
     if not 0 <= training.teacher_share <= 1:
         raise PlanError(f"--teacher-share {training.teacher_share:g}: give a share from 0 to 1")
     if training.batch < 1:
@@ -117,10 +133,21 @@ def checked(
         raise PlanError(
             "--device cuda: PyTorch finds no GPU here; leave it out, or install a PyTorch with CUDA"
         )
-    if training.seed < 0:
-        raise PlanError(f"--seed {training.seed}: give 0 or more")
+    check_seed(training.seed)
     text = repr([source.checkpoint.sha256, settings_of(training), *parts])
-    return in_state_file(training, output, hashlib.sha256(text.encode()).hexdigest())
+    run = in_state_file(training, output, hashlib.sha256(text.encode()).hexdigest())
+    read_state(run)
+    return run
+
+
+def check_seed(seed: int) -> None:
+    """Check a seed.
+
+    Raises:
+        PlanError: If PyTorch does not take it.
+    """
+    if not 0 <= seed < 2**63:
+        raise PlanError(f"--seed {seed}: give a number from 0 to {2**63 - 1}")
 
 
 def published(variant: str, scale: int) -> Hyperparameters:
@@ -166,7 +193,9 @@ def pieces_of(
                 if min(height, width) >= PATCH * scale:
                     cut.append(part[:height, :width])
     if not cut:
-        raise PlanError(f"no photograph to train on is {PATCH * scale} pixels high and wide")
+        raise PlanError(
+            f"no photograph to train on is {PATCH * scale} pixels high and wide; give larger ones"
+        )
     pairs = [pair_of(part, scale) for part in cut]
     if training.teacher_share == 0:
         return [Piece(pair.small, pair.large, pair.large) for pair in pairs]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -83,18 +83,24 @@ class Photographs:
 def read_photographs(folder: Path, option: str = "--data") -> Photographs:
     """Read the photographs of a folder, and hold every ``HELD_BACK`` one back.
 
+    Smaller ones than ``LEAST_PX`` are left out, and copies of another one: a photograph that is fitted
+    on must not be judged on.
+
+    Args:
+        folder: Its subfolders are not searched.
+        option: The command line option that named the folder, for error messages.
+
     Raises:
         PlanError: If the folder is missing, a picture cannot be read, or fewer than
-            ``MIN_PHOTOGRAPHS`` are at least ``LEAST_PX`` high and wide.
+            ``MIN_PHOTOGRAPHS`` different ones are at least ``LEAST_PX`` high and wide.
     """
     if not folder.is_dir():
         raise PlanError(f"{option} {folder} is not a folder of photographs")
-    images = [read_picture(path) for path in pictures_in(folder, option)]
-    large = [_bytes(image) for image in images if min(image.shape[:2]) >= LEAST_PX]
+    large = _different(_bytes(read_picture(path)) for path in pictures_in(folder, option))
     if len(large) < MIN_PHOTOGRAPHS:
         raise PlanError(
-            f"{option} {folder} holds {len(large)} pictures of {LEAST_PX}x{LEAST_PX} pixels or more; "
-            f"give {MIN_PHOTOGRAPHS} or more"
+            f"{option} {folder} holds {len(large)} different pictures of {LEAST_PX}x{LEAST_PX} pixels "
+            f"or more; give {MIN_PHOTOGRAPHS} or more"
         )
     judged = large[HELD_BACK - 1 :: HELD_BACK]
     return Photographs([one for i, one in enumerate(large) if (i + 1) % HELD_BACK], judged)
@@ -103,6 +109,14 @@ def read_photographs(folder: Path, option: str = "--data") -> Photographs:
 def batch(images: list[np.ndarray]) -> np.ndarray:
     """Return images (H, W, 3) of 8 bits as (N, 3, H, W), float32, in [0, 1]."""
     return np.stack(images).transpose(0, 3, 1, 2).astype(np.float32) / 255
+
+
+def _different(images: Iterable[np.ndarray]) -> list[np.ndarray]:
+    """Return the images that are large enough, the first one of those with equal pixels."""
+    large = (image for image in images if min(image.shape[:2]) >= LEAST_PX)
+    return list(
+        {(one.shape, hashlib.sha256(one.tobytes()).digest()): one for one in large}.values()
+    )
 
 
 def _bytes(image: np.ndarray) -> np.ndarray:

@@ -21,7 +21,13 @@ from paragon_export.networks.paragonsr2.v9_v11.layout import (
 )
 from paragon_export.networks.paragonsr2.v9_v11.network import ParagonSR2
 from paragon_export.pruning.choose import Option, Order, choose, options_of, removal_order
-from paragon_export.pruning.distill import checked, finished, pieces_of, settings_of
+from paragon_export.pruning.distill import (
+    check_seed,
+    checked,
+    finished,
+    pieces_of,
+    settings_of,
+)
 from paragon_export.pruning.pictures import Photographs, batch, read_photographs
 from paragon_export.pruning.refit import refit
 from paragon_export.pruning.report import MAX_LOSS_DB, SmallerResult, Target, judged, written
@@ -86,6 +92,7 @@ def prune(
     loaded = network if isinstance(network, LoadedNetwork) else load_network(network)
     if not 0 < keep <= 1:
         raise PlanError(f"--keep {keep:g}: give a share above 0 and at most 1")
+    check_seed(seed)
     limit = None if accept_loss else MAX_LOSS_DB
     target = Target(Path(output), find_card(card).name, limit)
     check_writable(target.output, loaded.checkpoint.path, named=named)
@@ -136,7 +143,8 @@ def prunable(network: LoadedNetwork) -> Hyperparameters:
         )
     if hp.in_channels != 3:
         raise UnsupportedNetworkError(
-            f"{network.checkpoint.path} takes {hp.in_channels} channels; prune is for RGB"
+            f"{network.checkpoint.path} has {hp.in_channels} to {hp.in_channels} channels; "
+            "prune is for RGB"
         )
     return hp
 

@@ -55,8 +55,11 @@ def quality(module: nn.Module, pairs: Sequence[Pair], scale: int, name: str) -> 
 
 
 def psnr(a: np.ndarray, b: np.ndarray) -> float:
-    """Return the PSNR in dB of two images with values up to 255; at most 100."""
-    return min(100.0, 10 * math.log10(255**2 / max(float(np.square(a - b).mean()), 1e-12)))
+    """Return the PSNR in dB of two images with values up to 255: at most 100, NaN if a value is NaN."""
+    error = float(np.square(a - b).mean())
+    if math.isnan(error):
+        return math.nan  # min and max drop NaN or not, by the order of their arguments
+    return min(100.0, 10 * math.log10(255**2 / max(error, 1e-12)))
 
 
 def ssim(a: np.ndarray, b: np.ndarray) -> float:

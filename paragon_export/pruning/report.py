@@ -12,13 +12,14 @@ from typing import Any
 
 import numpy as np
 
-from paragon_export.errors import MissingDependencyError
+from paragon_export.errors import MissingDependencyError, StageError
 from paragon_export.networks.cost import cost_per_pixel
 from paragon_export.networks.describe import LoadedNetwork, load_network
 from paragon_export.networks.paragonsr2.v9_v11.layout import Hyperparameters
 from paragon_export.networks.paragonsr2.v9_v11.network import ParagonSR2
 from paragon_export.networks.paragonsr2.v9_v11.widths import FIELDS
 from paragon_export.networks.registry import architecture_named
+from paragon_export.pipeline.export import with_tracer
 from paragon_export.pipeline.float32_graph import finish, float32_graph
 from paragon_export.pipeline.kernel_plan import plan_kernels
 from paragon_export.pruning.checkpoint import checkpoint_of
@@ -26,9 +27,9 @@ from paragon_export.pruning.pictures import Pair, Photographs
 from paragon_export.pruning.quality import quality
 from paragon_export.runtimes.ort_runner import OnnxRunner
 from paragon_export.specs.plans import ExportPlan
-from paragon_export.specs.types import Precision, Runtime, Size
+from paragon_export.specs.types import Precision, Runtime, Size, check_suffix
 from paragon_export.system.atomic_write import write_files
-from paragon_export.system.progress import step
+from paragon_export.system.progress import step, tell
 
 MAX_LOSS_DB = 0.2
 """A network that loses more PSNR is written only if the user accepts it."""
@@ -54,20 +55,27 @@ class Figures:
     bytes: int
     """Of the tensors in float32."""
     estimated_ms: float | None
-    """Of a TensorRT-RTX engine in float16; None if TensorRT-RTX is not installed."""
-    cpu_ms: float
-    """Median in ONNX Runtime in float32, measured."""
+    """Of a TensorRT-RTX engine in float16; None if TensorRT-RTX is not installed or cannot build it."""
+    cpu_ms: float | None
+    """Median in ONNX Runtime in float32, measured; None if it does not run there."""
 
 
 @dataclass(frozen=True)
 class Target:
-    """What to write, and what to judge it by."""
+    """What to write, and what to judge it by.
+
+    Raises:
+        PlanError: If the output is named as another kind of file.
+    """
 
     output: Path
     card: str
     """Card that the time of engines is estimated for."""
     max_loss_db: float | None = None
     """PSNR on luma that may be lost; None: any."""
+
+    def __post_init__(self) -> None:
+        check_suffix(self.output, (".safetensors",))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,7 +173,9 @@ def compare(
     return first, second
 
 
-def figures_of(network: LoadedNetwork, pairs: Sequence[Pair], card: str, cpu_ms: float) -> Figures:
+def figures_of(
+    network: LoadedNetwork, pairs: Sequence[Pair], card: str, cpu_ms: float | None
+) -> Figures:
     """Measure a network on photographs; ``cpu_ms`` is its time on the processor."""
     spec = network.spec
     found = quality(network.module, pairs, spec.scale, f"judging {network.checkpoint.path.name}")
@@ -186,7 +196,10 @@ def _flops(network: LoadedNetwork) -> float:
 
 
 def _estimate(network: LoadedNetwork, card: str) -> float | None:
-    """Return the estimated time of an engine in ms; None if TensorRT-RTX is not installed."""
+    """Return the estimated time of an engine in ms; None if there is none.
+
+    A training may lie behind the network, so what cannot be estimated ends nothing.
+    """
     try:
         (plan,) = plan_kernels(
             network.checkpoint.path, sizes=[PLANNED_SIZE], cards=[card], precision=Precision.FP16,
@@ -194,27 +207,41 @@ def _estimate(network: LoadedNetwork, card: str) -> float | None:
         )  # fmt: skip
     except MissingDependencyError:
         return None
+    except StageError as error:
+        tell(f"no engine's time for {network.checkpoint.path.name}: {error}")
+        return None
     return plan.milliseconds
 
 
-def latencies(networks: Sequence[LoadedNetwork]) -> list[float]:
-    """Return the median time of each network in ms; they take turns."""
-    runners = []
-    for network in networks:
-        plan = ExportPlan(
-            checkpoint=network.checkpoint.path, output=Path("timed.onnx"), options=network.options,
-            runtime=Runtime.ONNXRUNTIME,
-        )  # fmt: skip
-        graph = float32_graph(network, plan)
-        runners.append(OnnxRunner(finish(graph, graph.model, plan).data))
-    random = np.random.default_rng(0)
+def latencies(networks: Sequence[LoadedNetwork]) -> list[float | None]:
+    """Return the median time of each network in ms, None if it does not run; they take turns."""
     shape = (1, networks[0].spec.in_channels, TIMED_SIZE.height, TIMED_SIZE.width)
-    image = random.random(shape, np.float32)
+    image = np.random.default_rng(0).random(shape, np.float32)
+    runners = [_runner(network, image) for network in networks]
     taken: list[list[float]] = [[] for _ in runners]
     with step("timing on the processor", TIMED_RUNS):
         for _ in range(TIMED_RUNS):
             for runner, times in zip(runners, taken, strict=True):
+                if runner is None:
+                    continue
                 start = time.perf_counter()
                 runner.infer({"input": image})
                 times.append((time.perf_counter() - start) * 1e3)
-    return [float(np.median(times)) for times in taken]
+    return [float(np.median(times)) if times else None for times in taken]
+
+
+def _runner(network: LoadedNetwork, image: np.ndarray) -> OnnxRunner | None:
+    """Open a network in ONNX Runtime and run it once; None if it cannot be exported or run."""
+    plan = ExportPlan(
+        checkpoint=network.checkpoint.path, output=Path("timed.onnx"), options=network.options,
+        runtime=Runtime.ONNXRUNTIME,
+    )  # fmt: skip
+    try:
+        plan = with_tracer(network, plan)
+        graph = float32_graph(network, plan)
+        runner = OnnxRunner(finish(graph, graph.model, plan).data)
+        runner.infer({"input": image})
+    except StageError as error:
+        tell(f"no processor's time for {network.checkpoint.path.name}: {error}")
+        return None
+    return runner

@@ -215,26 +215,19 @@ class _Run:
 
     @torch.no_grad()
     def resume(self) -> None:
-        """Go on from the state, if there is one.
-
-        Raises:
-            PlanError: If it cannot be read, or is that of another training.
-        """
-        path = self.training.state
-        if path is None or not path.exists():
+        """Go on from the state, if there is one; see :func:`read_state`."""
+        document = read_state(self.training)
+        if document is None:
             return
-        document = _read_state(path)
-        if document.get("key") != self.training.key:
-            raise PlanError(
-                f"{path} is the state of another training; remove it, or name another output"
-            )
         self.steps, self.before = document["steps"], document["seconds"]
         for name, parameter in self.parameters.items():
             parameter.copy_(document["parameters"][name])
             self.average[name].copy_(document["average"][name])
         self.optimizer.load_state_dict(document["optimizer"])
         self.random.bit_generator.state = _literal(document["random"])
-        tell(f"going on from {path}: step {self.steps}, minute {self.before / 60:.0f}")
+        tell(
+            f"going on from {self.training.state}: step {self.steps}, minute {self.before / 60:.0f}"
+        )
 
     @torch.no_grad()
     def finish(self) -> None:
@@ -243,12 +236,24 @@ class _Run:
             parameter.copy_(self.average[name])
 
 
-def _read_state(path: Path) -> dict[str, Any]:
+def read_state(training: Training) -> dict[str, Any] | None:
+    """Return the state that a training goes on from; None if there is none.
+
+    Raises:
+        PlanError: If it cannot be read, or is that of another training.
+    """
+    path = training.state
+    if path is None or not path.exists():
+        return None
     try:
         document = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # whatever a damaged file makes the library raise
         raise PlanError(f"{path} is no state of a training; remove it") from error
-    return document if isinstance(document, dict) else {}
+    if not isinstance(document, dict) or document.get("key") != training.key:
+        raise PlanError(
+            f"{path} is the state of another training; remove it, or name another output"
+        )
+    return document
 
 
 def _literal(text: str) -> Any:

@@ -70,6 +70,14 @@ class Profile:
         """This profile and the further ones."""
         return self, *self.also
 
+    def accepts(self, size: Size) -> bool:
+        """Return whether an engine of this profile runs pictures of a size."""
+        return any(
+            one.smallest.height <= size.height <= one.largest.height
+            and one.smallest.width <= size.width <= one.largest.width
+            for one in self.all
+        )
+
     @property
     def sizes(self) -> tuple[Size, Size, Size]:
         """The smallest, the optimal and the largest size."""

@@ -98,6 +98,39 @@ def test_an_engine_is_planned_from_its_onnx_file(run_here: RunHere, engine: Path
     assert [(one["size"], one["card"]) for one in other["plans"]] == [("48x40", "RTX 4090")]
 
 
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (("--size", "64x64", "--card", "3060"), ""),
+        (("--size", "64x65", "--card", "3060"), "accepts 1x1 to 64x64, not 64x65: the plan is of"),
+        (("--size", "65x64", "--card", "3090"), "accepts 1x1 to 64x64, not 65x64"),
+        (("--card", "4090"), "is for sm86, not the sm89 of the RTX 4090"),
+        (
+            ("--size", "99x9", "--card", "4060"),
+            "99x9; it is for sm86, not the sm89 of the RTX 4060",
+        ),
+    ],
+)
+def test_what_an_engine_is_not_for_is_said(
+    run_here: RunHere, engine: Path, given: tuple[str, ...], said: str
+) -> None:
+    """Its ONNX file is planned anyway."""
+    done = run_here("plan", engine, *given, "--json")
+    notes = json.loads(done.stdout)["notes"]
+
+    assert len(notes) == (1 if said else 0)
+    assert said in done.stderr
+    assert said in "".join(notes)
+
+
+def test_a_checkpoint_that_cannot_be_compiled_is_named(run_here: RunHere, tmp_path: Path) -> None:
+    """TensorRT-RTX compiles no form for TensorRT at a height of 1 alone."""
+    done = run_here("plan", CHECKPOINT, "--size", "1x8", "--card", "3060")
+
+    assert (done.code, done.stderr.count("\n")) == (3, 1)
+    assert f"TensorRT cannot build {CHECKPOINT} at 1x8 for sm86: " in done.stderr
+
+
 @pytest.mark.parametrize("is_gone", [True, False])
 def test_an_engine_is_planned_from_its_manifest(
     run_here: RunHere, engine: Path, is_gone: bool

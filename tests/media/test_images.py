@@ -259,6 +259,13 @@ def test_a_folder_without_pictures_is_refused(folder: Path) -> None:
         pictures_in(folder, "--x")
 
 
+def test_pictures_in_subfolders_are_not_searched(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.png").write_bytes(b"none")
+    with pytest.raises(PlanError, match=r"holds no picture .*; its subfolders are not searched"):
+        pictures_in(tmp_path, "--x")
+
+
 def test_a_link_to_nothing_is_refused(folder: Path) -> None:
     """It was meant to be a picture: the verdict would not stand on what was asked for."""
     (folder / "c.png").symlink_to(folder / "gone.png")

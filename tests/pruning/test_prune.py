@@ -170,6 +170,19 @@ def test_photographs_judged_on_are_not_fitted_on(folder: Path) -> None:
     assert len(first) == 12
 
 
+def test_a_photograph_counts_once(folder: Path, tmp_path: Path) -> None:
+    """A copy would be fitted on and judged on."""
+    for index in range(8):
+        copied = folder / f"{0 if index == 7 else index}.png"
+        (tmp_path / f"{index}.png").write_bytes(copied.read_bytes())
+    photographs = read_photographs(tmp_path)
+    assert (len(photographs.fitted), len(photographs.judged)) == (6, 1)
+    for index in range(8):
+        (tmp_path / f"{index}.png").write_bytes((folder / f"{index % 3}.png").read_bytes())
+    with pytest.raises(pe.PlanError, match="holds 3 different pictures"):
+        read_photographs(tmp_path)
+
+
 @pytest.fixture
 def few_crops(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(flow, "CROPS", 6)
@@ -235,13 +248,13 @@ def test_bad_input_is_one_line(
     empty.mkdir()
     few.mkdir()
     for index in range(3):
-        (few / f"{index}.png").write_bytes((folder / "0.png").read_bytes())
+        (few / f"{index}.png").write_bytes((folder / f"{index}.png").read_bytes())
     glyph = small_checkpoint(tmp_path / "glyph.pt")
     gray = tiny_checkpoint(tmp_path / "gray.safetensors", "realtime", in_channels=1)
     cases = {
         "is not a folder": (checkpoint, tmp_path / "none"),
         "holds no picture": (checkpoint, empty),
-        "holds 3 pictures of 128x128": (checkpoint, few),
+        "holds 3 different pictures of 128x128": (checkpoint, few),
         "prune is for Realtime": (glyph, folder),
         "prune is for RGB": (gray, folder),
     }
@@ -250,10 +263,46 @@ def test_bad_input_is_one_line(
         assert failed.code == 3, reason
         assert reason in failed.stderr
         assert failed.stderr.count("\n") == 1
-    failed = run_here("prune", checkpoint, "--data", folder, "--keep", "0", "-o", output)
-    assert failed.code == 3
-    failed = run_here("prune", checkpoint, "--data", folder, "--card", "none", "-o", output)
-    assert failed.code == 3
-    failed = run_here("prune", checkpoint, "--data", folder, "-o", checkpoint)
-    assert failed.code == 3
-    assert not output.exists()
+    wrong = {
+        "give a share above 0": ("--keep", "0"),
+        "is not known; use one of": ("--card", "none"),
+        "is also the source": ("-o", checkpoint),
+        "must end in .safetensors": ("-o", tmp_path / "out.onnx"),
+        "--seed 9223372036854775808: give a number from 0": ("--seed", str(2**63)),
+    }
+    for reason, arguments in wrong.items():
+        failed = run_here("prune", checkpoint, "--data", folder, "-o", output, *arguments)
+        assert (failed.code, failed.stderr.count("\n")) == (3, 1), failed.stderr
+        assert reason in failed.stderr
+    assert not list(tmp_path.glob("out*"))
+
+
+@pytest.mark.usefixtures("few_crops")
+def test_a_network_that_computes_nan_is_refused(
+    folder: Path, tmp_path: Path, run_here: RunHere, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever loss is accepted, by both commands."""
+    monkeypatch.setattr("paragon_export.pruning.report._estimate", lambda network, card: None)
+
+    bias = 3e38  # infinite after a convolution, whose sums are no numbers then
+
+    def spoil(module: ParagonSR2) -> None:
+        module.conv_mid.bias[:] = bias
+
+    monkeypatch.setattr(flow, "refit", lambda trained, smaller, *rest: spoil(smaller))
+    monkeypatch.setattr(
+        "paragon_export.pruning.distill.train", lambda network, *rest: spoil(network)
+    )
+    output = tmp_path / "out.safetensors"
+    for arguments in (("prune", "--accept-loss"), ("distill", "--to", "realtime", "--steps", "1")):
+        command, *rest = arguments
+        done = run_here(command, CHECKPOINT, "--data", folder, "-o", output, *rest)
+        assert done.code == 1
+        assert "FAILED: an output is not a number" in done.stdout
+        assert "--accept-loss" not in done.stdout
+        bias = float("nan")
+        done = run_here(command, CHECKPOINT, "--data", folder, "-o", output, *rest)
+        assert (done.code, done.stderr.count("\n")) == (3, 1)
+        assert "the smaller network has NaN or infinity in conv_mid.bias" in done.stderr
+        bias = 3e38
+        assert not output.exists()

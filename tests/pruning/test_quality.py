@@ -19,6 +19,15 @@ def test_psnr_of_a_known_error() -> None:
     assert psnr(a, a) == 100
 
 
+def test_psnr_of_what_is_no_number_is_none() -> None:
+    """Python's min and max may drop NaN: a network that computes NaN must not seem perfect."""
+    image = np.full((4, 4), 9.0)
+    spoiled = image.copy()
+    spoiled[1, 2] = np.nan
+    assert math.isnan(psnr(spoiled, image))
+    assert math.isnan(psnr(image, spoiled))
+
+
 def test_ssim_of_flat_images_is_that_of_their_means() -> None:
     a, b, c = np.full((20, 20), 10.0), np.full((20, 20), 14.0), (0.01 * 255) ** 2
     assert ssim(a, b) == pytest.approx((2 * 140 + c) / (100 + 196 + c))

@@ -14,12 +14,14 @@ import torch
 import paragon_export as pe
 from paragon_export.assets import CHECKPOINT
 from paragon_export.pruning import prune as flow
+from paragon_export.pruning import report
 from paragon_export.pruning import train as trainer
 from paragon_export.pruning.distill import distill, new_network, pieces_of, published
 from paragon_export.pruning.pictures import read_photographs
 from paragon_export.pruning.prune import prune
 from paragon_export.pruning.report import SmallerResult
 from paragon_export.pruning.train import Piece, Training, train
+from paragon_export.testing.foreign import foreign_checkpoint
 from tests.conftest import RunHere
 
 
@@ -165,7 +167,10 @@ def test_commands(folder: Path, tmp_path: Path, run_here: RunHere) -> None:
     assert told["made"]["steps"] == 2
     wrong = {
         "choose from realtime, stream, photo": ("--to", "large"),
-        "needs minutes or steps": ("--to", "realtime", "--minutes", "0"),
+        "number of minutes or steps above 0": ("--to", "realtime", "--minutes", "0"),
+        "minutes or steps above": ("--to", "realtime", "--minutes", "inf"),
+        "give a number from 0 to 9223372036854775807": ("--to", "realtime", "--seed", str(2**63)),
+        "must end in .safetensors": ("--to", "realtime", "-o", tmp_path / "small.pth"),
         "give a share from 0 to 1": ("--to", "realtime", "--teacher-share", "2"),
         "give 1 or more": ("--to", "realtime", "--batch", "0"),
         "give cpu or cuda": ("--to", "realtime", "--device", "tpu"),
@@ -173,10 +178,54 @@ def test_commands(folder: Path, tmp_path: Path, run_here: RunHere) -> None:
     }
     other = tmp_path / "other.safetensors"
     for reason, arguments in wrong.items():
-        failed = run_here("distill", CHECKPOINT, "--data", folder, "-o", other, *arguments)
+        failed = run_here(
+            "distill", CHECKPOINT, "--data", folder, "-o", other, "--steps", "0", *arguments
+        )
         assert (failed.code, failed.stderr.count("\n")) == (3, 1), failed.stderr
         assert reason in failed.stderr
     tuned = run_here("prune", CHECKPOINT, "--data", folder, "--keep", "0.8", "--finetune", "0.01", "--batch", "2",
                      "--accept-loss", "-o", other, "--json")  # fmt: skip
     assert tuned.code == 0
     assert json.loads(tuned.stdout)["made"]["finetune"]["minutes"] == 0.01
+
+
+def test_a_state_of_another_training_is_refused_before_any_work(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.save({"key": "another"}, tmp_path / "out.safetensors.training")
+    monkeypatch.delattr("paragon_export.pruning.distill.pieces_of")
+    monkeypatch.delattr(flow, "pruned")
+    with pytest.raises(pe.PlanError, match="state of another training; remove it"):
+        _distilled(tmp_path / "out.safetensors", folder)
+    with pytest.raises(pe.PlanError, match="state of another training; remove it"):
+        prune(CHECKPOINT, tmp_path / "out.safetensors", data=folder, finetune=Training(steps=1))
+
+
+def test_a_teacher_that_only_pytorch_traces_is_timed(folder: Path, tmp_path: Path) -> None:
+    """DRUNet has no ONNX form by the own tracer; a training must not end in that."""
+    teacher = foreign_checkpoint(tmp_path / "teacher.pth", "DRUNet")
+    training = Training(steps=1, batch=1, teacher_share=0.0)
+    done = distill(
+        teacher, tmp_path / "a.safetensors", to="realtime", data=folder, training=training
+    )
+    assert done.before.cpu_ms
+    assert done.after.cpu_ms
+
+
+def test_a_training_is_kept_where_nothing_can_be_timed(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run_here: RunHere
+) -> None:
+    def failing(*arguments: object, **named: object) -> None:
+        raise pe.EngineBuildError("TensorRT cannot build it")
+
+    monkeypatch.undo()  # the estimate is asked for
+    monkeypatch.setattr(report, "plan_kernels", failing)
+    monkeypatch.setattr(report, "float32_graph", failing)
+    output = tmp_path / "a.safetensors"
+    done = run_here("--verbose", "distill", CHECKPOINT, "--to", "realtime", "--data", folder, "--steps", "1", "--batch",
+                    "1", "-o", output)  # fmt: skip
+    assert (done.code, output.exists()) == (0, True)
+    assert "engine ms" not in done.stdout
+    assert "processor ms" not in done.stdout
+    assert "no engine's time for" in done.stderr
+    assert "no processor's time for" in done.stderr

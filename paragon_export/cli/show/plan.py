@@ -20,7 +20,9 @@ LONGEST = 5
 
 
 def plan_document(plans: Sequence[KernelPlan]) -> Document:
-    return {"basis": BASIS, "plans": [one.to_json() for one in plans]}
+    """Return the document of ``--json``; its notes are printed in either case."""
+    remarks = list(dict.fromkeys(one.remark for one in plans if one.remark))
+    return {"basis": BASIS, "plans": [one.to_json() for one in plans], "notes": remarks}
 
 
 def plan_table(console: Console, plans: Sequence[KernelPlan]) -> None:

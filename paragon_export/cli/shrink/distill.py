@@ -12,6 +12,7 @@ from paragon_export.cli.options import (
     Output,
     default_name,
     existing,
+    exit_on_failure,
     takes_options,
 )
 from paragon_export.cli.shrink.prune import Batch, CardName, Data, Device, Seed
@@ -44,7 +45,7 @@ def distill(
     options: NetworkOptions,
     json: Json = False,
 ) -> None:
-    """Train a smaller variant on a network's pictures. A run that was stopped goes on."""
+    """Train a smaller variant on what a network makes of photographs. A run that was stopped goes on."""
     from paragon_export.cli.show.console import show
     from paragon_export.cli.shrink.show import smaller_table
     from paragon_export.networks.describe import read_network
@@ -62,3 +63,4 @@ def distill(
         named=output is not None,
     )  # fmt: skip
     show(json, result.to_json(), smaller_table, result, bool(there))
+    exit_on_failure(result.passed)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from rich.console import Console
 from rich.table import Table
 
@@ -22,9 +24,8 @@ def smaller_table(console: Console, result: SmallerResult, replaced: bool) -> No
     for name, (before, after) in _rows(result.before, result.after).items():
         if before is None or after is None:
             continue
-        digits = ".4f" if "SSIM" in name else ".2f" if "PSNR" in name else ",.4g"
         change = f"{after - before:+.4f}" if "Y" in name else f"{after / before - 1:+.0%}"
-        table.add_row(name, f"{before:{digits}}", f"{after:{digits}}", change)
+        table.add_row(name, *(_figure(name, value) for value in (before, after)), change)
     console.print(table)
     line(
         console,
@@ -33,10 +34,19 @@ def smaller_table(console: Console, result: SmallerResult, replaced: bool) -> No
     )
     limit = result.target.max_loss_db
     allowed = "any loss is accepted" if limit is None else f"at most {limit:g} are allowed"
-    advice = "" if result.passed else "; --accept-loss writes the file"
-    verdict(console, result.passed, f"{result.lost_db:.3f} dB lost; {allowed}{advice}")
+    is_number = math.isfinite(result.lost_db)
+    advice = "" if result.passed or not is_number else "; --accept-loss writes the file"
+    change = f"{abs(result.lost_db):.3f} dB {'lost' if result.lost_db >= 0 else 'gained'}"
+    lost = f"{change}; {allowed}" if is_number else "an output is not a number"
+    verdict(console, result.passed, f"{lost}{advice}")
     if result.passed:
         written(console, result.output, replaced)
+
+
+def _figure(name: str, value: float) -> str:
+    if "Y" in name:
+        return f"{value:.4f}" if "SSIM" in name else f"{value:.2f}"
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"
 
 
 def _rows(before: Figures, after: Figures) -> dict[str, tuple[float | None, float | None]]:

@@ -36,7 +36,8 @@ def compile_kernels(file: OnnxFile, target: str, size: Size | None) -> tuple[Ker
     config = _config(trt, builder, target)
     _fix_sizes(builder, network, config, file, size)
     if builder.build_serialized_network(network, config) is None:
-        raise EngineBuildError(f"TensorRT cannot build {file.path}: {_first(log)}")
+        at = f"{file.path} at {size or file.static} for {target}"
+        raise EngineBuildError(f"TensorRT cannot build {at}: {_first(log)}")
     if len(log.listings) != 1:
         raise EngineBuildError(f"TensorRT listed {len(log.listings)} engines, not 1; update it")
     return read_listing(log.listings[0])
