@@ -22,7 +22,7 @@ from paragon_export.networks.describe import LoadedNetwork, load_network
 from paragon_export.networks.paragonsr2.v9_v11.network import ParagonSR2
 from paragon_export.pruning.checkpoint import checkpoint_of
 from paragon_export.pruning.pictures import Pair, read_photographs
-from paragon_export.pruning.prune import at, fitting_of, prunable
+from paragon_export.pruning.prune import fitting_of, prunable, pruned_by
 from paragon_export.pruning.report import Figures, figures_of, latencies
 from paragon_export.pruning.statistics import measure
 
@@ -57,7 +57,7 @@ def main(
             if share == 1:
                 found = whole, whole
             else:
-                smaller, shape = at(module, hp, fitting, share, measured)
+                smaller, shape = pruned_by(module, hp, fitting, share, measured)
                 data = checkpoint_of(smaller, shape, network, {})
                 found = _both(network, whole, data, pairs, card)
             row = _row(network.spec.variant, share, *found)

@@ -26,7 +26,11 @@ from paragon_export.specs.types import check_suffix
 
 Cards = Annotated[
     list[str] | None,
-    typer.Option("--card", metavar="NAME", help="Card, as 3060 or 4090 (repeatable); default all."),
+    typer.Option(
+        "--card",
+        metavar="NAME",
+        help="Card, as 3060 or 4090 (repeatable); default all, or those of an engine.",
+    ),
 ]
 
 Plot = Annotated[

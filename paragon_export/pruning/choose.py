@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 
 import torch
 from torch import Tensor
@@ -95,25 +96,27 @@ def levels(full: int) -> list[int]:
 def options_of(hp: Hyperparameters, index: int, losses: dict[str, Sequence[float]]) -> list[Option]:
     """Return all widths that a block may get.
 
-    ``losses`` holds for each kind of width that of 0, 1, ... units kept. The first block keeps a part
-    of everything, since its tensors tell the variant.
+    The first block keeps a part of everything, since its tensors tell the variant.
+
+    Args:
+        hp: Of the network as trained.
+        index: Of the block.
+        losses: By kind, ``hidden``, ``heads`` or ``context``: the loss with 0, 1, ... units kept.
     """
-    full, none = full_widths(hp.features), 0.0
-    hidden = levels(full.hidden)
-    heads = list(range(1, HEADS + 1)) if "heads" in losses else [full.heads]
+    full = full_widths(hp.features)
+    nothing = [0] if index else []
+    hidden = [*nothing, *levels(full.hidden)]
+    heads = [*nothing, *range(1, HEADS + 1)] if "heads" in losses else [full.heads]
     contexts = levels(full.context) if "context" in losses else [full.context]
-    if index:
-        hidden = [0, *hidden]
-        heads = [0, *heads] if "heads" in losses else heads
     found = []
-    for h in hidden:
-        for a in heads:
-            for k in contexts:
-                widths = Widths(hidden=h, heads=a, context=k)
-                loss = losses["hidden"][h] + (losses["heads"][a] if "heads" in losses else none)
-                if h and "context" in losses:
-                    loss += losses["context"][k]
-                found.append(Option(widths, loss, work_of(hp, widths)))
+    for h, a, k in product(hidden, heads, contexts):
+        loss = losses["hidden"][h]
+        if "heads" in losses:
+            loss += losses["heads"][a]
+        if h and "context" in losses:  # without hidden channels nothing reads the context
+            loss += losses["context"][k]
+        widths = Widths(hidden=h, heads=a, context=k)
+        found.append(Option(widths, loss, work_of(hp, widths)))
     return found
 
 

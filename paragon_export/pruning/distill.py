@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import math
-from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -24,8 +20,8 @@ from paragon_export.pruning.train import (
     PATCH,
     Piece,
     Training,
-    in_state_file,
-    read_state,
+    checked,
+    settings_of,
     taught,
     train,
 )
@@ -79,7 +75,7 @@ def distill(
     check_writable(target.output, loaded.checkpoint.path, named=named)
     photographs = read_photographs(Path(data))
     hp = published(to, spec.scale)
-    run = checked(training, target.output, loaded, [to, photographs.digest])
+    run = checked(training, target.output, [loaded.checkpoint.sha256, to, photographs.digest])
     network = new_network(hp, training.seed)
     train(network, pieces_of(loaded.module, photographs, spec.scale, run), spec.scale, run)
     made = {"to": to, **settings_of(training)}
@@ -105,49 +101,6 @@ def finished(result: SmallerResult, run: Training) -> SmallerResult:
     if result.passed and run.state is not None:
         run.state.unlink(missing_ok=True)
     return result
-
-
-def settings_of(training: Training) -> dict[str, object]:
-    """Return what a training was asked for: minutes or steps, rate, share of the teacher, seed, batch, device."""
-    return {n: v for n, v in asdict(training).items() if n not in ("state", "key")}
-
-
-def checked(
-    training: Training, output: Path, source: LoadedNetwork, parts: Sequence[object]
-) -> Training:
-    """Return a training with a state file, whose key tells what is trained.
-
-    Raises:
-        PlanError: If it has no length, a figure is out of range, there is no such device, or the
-            file of its state is that of another training.
-    """
-    if not (training.steps > 0 or 0 < training.minutes < math.inf):
-        raise PlanError("a training needs a number of minutes or steps above 0")
-    if not 0 <= training.teacher_share <= 1:
-        raise PlanError(f"--teacher-share {training.teacher_share:g}: give a share from 0 to 1")
-    if training.batch < 1:
-        raise PlanError(f"--batch {training.batch}: give 1 or more")
-    if training.device not in ("cpu", "cuda"):
-        raise PlanError(f"--device {training.device}: give cpu or cuda")
-    if training.device == "cuda" and not torch.cuda.is_available():
-        raise PlanError(
-            "--device cuda: PyTorch finds no GPU here; leave it out, or install a PyTorch with CUDA"
-        )
-    check_seed(training.seed)
-    text = repr([source.checkpoint.sha256, settings_of(training), *parts])
-    run = in_state_file(training, output, hashlib.sha256(text.encode()).hexdigest())
-    read_state(run)
-    return run
-
-
-def check_seed(seed: int) -> None:
-    """Check a seed.
-
-    Raises:
-        PlanError: If PyTorch does not take it.
-    """
-    if not 0 <= seed < 2**63:
-        raise PlanError(f"--seed {seed}: give a number from 0 to {2**63 - 1}")
 
 
 def published(variant: str, scale: int) -> Hyperparameters:

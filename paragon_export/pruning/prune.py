@@ -21,19 +21,13 @@ from paragon_export.networks.paragonsr2.v9_v11.layout import (
 )
 from paragon_export.networks.paragonsr2.v9_v11.network import ParagonSR2
 from paragon_export.pruning.choose import Option, Order, choose, options_of, removal_order
-from paragon_export.pruning.distill import (
-    check_seed,
-    checked,
-    finished,
-    pieces_of,
-    settings_of,
-)
+from paragon_export.pruning.distill import finished, pieces_of
 from paragon_export.pruning.pictures import Photographs, batch, read_photographs
 from paragon_export.pruning.refit import refit
 from paragon_export.pruning.report import MAX_LOSS_DB, SmallerResult, Target, judged, written
 from paragon_export.pruning.statistics import Measured, measure
 from paragon_export.pruning.surgery import context_loss, cut
-from paragon_export.pruning.train import Training, train
+from paragon_export.pruning.train import Training, check_seed, checked, settings_of, train
 from paragon_export.system.atomic_write import check_writable
 
 CROPS = 40
@@ -112,7 +106,8 @@ def _made(
     hp, photographs = prunable(source), read_photographs(data)
     run = None
     if finetune is not None:
-        run = checked(finetune, target.output, source, [keep, seed, photographs.digest])
+        parts = [source.checkpoint.sha256, keep, seed, photographs.digest]
+        run = checked(finetune, target.output, parts)
     module = _module(source)
     smaller, shape = pruned(module, hp, fitting_of(hp, photographs, seed), keep, seed)
     made: dict[str, Any] = {"keep": keep, "seed": seed}
@@ -179,10 +174,10 @@ def pruned(
 ) -> tuple[ParagonSR2, Hyperparameters]:
     """Return a smaller network and its hyperparameters; see :func:`prune`."""
     found = measure(network, fitting.crops, seed)
-    return at(network, hp, fitting, keep, {(one.block, one.kind): one for one in found})
+    return pruned_by(network, hp, fitting, keep, {(one.block, one.kind): one for one in found})
 
 
-def at(
+def pruned_by(
     network: ParagonSR2,
     hp: Hyperparameters,
     fitting: Fitting,

@@ -14,9 +14,8 @@ import torch
 from torch import Tensor
 
 from paragon_export.networks.paragonsr2.v9_v11.network import Block, Branch, ParagonSR2, StreamBlock
+from paragon_export.pruning.pictures import LUMA
 from paragon_export.system.progress import counted
-
-LUMA = (0.299, 0.587, 0.114)
 
 
 @dataclass

@@ -23,6 +23,12 @@ from paragon_export.pruning.statistics import Measured
 SEPARABLE = ("realtime", "stream")
 """Variants whose empty blocks are left out: they have no windows that blocks shift in turn."""
 
+ROUNDING = 1e-6
+"""Share of a mean square that is taken for rounding error of a variance."""
+
+LEAST_VARIANCE = 1e-30
+"""Variance of channels that are zero."""
+
 
 def cut(
     network: ParagonSR2,
@@ -140,7 +146,7 @@ def _spectrum(
     c = len(measured.context) - 1
     mean = measured.context[-1, :c]
     covariance = ridged(measured.context[:c, :c] - torch.outer(mean, mean))
-    root = torch.linalg.cholesky(covariance)
+    root = _root(covariance, measured.context[:c, :c].diagonal().mean())
     taps = state[f"{prefix}gate.weight"].double().flatten(1).square().sum(dim=1)
     cost = torch.einsum("kc,cd,kd->k", measured.weight, measured.sensitivity, measured.weight)
     other = measured.factors.roll(len(cost))
@@ -148,6 +154,20 @@ def _spectrum(
     matrix = rows[:, None] * state[f"{prefix}proj.weight"].double()[:, :, 0, 0] @ root
     _, values, right = torch.linalg.svd(matrix, full_matrices=False)
     return torch.linalg.solve_triangular(root.T, right.T, upper=True), values, right @ root.T
+
+
+def _root(covariance: Tensor, square: Tensor) -> Tensor:
+    """Return the Cholesky factor of a covariance.
+
+    Of channels that are constant only the rounding error of the sums is left, which may be negative:
+    their variance is set to a small share of the mean square.
+    """
+    root, failed = torch.linalg.cholesky_ex(covariance)
+    held = torch.eye(len(covariance)).double() * (ROUNDING * square).clamp(min=LEAST_VARIANCE)
+    while failed and held.isfinite().all():
+        root, failed = torch.linalg.cholesky_ex(covariance + held)
+        held *= 10
+    return root
 
 
 def _compress_context(state: dict[str, Tensor], prefix: str, measured: Measured, rank: int) -> None:

@@ -6,11 +6,13 @@ average. A budget of steps gives the same weights each time; one of minutes foll
 
 from __future__ import annotations
 
+import ast
+import hashlib
 import io
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from paragon_export.errors import PlanError
-from paragon_export.pruning.pictures import batch
+from paragon_export.pruning.pictures import LUMA, batch
 from paragon_export.system.atomic_write import write_files
 from paragon_export.system.progress import tell
 
@@ -32,7 +34,6 @@ WARM_UP = 0.01
 SQUARED_FROM = 0.8
 """Share after which errors are squared, which is what PSNR measures."""
 
-LUMA = (0.299, 0.587, 0.114)
 LUMA_SHARE = 2.0
 """Weight of the error of luma beside that of the colors."""
 
@@ -64,6 +65,53 @@ class Training:
     """File that a run which is stopped goes on from; it is removed at the end."""
     key: str = ""
     """What is trained: a state with another key is refused."""
+
+
+def settings_of(training: Training) -> dict[str, object]:
+    """Return what a training was asked for: minutes or steps, rate, share of the teacher, seed, batch, device."""
+    return {n: v for n, v in asdict(training).items() if n not in ("state", "key")}
+
+
+def checked(training: Training, output: Path, parts: Sequence[object]) -> Training:
+    """Return a training with a state file beside its output.
+
+    Args:
+        training: What is asked for.
+        output: The checkpoint that will be written.
+        parts: All else that decides what is trained, as the digests of the teacher and the photographs. A
+            state is only gone on from if they are the same.
+
+    Raises:
+        PlanError: If it has no length, a figure is out of range, there is no such device, or the
+            file of its state is that of another training.
+    """
+    if not (training.steps > 0 or 0 < training.minutes < math.inf):
+        raise PlanError("a training needs a number of minutes or steps above 0")
+    if not 0 <= training.teacher_share <= 1:
+        raise PlanError(f"--teacher-share {training.teacher_share:g}: give a share from 0 to 1")
+    if training.batch < 1:
+        raise PlanError(f"--batch {training.batch}: give 1 or more")
+    if training.device not in ("cpu", "cuda"):
+        raise PlanError(f"--device {training.device}: give cpu or cuda")
+    if training.device == "cuda" and not torch.cuda.is_available():
+        raise PlanError(
+            "--device cuda: PyTorch finds no GPU here; leave it out, or install a PyTorch with CUDA"
+        )
+    check_seed(training.seed)
+    key = hashlib.sha256(repr([settings_of(training), *parts]).encode()).hexdigest()
+    run = replace(training, state=output.with_name(f"{output.name}.training"), key=key)
+    read_state(run)
+    return run
+
+
+def check_seed(seed: int) -> None:
+    """Check a seed.
+
+    Raises:
+        PlanError: If PyTorch does not take it.
+    """
+    if not 0 <= seed < 2**63:
+        raise PlanError(f"--seed {seed}: give a number from 0 to {2**63 - 1}")
 
 
 @dataclass(frozen=True)
@@ -155,7 +203,7 @@ def _patches(
 
 
 class _Run:
-    """The state of a training: steps, seconds, average, optimizer, random numbers."""
+    """What changes in a training: steps, seconds, average, optimizer, random numbers."""
 
     def __init__(
         self,
@@ -224,7 +272,7 @@ class _Run:
             parameter.copy_(document["parameters"][name])
             self.average[name].copy_(document["average"][name])
         self.optimizer.load_state_dict(document["optimizer"])
-        self.random.bit_generator.state = _literal(document["random"])
+        self.random.bit_generator.state = ast.literal_eval(document["random"])
         tell(
             f"going on from {self.training.state}: step {self.steps}, minute {self.before / 60:.0f}"
         )
@@ -254,14 +302,3 @@ def read_state(training: Training) -> dict[str, Any] | None:
             f"{path} is the state of another training; remove it, or name another output"
         )
     return document
-
-
-def _literal(text: str) -> Any:
-    import ast
-
-    return ast.literal_eval(text)
-
-
-def in_state_file(training: Training, output: Path, key: str) -> Training:
-    """Return a training whose state lies beside the output."""
-    return replace(training, state=output.with_name(f"{output.name}.training"), key=key)

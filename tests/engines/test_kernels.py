@@ -19,11 +19,12 @@ from paragon_export.engines.kernels.cards import (
     seconds,
 )
 from paragon_export.engines.kernels.compile import compile_kernels
-from paragon_export.engines.kernels.count import Work, work_of
+from paragon_export.engines.kernels.count import GROUPS, Work, work_of
 from paragon_export.engines.kernels.estimate import Estimate
 from paragon_export.engines.kernels.listing import Kernel, read_listing
 from paragon_export.errors import EngineBuildError, PlanError
 from paragon_export.graph.onnx_io import read_onnx_file
+from paragon_export.reports.plots.kernels import COLORS
 from paragon_export.specs.types import Size
 
 IN = (1, 8, 64, 64)
@@ -237,3 +238,8 @@ def test_cards_are_found_by_number() -> None:
     assert find_card("rtx 3060") is find_card("3060")
     with pytest.raises(PlanError, match="RTX 4090"):
         find_card("1080")
+
+
+def test_each_group_has_a_color() -> None:
+    """The plot and its legend show the groups that have one."""
+    assert tuple(COLORS) == GROUPS

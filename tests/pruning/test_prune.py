@@ -121,6 +121,19 @@ def test_context_of_low_rank_is_compressed_without_a_change() -> None:
     assert float((smaller(x) - module(x)).abs().max()) < 1e-3
 
 
+@pytest.mark.parametrize("bias", [0.0, 3.0])
+@pytest.mark.parametrize("dead", [slice(None), slice(0, 12)])
+def test_constant_context_is_compressed_without_a_change(dead: slice, bias: float) -> None:
+    """The variance of constant channels is rounding error, which may be negative."""
+    module, hp = _network("stream", features=16)
+    block: Any = module.body[0].blocks[1]
+    block.fuse.weight[dead], block.fuse.bias[dead] = 0.0, bias
+    narrow = Widths(hidden=32, heads=4, context=8)
+    smaller, _, _ = cut(module, hp, [full_widths(16), narrow], *_orders(module))
+    x = _crops()[0]
+    assert float((smaller(x) - module(x)).abs().max()) < 1e-3
+
+
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_fitting_brings_the_picture_closer(variant: str) -> None:
     module, hp = _network(variant, blocks=3)

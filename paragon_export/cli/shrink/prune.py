@@ -22,14 +22,21 @@ from paragon_export.specs.plans import NetworkOptions
 Data = Annotated[
     Path, typer.Option("--data", help="Folder of photographs: every fourth one is judged on.")
 ]
-Keep = Annotated[float, typer.Option(help="Share of the work of the blocks that is kept.")]
-Seed = Annotated[int, typer.Option(min=0, help="Of the crops of the photographs.")]
+Keep = Annotated[
+    float, typer.Option(help="Share of the blocks' work that is kept, above 0 and at most 1.")
+]
+Seed = Annotated[
+    int,
+    typer.Option(min=0, help="Seed of what is random: crops, patches and, of distill, weights."),
+]
 Finetune = Annotated[
     float, typer.Option(min=0, metavar="MINUTES", help="Train what remains for so long.")
 ]
 Batch = Annotated[int, typer.Option(help="Patches of 48x48 pixels in a step of the training.")]
 Device = Annotated[str, typer.Option(help="What trains: cpu or cuda.")]
-CardName = Annotated[str, typer.Option("--card", help="Card that the time is estimated for.")]
+CardName = Annotated[
+    str, typer.Option("--card", help="Card that the time of an engine is estimated for, as 3060.")
+]
 
 
 @takes_options

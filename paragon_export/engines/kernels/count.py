@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 from paragon_export.engines.kernels.listing import ITEM_BYTES, Kernel, Tensor
 
-CONVOLUTION, ATTENTION, PRODUCT, NORM, COPY, OTHER = (
+GROUPS = CONVOLUTION, ATTENTION, PRODUCT, NORM, COPY, OTHER = (
     "convolution", "attention", "product", "norm", "copy", "other",
 )  # fmt: skip
-
+"""Kinds of kernels that times are added up by."""
 
 REDUCING = ("Redu", "Mean", "Sum")
 """Operators whose result is smaller than what they read."""
@@ -28,10 +28,11 @@ class Work:
     """Operations of products and convolutions, two for a multiplication and an addition; None if
     the kernel has such a product and its length cannot be read from the log."""
     group: str
-    """The kind of kernel, one of the constants above."""
+    """The kind of kernel, one of ``GROUPS``."""
 
     @property
     def moved(self) -> int:
+        """Bytes read and written."""
         return self.read + self.written
 
 
@@ -43,7 +44,7 @@ def work_of(kernel: Kernel) -> Work:
 
 
 def group_of(kernel: Kernel) -> str:
-    """Return the kind of a kernel, from its type and the operators that its name lists."""
+    """Return the kind of a kernel, one of ``GROUPS``, from its type and the operators in its name."""
     name, kind = kernel.name, kernel.type
     if not kernel.is_launch:
         return OTHER
