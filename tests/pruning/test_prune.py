@@ -20,8 +20,8 @@ from paragon_export.pruning.pictures import read_photographs
 from paragon_export.pruning.prune import prune
 from paragon_export.pruning.refit import refit
 from paragon_export.pruning.report import MAX_LOSS_DB
-from paragon_export.pruning.statistics import branches_of, measure
-from paragon_export.pruning.surgery import cut
+from paragon_export.pruning.statistics import branches_of, gram_of, measure
+from paragon_export.pruning.surgery import _root, cut
 from paragon_export.rewrite.rules import rewrite
 from paragon_export.specs.types import Runtime
 from paragon_export.testing.glyph import small_checkpoint
@@ -127,11 +127,25 @@ def test_constant_context_is_compressed_without_a_change(dead: slice, bias: floa
     """The variance of constant channels is rounding error, which may be negative."""
     module, hp = _network("stream", features=16)
     block: Any = module.body[0].blocks[1]
-    block.fuse.weight[dead], block.fuse.bias[dead] = 0.0, bias
+    block.fuse.weight[dead] = 0.0
+    block.fuse.bias[dead] = bias * torch.linspace(-1, 1, 16)[dead]
     narrow = Widths(hidden=32, heads=4, context=8)
     smaller, _, _ = cut(module, hp, [full_widths(16), narrow], *_orders(module))
     x = _crops()[0]
     assert float((smaller(x) - module(x)).abs().max()) < 1e-3
+
+
+def test_a_covariance_of_rounding_errors_has_a_root() -> None:
+    """Of 64 constant channels, as in Stream of published size."""
+    generator = torch.Generator().manual_seed(0)
+    constant = 3 * torch.randn(1, 64, 1, 1, generator=generator)
+    gram = gram_of(constant + 1e-7 * torch.randn(2, 64, 64, 64, generator=generator))
+    mean, squares = gram[-1, :64], gram[:64, :64]
+    covariance, square = squares - torch.outer(mean, mean), squares.diagonal().mean()
+    assert torch.linalg.eigvalsh(covariance)[0] < -1e-6 * square
+    root = _root(covariance, square)
+    assert (root.diagonal() > 0).all()
+    assert (root @ root.T - covariance).abs().max() < 0.01 * square
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
