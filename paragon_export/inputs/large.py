@@ -1,9 +1,11 @@
-"""Large pictures: the sizes that people ship, at which a candidate runs once."""
+"""Large pictures: the sizes that people ship, at which a candidate runs once, and sizes between."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import replace
+
+import numpy as np
 
 from paragon_export.inputs.probes import Probe, photograph_crop, video_probe
 from paragon_export.specs.types import Size
@@ -32,10 +34,40 @@ def smaller(size: Size, pixels: int, smallest: int = 1) -> Size:
     return Size(max(height, smallest), max(width, smallest, 1))
 
 
-def large_probe(channels: int, size: Size, *, video: bool = False) -> Probe:
-    """Return a photograph; for video two frames, of which the second is blended."""
+MIDDLE_SHARE = 8
+"""A middle probe has at most the large size's pixels divided by this."""
+
+SQUARE_PX = 128
+"""Largest side of the squares."""
+
+STRIP = Size(4096, 16)
+"""The longest strip."""
+
+
+def middle_sizes(large: Size, smallest: int = 1) -> list[tuple[Size, int]]:
+    """Return sizes between the small ones and a large one, and longer ones, with their batches.
+
+    They are two squares in a batch and two strips. All sides are multiples of 16, the long ones of
+    64. Small sizes have none of it: squares of many pixels, tall ones, multiples of 64 both ways,
+    batches of many pixels. The strips are longer than the large size where the budget allows it.
+
+    Args:
+        large: The large size that the candidate is judged at. The budget follows from it, and may
+            allow none of these sizes.
+        smallest: Least height and width.
+    """
+    pixels = large.height * large.width // MIDDLE_SHARE
+    side = min(SQUARE_PX, math.isqrt(pixels // 2) // 64 * 64)
+    narrow = max(STRIP.width, smallest)
+    long = min(STRIP.height, pixels // narrow // 64 * 64)
+    found = [(Size(side, side), 2), (Size(long, narrow), 1), (Size(narrow, long), 1)]
+    return [(s, batch) for s, batch in found if min(s.height, s.width) >= max(smallest, 1)]
+
+
+def large_probe(channels: int, size: Size, batch: int = 1, *, video: bool = False) -> Probe:
+    """Return photographs in a batch; for video clips of two frames, of which the second is blended."""
     if video:
-        clip = video_probe(channels, size, frames=2)
+        clip = video_probe(channels, size, frames=2, clips=batch)
         return replace(clip, label="blended frame", blend=(0.0, 0.2))
-    frame = photograph_crop(channels, size)[None]
+    frame = np.stack([photograph_crop(channels, size, index) for index in range(batch)])
     return Probe(label="photograph", size=size, frames=(frame,))

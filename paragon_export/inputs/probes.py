@@ -152,9 +152,12 @@ def still_probes(
 
 
 def plain_size(sizes: Sequence[tuple[Size, int]]) -> Size:
-    """Return the smallest size of at least 64 pixels, or the largest if all are smaller."""
+    """Return the smallest size of at least 8x8 pixels, or the largest if all are smaller.
+
+    In fewer rows or columns the pictures would lose their bars and ramps.
+    """
     by_area = sorted((size for size, _ in sizes), key=lambda size: size.height * size.width)
-    return next((s for s in by_area if s.height * s.width >= 64), by_area[-1])
+    return next((s for s in by_area if min(s.height, s.width) >= 8), by_area[-1])
 
 
 def plain_probe(channels: int, size: Size, *, batched: bool = True, clip: bool = False) -> Probe:

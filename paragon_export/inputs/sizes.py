@@ -12,11 +12,20 @@ from paragon_export.specs.types import Size
 MODULUS = 32
 """Every residue of height and width modulo this occurs among the default sizes."""
 
+LINE_PX = 40
+"""A single row or column is one pixel longer than this."""
+
 DRAWN_PX = 48
 """Number of heights and of widths from which the size of a file is drawn."""
 
 LARGEST_BATCH = 17
 """Images in the largest default batch."""
+
+TINY_BATCHES = (16, 8, 4)
+"""Batches that servers use; the sizes of the lowest heights get them, if they are tiny."""
+
+TINY_PX = 128
+"""Pixels of a size that is tiny."""
 
 
 def window_sizes(window: int, smallest: int = 1) -> list[tuple[Size, int]]:
@@ -45,14 +54,16 @@ def residue_sizes(known: Sequence[Size], smallest: int = 1) -> list[Size]:
     """Return small sizes that have the residues modulo ``MODULUS`` that ``known`` sizes lack.
 
     Low heights go with large widths and the other way round, so both orientations and narrow
-    pictures occur. Neighbors are swapped, so equal and unequal parities occur.
+    pictures occur. Neighbors are swapped, so equal and unequal parities occur. The last two sizes
+    are one row and one column, or as many as ``smallest`` demands.
     """
     heights = _lacking([size.height for size in known], smallest)
     widths = _lacking([size.width for size in known], smallest)[::-1]
     for index in range(2, len(widths) - 1, 4):
         widths[index : index + 2] = widths[index + 1], widths[index]
     pairs = itertools.zip_longest(heights, widths, fillvalue=max(smallest, MODULUS // 2))
-    return [Size(height, width) for height, width in pairs]
+    lines = Size(smallest, smallest + LINE_PX), Size(smallest + LINE_PX, smallest)
+    return [*(Size(height, width) for height, width in pairs), *lines]
 
 
 def _lacking(extents: Iterable[int], smallest: int) -> list[int]:
@@ -70,7 +81,13 @@ def default_sizes(window: int, smallest: int = 1) -> list[tuple[Size, int]]:
             this one.
     """
     around = window_sizes(window, smallest)
-    return [*around, *((s, 1) for s in residue_sizes([s for s, _ in around], smallest))]
+    others = residue_sizes([size for size, _ in around], smallest)
+    batches = itertools.chain(TINY_BATCHES, itertools.repeat(1))
+    return [*around, *((s, b if _area(s) <= TINY_PX else 1) for s, b in zip(others, batches, strict=False))]
+
+
+def _area(size: Size) -> int:
+    return size.height * size.width
 
 
 def drawn_size(data: bytes, smallest: int = 1) -> Size:

@@ -12,7 +12,7 @@ from paragon_export.errors import PlanError
 from paragon_export.graph.onnx_io import OnnxFile
 from paragon_export.inputs.fit import fitted
 from paragon_export.inputs.glyph_probes import glyph_probes
-from paragon_export.inputs.large import large_probe, smaller
+from paragon_export.inputs.large import large_probe, middle_sizes, smaller
 from paragon_export.inputs.probes import Probe, choose_probes
 from paragon_export.inputs.sizes import check_defined
 from paragon_export.networks.describe import LoadedNetwork, read_network
@@ -290,10 +290,14 @@ def _large_probes(
     for size in sizes:
         opened.check(size)
     check_defined(sizes, spec.smallest)
+    middle: list[tuple[Size, int]] = []
     if plan.at is None and not plan.sizes and opened.static is None:
         sizes, notes = _default_large(parts, opened, plan)
+        if opened.profile is None and not plan.made_for:
+            middle = middle_sizes(sizes[0], spec.smallest)
     video = len(parts.reference.inputs) > 1
-    probes = [large_probe(spec.channels, size, video=video) for size in dict.fromkeys(sizes)]
+    wanted = [*((size, 1) for size in dict.fromkeys(sizes)), *middle]
+    probes = [large_probe(spec.channels, *one, video=video) for one in wanted]
     return fitted(probes, opened.fixed), notes
 
 

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from paragon_export.errors import PlanError
+from paragon_export.inputs.large import middle_sizes
 from paragon_export.inputs.plain import OVERSHOOT
 from paragon_export.inputs.probes import (
     MIN_PROBE_PIXELS,
@@ -21,7 +22,7 @@ from paragon_export.inputs.probes import (
     video_probe,
     video_probes,
 )
-from paragon_export.inputs.sizes import MODULUS, default_sizes, drawn_size
+from paragon_export.inputs.sizes import LINE_PX, MODULUS, default_sizes, drawn_size
 from paragon_export.specs.network import InputSpec
 from paragon_export.specs.types import Size
 
@@ -104,6 +105,8 @@ def test_default_sizes_hold_every_residue(window: int, smallest: int) -> None:
     parities = {(size.height % 2, size.width % 2) for size in sizes}
     assert parities == {(0, 0), (0, 1), (1, 0), (1, 1)}
     assert min(min(size.height, size.width) for size in sizes) >= smallest
+    assert Size(smallest, smallest + LINE_PX) in sizes
+    assert Size(smallest + LINE_PX, smallest) in sizes
     if smallest == 1:
         assert any(size.width >= 8 * size.height for size in sizes)
         assert any(size.height >= 8 * size.width for size in sizes)
@@ -112,9 +115,9 @@ def test_default_sizes_hold_every_residue(window: int, smallest: int) -> None:
 @pytest.mark.parametrize("window", WINDOWS)
 @pytest.mark.parametrize("video", [False, True])
 def test_batches(window: int, video: bool) -> None:
-    """Batches of 1, 2, 3 and 17 are fed."""
+    """Batches of 1, 2, 3, 4, 8, 16 and 17 are fed."""
     probes = choose_probes(InputSpec(channels=3, window=window), video=video)
-    assert {probe.batch for probe in probes} >= {1, 2, 3, 17}
+    assert {probe.batch for probe in probes} >= {1, 2, 3, 4, 8, 16, 17}
 
 
 def test_the_file_draws_a_size() -> None:
@@ -142,6 +145,42 @@ def test_plain_pictures(static: Size | None) -> None:
     if static != Size(100, 90):
         assert {(0.5,) * 3, (1.0, 0, 0), (0, 1.0, 0), (0, 0, 1.0)} <= flat
         assert any((p[0] == 1).all(axis=1).sum() == 1 for p in pictures)
+
+
+def test_plain_pictures_keep_what_they_are_named_after() -> None:
+    """At the default size: bars, ramps in four directions, colors, and faint pictures."""
+    (plain,) = [
+        probe
+        for probe in choose_probes(InputSpec(channels=3, window=16))
+        if probe.label == "plain pictures"
+    ]
+    pictures = list(plain.frames[0])
+    assert any(not p[:, 0].any() and not p[:, -1].any() and p[:, 4].all() for p in pictures)
+    assert any(not p[..., 0].any() and not p[..., -1].any() and p[..., 4].all() for p in pictures)
+    for axis in (1, 2):
+        assert any((np.diff(p, axis=axis) > 0).all() for p in pictures)
+        assert any((np.diff(p, axis=axis) < 0).all() for p in pictures)
+    flat = {tuple(p[:, 0, 0].tolist()) for p in pictures if np.ptp(p, axis=(1, 2)).max() == 0}
+    assert {(1.0, 1.0, 0.0), (1.0, 0.0, 1.0), (0.0, 1.0, 1.0)} <= flat
+    for channel in range(3):
+        others = [c for c in range(3) if c != channel]
+        assert any(np.ptp(p[channel]) and not p[others].any() for p in pictures)
+    assert any(0.9 < p.min() < p.max() < 1 for p in pictures)
+    assert any(0 < np.ptp(p) < 0.1 and 0.4 < p.mean() < 0.6 for p in pictures)
+    assert any((p > 0).all(axis=0).sum() == 1 for p in pictures)
+
+
+@pytest.mark.parametrize(
+    ("large", "longest"), [(Size(1080, 1920), 4096), (Size(264, 456), 896), (Size(24, 32), 0)]
+)
+def test_middle_sizes_fit_a_large_one(large: Size, longest: int) -> None:
+    """Each has at most an eighth of the pixels; a large size that is small allows none."""
+    found = middle_sizes(large)
+    assert max((max(size.height, size.width) for size, _ in found), default=0) == longest
+    for size, batch in found:
+        assert 8 * batch * size.height * size.width <= large.height * large.width
+        assert size.height % 16 == size.width % 16 == 0
+    assert all(min(s.height, s.width) >= 48 for s, _ in middle_sizes(large, 48))
 
 
 def test_networks_without_window_are_judged_around_sixteen() -> None:

@@ -10,7 +10,14 @@ from paragon_export.parity.candidates import read_artifact
 from paragon_export.parity.check import judge
 from paragon_export.specs.types import Precision
 from paragon_export.testing.sabotage.case import Break, Case
-from paragon_export.testing.sabotage.rare import IMAGES, SIZES, after_frames, untouched
+from paragon_export.testing.sabotage.rare import (
+    IMAGES,
+    LARGE_AT,
+    MIDDLE,
+    SIZES,
+    after_frames,
+    untouched,
+)
 from paragon_export.testing.sabotage.suite import Sabotage, written
 
 pytestmark = pytest.mark.usefixtures("foreign_files_here")
@@ -25,6 +32,19 @@ def passes(case: Case, make: Break, path: Path, precision: Precision = Precision
 @pytest.mark.parametrize("make", SIZES.values(), ids=SIZES)
 def test_wrong_sizes_fail(make: Break, still: Case, tmp_path: Path) -> None:
     assert not passes(still, make, tmp_path)
+
+
+@pytest.mark.parametrize("make", MIDDLE.values(), ids=MIDDLE)
+def test_wrong_middle_sizes_fail(
+    make: Break, still: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Wrong at no small size and not at the large one."""
+    monkeypatch.setattr("paragon_export.parity.candidates.LARGE", LARGE_AT)
+    monkeypatch.setattr("paragon_export.parity.check.choose_probes", lambda *_, **__: [])
+    file = written(Sabotage("", "", make), still, tmp_path / "wrong.onnx")
+    sizes = {row.size for row in judge(still.reference, [read_artifact(file)]).rows if row.failure}
+    assert sizes
+    assert LARGE_AT not in sizes
 
 
 @pytest.mark.parametrize("make", IMAGES.values(), ids=IMAGES)

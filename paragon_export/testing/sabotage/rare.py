@@ -64,6 +64,38 @@ BARS = before(
 )
 """NaN where the first row is black and the image is not."""
 
+
+def of_channels(levels: list[int], *, varied: bool = False) -> Break:
+    """Return a sabotage that gives NaN where the largest values of the channels are these.
+
+    With ``varied`` the image must not be flat, else it must be. The levels are 0 or 1; of an image
+    that is not flat, 1 stands for any value above 0.
+    """
+    peak = (
+        "signs = Sign(high) same = Equal(signs, wanted)" if varied else "same = Equal(high, wanted)"
+    )
+    flat = "wrong = And(all_same, is_varied)" if varied else "wrong = And(all_same, is_flat)"
+    return before(
+        whole(axes=[2, 3], all=[1, 2, 3])
+        + real(zero=0, half=0.5, nan=float("nan"))
+        + f"wanted = Constant<value = float[1,3,1,1] {{{', '.join(map(str, levels))}}}>() "
+        "high = ReduceMax(input, axes) low = ReduceMin(input, axes) span = Sub(high, low) "
+        f"{peak} number = Cast<to = 1>(same) least = ReduceMin(number, all) "
+        "all_same = Greater(least, half) most = ReduceMax(span, all) is_varied = Greater(most, zero) "
+        f"is_flat = Not(is_varied) {flat} added = Where(wrong, nan, zero) x = Add(input, added)"
+    )
+
+
+RAMP = before(
+    whole(first=[0], last=[-1], beyond=[2**31], one=[1], axis=[3], all=[1, 2, 3])
+    + real(zero=0, ahead=1, nan=float("nan"))
+    + "left = Slice(input, first, last, axis) right = Slice(input, one, beyond, axis) "
+    "fall = Sub(left, right) row = Constant<value_ints = [0, 0, 0, 1, 0, 0, 0, 0]>() "
+    "padded = Pad(fall, row, ahead) least = ReduceMin(padded, all) wrong = Greater(least, zero) "
+    "added = Where(wrong, nan, zero) x = Add(input, added)"
+)
+"""NaN where every pixel is darker than its left neighbor."""
+
 SIZES: dict[str, Break] = {
     "height mod 16 is 8": residue("h", 16, 8),
     "width mod 8 is 4": residue("w", 8, 4),
@@ -77,9 +109,32 @@ SIZES: dict[str, Break] = {
     "wider than three heights": where("three = Add(one, two) most = Mul(h, three) wrong = Greater(w, most)"),
     "higher than seven widths": where(whole(seven=[7]) + "most = Mul(w, seven) wrong = Greater(h, most)"),
     "batch above 16": where("wrong = Greater(n, sixteen)"),
+    "batch of 4": where("four = Add(two, two) wrong = Equal(n, four)"),
+    "one row": where(whole(row=[SCALE], more=[8 * SCALE]) + "is_row = Equal(h, row) is_more = Greater(w, more) wrong = And(is_row, is_more)"),
     "batch of 3": where("three = Add(one, two) wrong = Equal(n, three)"),
 }  # fmt: skip
 """Wrong at some sizes and batches of the default judgment."""
+
+MIDDLE: dict[str, Break] = {
+    "multiples of 64": where(
+        whole(modulus=[64 * SCALE], none=[0])
+        + "rest_h = Mod(h, modulus) rest_w = Mod(w, modulus) is_h = Equal(rest_h, none) "
+        "is_w = Equal(rest_w, none) wrong = And(is_h, is_w)"
+    ),
+    "height above 500": above("h", 500 * SCALE),
+    "width above 500": above("w", 500 * SCALE),
+    "square of more than 48 pixels": where(
+        whole(least=[48 * SCALE]) + "is_square = Equal(h, w) is_more = Greater(h, least) wrong = And(is_square, is_more)"
+    ),
+    "area from 4000 to 100000": where(
+        whole(least=[4_000 * SCALE**2], most=[100_000 * SCALE**2])
+        + "is_more = Greater(area, least) is_less = Less(area, most) wrong = And(is_more, is_less)"
+    ),
+    "batch of 2, area above 2000": where(
+        whole(least=[2_000 * SCALE**2]) + "is_more = Greater(area, least) is_batch = Equal(n, two) wrong = And(is_more, is_batch)"
+    ),
+}  # fmt: skip
+"""Wrong only at sizes between the small ones and a large one of ``LARGE_AT``, or longer."""
 
 LARGE_AT = Size(264, 456)
 """A large size at which those of ``LARGE`` are wrong, and which a small network soon runs at."""
@@ -113,6 +168,10 @@ IMAGES: dict[str, Break] = {
     "above the range": any_item("wrong = Greater(high, above)"),
     "below the range": any_item("wrong = Less(low, below)"),
     "letterbox": BARS,
+    "nearly white": any_item("is_low = Greater(low, half) is_high = Less(low, one) wrong = And(is_low, is_high)"),
+    "yellow": of_channels([1, 1, 0]),
+    "blue photograph": of_channels([0, 0, 1], varied=True),
+    "ramp to the left": RAMP,
 }  # fmt: skip
 """NaN on some images."""
 
