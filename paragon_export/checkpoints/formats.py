@@ -21,11 +21,21 @@ from paragon_export.system.reading import parse_json
 from paragon_export.system.text import brief
 
 CONTAINERS = (
-    "params_ema", "params-ema", "params", "state_dict", "model_state", "model_state_dict", "model",
-    "net",
+    "params_ema", "params-ema", "g_ema", "model_ema", "ema", "params", "state_dict", "model_state",
+    "model_state_dict", "model", "net", "net_g", "netG", "generator", "g", "weights", "checkpoint",
 )  # fmt: skip
 """Keys of a pickled dict under which trainers store the state dict. Averaged weights are first, so
 that they are preferred."""
+
+OTHER_FILES = {
+    b"version https://git-lfs": "a pointer of Git LFS; fetch the file itself with git lfs pull",
+    b"<": "a page of HTML or XML; download the file itself",
+    b"\x1f\x8b": "a gzip archive; unpack it",
+    b"Rar!": "a RAR archive; unpack it",
+    b"7z\xbc\xaf": "a 7z archive; unpack it",
+    b"GGUF": "a GGUF file; convert it to .safetensors",
+}
+"""What files that are no checkpoints are, by how they start, and what to do."""
 
 EXTRA_ENTRIES = ("config", "label_map", "epoch", "metrics", "metadata")
 """Keys next to the state dict whose values are kept for architectures that use them."""
@@ -92,9 +102,10 @@ def read_content(path: Path, data: bytes, leave_out: str = "") -> Content:
         tensors, extra, containers = read_pickle(path, data, leave_out)
         metadata = _plain_metadata(extra.pop("metadata", None))
         return Content(tensors=tensors, metadata=metadata, extra=extra, containers=containers)
+    found = next((what for start, what in OTHER_FILES.items() if data.startswith(start)), "")
+    found = found or f"a file that starts with {data[:4]!r}"
     raise CheckpointError(
-        f"{path} is not a checkpoint: expected .safetensors, .pth or .pt, "
-        f"found a file that starts with {data[:4]!r}"
+        f"{path} is not a checkpoint: expected .safetensors, .pth or .pt, found {found}"
     )
 
 
@@ -270,7 +281,7 @@ def _unwrap(
     import torch
 
     if isinstance(loaded, Mapping) and len(parents) < MAX_CONTAINER_DEPTH:
-        found = tuple(c for c in CONTAINERS if isinstance(loaded.get(c), Mapping))
+        found = tuple(c for c in CONTAINERS if isinstance(loaded.get(c), Mapping) and loaded[c])
         chosen = next((c for c in found if c != leave_out), None)
         if chosen is not None:
             extra |= {name: loaded[name] for name in EXTRA_ENTRIES if name in loaded}

@@ -18,9 +18,26 @@ from paragon_export.system.reading import read_bytes
 MAX_FILE_BYTES = 3 * 2**29
 """File, float32 tensors and the network built from them together stay within 4 GiB."""
 
-WRAPPERS = ("model", "net", "netG", "net_g", "generator", "ema_model")
+WRAPPERS = (
+    "model", "net", "netG", "net_g", "generator", "ema_model", "network", "ema", "params_ema",
+    "params", "state_dict", "net_g_ema", "generator_ema",
+)  # fmt: skip
 """Prefixes of tensor names that are removed if all tensors have them. Otherwise they are part of
 the network's own names."""
+
+GENERATORS = (
+    "net_g_ema", "generator_ema", "ema_model", "net_g", "netG", "generator", "network",
+)  # fmt: skip
+"""Prefixes of the network in a training module that holds other parts too. The first one counts."""
+
+BESIDE = frozenset(
+    {"net_g", "generator", "online_model", "net_d", "netD", "discriminator", "loss", "criterion"}
+    | {"perceptual", "vgg", "lpips", "initted", "step"}
+)
+"""Prefixes of those other parts. With any other name in a file, nothing is left out."""
+
+LAST_WEIGHTS = frozenset({"net_g", "generator", "online_model"})
+"""Those of them that are the same network, not averaged."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +78,8 @@ def load_checkpoint(path: Path) -> Checkpoint:
     ``.bin.index.json``) stands for the shards that it names, in its own folder.
 
     Containers are removed, and so are the prefixes ``module.`` and ``_orig_mod.`` of tensor names,
-    and ``model.`` and ``net.`` if all tensors have them. Pickles are read with
+    and those of ``WRAPPERS`` if all tensors have them. Of a training module with a generator and other
+    parts the generator is taken (see ``GENERATORS``). Pickles are read with
     ``weights_only=True``, which runs no code.
 
     Raises:
@@ -102,6 +120,8 @@ def _parse(path: Path, data: bytes | Shards, leave_out: str = "") -> Checkpoint:
         raise CheckpointError(f"{path} is empty: expected a checkpoint")
     content = data.content() if isinstance(data, Shards) else read_content(path, data, leave_out)
     stored = _without_counter(content.tensors)
+    stored, chosen, others = _generator_of(stored)
+    containers = (chosen, *others) if others else content.containers
     tensors = _strip_prefixes(path, stored)
     _check_finite(path, tensors)
     return Checkpoint(
@@ -111,8 +131,8 @@ def _parse(path: Path, data: bytes | Shards, leave_out: str = "") -> Checkpoint:
         stored=stored,
         metadata=content.metadata,
         extra=content.extra,
-        container=content.containers[0] if content.containers else "",
-        also_in_file=content.containers[1:],
+        container=containers[0] if containers else "",
+        also_in_file=containers[1:],
         data=data if content.containers and isinstance(data, bytes) else b"",
     )
 
@@ -125,6 +145,22 @@ def _without_counter(tensors: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarr
     if counter is None or counter.ndim or not is_averaged:
         return tensors
     return {name: tensors[name] for name in others}
+
+
+def _generator_of(
+    tensors: Mapping[str, np.ndarray],
+) -> tuple[Mapping[str, np.ndarray], str, tuple[str, ...]]:
+    """Return the tensors of the network in a training module, its prefix, and its other weights.
+
+    Tensors without parts of a training module are returned as they are, with an empty prefix.
+    """
+    parts = {name.partition(".")[0] for name in tensors}
+    chosen = next((part for part in GENERATORS if part in parts), "")
+    beside = parts - {chosen}
+    if not chosen or not beside or not beside <= BESIDE:
+        return tensors, "", ()
+    kept = {n: array for n, array in tensors.items() if n.partition(".")[0] == chosen}
+    return kept, chosen, tuple(sorted(beside & LAST_WEIGHTS))
 
 
 def _strip_prefixes(path: Path, tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

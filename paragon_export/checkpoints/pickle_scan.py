@@ -151,6 +151,8 @@ def _scan_zip(data: bytes) -> None:
     names = {info.filename.partition("/")[2] for info in infos}
     if "constants.pkl" in names:
         raise ValueError("a TorchScript archive; save the network's state dict")
+    if "data.pkl" not in names:
+        raise ValueError("an archive without data.pkl; if checkpoints are inside, unpack it")
     if len(names) != len(infos):
         raise ValueError("two of its records have the same name")
     if sum(info.file_size for info in infos) > len(data):

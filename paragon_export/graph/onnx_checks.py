@@ -34,8 +34,12 @@ MAX_GLYPH_VALUES = 2**16
 
 MAX_WEIGHTS_BYTES = 2**30
 
-DOMAINS = ("", "ai.onnx", "com.microsoft")
-"""Operator domains that are accepted. Of the last, ONNX Runtime's, only ``ATTENTIONS`` are."""
+STANDARD_DOMAINS = ("", "ai.onnx")
+"""Both names of the domain of the standard operators."""
+
+DOMAINS = (*STANDARD_DOMAINS, "com.microsoft")
+"""Operator domains that are accepted. Of the last, ONNX Runtime's, only ``ATTENTIONS`` are. Files
+may import other domains of which they use no operator, as files that ONNX Runtime saved do."""
 
 ATTENTIONS = frozenset({("com.microsoft", "MultiHeadAttention")})
 """Operators of ONNX Runtime that exports use. Inputs: queries, keys, values, optionally a bias."""
@@ -60,6 +64,12 @@ MAX_SHAPE_ENTRIES = 64
 
 MAX_OUTPUT_VALUES = 2**28
 """Values of an output whose size is a constant of the graph."""
+
+SPARSE = "sparse weights; store them as dense ones"
+
+HALF_INSIDE = ("softmax_precision", "stash_type")
+"""Attributes that name the type of the arithmetic inside an operator. ONNX Runtime computes in
+float32 on a CPU whatever they say, so that no verdict would see what a GPU computes."""
 
 SUBGRAPH_OPERATORS = ("Loop", "Scan", "If", "SequenceMap")
 
@@ -86,14 +96,17 @@ def check_model(model: onnx.ModelProto) -> None:
     """
     _check_versions(model)
     if model.functions or model.training_info:
-        raise ValueError("functions or training inside; export the plain network")
+        raise ValueError(
+            "functions or training inside; export the plain network, or inline the functions "
+            "(onnx.inliner.inline_local_functions)"
+        )
     graph = model.graph
     if not graph.node:
         raise ValueError("an empty graph")
     if len(graph.node) > MAX_NODES:
         raise ValueError(f"{len(graph.node)} nodes; at most {MAX_NODES} are accepted")
     if graph.sparse_initializer:
-        raise ValueError("sparse weights")
+        raise ValueError(SPARSE)
     _check_ports(graph)
     _check_weights(graph)
     _check_order(graph)
@@ -107,12 +120,8 @@ def _check_versions(model: onnx.ModelProto) -> None:
         raise ValueError(
             f"IR version {model.ir_version}; {MIN_IR_VERSION} to {onnx.IR_VERSION} are accepted"
         )
-    domains = [entry.domain for entry in model.opset_import]
-    foreign = [domain for domain in domains if domain not in DOMAINS]
-    if foreign:
-        raise ValueError(f"operators of another library ({brief(foreign[0])})")
     newest = onnx.defs.onnx_opset_version()
-    versions = [e.version for e in model.opset_import if e.domain != "com.microsoft"]
+    versions = sorted({e.version for e in model.opset_import if e.domain in STANDARD_DOMAINS})
     if len(versions) != 1 or not MIN_OPSET <= versions[0] <= newest:
         raise ValueError(f"operator set {versions}; one of {MIN_OPSET} to {newest} is accepted")
 
@@ -176,7 +185,9 @@ def check_tensor(tensor: onnx.TensorProto) -> int:
 
     name = brief(tensor.name)
     if tensor.external_data or tensor.data_location == onnx.TensorProto.EXTERNAL:
-        raise ValueError(f"weights of {name} in another file")
+        raise ValueError(
+            f"weights of {name} in another file; save all in one: onnx.save(onnx.load(path), new_path)"
+        )
     if tensor.data_type in (onnx.TensorProto.STRING, onnx.TensorProto.UNDEFINED):
         raise ValueError(f"tensor {name} of text or of no type")
     if tensor.data_type not in onnx.TensorProto.DataType.values() or tensor.HasField("segment"):
@@ -262,7 +273,10 @@ def _check_node(node: onnx.NodeProto) -> None:
     if node.op_type in SUBGRAPH_OPERATORS or any(
         a.HasField("g") or a.graphs for a in node.attribute
     ):
-        raise ValueError(f"a graph inside a graph ({brief(node.op_type)})")
+        raise ValueError(
+            f"a graph inside a graph ({brief(node.op_type)}); export the network without it, for "
+            "example with constant conditions folded (onnxsim, or ONNX Runtime's basic optimizations)"
+        )
     if node.domain == "com.microsoft":
         _check_attention(node)
     elif not onnx.defs.has(node.op_type):
@@ -273,8 +287,13 @@ def _check_node(node: onnx.NodeProto) -> None:
     for attribute in node.attribute:
         if attribute.name == "training_mode" and attribute.i:
             raise ValueError(f"an operator in training mode ({brief(node.op_type)})")
+        if attribute.name in HALF_INSIDE and attribute.i not in (0, onnx.TensorProto.FLOAT):
+            raise ValueError(
+                f"an operator that computes in another type inside ({brief(node.op_type)}, "
+                f"{attribute.name} {attribute.i}), which a CPU does not show; set it to 1 (float32)"
+            )
         if attribute.HasField("sparse_tensor") or attribute.sparse_tensors:
-            raise ValueError("sparse weights")
+            raise ValueError(SPARSE)
         for tensor in _tensors(attribute):
             check_tensor(tensor)
 

@@ -34,9 +34,6 @@ def smaller(size: Size, pixels: int, smallest: int = 1) -> Size:
     return Size(max(height, smallest), max(width, smallest, 1))
 
 
-MIDDLE_SHARE = 8
-"""A middle probe has at most the large size's pixels divided by this."""
-
 SQUARE_PX = 128
 """Largest side of the squares."""
 
@@ -44,23 +41,22 @@ STRIP = Size(4096, 16)
 """The longest strip."""
 
 
-def middle_sizes(large: Size, smallest: int = 1) -> list[tuple[Size, int]]:
+def middle_sizes(pixels: int, smallest: int = 1) -> list[tuple[Size, int]]:
     """Return sizes between the small ones and a large one, and longer ones, with their batches.
 
-    They are two squares in a batch and two strips. All sides are multiples of 16, the long ones of
-    64. Small sizes have none of it: squares of many pixels, tall ones, multiples of 64 both ways,
-    batches of many pixels. The strips are longer than the large size where the budget allows it.
+    They are a square, in a batch of two if that fits, and two strips. All sides are multiples of 16,
+    the long ones of 64. Small sizes have none of it: squares of many pixels, tall ones, multiples of
+    64 both ways, batches of many pixels. The strips may be longer than the large size.
 
     Args:
-        large: The large size that the candidate is judged at. The budget follows from it, and may
-            allow none of these sizes.
+        pixels: Most pixels of each of them; few pixels allow none of them.
         smallest: Least height and width.
     """
-    pixels = large.height * large.width // MIDDLE_SHARE
-    side = min(SQUARE_PX, math.isqrt(pixels // 2) // 64 * 64)
+    batch = 2 if pixels >= 2 * 64**2 else 1
+    side = min(SQUARE_PX, math.isqrt(pixels // batch) // 64 * 64)
     narrow = max(STRIP.width, smallest)
     long = min(STRIP.height, pixels // narrow // 64 * 64)
-    found = [(Size(side, side), 2), (Size(long, narrow), 1), (Size(narrow, long), 1)]
+    found = [(Size(side, side), batch), (Size(long, narrow), 1), (Size(narrow, long), 1)]
     return [(s, batch) for s, batch in found if min(s.height, s.width) >= max(smallest, 1)]
 
 

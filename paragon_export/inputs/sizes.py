@@ -83,7 +83,10 @@ def default_sizes(window: int, smallest: int = 1) -> list[tuple[Size, int]]:
     around = window_sizes(window, smallest)
     others = residue_sizes([size for size, _ in around], smallest)
     batches = itertools.chain(TINY_BATCHES, itertools.repeat(1))
-    return [*around, *((s, b if _area(s) <= TINY_PX else 1) for s, b in zip(others, batches, strict=False))]
+    return [
+        *around,
+        *((s, b if _area(s) <= TINY_PX else 1) for s, b in zip(others, batches, strict=False)),
+    ]
 
 
 def _area(size: Size) -> int:

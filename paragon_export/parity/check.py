@@ -294,7 +294,7 @@ def _large_probes(
     if plan.at is None and not plan.sizes and opened.static is None:
         sizes, notes = _default_large(parts, opened, plan)
         if opened.profile is None and not plan.made_for:
-            middle = middle_sizes(sizes[0], spec.smallest)
+            middle = middle_sizes(parts.middle_pixels(sizes[0]), spec.smallest)
     video = len(parts.reference.inputs) > 1
     wanted = [*((size, 1) for size in dict.fromkeys(sizes)), *middle]
     probes = [large_probe(spec.channels, *one, video=video) for one in wanted]

@@ -64,6 +64,12 @@ MAX_WHOLE_FLOPS = 5e10
 MAX_WHOLE_PIXELS = 2**14
 """Pixels then. Attention over all of them takes 2 GiB in float64."""
 
+MIDDLE_SHARE = 8
+"""The pixels of a large picture over those of a picture between the small ones and it."""
+
+MAX_MIDDLE_FLOPS = 1.2e10
+"""Arithmetic of such a picture, which float64 computes whole: for the published Photo 4,761 pixels."""
+
 LARGEST_REACH_PX = 128
 """Largest reach of a network that is compared on excerpts."""
 
@@ -224,6 +230,11 @@ class Parts:
             most, pixels = MAX_WHOLE_FLOPS, MAX_WHOLE_PIXELS
         in_memory = MAX_VALUES / self.cost.values
         return int(min(most / self.cost.flops, in_memory, pixels))
+
+    def middle_pixels(self, large: Size) -> int:
+        """Return the pixels of the largest picture between the small ones and a large one."""
+        share = large.height * large.width // MIDDLE_SHARE
+        return int(min(share, MAX_MIDDLE_FLOPS / self.cost.flops))
 
     def _is_long(self, pixels: int) -> bool:
         """Return whether float64 on so many pixels would take too long, or too much memory."""

@@ -8,6 +8,7 @@ import json
 import os
 import pickle
 import struct
+import zipfile
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
@@ -72,7 +73,24 @@ def test_content_decides_and_not_the_file_name(fmt: str, suffix: str, tmp_path: 
 
 @pytest.mark.parametrize(
     "container",
-    [None, "params_ema", "params", "state_dict", "model", "net", "model.state_dict", "net.params"],
+    [
+        None,
+        "params_ema",
+        "params",
+        "state_dict",
+        "model",
+        "net",
+        "model.state_dict",
+        "net.params",
+        "generator",
+        "net_g",
+        "netG",
+        "g_ema",
+        "model_ema.state_dict",
+        "ema",
+        "weights",
+        "checkpoint.model.state_dict",
+    ],
 )
 def test_every_container_is_opened(container: str | None, tmp_path: Path) -> None:
     """Bare tensors, tensors under a trainer's key and under nested keys are the same tensors."""
@@ -81,15 +99,93 @@ def test_every_container_is_opened(container: str | None, tmp_path: Path) -> Non
     assert_same(load_checkpoint(path).tensors, TENSORS)
 
 
-@pytest.mark.parametrize("first", ["params", "params_ema"])
-def test_averaged_weights_are_preferred(first: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("raw_first", [True, False])
+@pytest.mark.parametrize(
+    ("averaged", "raw"), [("params_ema", "params"), ("ema", "model"), ("g_ema", "g")]
+)
+def test_averaged_weights_are_preferred(
+    averaged: str, raw: str, raw_first: bool, tmp_path: Path
+) -> None:
     """Where a file holds averaged and raw weights, the averaged ones are taken."""
-    second = {"params": "params_ema", "params_ema": "params"}[first]
-    factor = {"params_ema": 1.0, "params": 0.5}
     path = tmp_path / "c.pth"
-    torch.save({first: state(factor[first]), second: state(factor[second])}, path)
+    both = [(raw, state(0.5)), (averaged, state())]
+    torch.save(dict(both if raw_first else both[::-1]), path)
+
+    checkpoint = load_checkpoint(path)
+
+    assert_same(checkpoint.tensors, TENSORS)
+    assert (checkpoint.container, checkpoint.also_in_file) == (averaged, (raw,))
+
+
+def test_an_empty_container_is_passed_over(tmp_path: Path) -> None:
+    path = tmp_path / "c.pth"
+    torch.save({"params_ema": {}, "params": state()}, path)
 
     assert_same(load_checkpoint(path).tensors, TENSORS)
+
+
+@pytest.mark.parametrize("prefix", ["network", "ema", "params_ema", "generator", "model.net_g"])
+@pytest.mark.parametrize("fmt", ["safetensors", "pth"])
+def test_a_prefix_of_all_names_is_removed(prefix: str, fmt: str, tmp_path: Path) -> None:
+    named = {f"{prefix}.{name}": array for name, array in TENSORS.items()}
+    path = save(named, tmp_path / "c", fmt=fmt)
+
+    assert_same(load_checkpoint(path).tensors, TENSORS)
+
+
+@pytest.mark.parametrize(
+    ("chosen", "beside", "named"),
+    [
+        ("generator", ["discriminator", "loss"], ()),
+        ("net_g", ["net_d"], ()),
+        ("net_g_ema", ["net_d", "net_g"], ("net_g",)),
+        ("ema_model", ["online_model"], ("online_model",)),
+    ],
+)
+def test_the_generator_of_a_training_module_is_taken(
+    chosen: str, beside: list[str], named: tuple[str, ...], tmp_path: Path
+) -> None:
+    """The other parts are left out; weights of the same network among them are named."""
+    tensors = {f"{chosen}.{name}": array for name, array in TENSORS.items()}
+    for part in beside:
+        tensors |= {f"{part}.{name}": 0.5 * array for name, array in TENSORS.items()}
+    path = save(tensors, tmp_path / "c.pth", fmt="pth", container="state_dict")
+
+    checkpoint = load_checkpoint(path)
+
+    assert_same(checkpoint.tensors, TENSORS)
+    assert checkpoint.also_in_file == named
+
+
+def test_parts_of_a_network_are_kept(tmp_path: Path) -> None:
+    """A network may have parts of such names itself: a part of another name leaves all as it is."""
+    tensors = {"network.a": np.ones(2), "loss.a": np.ones(2), "head.a": np.ones(2)}
+    path = save(tensors, tmp_path / "c.safetensors")
+
+    assert set(load_checkpoint(path).tensors) == set(tensors)
+
+
+@pytest.mark.parametrize(
+    ("start", "word"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "git lfs pull"),
+        (b"<!DOCTYPE html><html></html>", "download the file itself"),
+        (b"\x1f\x8b\x08\x00\x00\x00\x00\x00", "unpack it"),
+    ],
+)
+def test_what_is_no_checkpoint_is_named(start: bytes, word: str, tmp_path: Path) -> None:
+    path = tmp_path / "c.pth"
+    path.write_bytes(start)
+
+    assert word in refusal(path)
+
+
+def test_an_archive_of_checkpoints_is_to_be_unpacked(tmp_path: Path) -> None:
+    path = tmp_path / "c.pth"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("models/net_g.pth", b"weights")
+
+    assert "unpack it" in refusal(path)
 
 
 def test_a_trainers_other_entries_are_left_alone(tmp_path: Path) -> None:

@@ -133,7 +133,15 @@ def test_names_do_not_matter(
     assert open_runner(path).infer({"input": picture})["output"].shape == (1, 3, 10, 12)
 
 
-@pytest.mark.parametrize("change", [weights_as_inputs, wrong_names_inside])
+def unused_imports(model: onnx.ModelProto) -> None:
+    """Import operator sets of which no operator is used, as files that ONNX Runtime saved do."""
+    (standard,) = (each for each in model.opset_import if not each.domain)
+    model.opset_import.add(domain="ai.onnx", version=standard.version)  # as onnx.compose does
+    for domain in ("ai.onnx.ml", "com.microsoft.nchwc", "pkg.onnxscript.torch_lib"):
+        model.opset_import.add(domain=domain, version=1)
+
+
+@pytest.mark.parametrize("change", [weights_as_inputs, wrong_names_inside, unused_imports])
 def test_what_old_files_declare_does_not_matter(
     change: Callable[[onnx.ModelProto], None],
     good: onnx.ModelProto,

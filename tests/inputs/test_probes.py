@@ -171,16 +171,18 @@ def test_plain_pictures_keep_what_they_are_named_after() -> None:
 
 
 @pytest.mark.parametrize(
-    ("large", "longest"), [(Size(1080, 1920), 4096), (Size(264, 456), 896), (Size(24, 32), 0)]
+    ("pixels", "longest", "batch"),
+    [(259_200, 4096, 2), (15_048, 896, 2), (4_761, 256, 1), (96, 0, 0)],
 )
-def test_middle_sizes_fit_a_large_one(large: Size, longest: int) -> None:
-    """Each has at most an eighth of the pixels; a large size that is small allows none."""
-    found = middle_sizes(large)
+def test_middle_sizes_fit_a_number_of_pixels(pixels: int, longest: int, batch: int) -> None:
+    """Squares in a batch and strips both ways, as far as the pixels allow them."""
+    found = middle_sizes(pixels)
     assert max((max(size.height, size.width) for size, _ in found), default=0) == longest
-    for size, batch in found:
-        assert 8 * batch * size.height * size.width <= large.height * large.width
+    assert max((images for size, images in found if size.height == size.width), default=0) == batch
+    for size, images in found:
+        assert images * size.height * size.width <= pixels
         assert size.height % 16 == size.width % 16 == 0
-    assert all(min(s.height, s.width) >= 48 for s, _ in middle_sizes(large, 48))
+    assert all(min(s.height, s.width) >= 48 for s, _ in middle_sizes(pixels, 48))
 
 
 def test_networks_without_window_are_judged_around_sixteen() -> None:

@@ -283,7 +283,9 @@ REFUSED: dict[str, tuple[Change, str]] = {
     "an old operator set": (_opset("", 1), "operator set"),
     "no operator set": (_opset("com.microsoft", 1), "operator set"),
     "two operator sets": (_two_opsets, "operator set"),
-    "another library's set": (_opset("evil\x1b[2J", 1), "another library"),
+    "another library's set": (_opset("evil\x1b[2J", 1), "operator set"),
+    "a softmax in half": (_before("Attention", "input", "input", softmax_precision=10), "inside"),
+    "means in bfloat16": (_before("LayerNormalization", "input", stash_type=16), "inside"),
     "another library's operator": (_node("domain", "evil"), "another library"),
     "an unknown operator": (_node("op_type", "Exec"), "unknown operator"),
     **{
