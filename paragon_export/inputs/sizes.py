@@ -12,7 +12,7 @@ from paragon_export.specs.types import Size
 MODULUS = 32
 """Every residue of height and width modulo this occurs among the default sizes."""
 
-LINE_PX = 40
+LINE_PX = 31
 """A single row or column is one pixel longer than this."""
 
 DRAWN_PX = 48
@@ -21,7 +21,7 @@ DRAWN_PX = 48
 LARGEST_BATCH = 17
 """Images in the largest default batch."""
 
-TINY_BATCHES = (16, 8, 4)
+TINY_BATCHES = (8, 4)
 """Batches that servers use; the sizes of the lowest heights get them, if they are tiny."""
 
 TINY_PX = 128

@@ -178,7 +178,9 @@ def _from_metadata(metadata: Mapping[str, str]) -> dict[str, Any]:
 def blend_factor(value: Any) -> float:
     """Return a blend factor, a number from 0 to ``MAX_ALPHA``, as a float."""
     if isinstance(value, str):
-        raise TypeError("it is text, not a number; YAML requires a point, as in 1.0e-1")
+        raise TypeError(
+            "it is text, not a number; write it without quotes, and with a point, as in 1.0e-1"
+        )
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError("it must be a number")
     if not 0 <= value <= MAX_ALPHA:

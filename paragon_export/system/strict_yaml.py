@@ -35,7 +35,7 @@ def read_document(path: Path) -> tuple[Any, tuple[str, ...]]:
     is_toml = path.suffix.lower() == ".toml"
     duplicates: list[str] = []
     try:
-        text = data.decode("utf-8")
+        text = data.decode("utf-8-sig")
         document = _parse_toml(text) if is_toml else parse_yaml(text, duplicates)
     except ValueError as error:
         kind = "TOML" if is_toml else "YAML"

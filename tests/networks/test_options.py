@@ -389,10 +389,11 @@ def test_an_option_on_the_command_line_has_no_key_twice() -> None:
         parse_option("bn_eps={a: 1, a: 2}")
 
 
-def test_an_option_file_of_neosr_is_read(tmp_path: Path) -> None:
+@pytest.mark.parametrize("mark", ["", "\ufeff"], ids=["plain", "with a byte order mark"])
+def test_an_option_file_of_neosr_is_read(mark: str, tmp_path: Path) -> None:
     """It is TOML."""
     text = 'scale = 2\n[network_g]\ntype = "paragonsr2_realtime"\nupsampler_alpha = 0.0\n'
-    spec, note = noted(tmp_path, text, "train.toml")
+    spec, note = noted(tmp_path, mark + text, "train.toml")
 
     assert spec.options["upsampler_alpha"] == ResolvedOption(0.0, "config")
     assert note == ""

@@ -144,5 +144,6 @@ def _alternative(alternative: Alternative, rerun: Rerun) -> Iterator[Suspect]:
     length = float(np.square(direction).sum())
     steps = float((direction * rerun.error).sum()) / length if length else 0.0
     fitted = start + steps * (value - start)
-    finding = replace(alternative.finding, detail=f"{alternative.finding.detail} {fitted:.3g}")
+    shown = round(fitted, 4) + 0.0  # without the sign of -0
+    finding = replace(alternative.finding, detail=f"{alternative.finding.detail} {shown:.3g}")
     yield finding, lambda: rerun.truth + steps * direction
