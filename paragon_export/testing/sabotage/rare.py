@@ -91,7 +91,8 @@ RAMP = before(
     + real(zero=0, ahead=1, nan=float("nan"))
     + "left = Slice(input, first, last, axis) right = Slice(input, one, beyond, axis) "
     "fall = Sub(left, right) row = Constant<value_ints = [0, 0, 0, 1, 0, 0, 0, 0]>() "
-    "padded = Pad(fall, row, ahead) least = ReduceMin(padded, all) wrong = Greater(least, zero) "
+    "padded = Pad(fall, row, ahead) least = ReduceMin(padded, all) falls = Greater(least, zero) "
+    "total = ReduceSum(fall, all) is_wide = Greater(total, zero) wrong = And(falls, is_wide) "
     "added = Where(wrong, nan, zero) x = Add(input, added)"
 )
 """NaN where every pixel is darker than its left neighbor."""
@@ -168,7 +169,9 @@ IMAGES: dict[str, Break] = {
     "above the range": any_item("wrong = Greater(high, above)"),
     "below the range": any_item("wrong = Less(low, below)"),
     "letterbox": BARS,
-    "nearly white": any_item("is_low = Greater(low, half) is_high = Less(low, one) wrong = And(is_low, is_high)"),
+    "nearly white": any_item(
+        real(bright=0.9) + "is_bright = Greater(low, bright) is_varied = Less(low, high) wrong = And(is_bright, is_varied)"
+    ),
     "yellow": of_channels([1, 1, 0]),
     "blue photograph": of_channels([0, 0, 1], varied=True),
     "ramp to the left": RAMP,
