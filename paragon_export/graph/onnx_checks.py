@@ -284,6 +284,13 @@ def _check_node(node: onnx.NodeProto) -> None:
     elif node.op_type in UNSUPPORTED_OPERATORS:
         purpose = UNSUPPORTED_OPERATORS[node.op_type]
         raise ValueError(f"an operator for {purpose} ({node.op_type})")
+    _check_attributes(node)
+
+
+def _check_attributes(node: onnx.NodeProto) -> None:
+    """Refuse training, arithmetic of another type inside an operator, and tensors that are not dense."""
+    import onnx
+
     for attribute in node.attribute:
         if attribute.name == "training_mode" and attribute.i:
             raise ValueError(f"an operator in training mode ({brief(node.op_type)})")
