@@ -39,8 +39,8 @@ def window_sizes(window: int, smallest: int = 1) -> list[tuple[Size, int]]:
         (Size(w // 2 + 1, w // 2 + 3), 3),
         (Size(w - 1, 2 * w - 1) if w > 1 else Size(2, 3), 1),
         (Size(w, 2 * w), 1),
-        (Size(w + 1, 2 * w + 1), 1),
-        (Size(2 * w + 5, 3 * w + 5), 2),
+        (Size(w + 1, 2 * w + 1), 2),
+        (Size(2 * w + 5, 3 * w + 5), 1),
         (Size(3 * w, w + 5), 1),
     ]
     large_enough = [
