@@ -245,14 +245,15 @@ def smaller(document: Document, pruned: Document) -> Figure:
 
 
 STEPS: Mapping[str, tuple[str, int, bool]] = {
-    "FP32": ("s", 7, False), "FP16": ("o", 7, True), "INT8": ("D", 7, True)
+    "FP32": ("s", 7, False), "FP16": ("o", 7, True), "INT8": ("D", 7, True),
+    "pruned": ("^", 8, False), "pruned_trained": ("^", 8, True),
 }  # fmt: skip
 """Marker, its size, and whether it is filled."""
 
 
 def _legend_of_steps(axes: Axes) -> None:
     kinds = [("s", False, "FP32"), ("o", True, "FP16"), ("D", True, "INT8"), (".", True, "pruned"),
-             ("*", True, "distilled"), ("*", False, "trained without a teacher")]  # fmt: skip
+             ("^", True, "pruned and trained on"), ("*", True, "distilled"), ("*", False, "trained without a teacher")]  # fmt: skip
     for marker, filled, label in kinds:
         axes.plot(
             [], [], marker, color=GREY, markerfacecolor=GREY if filled else "none", label=label
