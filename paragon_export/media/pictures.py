@@ -43,6 +43,9 @@ IHDR = slice(16, 26)
 ORIENTATION = 274
 """Number of the EXIF tag that says how a picture is turned."""
 
+EXIF_IN_PNG = (b"eXIf", b"Raw profile type", b"XML:com.adobe.xmp")
+"""Names of what may hold an orientation in a PNG file, before the pixels or behind them."""
+
 KEY_SAID = ("transparent color to alpha",)
 """Said of a picture in which one value means "transparent"."""
 
@@ -163,7 +166,7 @@ def _read(path: Path, data: bytes, image: Image.Image) -> Picture:
     bits = _largest(getattr(image, "tag_v2", {}).get(TIFF_BITS, 8)) if image.format == "TIFF" else 8
     if bits == 16 and mode != "CMYK":
         return _deep_tiff(path, data)
-    orientation = image.getexif().get(ORIENTATION, 1)
+    orientation = _orientation(data, image)
     dpi = _turned_dpi(image.info.get("dpi"), orientation)
     if (deep := _png(data, image)) is not None:
         color, alpha = _parts(_turned(deep, orientation))
@@ -178,6 +181,14 @@ def _read(path: Path, data: bytes, image: Image.Image) -> Picture:
     color, alpha = _parts(pixels)
     kept = None if mode == "CMYK" else icc
     return Picture(color, alpha, icc=kept, dpi=dpi, converted=(*converted, *said))
+
+
+def _orientation(data: bytes, image: Image.Image) -> int:
+    """Return the EXIF orientation. Pillow decodes all of a PNG file to find it behind the pixels."""
+    if image.format == "PNG" and not any(name in data for name in EXIF_IN_PNG):
+        return 1
+    orientation: int = image.getexif().get(ORIENTATION, 1)
+    return orientation
 
 
 def _reduced_by_pillow(data: bytes, image: Image.Image, bits: int) -> tuple[str, ...]:

@@ -8,12 +8,13 @@ import sys
 import zlib
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import imagecodecs
 import numpy as np
 import pytest
 import tifffile
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, PngImagePlugin
 
 from paragon_export.errors import PlanError
 from paragon_export.media.pictures import Picture, _any_size, read_picture
@@ -393,3 +394,49 @@ def test_colors_that_the_output_does_not_state_are_named(
     )
     (tmp_path / "a.png").write_bytes(encoded[:start] + chunk + encoded[start:])
     assert read_picture(tmp_path / "a.png").converted == said
+
+
+def chunks_of(png: bytes) -> list[bytes]:
+    """Return the signature of a PNG file and its chunks."""
+    parts, at = [png[:8]], 8
+    while at < len(png):
+        end = at + 12 + int.from_bytes(png[at : at + 4])
+        parts.append(png[at:end])
+        at = end
+    return parts
+
+
+@pytest.mark.parametrize("kind", ["EXIF", "XMP"])
+@pytest.mark.parametrize("is_behind", [False, True])
+def test_png_files_are_turned_wherever_they_say_so(
+    kind: str, is_behind: bool, tmp_path: Path
+) -> None:
+    """Before the pixels or behind them, as EXIF or XMP."""
+    pixels = np.arange(2 * 5 * 3, dtype=np.uint8).reshape(2, 5, 3)
+    exif, texts = Image.Exif(), PngImagePlugin.PngInfo()
+    exif[274] = 6
+    texts.add_itxt("XML:com.adobe.xmp", '<x tiff:Orientation="6"/>')
+    options: dict[str, Any] = {"exif": exif} if kind == "EXIF" else {"pnginfo": texts}
+    Image.fromarray(pixels).save(tmp_path / "a.png", **options)
+    chunks = chunks_of((tmp_path / "a.png").read_bytes())
+    moved = [c for c in chunks if c[4:8] in (b"eXIf", b"iTXt")]
+    assert len(moved) == 1
+    if is_behind:
+        chunks.remove(moved[0])
+        chunks.insert(-1, moved[0])
+    (tmp_path / "a.png").write_bytes(b"".join(chunks))
+    found = np.moveaxis(read_picture(tmp_path / "a.png").color, 0, -1)
+    assert np.array_equal(found, np.rot90(pixels, -1))
+
+
+def test_a_plain_png_file_is_decoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not by Pillow: it would decode the pixels to look for an orientation behind them."""
+    pixels = np.arange(4 * 5 * 3, dtype=np.uint8).reshape(4, 5, 3)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+
+    def decoded(image: Image.Image) -> None:
+        raise AssertionError("Pillow decodes the file")
+
+    monkeypatch.setattr(PngImagePlugin.PngImageFile, "load", decoded)
+    found = np.moveaxis(read_picture(tmp_path / "a.png").color, 0, -1)
+    assert np.array_equal(found, pixels)

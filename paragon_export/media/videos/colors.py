@@ -23,7 +23,7 @@ LUMA_WEIGHTS = {
 }
 """Weights of red and blue in luma, by number of the matrix (ITU-T H.273, table 4)."""
 
-BLOCK_ROWS = 32
+BLOCK_ROWS = 128
 """Rows that are converted at a time, an even number: they stay in the processor's cache."""
 
 
