@@ -30,14 +30,15 @@ GENERATORS = (
 )  # fmt: skip
 """Prefixes of the network in a training module that holds other parts too. The first one counts."""
 
-BESIDE = frozenset(
+OTHER_PARTS = frozenset(
     {"net_g", "generator", "online_model", "net_d", "netD", "discriminator", "loss", "criterion"}
     | {"perceptual", "vgg", "lpips", "initted", "step"}
 )
-"""Prefixes of those other parts. With any other name in a file, nothing is left out."""
+"""Prefixes of the other parts of a training module. If a file has a prefix that is in neither list, all its tensors
+are kept."""
 
 LAST_WEIGHTS = frozenset({"net_g", "generator", "online_model"})
-"""Those of them that are the same network, not averaged."""
+"""Those of ``OTHER_PARTS`` that hold the same network, not averaged."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,11 +157,11 @@ def _generator_of(
     """
     parts = {name.partition(".")[0] for name in tensors}
     chosen = next((part for part in GENERATORS if part in parts), "")
-    beside = parts - {chosen}
-    if not chosen or not beside or not beside <= BESIDE:
+    others = parts - {chosen}
+    if not chosen or not others or not others <= OTHER_PARTS:
         return tensors, "", ()
     kept = {n: array for n, array in tensors.items() if n.partition(".")[0] == chosen}
-    return kept, chosen, tuple(sorted(beside & LAST_WEIGHTS))
+    return kept, chosen, tuple(sorted(others & LAST_WEIGHTS))
 
 
 def _strip_prefixes(path: Path, tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -26,8 +26,8 @@ INCH, CENTIMETER = 2, 3
 COLORS = {1: 1, 2: 3}
 """Channels by the tag PhotometricInterpretation: gray with black as 0, and RGB."""
 
-EXTRA_SAID = ("extra channels to none",)
-"""Said of a file with channels beside color and alpha."""
+EXTRA_NOTE = ("extra channels to none",)
+"""Note on a file with more channels than color and alpha."""
 
 PREMULTIPLIED, STRAIGHT = 1, 2
 """Values of the tag ExtraSamples that stand for alpha."""
@@ -111,7 +111,7 @@ def _color_and_alpha(page: TiffPage, samples: np.ndarray) -> tuple[np.ndarray, t
     ]
     color = planes[..., :colors]
     left = count - colors - len(alphas[:1])
-    said = EXTRA_SAID if left else ()
+    said = EXTRA_NOTE if left else ()
     if not alphas:
         return color, said
     alpha = planes[..., colors + alphas[0], None]

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from paragon_export.errors import PlanError
-from paragon_export.media.deep_tiff import EXTRA_SAID, read_deep_tiff
+from paragon_export.media.deep_tiff import EXTRA_NOTE, read_deep_tiff
 from paragon_export.media.images import MULTI_PICTURE_JPEG
 from paragon_export.system.optional import require
 from paragon_export.system.reading import read_bytes
@@ -46,8 +46,8 @@ ORIENTATION = 274
 EXIF_IN_PNG = (b"eXIf", b"Raw profile type", b"XML:com.adobe.xmp")
 """Names of what may hold an orientation in a PNG file, before the pixels or behind them."""
 
-KEY_SAID = ("transparent color to alpha",)
-"""Said of a picture in which one value means "transparent"."""
+KEY_NOTE = ("transparent color to alpha",)
+"""Note on a picture in which one value means "transparent"."""
 
 SIDEWAYS = (5, 6, 7, 8)
 """Orientations that exchange rows and columns."""
@@ -171,7 +171,7 @@ def _read(path: Path, data: bytes, image: Image.Image) -> Picture:
     if (deep := _png(data, image)) is not None:
         color, alpha = _parts(_turned(deep, orientation))
         has_key = image.has_transparency_data and deep.shape[-1] > len(image.getbands())
-        said = (KEY_SAID if has_key else ()) + _unstated(data, image)
+        said = (KEY_NOTE if has_key else ()) + _unstated(data, image)
         return Picture(color, alpha, icc=icc, dpi=dpi, converted=said)
     said = (*_reduced_by_pillow(data, image, bits), *_unstated(data, image))
     _scale_key(data, image)
@@ -197,7 +197,7 @@ def _reduced_by_pillow(data: bytes, image: Image.Image, bits: int) -> tuple[str,
     if bits == 16:
         said.append("16 bits to 8, as CMYK is read with 8")
     if getattr(image, "tag_v2", {}).get(TIFF_CHANNELS, 1) > len(image.getbands()):
-        said += EXTRA_SAID
+        said += EXTRA_NOTE
     at = data.find(CODEC_OF_AVIF) + len(CODEC_OF_AVIF) + 2
     if image.format == "AVIF" and at < len(data) and data[at] & DEEP_BIT:
         said.append(f"{12 if data[at] & TWELVE_BIT else 10} bits to 8")
@@ -241,7 +241,7 @@ def _mode_of(path: Path, image: Image.Image) -> tuple[str, tuple[str, ...]]:
     """
     mode, clear = image.mode, image.has_transparency_data
     if mode in ("L", "RGB") and clear:  # one value of the picture means "transparent"
-        return mode + "A", KEY_SAID
+        return mode + "A", KEY_NOTE
     if mode in ("L", "LA", "RGB", "RGBA"):
         return mode, ()
     known = {

@@ -73,7 +73,7 @@ def settings_of(training: Training) -> dict[str, object]:
 
 
 def checked(training: Training, output: Path, parts: Sequence[object]) -> Training:
-    """Return a training with a state file beside its output.
+    """Return a training whose state file is in the folder of its output.
 
     Args:
         training: What is asked for.

@@ -239,7 +239,7 @@ def check_tile(tiling: Tiling) -> None:
 
 
 def _words(found: BlendDifference) -> str:
-    """Return what a user is told of blended tiles."""
+    """Return the note on blended tiles: their size and the measured difference."""
     psnr = "PSNR infinite" if found.psnr_db is None else f"PSNR {found.psnr_db:.1f} dB"
     return (
         f"tiles of {found.tile} are blended, and the result is not that of the whole picture: in the middle "

@@ -10,7 +10,7 @@ import pytest
 import tifffile
 
 from paragon_export.errors import PlanError
-from paragon_export.media.deep_tiff import EXTRA_SAID
+from paragon_export.media.deep_tiff import EXTRA_NOTE
 from paragon_export.media.pictures import Picture, read_picture
 
 WHITE = 65535
@@ -92,7 +92,7 @@ def test_extra_channels_are_alpha_only_where_the_file_says_so(
         channels[alpha] = ALPHA
     found = stored(tmp_path / "a.tiff", COLOR, *channels, extra=extra)
     assert np.array_equal(color_of(found), COLOR)
-    assert found.converted == EXTRA_SAID
+    assert found.converted == EXTRA_NOTE
     assert (found.alpha is None) == (alpha is None)
     if alpha is not None:
         assert np.array_equal(alpha_of(found), ALPHA)
@@ -102,7 +102,7 @@ def test_extra_channels_of_eight_bits_are_named_too(tmp_path: Path) -> None:
     eight = [(part >> 8).astype(np.uint8) for part in (COLOR, OTHER)]
     found = stored(tmp_path / "a.tiff", *eight, extra=("unspecified",))
     assert np.array_equal(color_of(found), eight[0])
-    assert found.converted == EXTRA_SAID
+    assert found.converted == EXTRA_NOTE
 
 
 @pytest.mark.parametrize(

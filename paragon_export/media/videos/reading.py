@@ -32,7 +32,7 @@ HDR_METADATA = (
     "DYNAMIC_HDR_PLUS",
     "DOVI_METADATA",
 )
-"""What frames may carry beside their pixels for displays, as PyAV calls it."""
+"""Metadata of frames for HDR displays, by PyAV's names."""
 
 
 @dataclass(frozen=True)
