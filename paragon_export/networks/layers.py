@@ -6,6 +6,8 @@ names of tensors in checkpoints. All convolutions are zero-padded.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -131,7 +133,12 @@ def places_in_picture(height: int, width: int, window: int, shift: int) -> Tenso
 
 
 def fused_attention(
-    qkv: Tensor, factor: float, inside: Tensor, *, bias: Tensor | None = None, padded: bool = True
+    qkv: Tensor,
+    factor: float,
+    inside: Tensor,
+    *,
+    bias: Callable[[Tensor], Tensor] | None = None,
+    padded: bool = True,
 ) -> Tensor:
     """Return ``softmax(factor * q k' + bias) v`` for the queries that are pixels of the picture.
 
@@ -143,7 +150,8 @@ def fused_attention(
         qkv: Queries, keys and values, (N, windows, tokens, 3, heads, width).
         factor: What the products are multiplied by.
         inside: Which tokens are pixels of the picture, booleans (windows, tokens).
-        bias: What is added to the products, (heads, tokens, tokens).
+        bias: Takes the indices of some queries, and returns what is added to their products with all
+            keys: (heads, queries, tokens), contiguous.
         padded: Whether the keys of padding are attended.
 
     Returns:
@@ -160,7 +168,10 @@ def fused_attention(
             x[:, windows, places].flatten(0, 1).transpose(1, 2)
             for x, places in ((q, asking), (k, asked), (v, asked))
         )
-        some_bias = None if bias is None else bias[:, asking[:, None], asked]
+        some_bias = None
+        if bias is not None:  # with four axes, else PyTorch holds all scores in memory
+            some_bias = bias(asking)[None]
+            some_bias = some_bias if padded else some_bias[..., asked]
         y = F.scaled_dot_product_attention(query, key, value, some_bias, scale=factor)
         result[:, windows, asking] = y.transpose(1, 2).reshape(
             n, len(windows), len(asking), *q.shape[3:]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from paragon_export.networks import layers
@@ -50,11 +52,40 @@ def test_values_are_those_of_one_expression(
     wide = None if bias is None else bias.double()
     parts = q.double(), k.double(), v.double()
     truth = as_one_expression(*parts, 0.3, inside, wide, padded)
-    found = fused_attention(torch.stack((q, k, v), 3), 0.3, inside, bias=bias, padded=padded)
+    of_queries = None if bias is None else lambda queries: bias[:, queries]
+    qkv = torch.stack((q, k, v), 3)
+    found = fused_attention(qkv, 0.3, inside, bias=of_queries, padded=padded)
     assert found.shape == q.shape
     allowed = 2 * (expected - truth).abs().max() + 16 * torch.finfo(dtype).eps * truth.abs().max()
     assert (found - truth).abs().max() <= allowed
     assert (found[:, ~inside] == 0).all()
+
+
+class Operators(TorchDispatchMode):
+    """Records the names of the operators that run."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: set[str] = set()
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None
+    ) -> Any:
+        self.names.add(func.overloadpacket.__name__)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("padded", [True, False])
+@pytest.mark.parametrize("has_bias", [True, False])
+def test_scores_are_not_held_in_memory(has_bias: bool, padded: bool, dtype: torch.dtype) -> None:
+    qkv, bias = torch.randn(1, 2, 64, 3, 4, 8, dtype=dtype), torch.randn(4, 64, 64, dtype=dtype)
+    of_queries = (lambda queries: bias[:, queries]) if has_bias else None
+    inside = torch.arange(64).repeat(2, 1) < 50
+    with torch.no_grad(), Operators() as seen:
+        fused_attention(qkv, 0.3, inside, bias=of_queries, padded=padded)
+    assert "_scaled_dot_product_flash_attention_for_cpu" in seen.names
+    assert not seen.names & {"softmax", "_softmax", "_safe_softmax", "bmm"}
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])

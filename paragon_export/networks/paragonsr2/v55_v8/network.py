@@ -167,7 +167,7 @@ class WindowAttention(nn.Module):
             y,
             (self.hidden // HEADS) ** -0.5,
             places_in_picture(x.shape[2], x.shape[3], size, self.shift),
-            bias=self._bias(x, rows, columns)[0] if self.has_bias else None,
+            bias=self._bias_of if self.has_bias else None,
             padded=self.has_bias or rows * columns > 1,
         )
         y = y.reshape(n, rows, columns, size, size, -1).permute(0, 1, 3, 2, 4, 5)
@@ -190,6 +190,11 @@ class WindowAttention(nn.Module):
         if not self.has_bias:
             return self.qkv(x)
         return torch.cat((self.q(x), self.kv(self.rattention_context(x))), dim=1)
+
+    def _bias_of(self, queries: Tensor) -> Tensor:
+        """Return what is added to the scores of some tokens, (heads, queries, tokens), contiguous."""
+        by_head = self.relative_position_bias_table.t().contiguous()
+        return by_head[:, self.relative_position_index[queries]]
 
     def _bias(self, x: Tensor, rows: int, columns: int) -> Tensor:
         """Return what is added to the scores (N, windows, heads, tokens, tokens)."""
