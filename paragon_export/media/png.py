@@ -9,17 +9,12 @@ from typing import IO, Protocol, Self
 
 import numpy as np
 
+from paragon_export.media.png_filter import RowFilter
+
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 COLOR_TYPES = {1: 0, 2: 4, 3: 2, 4: 6}
 """Channels to the color type: gray, gray with alpha, RGB, RGB with alpha."""
-
-FILTERS = SUB, UP, PAETH = 1, 2, 4
-"""Filters that are tried: a byte less the one to its left, above, or the nearest of both and the one
-above left."""
-
-FILTER_ROWS, TRIED_ROWS = 16, 2
-"""Rows that get one filter, which stay in the processor's cache; and those of them that it is chosen by."""
 
 ISAL_LEVEL, ZLIB_LEVEL = 2, 1
 """Of ISA-L, which takes a third of the time of zlib at level 1 for smaller files; and of zlib, where it is
@@ -31,7 +26,7 @@ INCH_M = 0.0254
 class Compressor(Protocol):
     """Compresses to one stream of zlib's format (RFC 1950)."""
 
-    def compress(self, data: bytes, /) -> bytes:
+    def compress(self, data: memoryview, /) -> bytes:
         """Take data, and return what of the stream is complete."""
 
     def flush(self) -> bytes:
@@ -71,8 +66,8 @@ class PngWriter:
             icc: Color profile.
             dpi: Pixels to an inch, horizontally and vertically.
         """
-        self.file, self.bytes_per_pixel = file, channels * dtype.itemsize
-        self.above = np.zeros(width * self.bytes_per_pixel, np.uint8)
+        pixel = channels * dtype.itemsize
+        self.file, self.filter = file, RowFilter(width * pixel, pixel)
         self.compressor = _compressor()
         file.write(SIGNATURE)
         depth, color = 8 * dtype.itemsize, COLOR_TYPES[channels]
@@ -91,10 +86,8 @@ class PngWriter:
         """
         big_endian = rows.astype(rows.dtype.newbyteorder(">"), copy=False)
         values = np.ascontiguousarray(big_endian).view(np.uint8).reshape(len(rows), -1)
-        filtered = _filtered(values, self.above, self.bytes_per_pixel)
-        if data := self.compressor.compress(filtered.tobytes()):
+        if data := self.compressor.compress(self.filter.filtered(values).data):
             self._chunk(b"IDAT", data)
-        self.above = values[-1].copy()
 
     def __enter__(self) -> Self:
         return self
@@ -110,67 +103,6 @@ class PngWriter:
             self._chunk(b"IEND", b"")
 
     def _chunk(self, name: bytes, data: bytes) -> None:
-        checked = name + data
-        self.file.write(struct.pack(">I", len(data)) + checked)
-        self.file.write(struct.pack(">I", zlib.crc32(checked)))
-
-
-def _filtered(values: np.ndarray, above: np.ndarray, step: int) -> np.ndarray:
-    """Return the rows, each with the filter whose bytes have the least sum, as libpng chooses.
-
-    A filter is chosen for ``FILTER_ROWS`` rows by the first ``TRIED_ROWS`` of them.
-
-    Args:
-        values: (rows, bytes), uint8.
-        above: The row before the first.
-        step: Bytes of a pixel.
-
-    Returns:
-        (rows, 1 + bytes), uint8: the number of the filter before each row.
-    """
-    count, width = values.shape
-    padded = np.zeros((count + 1, step + width), np.uint8)
-    padded[0, step:], padded[1:, step:] = above, values
-    rows = np.empty((count, 1 + width), np.uint8)
-    for top in range(0, count, FILTER_ROWS):
-        block = padded[top : top + FILTER_ROWS + 1]
-        tried = block[: TRIED_ROWS + 1]
-        best = min(FILTERS, key=lambda kind: _sum(_differences(tried, step, kind)))
-        rows[top : top + FILTER_ROWS, 0] = best
-        rows[top : top + FILTER_ROWS, 1:] = _differences(block, step, best)
-    return rows
-
-
-def _differences(block: np.ndarray, step: int, kind: int) -> np.ndarray:
-    """Return rows after a filter.
-
-    Args:
-        block: (1 + rows, step + bytes): the row above them first, a pixel of zeros before each.
-        step: Bytes of a pixel.
-        kind: One of ``FILTERS``.
-    """
-    values, left, up = block[1:, step:], block[1:, :-step], block[:-1, step:]
-    if kind == SUB:
-        return values - left
-    return values - (up if kind == UP else _nearest(left, up, block[:-1, :-step]))
-
-
-def _sum(differences: np.ndarray) -> int:
-    """Return the sum of absolute values, of bytes as signed numbers."""
-    return int(np.abs(differences.view(np.int8)).view(np.uint8).sum(dtype=np.uint32))
-
-
-def _nearest(left: np.ndarray, up: np.ndarray, corner: np.ndarray) -> np.ndarray:
-    """Return the one of three that is nearest to left + up - corner (PNG, 9.4: Paeth).
-
-    With low and high for the lesser and the greater of left and up: it is high where the corner is at most
-    a third of the way from low to high, low where it is at least two thirds, and else the corner. All
-    arithmetic is in bytes.
-    """
-    low, high = np.minimum(left, up), np.maximum(left, up)
-    nearest = np.minimum(np.maximum(corner, low), high)
-    to_low, to_high = nearest - low, high - nearest
-    is_high, is_low = to_low <= to_high >> 1, to_high <= to_low >> 1
-    nearest += to_high * is_high.view(np.uint8)
-    nearest -= to_low * is_low.view(np.uint8)
-    return nearest
+        self.file.write(struct.pack(">I", len(data)) + name)
+        self.file.write(data)
+        self.file.write(struct.pack(">I", zlib.crc32(data, zlib.crc32(name))))

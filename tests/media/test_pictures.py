@@ -18,7 +18,7 @@ from PIL import Image, ImageCms, PngImagePlugin
 
 from paragon_export.errors import PlanError
 from paragon_export.media.pictures import Picture, _any_size, read_picture
-from paragon_export.media.png import FILTERS, PngWriter, _filtered, _nearest
+from paragon_export.media.png import PngWriter
 from paragon_export.media.saving import Layout, fitted, saving
 from paragon_export.media.transparency import filled
 
@@ -192,48 +192,12 @@ def test_png_is_read_alike_without_imagecodecs(
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
-@pytest.mark.parametrize("is_missing", [False, True])
-def test_every_filter_is_undone(
-    dtype: type, is_missing: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Bands of equal rows, of equal columns and of flat cells; also with zlib alone, and one pixel wide."""
-    if is_missing:
-        monkeypatch.setitem(sys.modules, "isal", None)
-    random = np.random.default_rng(0).integers(0, 256, (16, 40)).astype(dtype)
-    bands = [
-        random[:1].repeat(32, 0),
-        random[:, :1].repeat(40, 1),
-        random[1:2, :8].repeat(16, 0).repeat(5, 1),
-    ]
-    pixels = np.concatenate(bands)[..., None].repeat(3, -1)
-    for shown in (pixels, pixels[:, :1]):
-        values = shown.astype(">u2" if dtype == np.uint16 else "u1").view(np.uint8)
-        values = values.reshape(len(shown), -1)
-        step = 3 * np.dtype(dtype).itemsize
-        chosen = set(_filtered(values, np.zeros(values.shape[1], np.uint8), step)[:, 0])
-        assert chosen == set(FILTERS) or shown.shape[1] == 1
-        file = io.BytesIO()
-        with PngWriter(file, *shown.shape, shown.dtype) as writer:
-            writer.write(shown)
-        assert np.array_equal(imagecodecs.png_decode(file.getvalue()), shown)
-
-
-@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 def test_a_damaged_png_is_refused(dtype: type, tmp_path: Path) -> None:
     save(tmp_path / "a.png", noise(3, dtype))
     data = (tmp_path / "a.png").read_bytes()
     (tmp_path / "a.png").write_bytes(data[: len(data) // 2])
     with pytest.raises(PlanError, match="cannot read"):
         read_picture(tmp_path / "a.png")
-
-
-def test_paeth_chooses_the_first_of_the_nearest() -> None:
-    a, b, c = (x.ravel().astype(np.uint8) for x in np.mgrid[0:256:15, 0:256:15, 0:256:15])
-    wanted = [
-        min((abs(x + y - z - value), index, value) for index, value in enumerate((x, y, z)))[2]
-        for x, y, z in zip(a.tolist(), b.tolist(), c.tolist(), strict=True)
-    ]
-    assert np.array_equal(_nearest(a, b, c), wanted)
 
 
 def test_a_profile_of_cmyk_is_not_kept(tmp_path: Path) -> None:
