@@ -117,4 +117,18 @@ def test_paeth_chooses_the_first_of_the_nearest() -> None:
 def test_a_difference_of_255_is_one_of_minus_one() -> None:
     starts = np.random.default_rng(0).integers(0, 256, (FILTER_ROWS, 1))
     values = (starts - np.arange(WIDTH)).astype(np.uint8)
-    assert RowFilter(WIDTH, 1).filtered(values)[0, 0] == SUB
+    assert RowFilter(WIDTH, 1).filtered(values)[0, 0] in (
+        SUB,
+        PAETH,
+    )  # alike but in the first pixels
+
+
+@pytest.mark.parametrize(("factor", "chosen"), [(1.4, PAETH), (1.6, SUB)])
+def test_paeth_has_to_be_better_by_a_factor(
+    factor: float, chosen: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A wave: the sum for the bytes to the left is 1.5 times that for Paeth."""
+    y, x = np.mgrid[:FILTER_ROWS, :WIDTH]
+    values = (100 + 60 * np.sin(x / 5) + 3 * y).astype(np.uint8)
+    monkeypatch.setattr(png_filter, "PAETH_FACTOR", factor)
+    assert RowFilter(WIDTH, 1).filtered(values)[0, 0] == chosen

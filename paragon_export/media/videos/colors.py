@@ -91,7 +91,9 @@ def planes_of(rgb: np.ndarray, coding: Coding) -> list[np.ndarray]:
         )
         samples = [luma, *(_shrunk(plane, coding) for plane in chroma)]
         for plane, sample, down in zip(planes, samples, (1, coding.down, coding.down), strict=True):
-            np.clip(np.rint(sample, out=sample), 0, largest, out=sample)
+            np.rint(sample, out=sample)
+            if coding.is_full:  # else no color is near the ends
+                np.clip(sample, 0, largest, out=sample)
             plane[top // down :][: len(sample)] = sample
     return planes
 
@@ -124,12 +126,13 @@ def _mixed(planes: np.ndarray, matrix: np.ndarray, offset: np.ndarray) -> np.nda
 
     Without BLAS, whose threads wait busily for one another while the network needs the cores.
     """
-    mixed = np.empty(planes.shape, np.float32)
+    mixed, part = np.empty(planes.shape, np.float32), np.empty(planes.shape[1:], np.float32)
     weights, shifts = matrix.astype(np.float32), offset.astype(np.float32)
     for target, row, shift in zip(mixed, weights, shifts, strict=True):
         np.multiply(planes[0], row[0], out=target)
         for plane, weight in zip(planes[1:], row[1:], strict=True):
-            target += weight * plane
+            if weight:
+                target += np.multiply(plane, weight, out=part)
         target += shift
     return mixed
 
@@ -163,11 +166,16 @@ def _stretched(
 def _shrunk(plane: np.ndarray, coding: Coding) -> np.ndarray:
     """Reduce a plane to chroma samples: means of two rows, and of two columns or 1-2-1 of three."""
     if coding.down == 2:
-        plane = (plane[::2] + plane[1::2]) * np.float32(0.5)
+        plane = plane[::2] + plane[1::2]
+    weight = np.float32(1 / coding.down)
     if coding.across == 1:
-        return plane
+        return plane * weight
     even, odd = plane[:, ::2], plane[:, 1::2]
     if coding.is_centered:
-        return (even + odd) * np.float32(0.5)
-    left = np.concatenate([even[:, :1], odd[:, :-1]], axis=1)
-    return even * np.float32(0.5) + (left + odd) * np.float32(0.25)
+        return (even + odd) * (weight / 2)
+    shrunk = np.empty(odd.shape, np.float32)
+    np.add(even[:, :1], odd[:, :1], out=shrunk[:, :1])
+    np.add(odd[:, :-1], odd[:, 1:], out=shrunk[:, 1:])
+    shrunk += even * np.float32(2)
+    shrunk *= weight / 4
+    return shrunk

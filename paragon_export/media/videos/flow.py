@@ -41,8 +41,9 @@ class Upscaler:
 
     compute: Callable[[np.ndarray], np.ndarray]
     """(1, 3, H, W), float32 RGB in [0, 1], to (1, 3, sH, sW) or, gray, (1, 1, sH, sW)."""
-    reset: Callable[[], None] = field(default=lambda: None)
-    """Forget all frames; called before the first frame of each scene."""
+    reset: Callable[[], None] | None = None
+    """Forget all frames; called before the first frame of each scene. None: it remembers none, and no scenes
+    are looked for."""
     state: Callable[[], Remembered] = field(default=dict)
     """Return what it remembers, arrays that do not change later."""
     restore: Callable[[Remembered], None] = field(default=lambda state: None)
@@ -260,16 +261,18 @@ class _Run:
             self.unfinished.add(self._segment, {})  # no frame follows that needs a state
 
     def _computed(self, frame: _Read) -> np.ndarray:
-        if frame.begins_scene:
+        if frame.begins_scene and self.upscaler.reset:
             self.upscaler.reset()
         return self.upscaler.compute(frame.rgb)
 
     def _read(self, skipped: int) -> Iterator[_Read]:
-        """Yield the frames after the skipped ones. Scenes are found in all of them."""
-        cuts, coding = CutFinder(), self.plan.facts.coding
+        """Yield the frames after the skipped ones. Scenes are looked for in all of them, if they matter."""
+        cuts, coding = CutFinder() if self.upscaler.reset else None, self.plan.facts.coding
         frames = frames_of(self.plan.source, self.plan.facts, self._count_broken)
         for number, timed in enumerate(frames):
-            begins_scene = cuts.begins(planes_in(timed.frame, coding)[0], coding.bits)
+            begins_scene = cuts is not None and cuts.begins(
+                planes_in(timed.frame, coding)[0], coding.bits
+            )
             if number >= skipped:
                 yield _Read(to_rgb(timed.frame, coding), timed.time, timed.duration, begins_scene)
 

@@ -78,6 +78,25 @@ def test_flat_colors_come_back_within_the_rounding(
     assert worst * 219 * 2 ** (bits - 8) <= steps
 
 
+@pytest.mark.parametrize("is_centered", [False, True])
+@pytest.mark.parametrize(("across", "down"), list(itertools.product([1, 2], [1, 2])))
+def test_chroma_is_the_weighted_mean_of_its_pixels(
+    across: int, down: int, is_centered: bool
+) -> None:
+    """Against planes of 12 bits that share no samples; the first column stands for the one before it."""
+    rgb = np.random.default_rng(0).random((1, 3, 6, 10), np.float32)
+    whole = planes_of(rgb, Coding(BT709, False, 12, 1, 1))
+    planes = planes_of(rgb, Coding(BT709, False, 12, across, down, is_centered))
+    assert np.array_equal(planes[0], whole[0])
+    for plane, all_of in zip(planes[1:], whole[1:], strict=True):
+        rows = all_of.reshape(6 // down, down, 10).mean(axis=1)
+        left = np.concatenate([rows[:, :1], rows[:, :-1]], axis=1)
+        means = (left + 2 * rows)[:, ::2] / 4 + rows[:, 1::2] / 4
+        if is_centered:
+            means = (rows[:, ::2] + rows[:, 1::2]) / 2
+        assert np.abs(plane - (rows if across == 1 else means)).max() <= 1  # both are rounded
+
+
 def test_gray_has_equal_channels() -> None:
     gray = rgb_of([np.arange(16, dtype=np.uint8).reshape(4, 4) * 8], Coding(BT709, True, 8, 1, 1))
     np.testing.assert_allclose(gray[0, 0], gray[0, 1], atol=1e-6)

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from paragon_export.errors import PlanError
-from paragon_export.media.videos import Upscaler, VideoForm, VideoResult, upscale_video
+from paragon_export.media.videos import Upscaler, VideoForm, VideoResult, flow, upscale_video
 from paragon_export.media.videos.colors import Coding, planes_of
 from paragon_export.media.videos.flow import Remembered
 from paragon_export.media.videos.reading import main_stream
@@ -252,6 +252,16 @@ def test_networks_forget_at_cuts(tmp_path: Path) -> None:
     assert (network.computed, network.resets) == (18, 2)
     luma = [int(frame.to_ndarray()[0, 0]) for frame in frames_in(tmp_path / "out.mkv")]
     assert (luma[0], luma[9]) == (40, 200)  # not blended with the scene before
+
+
+def test_scenes_are_not_looked_for_without_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_clip(tmp_path / "clip.mkv", gray_frames(VALUES))
+    monkeypatch.setattr(flow, "CutFinder", None)  # calling it is an error
+    assert run(tmp_path / "clip.mkv", tmp_path / "out.mkv").frames == 18
+    with pytest.raises(TypeError):
+        run(tmp_path / "clip.mkv", tmp_path / "out.mkv", Adding().upscaler())
 
 
 @pytest.mark.parametrize(("fail_at", "resumed"), [(3, 0), (6, 4), (9, 8), (17, 16)])
