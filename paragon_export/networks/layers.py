@@ -132,13 +132,13 @@ def places_in_picture(height: int, width: int, window: int, shift: int) -> Tenso
     return (rows[:, None, :, None] & columns[None, :, None, :]).reshape(-1, window**2)
 
 
+Bias = Callable[[Tensor], Tensor]
+"""Takes the indices of some queries, (queries), and returns what is added to their products with all
+keys: (heads, queries, tokens), contiguous."""
+
+
 def fused_attention(
-    qkv: Tensor,
-    factor: float,
-    inside: Tensor,
-    *,
-    bias: Callable[[Tensor], Tensor] | None = None,
-    padded: bool = True,
+    qkv: Tensor, factor: float, inside: Tensor, *, bias: Bias | None = None, padded: bool = True
 ) -> Tensor:
     """Return ``softmax(factor * q k' + bias) v`` for the queries that are pixels of the picture.
 
@@ -150,30 +150,27 @@ def fused_attention(
         qkv: Queries, keys and values, (N, windows, tokens, 3, heads, width).
         factor: What the products are multiplied by.
         inside: Which tokens are pixels of the picture, booleans (windows, tokens).
-        bias: Takes the indices of some queries, and returns what is added to their products with all
-            keys: (heads, queries, tokens), contiguous.
+        bias: What is added to the products.
         padded: Whether the keys of padding are attended.
 
     Returns:
         (N, windows, tokens, heads, width); 0 for padding.
     """
-    n, tokens = qkv.shape[0], qkv.shape[2]
+    n = len(qkv)
     q, k, v = qkv.unbind(3)
     result = torch.zeros_like(q)
     patterns, pattern_of = torch.unique(inside, dim=0, return_inverse=True)
     for index, pattern in enumerate(patterns):
-        windows, asking = (pattern_of == index).nonzero(), pattern.nonzero()[:, 0]
-        asked = torch.arange(tokens) if padded else asking
+        windows, asking = (pattern_of == index).nonzero()[:, 0], pattern.nonzero()[:, 0]
+        asked = slice(None) if padded else asking
         query, key, value = (
-            x[:, windows, places].flatten(0, 1).transpose(1, 2)
+            x[:, windows][:, :, places].flatten(0, 1).transpose(1, 2)
             for x, places in ((q, asking), (k, asked), (v, asked))
         )
-        some_bias = None
-        if bias is not None:  # with four axes, else PyTorch holds all scores in memory
-            some_bias = bias(asking)[None]
-            some_bias = some_bias if padded else some_bias[..., asked]
+        # With four axes: else PyTorch holds all scores in memory.
+        some_bias = None if bias is None else bias(asking)[None, :, :, asked]
         y = F.scaled_dot_product_attention(query, key, value, some_bias, scale=factor)
-        result[:, windows, asking] = y.transpose(1, 2).reshape(
+        result[:, windows[:, None], asking] = y.transpose(1, 2).reshape(
             n, len(windows), len(asking), *q.shape[3:]
         )
     return result

@@ -192,9 +192,17 @@ class WindowAttention(nn.Module):
         return torch.cat((self.q(x), self.kv(self.rattention_context(x))), dim=1)
 
     def _bias_of(self, queries: Tensor) -> Tensor:
-        """Return what is added to the scores of some tokens, (heads, queries, tokens), contiguous."""
-        by_head = self.relative_position_bias_table.t().contiguous()
-        return by_head[:, self.relative_position_index[queries]]
+        """Return what is added to the scores of some queries (see ``layers.Bias``).
+
+        It depends on the offset to the key. With the offsets in reverse order, the biases of a query
+        for all keys are a square of the table, ``window`` pixels wide.
+        """
+        side, offsets = self.window, 2 * self.window - 1
+        table = self.relative_position_bias_table.flip(0).t().contiguous()
+        starts = offsets * (side - 1) + side
+        squares = table.as_strided((HEADS, starts, side, side), (offsets**2, 1, offsets, 1))
+        row, column = queries // side, queries % side
+        return squares[:, offsets * (side - 1 - row) + side - 1 - column].flatten(2)
 
     def _bias(self, x: Tensor, rows: int, columns: int) -> Tensor:
         """Return what is added to the scores (N, windows, heads, tokens, tokens)."""
