@@ -63,12 +63,13 @@ def set_edges(x: Tensor, edges: Tensor, dim: int) -> Tensor:
     """Return ``x`` with its first and last slice along ``dim`` replaced by ``edges``.
 
     Args:
-        x: Any shape with an extent of at least 2 along ``dim``.
+        x: A map, (N, C, H, W). If it has one slice along ``dim``, the first edge replaces it.
         edges: The shape of ``x`` with an extent of 2 along ``dim``.
         dim: Not negative.
     """
-    index = torch.tensor([0, x.shape[dim] - 1], device=x.device)
-    return x.index_copy(dim, index, edges)
+    extent = x.shape[dim]
+    index = torch.tensor([0, extent - 1], device=x.device)[:extent]
+    return x.index_copy(dim, index, edges.narrow(dim, 0, len(index)))
 
 
 def reflected(x: Tensor, dim: int, padded: Any) -> Tensor:

@@ -25,13 +25,17 @@ from paragon_export.graph.onnx_io import read_onnx, read_onnx_file, write_onnx
 from paragon_export.graph.simplify import simplify
 from paragon_export.graph.trace import trace
 from paragon_export.networks.describe import LoadedNetwork, read_network
+from paragon_export.networks.paragonsr2.v9_v11.network import ParagonSR2
 from paragon_export.parity.reference import build_reference
 from paragon_export.precision.half import to_precision
+from paragon_export.rewrite.rules import rewrite
+from paragon_export.specs.network import Port
 from paragon_export.specs.plans import EnginePlan, NetworkOptions
 from paragon_export.specs.ports import FixedExtents
 from paragon_export.specs.profiles import DEFAULT_PROFILE, Profile, read_recipe
 from paragon_export.specs.profiles import RECIPES as SHIPPED
-from paragon_export.specs.types import TARGETS, Backend, Precision, Size
+from paragon_export.specs.types import TARGETS, Backend, Precision, Runtime, Size
+from paragon_export.testing.tiny import tiny_hyperparameters
 from tests.conftest import RunHere
 
 RECIPES = sorted(SHIPPED.glob("*.toml"))
@@ -301,6 +305,31 @@ def test_a_shape_that_follows_from_values_is_not_known() -> None:
 def test_video(models: Models, variant: str) -> None:
     """A video model builds; its feature maps follow the profile of its picture."""
     assert_whole(compiled(models.file(variant, Precision.FP16, video=True), "sm86"))
+
+
+@pytest.mark.parametrize(
+    ("variant", "profile"),
+    [
+        ("realtime", Profile(smallest=Size(1, 1), optimal=Size(1, 1), largest=Size(1, 1))),
+        ("stream", Profile(smallest=Size(1, 1), optimal=Size(1, 40), largest=Size(1, 64))),
+        (
+            "realtime",
+            Profile(smallest=Size(1, 1), optimal=Size(40, 1), largest=Size(64, 1), batch=2),
+        ),
+    ],
+    ids=["one pixel", "one row", "one column"],
+)
+def test_network_for_tensorrt_builds_for_one_row_or_column(
+    variant: str, profile: Profile, tmp_path: Path
+) -> None:
+    """TensorRT-RTX compiles no scatter with more indices along an axis than the axis has places."""
+    module = ParagonSR2(tiny_hyperparameters(variant, blocks=1)).requires_grad_(False).eval()
+    equal = rewrite(module, Runtime.TENSORRT, half=True)
+    assert {"merge_depthwise", "fuse_tail"} <= equal.fired.keys()
+    ports = [(Port(name, ("batch", 3, f"{name} h", f"{name} w")),) for name in ("input", "output")]
+    model = simplify(trace(equal.module, *ports, 20))
+    write_onnx(to_precision(model, Precision.FP16, Precision.FP32), tmp_path / "model.onnx")
+    assert_whole(compiled(tmp_path / "model.onnx", "sm86", profile=profile))
 
 
 # --- static models -------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from paragon_export.errors import TraceError
 from paragon_export.graph.trace import trace
-from paragon_export.networks.ops import reflected
+from paragon_export.networks.ops import reflected, set_edges
 from paragon_export.specs.network import Port
 from tests.graph.test_trace import IMAGE, RESULT, run, session
 
@@ -148,3 +148,48 @@ def test_a_gray_picture_is_unshuffled() -> None:
     pixels = np.random.default_rng(3).random((1, 1, 4, 6), np.float32)
     expected = F.pixel_unshuffle(torch.from_numpy(pixels), 2).numpy()
     assert np.array_equal(run(running, pixels), expected)
+
+
+# --- edges -----------------------------------------------------------------------------------
+
+
+class Edges(nn.Module):
+    """Maps whose outermost lines are replaced, twice along each axis, with different lines."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 4, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.gelu(self.first(x))
+        for factor in (2.0, 3.0):
+            for dim in (2, 3):
+                line = y.mean(dim=dim, keepdim=True)
+                y = set_edges(y, torch.cat((line * factor, line - factor), dim=dim), dim)
+        return y
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 5), (5, 1), (2, 2), (2, 5), (6, 7)])
+def test_edges_are_replaced_and_of_one_line_the_first(size: tuple[int, int]) -> None:
+    module = Edges().requires_grad_(False).eval()
+    pixels = np.random.default_rng(3).random((2, 3, *size), np.float32)
+    found = run(session(trace(module, IMAGE, RESULT, 20)), pixels)
+    expected = module.double()(torch.from_numpy(pixels).double()).numpy()
+    assert np.abs(found - expected).max() <= CLOSE * np.abs(expected).max()
+    y = torch.rand(1, 2, *size)
+    for dim in (2, 3):
+        edges = torch.rand([2 if axis == dim else extent for axis, extent in enumerate(y.shape)])
+        replaced = set_edges(y, edges, dim)
+        assert torch.equal(replaced.select(dim, 0), edges.select(dim, 0))
+        if y.shape[dim] > 1:
+            assert torch.equal(replaced.select(dim, -1), edges.select(dim, 1))
+            middle = y.shape[dim] - 2
+            assert torch.equal(replaced.narrow(dim, 1, middle), y.narrow(dim, 1, middle))
+
+
+def test_maps_of_one_size_share_the_indices_of_their_edges() -> None:
+    """TensorRT keeps each index tensor of an engine for many sizes in memory."""
+    model = trace(Edges().eval(), IMAGE, RESULT, 20)
+    scatters = [node for node in model.graph if node.op_type == "ScatterElements"]
+    assert len(scatters) == 4
+    assert len({node.inputs[1] for node in scatters}) == 2

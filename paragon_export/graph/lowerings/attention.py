@@ -43,9 +43,19 @@ def outermost(
 
 
 def set_edges(g: Emitter, x: ir.Value, edges: ir.Value, dim: int) -> ir.Value:
-    """Emit ``x`` with its first and last slice along ``dim`` replaced by ``edges``."""
+    """Emit ``x`` with its first and last slice along ``dim`` replaced by ``edges``.
+
+    TensorRT-RTX compiles no more indices than slices, so of one slice the first index is used alone.
+    The shape of the indices is read from the earliest tensors that have it: layers on maps of one size
+    share them.
+    """
+    extent = g.extent(x, dim).value
+    sizes = [g.extents.fixed(x, axis) or g.extent(x, axis) for axis in range(4)]
+    sizes[dim] = 1  # Expand keeps the extent of the indices
     ends = g.op("Reshape", g.ints([0, -1]), g.ints([2 if axis == dim else 1 for axis in range(4)]))
-    index = g.op("Expand", ends, g.op("Shape", edges))
+    start, axes = g.ints([0]), g.ints([dim])
+    index = g.op("Expand", g.op("Slice", ends, start, extent, axes), g.ints(sizes))
+    edges = g.op("Slice", edges, start, extent, axes)
     return g.op("ScatterElements", x, index, edges, axis=dim)
 
 
