@@ -78,7 +78,7 @@ class TorchReference:
         if weights:
             import torch
 
-            from paragon_export.runtimes.half_torch import rounded_weights
+            from paragon_export.runtimes.torch_arithmetic import rounded_weights
 
             module = rounded_weights(self.module, getattr(torch, weights), nudge)
             return replace(self, module=module).runner(dtype, device)

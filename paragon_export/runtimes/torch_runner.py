@@ -112,11 +112,10 @@ class TorchRunner:
         return results if isinstance(results, tuple) else (results,)
 
     def _arithmetic(self) -> AbstractContextManager[object]:
-        """Return the context for the CPU: of a half type it rounds as a GPU does, float64 is faster in it."""
+        """Return the context for the CPU: half types are rounded as on a GPU, float64 is faster."""
         import torch
 
-        from paragon_export.runtimes.double_torch import DoubleArithmetic
-        from paragon_export.runtimes.half_torch import HalfArithmetic
+        from paragon_export.runtimes.torch_arithmetic import DoubleArithmetic, HalfArithmetic
 
         if self.device != "cpu":
             return nullcontext()

@@ -22,7 +22,7 @@ from paragon_export.networks.paragonsr2.v55_v8 import network
 from paragon_export.networks.paragonsr2.v55_v8.layout import TRAITS
 from paragon_export.parity.diagnosis.alternatives import alternatives
 from paragon_export.parity.reference import build_reference
-from paragon_export.runtimes.half_torch import HalfArithmetic
+from paragon_export.runtimes.torch_arithmetic import HalfArithmetic
 
 
 def as_one_expression(

@@ -1,13 +1,24 @@
-"""Half arithmetic on a CPU: float32 inside an operator, one rounding of its result."""
+"""Half types on a CPU: float32 inside an operator, one rounding of its result. Float64 in less time."""
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from paragon_export.runtimes.half_torch import HalfArithmetic, rounded_weights
+from paragon_export.networks.describe import load_network
+from paragon_export.parity.reference import build_reference
+from paragon_export.runtimes import torch_arithmetic
+from paragon_export.runtimes.torch_arithmetic import (
+    DoubleArithmetic,
+    HalfArithmetic,
+    rounded_weights,
+)
 
 HALVES = [torch.float16, torch.bfloat16]
 
@@ -122,3 +133,48 @@ def test_weights_that_are_half_values_are_not_rounded() -> None:
     assert (error > 0).all()
     assert (error <= torch.tensor([2.0**-11, 2.0**-25, 0.5])).all()
     assert copy.num_batches_tracked.dtype == torch.int64
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize(
+    ("kernel", "options"),
+    [
+        ((3, 3), {"padding": 1}),
+        ((1, 7), {"padding": (0, 3)}),
+        ((5, 2), {}),
+        ((3, 3), {"padding": (2, 1), "dilation": (2, 1)}),
+        ((3, 3), {"padding": "same"}),
+        ((3, 3), {"padding": 1, "stride": 2}),
+    ],
+)
+def test_depthwise_convolutions_in_float64_are_pytorchs(
+    kernel: tuple[int, int], options: dict[str, Any], bias: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch_arithmetic, "BLOCK_VALUES", 2000)  # several blocks of channels
+    x, weight = torch.randn(2, 12, 9, 14).double(), torch.randn(12, 1, *kernel).double()
+    offset = torch.randn(12).double() if bias else None
+    expected = F.conv2d(x, weight, offset, groups=12, **options)
+    with torch.inference_mode(), DoubleArithmetic():
+        found = F.conv2d(x, weight, offset, groups=12, **options)
+    assert found.shape == expected.shape
+    assert (found - expected).abs().max() <= 1e-13
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_other_convolutions_are_left_to_pytorch(dtype: torch.dtype) -> None:
+    x = torch.randn(1, 4, 6, 6).to(dtype)
+    for groups in (1, 2, 4) if dtype == torch.float32 else (1, 2):
+        weight = torch.randn(4, 4 // groups, 3, 3).to(dtype)
+        expected = F.conv2d(x, weight, groups=groups)
+        with torch.inference_mode(), DoubleArithmetic():
+            assert torch.equal(F.conv2d(x, weight, groups=groups), expected)
+
+
+def test_a_reference_in_float64_computes_so(tiny_photo: Path) -> None:
+    reference = build_reference(load_network(tiny_photo))
+    feeds = {"input": np.random.default_rng(0).random((1, 3, 11, 13), np.float32)}
+    expected = reference.module.double()(torch.from_numpy(feeds["input"]).double())
+    reference.module.float()
+    runner = reference.runner("float64")
+    assert isinstance(runner._arithmetic(), DoubleArithmetic)
+    assert abs(runner.infer(feeds)["output"] - expected.detach().numpy()).max() <= 1e-13
