@@ -182,7 +182,6 @@ class RightInFloat32:
             found=measured.in_float32.found,
             reference_max_abs=own.max_abs,
             reference_errors=own,
-            largest_own=math.inf,
         )
         rule = MaxError(Tolerance.for_precision(Precision.FP32))
         return WRONG_IN_FLOAT32 if rule.check(in_float32) else ""

@@ -165,7 +165,12 @@ def test_constants_that_are_exact_excuse_nothing(factor: float, case: Case, tmp_
 def test_logits_too(half: Precision, glyphs: Case, tmp_path: Path) -> None:
     """A classifier with a weight in few bits fails beside a half node; in half it passes."""
     path = tmp_path / "net.onnx"
-    assert judged(glyphs, to_precision(glyphs.model, half, FP32), path).passed
+    report = judged(glyphs, to_precision(glyphs.model, half, FP32), path)
+    assert report.passed
+    row = max(report.rows, key=lambda row: row.reference_peak)
+    assert row.reference_peak > 1
+    assert row.in_float32 is not None
+    assert 0 < row.in_float32.found.max_abs < row.found.max_abs  # in the same unit
     operator = next(
         n.op_type for n in glyphs.model.graph if n.op_type in ("Conv", "MatMul", "Gemm")
     )
