@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from paragon_export.checkpoints.numpy_values import numpy_values
 from paragon_export.checkpoints.pickle_scan import scan
 from paragon_export.errors import CheckpointError
 from paragon_export.system.reading import parse_json
@@ -227,7 +228,7 @@ def read_pickle(
     import torch
 
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), numpy_values():
             warnings.simplefilter("ignore")  # they concern pickle protocols; errors are raised
             scan(data)
             loaded = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)

@@ -9,25 +9,19 @@ from __future__ import annotations
 
 import io
 import pickletools
-import struct
-import zipfile
-import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import islice
 from pickle import UnpicklingError
 from typing import Any
 
+from paragon_export.checkpoints.archive import records_of
+from paragon_export.checkpoints.numpy_values import ARRAY, ARRAYS, DTYPE, ORDERS, SCALARS, is_plain
+
 MAX_PICKLE_BYTES = 2**23
 """Length of the pickle alone: it holds names, shapes and settings of the trainer, but no weights."""
 
 MAX_OPCODES = 2**20
-
-MAX_RECORDS = 2**16
-"""Records of a zip archive."""
-
-MAX_DIRECTORY_BYTES = 2**24
-"""Length of the central directory of a zip archive: 256 bytes for each record."""
 
 MAX_TUPLE_ITEMS = 250
 """Values in a tuple, including those of nested tuples. A tuple may be a key, which is hashed."""
@@ -58,6 +52,10 @@ SAFE_FUNCTIONS = {"collections.OrderedDict", "collections.Counter", "builtins.se
 REBUILD_FUNCTIONS = {"torch._utils._rebuild_tensor": 4, "torch._utils._rebuild_tensor_v2": 6,
                      "torch._utils._rebuild_tensor_v3": 7}  # fmt: skip
 """Functions that create dense tensors, and their least number of arguments."""
+
+
+BYTES = "_codecs.encode"
+"""The function that makes bytes of a text in pickles of protocol 2."""
 
 
 @dataclass(frozen=True)
@@ -108,96 +106,17 @@ def scan(data: bytes) -> None:
         _scan_legacy(data)
 
 
-# --- archives -----------------------------------------------------------------------------
-
-
-def check_directory(data: bytes) -> None:
-    """Check the length of a zip archive's central directory before anything reads it.
-
-    Its length is stored in the end record, which ``zipfile`` and PyTorch use as well (APPNOTE.TXT
-    of the ZIP format, sections 4.3.14 to 4.3.16).
-
-    Raises:
-        ValueError: If the directory is too long, or if there is no valid end record.
-    """
-    at = len(data) - 22
-    if data[at : at + 4] != b"PK\5\6" or data[-2:] != b"\0\0":  # the archive has a comment
-        at = data.rfind(b"PK\5\6", max(0, len(data) - 22 - 2**16))
-    if at < 0 or len(data) - at < 22:
-        raise ValueError("an archive without an end record")
-    records, size = struct.unpack("<10xHL6x", data[at : at + 22])
-    end = at
-    if data[max(0, at - 20) : at][:4] == b"PK\6\7":  # ZIP64
-        end = at - 76
-        (stated_end,) = struct.unpack("<8xQ4x", data[at - 20 : at])
-        if end < 0 or stated_end != end or data[end : end + 4] != b"PK\6\6":
-            raise ValueError("an archive with two end records that do not agree")
-        records, size = struct.unpack("<32xQQ8x", data[end : end + 56])
-    entries = data.count(b"PK\1\2", max(0, end - size), end)
-    if max(records, entries) > MAX_RECORDS or size > MAX_DIRECTORY_BYTES:
-        raise ValueError(
-            f"an archive of {max(records, entries)} records with a directory of {size} bytes; at "
-            f"most {MAX_RECORDS} records and {MAX_DIRECTORY_BYTES} bytes are supported"
-        )
-
-
 def _scan_zip(data: bytes) -> None:
     """Check a zip archive, as ``torch.save`` writes it."""
-    check_directory(data)
-    try:
-        infos = zipfile.ZipFile(io.BytesIO(data)).infolist()
-    except (zipfile.BadZipFile, NotImplementedError, struct.error, OverflowError) as error:
-        raise ValueError(f"a damaged zip archive: {error}") from error
-    names = {info.filename.partition("/")[2] for info in infos}
-    if "constants.pkl" in names:
-        raise ValueError("a TorchScript archive; save the network's state dict")
-    if "data.pkl" not in names:
-        raise ValueError("an archive without data.pkl; if checkpoints are inside, unpack it")
-    if len(names) != len(infos):
-        raise ValueError("two of its records have the same name")
-    if sum(info.file_size for info in infos) > len(data):
-        raise ValueError(f"its {len(infos)} records declare more bytes than the file has")
-    records = {info.filename.partition("/")[2]: _record(data, info) for info in infos}
-    if len(records.get("data.pkl", b"")) > MAX_PICKLE_BYTES:
+    records = records_of(data)
+    if len(records["data.pkl"]) > MAX_PICKLE_BYTES:
         raise ValueError(f"its data.pkl is longer than {MAX_PICKLE_BYTES} bytes")
-    _check_checksums(infos, list(records.values()))
 
     def check(key: str, size: int) -> None:
         if size > len(records.get(f"data/{key}", b"")):
             raise ValueError(f"storage {key[:20]} declares {size} bytes, which are not there")
 
-    _Scanner(check).run(io.BytesIO(records.get("data.pkl", b"")))
-
-
-def _record(data: bytes, info: zipfile.ZipInfo) -> memoryview:
-    """Return the bytes of a record, located by its local header as in PyTorch.
-
-    Raises:
-        ValueError: If the record is compressed, encrypted, misplaced or truncated.
-    """
-    if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1:
-        raise ValueError("its records are compressed or encrypted, which PyTorch never does")
-    header = data[info.header_offset : info.header_offset + 30]
-    if len(header) < 30 or header[:4] != b"PK\3\4":
-        raise ValueError(f"record {info.filename[:80]} is not where the archive says")
-    begin = info.header_offset + 30 + sum(struct.unpack("<HH", header[26:]))
-    record = memoryview(data)[begin : begin + info.file_size]
-    if len(record) != info.file_size or info.compress_size != info.file_size:
-        raise ValueError(f"record {info.filename[:80]} is longer than what is there")
-    return record
-
-
-def _check_checksums(infos: Sequence[zipfile.ZipInfo], records: Sequence[memoryview]) -> None:
-    """Raise ValueError if a checksum does not match.
-
-    If none matches, the file was written without checksums, which is allowed.
-    """
-    wrong = [i.filename for i, r in zip(infos, records, strict=True) if zlib.crc32(r) != i.CRC]
-    if wrong and len(wrong) < len(infos):
-        raise ValueError(f"record {wrong[0][:80]} is damaged: its checksum does not match")
-
-
-# --- files of before PyTorch 1.6 ----------------------------------------------------------
+    _Scanner(check).run(io.BytesIO(records["data.pkl"]))
 
 
 def _scan_legacy(data: bytes) -> None:
@@ -275,7 +194,7 @@ class _Scanner:
             return _call(*operands)
         if name == "BINPERSID":
             return self._storage(operands[0])
-        if name == "BUILD" and operands[0] != _Opaque("collections.OrderedDict"):
+        if name == "BUILD" and not _is_state(*operands):
             raise UnpicklingError("Unsupported: it sets the state of an object")
         if name in _CONSTANTS:
             return _CONSTANTS[name]
@@ -323,13 +242,36 @@ def _call(function: Any, arguments: Any) -> _Opaque:
         raise UnpicklingError(f"Unsupported: GLOBAL {name} called without arguments")
     if name in REBUILD_FUNCTIONS:
         _check_tensor(name, arguments)
-    elif name == "_codecs.encode" and arguments[1:] == ("latin1",):
+    elif name == BYTES and arguments[1:] == ("latin1",):
         return _Opaque(name)  # protocol 2 stores bytes this way
+    elif _is_numpy_call(name, arguments):
+        return _Opaque(ARRAY if name in ARRAYS else name)
     elif name.startswith("torch._utils._rebuild") and name not in SAFE_FUNCTIONS:
         raise ValueError(f"{name}: a tensor that is sparse, quantized or without data")
     elif name not in SAFE_FUNCTIONS:
         raise UnpicklingError(f"Unsupported: GLOBAL {name}")
     return _Opaque(name)
+
+
+def _is_numpy_call(name: str, arguments: tuple[Any, ...]) -> bool:
+    """Return whether NumPy makes a plain type, a value of it or an array in this way."""
+    if name == DTYPE:
+        return bool(arguments) and is_plain(arguments[0])
+    if name in SCALARS:
+        return arguments == (_Opaque(DTYPE), _Opaque(BYTES))
+    return name in ARRAYS and arguments == (_Global(ARRAY), (0,), _Opaque(BYTES))
+
+
+def _is_state(value: Any, state: Any) -> bool:
+    """Return whether an object is one whose state may be set, and to this."""
+    if value == _Opaque("collections.OrderedDict"):
+        return True
+    if not isinstance(state, tuple):
+        return False
+    if value == _Opaque(DTYPE):  # its version, byte order, and none of parts, names and fields
+        return state[1:2] != () and state[1] in ORDERS and state[2:5] == (None, None, None)
+    is_array = value == _Opaque(ARRAY) and len(state) == 5  # its version, shape, type, order, bytes
+    return is_array and (state[2], state[4]) == (_Opaque(DTYPE), _Opaque(BYTES))
 
 
 def _check_tensor(name: str, arguments: tuple[Any, ...]) -> None:

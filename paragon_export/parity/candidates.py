@@ -19,7 +19,7 @@ from paragon_export.inputs.glyph_probes import GLYPHS
 from paragon_export.inputs.large import LARGE
 from paragon_export.inputs.sizes import default_sizes
 from paragon_export.networks.options import FLAGS, SET_OPTIONS
-from paragon_export.precision.rounding import rounding_model
+from paragon_export.precision.rounding import rounding_model, unrounded_model
 from paragon_export.runtimes.base import Runner
 from paragon_export.runtimes.isolated import open_runner
 from paragon_export.runtimes.named import with_standard_names
@@ -45,6 +45,9 @@ class Candidate:
     precision: Precision
     wide: Callable[[], Runner] | None = None
     """Opens a runner that computes a half-precision file in float32; None for other files."""
+    unrounded: Callable[[int], Runner] | None = None
+    """Opens a runner that computes a half-precision ONNX file in float32 and rounds nothing, with a
+    draw of its half weights (see ``unrounded_model``); None for other files."""
     fault: str = ""
     """How its outputs differ from the reference's in number, name, type or rank; empty if not."""
 
@@ -250,6 +253,10 @@ def open_onnx(
         runner = open_runner(data, backend, is_own=file.is_own, title=str(path))
         return with_standard_names(runner, names)
 
+    def open_unrounded(draw: int) -> Runner:
+        model = unrounded_model(file.model, draw)
+        return open_it(ir.to_proto(model).SerializeToString())
+
     data, wide = file.data, None
     if precision is not Precision.FP32 and backend is not OnnxBackend.CUDA:
         data = _rounded(file)
@@ -261,6 +268,7 @@ def open_onnx(
         runner=open_it(data, backend),
         precision=Precision.FP32 if file.metadata.precision == "fp32" else precision,
         wide=wide,
+        unrounded=open_unrounded if precision.is_half else None,
         fault=_outputs_fault(file, outputs),
     )
     return OpenedArtifact(artifact=file, candidate=candidate)

@@ -27,7 +27,13 @@ from paragon_export.parity.parts import Part
 from paragon_export.parity.reference import Reference
 from paragon_export.parity.report import ParityReport, ParityRow
 from paragon_export.parity.truth import Truth, Truths
-from paragon_export.parity.yardstick import WeightsYardstick, Yardstick, in_doubt, with_overall
+from paragon_export.parity.yardstick import (
+    WeightsYardstick,
+    Yardstick,
+    in_doubt,
+    logits_in_float32,
+    with_overall,
+)
 from paragon_export.runtimes.base import Arrays
 from paragon_export.specs.network import Port
 from paragon_export.specs.tolerance import DIVERGED
@@ -73,7 +79,10 @@ def verify(
     if logits:
         return ParityReport(rows=tuple(_judged_logits(reference, candidates, probes, rules)))
     truths = truths or Truths(reference)
-    rows = truths.measured_further(list(_image_rows(truths, candidates, probes, rules)))
+    found = list(_image_rows(truths, candidates, probes, rules))
+    rows = truths.measured_further(found)
+    pairs = [(probe, row) for (probe, _), row in zip(found, rows, strict=True)]
+    rows = truths.measured_in_float32(candidates, pairs)
     return ParityReport(rows=tuple(rows), notes=tuple(_special_cases(rows)))
 
 
@@ -239,10 +248,13 @@ def _judged_logits(
     truths = list(_logit_truths(reference, probes, sorted(rules)))
     rows = with_overall(list(_logit_rows(reference, candidates, truths, rules)))
     yardsticks = {p: WeightsYardstick(reference, p) for p in rules if p.is_half and in_doubt(rows)}
-    if not yardsticks:
-        return rows
-    more = [truth.measured_by(yardsticks) for truth in truths]
-    return with_overall(list(_logit_rows(reference, candidates, more, rules)))
+    if yardsticks:
+        more = [truth.measured_by(yardsticks) for truth in truths]
+        rows = with_overall(list(_logit_rows(reference, candidates, more, rules)))
+    outputs = [(truth.probe, truth.outputs) for truth in truths]
+    for candidate in candidates:
+        rows = logits_in_float32(reference, candidate, outputs, rows)
+    return rows
 
 
 def _logit_rows(

@@ -79,6 +79,22 @@ class Around(NamedTuple):
     """Largest magnitude of the float64 output."""
 
 
+class InFloat32(NamedTuple):
+    """What a half-precision file computes in float32, where only its weights are rounded."""
+
+    found: Difference
+    """Difference from the float64 reference."""
+    moved_rms: float
+    """How far the output moves if each half weight moves by half a step: the largest root mean
+    square of several draws of signs."""
+    own: Difference
+    """Errors of PyTorch in float32."""
+
+    def divided(self, unit: float) -> InFloat32:
+        """Return the same in another unit."""
+        return InFloat32(self.found.divided(unit), self.moved_rms / unit, self.own.divided(unit))
+
+
 class Ratios(NamedTuple):
     """Errors of a candidate, each in PyTorch's in the same precision."""
 
@@ -120,6 +136,8 @@ class Measured:
     """Row and column of that difference, in pixels of the input."""
     around_gap: Around | None = None
     """What was measured around that place; None if it was not."""
+    in_float32: InFloat32 | None = None
+    """What a half-precision file computes in float32; None if it was not measured."""
     reference_moved: float = 0.0
     """Largest change of the float64 output when its input changes by one rounding; 0 if not measured."""
     moved_rms: float = 0.0

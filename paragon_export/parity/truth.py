@@ -12,6 +12,8 @@ import numpy as np
 from paragon_export.inputs.play import nudged
 from paragon_export.inputs.probes import Probe
 from paragon_export.parity.acceptance import Everywhere
+from paragon_export.parity.candidates import Candidate
+from paragon_export.parity.metrics import InFloat32
 from paragon_export.parity.parts import Part, Parts
 from paragon_export.parity.reference import Reference
 from paragon_export.parity.report import ParityRow
@@ -20,6 +22,8 @@ from paragon_export.parity.yardstick import (
     WeightsYardstick,
     Yardstick,
     in_doubt,
+    in_float32,
+    passes_as_half,
     rule_of,
     with_overall,
 )
@@ -30,6 +34,10 @@ from paragon_export.system.progress import step
 
 MAX_KEPT_BYTES = 2**28
 """Size of the outputs of the reference that are kept for further candidates."""
+
+
+IN_FLOAT32 = 3
+"""Photographs on which a half-precision file is computed in float32 as well."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,6 +102,36 @@ class Truths:
             else row
             for probe, row in zip(probes, with_overall(rows), strict=True)
         ]
+
+    def measured_in_float32(
+        self, candidates: Sequence[Candidate], found: Sequence[tuple[Probe, ParityRow]]
+    ) -> list[ParityRow]:
+        """Complete rows of half-precision files that pass with what they compute in float32.
+
+        It is measured on the first photographs, and on a large one only if there is no other.
+        """
+        rows = [row for _, row in found]
+        for candidate in candidates:
+            if not passes_as_half(candidate, rows):
+                continue
+            measured = self._in_float32(candidate, found)
+            for index, (probe, row) in enumerate(found):
+                if row.candidate == candidate.name and id(probe) in measured:
+                    rows[index] = replace(rows[index], in_float32=measured[id(probe)][row.output])
+        return rows
+
+    @step("the file in float32")
+    def _in_float32(
+        self, candidate: Candidate, found: Sequence[tuple[Probe, ParityRow]]
+    ) -> dict[int, dict[str, InFloat32]]:
+        """Return what a file computes in float32 by the ``id`` of the probe and by output."""
+        known = {id(probe): (probe, row.is_large) for probe, row in found if not row.is_stress}
+        small = [probe for probe, is_large in known.values() if not is_large]
+        probes = small[:IN_FLOAT32] or [probe for probe, _ in known.values()][:1]
+        truths = [self.on(probe, (Precision.FP32,)) for probe in probes]
+        parts = [(truth.part, truth.outputs, truth.own[Precision.FP32]) for truth in truths]
+        errors = in_float32(candidate, parts, self.reference.inputs)
+        return dict(zip(map(id, probes), errors, strict=True))
 
     def _fails_anyway(self, candidate: str, pairs: Sequence[tuple[Probe, ParityRow]]) -> bool:
         """Return whether a candidate fails on its worst image whatever the weights' rounding is."""

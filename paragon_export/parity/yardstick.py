@@ -12,13 +12,16 @@ from typing import Any
 
 import numpy as np
 
-from paragon_export.inputs.play import nudged
-from paragon_export.parity.acceptance import Distribution
-from paragon_export.parity.metrics import Around, Difference, Ratios, difference
+from paragon_export.inputs.play import nudged, play
+from paragon_export.inputs.probes import Probe
+from paragon_export.parity.acceptance import Distribution, RightInFloat32
+from paragon_export.parity.candidates import Candidate
+from paragon_export.parity.metrics import Around, Difference, InFloat32, Ratios, difference, rms
 from paragon_export.parity.parts import Part
 from paragon_export.parity.reference import Reference
 from paragon_export.parity.report import ParityRow
 from paragon_export.runtimes.base import Arrays, Runner
+from paragon_export.specs.network import Port
 from paragon_export.specs.types import Precision
 
 LEAST_RATIO = 0.5
@@ -118,6 +121,86 @@ class WeightsYardstick(Yardstick):
     def _runners(self) -> Iterator[Runner]:
         for draw in range(1, WEIGHT_ROUNDINGS + 1):  # one copy of the weights at a time
             yield self._reference.runner("float32", weights=self._type, nudge=draw)
+
+
+def passes_as_half(candidate: Candidate, rows: Sequence[ParityRow]) -> bool:
+    """Return whether a candidate is a half-precision file that passes, by its own rows so far.
+
+    Such a file is measured in float32 as well, unless its rule does not ask for it.
+    """
+    own = [row for row in rows if row.candidate == candidate.name]
+    is_asked = any(isinstance(rule, RightInFloat32) for row in own for rule in row.criteria)
+    is_half = candidate.precision.is_half and candidate.unrounded is not None
+    return is_half and is_asked and not any(row.failure for row in own)
+
+
+def in_float32(
+    candidate: Candidate, parts: Sequence[tuple[Part, Arrays, Errors]], inputs: Sequence[Port]
+) -> list[dict[str, InFloat32]]:
+    """Measure what a half-precision file computes in float32, for each part and output.
+
+    Args:
+        candidate: A file with ``unrounded``.
+        parts: Each with the outputs of float64 and what PyTorch errs in float32.
+        inputs: Of the network.
+
+    Raises:
+        RunError: If the file cannot be run in float32.
+    """
+
+    def outputs(draw: int) -> list[Arrays]:
+        assert candidate.unrounded is not None
+        runner = candidate.unrounded(draw)
+        runs = [(part, play(runner, part.whole, inputs)) for part, _, _ in parts]
+        return [{n: part.of_candidate(n, a) for n, a in run.items()} for part, run in runs]
+
+    stored = outputs(0)
+    found = [
+        {name: InFloat32(difference(run[name], exact[name], 0), 0.0, own[name]) for name in exact}
+        for run, (_, exact, own) in zip(stored, parts, strict=True)
+    ]
+    for draw in range(1, WEIGHT_MOVES + 1):
+        for errors, before, after in zip(found, stored, outputs(draw), strict=True):
+            for name, known in errors.items():
+                moved = rms(after[name].astype(np.float64) - before[name])
+                errors[name] = known._replace(moved_rms=max(known.moved_rms, moved))
+        everything = [each for errors in found for each in errors.values()]
+        has_moved = any(each.moved_rms for each in everything)
+        if not has_moved or all(map(RightInFloat32.is_explained, everything)):
+            break
+    return found
+
+
+def logits_in_float32(
+    reference: Reference,
+    candidate: Candidate,
+    truths: Sequence[tuple[Probe, Arrays]],
+    rows: Sequence[ParityRow],
+) -> list[ParityRow]:
+    """Complete the rows of a half-precision classifier with what it computes in float32.
+
+    Args:
+        reference: The classifier.
+        candidate: Rows of others, and those of one that has failed, are returned as they are.
+        truths: The probes in the order of its rows, each with the logits of float64.
+        rows: With errors in units of ``reference_peak``.
+    """
+    own = [row for row in rows if row.candidate == candidate.name]
+    if not passes_as_half(candidate, rows):
+        return list(rows)
+    yardstick = Yardstick(reference, Precision.FP32)
+    whole = [(Part(whole=probe, probe=probe), outputs) for probe, outputs in truths]
+    parts = [(part, outputs, yardstick.errors(part, outputs)) for part, outputs in whole]
+    found = in_float32(candidate, parts, reference.inputs)
+    measured = {
+        id(row): replace(row, in_float32=errors[row.output].divided(row.reference_peak))
+        for row, errors in zip(own, found, strict=True)
+    }
+    return [measured.get(id(row), row) for row in rows]
+
+
+WEIGHT_MOVES = 8
+"""Draws of signs by which half weights are moved, until what they explain is enough."""
 
 
 def with_overall(rows: Sequence[ParityRow]) -> list[ParityRow]:

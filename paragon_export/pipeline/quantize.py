@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from paragon_export.checkpoints.pickle_scan import check_directory
+from paragon_export.checkpoints.archive import check_directory
 from paragon_export.errors import PlanError, RunError
 from paragon_export.graph.onnx_io import OnnxFile, is_our_onnx
 from paragon_export.media.images import pictures_in

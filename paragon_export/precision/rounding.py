@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
+import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 
@@ -25,6 +26,10 @@ MOVES = frozenset(
     | {"Slice", "Split", "Squeeze", "Transpose", "Unsqueeze"}
 )
 """Operators that copy values without computing: their results need no rounding."""
+
+
+LARGEST_EXACT = 256
+"""Integers up to this one are exact in every half type."""
 
 
 def rounding_model(model: ir.Model, title: str = "") -> ir.Model:
@@ -50,8 +55,53 @@ def rounding_model(model: ir.Model, title: str = "") -> ir.Model:
     return forget_axis_names(copy)
 
 
-def widened(copy: ir.Model) -> Iterator[tuple[ir.Node, ir.Value, ir.DataType]]:
+def unrounded_model(model: ir.Model, draw: int = 0) -> ir.Model:
+    """Return a float32 model of a half one that rounds nothing: what its weights alone compute.
+
+    Args:
+        model: The half model.
+        draw: 0 leaves its half weights as they are. Another number is the seed of signs: each
+            of them is moved by half a step of its type, up or down, as far as a rounding may move it.
+
+    Raises:
+        PlanError: If the type of a value is unknown.
+    """
+    copy, rng = typed_copy(model), np.random.default_rng(draw)
+
+    def moved(half: np.ndarray) -> np.ndarray:
+        return _wide(half) + rng.choice((-0.5, 0.5), half.shape).astype(np.float32) * _steps(half)
+
+    for _ in widened(copy, moved if draw else _wide):
+        pass
+    return forget_axis_names(copy)
+
+
+def _wide(half: np.ndarray) -> np.ndarray:
+    return half.astype(np.float32)
+
+
+def _steps(half: np.ndarray) -> np.ndarray:
+    """Return in float32 how far apart the values of a half type are, at each value of an array.
+
+    It is 0 for infinities, for powers of two and for integers up to ``LARGEST_EXACT``: nothing was
+    rounded to them, as they are rather constants of the network than weights.
+    """
+    limits = ml_dtypes.finfo(half.dtype)  # type: ignore[no-untyped-call]
+    wide = _wide(half)
+    fractions, exponents = np.frexp(wide)
+    steps = np.ldexp(np.float32(1), exponents - 1 - limits.nmant)
+    steps = np.maximum(steps, np.float32(limits.smallest_subnormal))
+    is_whole = (wide == np.rint(wide)) & (np.abs(wide) <= LARGEST_EXACT)
+    is_exact = is_whole | (np.abs(fractions) == 0.5) | ~np.isfinite(wide)
+    return np.where(is_exact, np.float32(0), steps)
+
+
+def widened(
+    copy: ir.Model, read: Callable[[np.ndarray], np.ndarray] = _wide
+) -> Iterator[tuple[ir.Node, ir.Value, ir.DataType]]:
     """Make a half model float32 in place, and yield what must be rounded.
+
+    ``read`` returns the values of a half weight in float32.
 
     Yields:
         A node, a value and the half type of the value. The value is an output of the node, or an
@@ -63,12 +113,12 @@ def widened(copy: ir.Model) -> Iterator[tuple[ir.Node, ir.Value, ir.DataType]]:
     """
     halves = {v: dtype for v in values_of(copy) if (dtype := v.dtype) in NUMPY_TYPES and dtype}
     for node in copy.graph:
-        _widen_attributes(node, halves)
+        _widen_attributes(node, halves, read)
     nodes = list(copy.graph)
     for value in halves:
         value.dtype = FLOAT
         if value.const_value is not None:
-            wide = value.const_value.numpy().astype(np.float32)
+            wide = read(value.const_value.numpy())
             value.const_value = ir.tensor(wide, name=value.name)
     for value in [*copy.graph.inputs, *copy.graph.initializers.values()]:
         if value in halves:
@@ -81,7 +131,11 @@ def widened(copy: ir.Model) -> Iterator[tuple[ir.Node, ir.Value, ir.DataType]]:
                 yield node, value, halves[value]
 
 
-def _widen_attributes(node: ir.Node, halves: Mapping[ir.Value, ir.DataType]) -> None:
+def _widen_attributes(
+    node: ir.Node,
+    halves: Mapping[ir.Value, ir.DataType],
+    read: Callable[[np.ndarray], np.ndarray],
+) -> None:
     """Let a node make float32 where its attributes ask for half.
 
     Raises:
@@ -95,7 +149,7 @@ def _widen_attributes(node: ir.Node, halves: Mapping[ir.Value, ir.DataType]) -> 
         elif attribute.type == ir.AttributeType.TENSOR:
             tensor = attribute.as_tensor()
             if tensor.dtype in NUMPY_TYPES:
-                wide = ir.tensor(tensor.numpy().astype(np.float32), name=tensor.name)
+                wide = ir.tensor(read(tensor.numpy()), name=tensor.name)
                 makes_half, node.attributes[name] = True, ir.AttrTensor(name, wide)
     for value in node.outputs:
         if value.uses() and (value.dtype is None or (makes_half and value not in halves)):

@@ -145,6 +145,7 @@ def code_values(canary: Path) -> dict[str, bytes]:
         "torch.Tensor": [whole(2**40)],
     }
     values = {name: call(name, *arguments) for name, arguments in names.items()}
+    values |= _in_numpy_values(call("os.system", shell))
     build = b"(" + text("touch") + text(str(canary)) + b"l"
     return values | {
         "INST": b"(" + shell + b"ios\nsystem\n",
@@ -158,6 +159,35 @@ def code_values(canary: Path) -> dict[str, bytes]:
         "a name called without arguments": b"cos\ngetcwd\nNR",
         "persistent module": b"(" + text("module") + b"cos\nsystem\n" + shell + b"tQ",
         "reduce of a result": call("collections.OrderedDict") + b"(" + shell + b"tR",
+    }
+
+
+DOUBLE = call("numpy.dtype", text("f8"), b"\x89", b"\x88")
+"""NumPy's type of float64 without its state."""
+
+EIGHT_BYTES = call("_codecs.encode", text("\0" * 8), text("latin1"))
+
+
+def numpy_array(kind: bytes, content: bytes, owner: bytes = b"cnumpy\nndarray\n") -> bytes:
+    """Return the opcodes of a NumPy array of one value."""
+    letter = call("_codecs.encode", text("b"), text("latin1"))
+    made = call("numpy._core.multiarray._reconstruct", owner, numbers(0), letter)
+    return made + b"(" + whole(1) + numbers(1) + kind + b"\x89" + content + b"tb"
+
+
+def _in_numpy_values(code: bytes) -> dict[str, bytes]:
+    """Return numbers, types and arrays of NumPy with code in each place."""
+    scalars = "numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar"
+    objects = call("numpy.dtype", text("O8"), b"\x89", b"\x88")
+    order = b"(" + whole(3) + code + b"NNN" + whole(-1) + whole(-1) + whole(0) + b"tb"
+    return {
+        **{f"bytes of {name}": call(name, DOUBLE, code) for name in scalars},
+        **{f"type of {name}": call(name, code, EIGHT_BYTES) for name in scalars},
+        "object of numpy.scalar": call(scalars[0], objects, code),
+        "numpy.dtype": call("numpy.dtype", code),
+        "state of numpy.dtype": DOUBLE + order,
+        "objects in a NumPy array": numpy_array(objects, b"](" + code + b"e"),
+        "NumPy array of another class": numpy_array(DOUBLE, EIGHT_BYTES, b"cos\nsystem\n"),
     }
 
 

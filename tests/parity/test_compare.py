@@ -503,7 +503,7 @@ def test_features_are_judged_relative_to_their_peak(
     clip = [video_probe(3, Size(9, 12), frames=4)]
     for change, passes in ((None, True), (features_off, False)):
         runner: Any = Altered(good.runner, change) if change else good.runner
-        candidate = replace(good, runner=OtherUnits(runner, factor))
+        candidate = replace(good, runner=OtherUnits(runner, factor), unrounded=None)
         report = verify(reference, [candidate], clip)
         assert report.passed is passes
         (row,) = (row for row in report.rows if row.output == "feature_map")

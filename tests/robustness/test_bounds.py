@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from paragon_export.checkpoints.archive import MAX_RECORDS, check_directory
 from paragon_export.checkpoints.load import load_checkpoint
-from paragon_export.checkpoints.pickle_scan import MAX_RECORDS, check_directory
 from paragon_export.errors import CheckpointError, PlanError
 from paragon_export.networks.describe import read_network
 from paragon_export.pipeline.quantize import Calibration, read_grids

@@ -18,12 +18,13 @@ from torch import nn
 from paragon_export.errors import ParagonExportError, PlanError, RunError
 from paragon_export.inputs.play import play
 from paragon_export.inputs.probes import Probe
+from paragon_export.parity.acceptance import WRONG_IN_FLOAT32
 from paragon_export.parity.candidates import Candidate
 from paragon_export.parity.compare import BORDER_PX
 from paragon_export.parity.diagnosis.alternatives import Alternative
 from paragon_export.parity.diagnosis.suspects import Rerun, suspects
 from paragon_export.parity.diagnosis.symptoms import Scene, symptom_of
-from paragon_export.parity.metrics import Difference, rms
+from paragon_export.parity.metrics import Difference, InFloat32, rms
 from paragon_export.parity.reference import TorchReference
 from paragon_export.parity.report import Finding, ParityRow
 from paragon_export.runtimes.base import Runner
@@ -92,6 +93,9 @@ def _finding(subject: Subject, rows: Sequence[ParityRow]) -> Finding:
     """Return the finding for one output; ``rows`` are its rows."""
     failed = [row for row in rows if row.failure]
     passed = [row for row in rows if row.is_judged and not row.failure]
+    for row in failed:
+        if row.failure == WRONG_IN_FLOAT32 and row.in_float32 is not None:
+            return _wrong_in_float32(row.in_float32)
     small = [row for row in failed if not row.is_large]
     if not small:
         return _large(failed[0], passed)
@@ -119,6 +123,15 @@ def _large(row: ParityRow, passed: Sequence[ParityRow]) -> Finding:
         detail = f"{row.failure} at {row.size}; judge it at smaller sizes to have it diagnosed"
         return Finding("not diagnosed", detail)
     return Finding("large sizes", f"right up to {right}, {row.failure} at {row.size}")
+
+
+def _wrong_in_float32(errors: InFloat32) -> Finding:
+    """Name a file that passes in half precision only because it is judged as half."""
+    detail = (
+        f"with no result rounded it errs {errors.found.rms:.1e} (RMS), and the rounding of its half "
+        f"weights explains {errors.moved_rms:.1e}: other weights or nodes are wrong"
+    )
+    return Finding("wrong in float32", detail)
 
 
 def _area(size: Size) -> int:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import onnx_ir as ir
 
 from paragon_export.testing.sabotage.case import Break, Case, copied
+from paragon_export.testing.sabotage.pieces import UNUSED_BFLOAT16, before
 
 # --- weights -----------------------------------------------------------------------------------
 
@@ -66,6 +68,11 @@ def off_by_a_thousandth(name: str) -> Break:
 
 def weight(name: str, change: Callable[[np.ndarray], np.ndarray]) -> Break:
     return lambda case: with_weight(case.model, name, change)
+
+
+def beside_bfloat16(make: Break) -> Break:
+    """Let a wrong float32 graph look like one of bfloat16, by one value that changes nothing."""
+    return lambda case: before(UNUSED_BFLOAT16)(replace(case, model=make(case)))
 
 
 def swap_channels(w: np.ndarray) -> np.ndarray:

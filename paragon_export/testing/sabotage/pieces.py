@@ -81,6 +81,12 @@ def real(**values: float) -> str:
 
 FAR = 2**31
 
+UNUSED_BFLOAT16 = (
+    "half = Cast<to = 16>(input) wide = Cast<to = 1>(half) nothing = Sub(wide, wide) "
+    "x = Add(input, nothing)"
+)
+"""A bfloat16 value that changes nothing."""
+
 SHIFTED = whole(none=[0], one=[1], minus=[-1], axis=[3]) + (
     "first = Slice(y, none, one, axis) rest = Slice(y, none, minus, axis) "
     "output = Concat<axis = 3>(first, rest)"
