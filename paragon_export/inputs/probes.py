@@ -36,7 +36,12 @@ AROUND = len(window_sizes(1))
 """Number of sizes around a window: video models are judged at them on clips of two frames."""
 
 STRESSED = range(AROUND - 1)
-"""Places of the default sizes that get a stress probe, one for each kind."""
+"""Places of the default sizes that get a stress probe, unless they are so small that they hold
+several pictures."""
+
+MAX_AGAIN_PX = 4096
+"""Pixels of the largest stress probe of a kind that comes again. With windows of 32 pixels it would
+have 6969, for a tenth of the time that v8 Photo takes."""
 
 LONG_FRAMES = 20
 """Frames of the longest clip."""
@@ -144,7 +149,8 @@ def still_probes(
         crops = np.stack([photograph_crop(channels, size, index) for index in range(count)])
         frames = (crops,) if batched else tuple(crops[:, None])
         probes.append(Probe(label="photograph", size=size, frames=frames))
-        if (needed == 1 and index in STRESSED) or len(sizes) == 1:
+        is_again = index > len(STRESS) and size.height * size.width > MAX_AGAIN_PX
+        if (needed == 1 and index in STRESSED and not is_again) or len(sizes) == 1:
             kind, make = next(kinds)
             image = make(channels, size)[None]
             probes.append(Probe(label=kind, size=size, frames=(image,), is_stress=True))

@@ -23,6 +23,7 @@ from paragon_export.inputs.probes import (
     video_probes,
 )
 from paragon_export.inputs.sizes import LINE_PX, MODULUS, default_sizes, drawn_size
+from paragon_export.inputs.stress import STRESS
 from paragon_export.specs.network import InputSpec
 from paragon_export.specs.types import Size
 
@@ -81,6 +82,15 @@ def test_default_sizes_surround_the_window(window: int) -> None:
     assert any(s.height > s.width for s in sizes)
     assert any(s.height > window and s.width > window for s in sizes)
     assert 2 in [batch for _, batch in default_sizes(window)]
+
+
+@pytest.mark.parametrize("window", WINDOWS)
+def test_stress_that_comes_again_is_small(window: int) -> None:
+    probes = choose_probes(InputSpec(channels=3, window=window))
+    stress = [probe for probe in probes if probe.label in STRESS]
+    assert len({probe.label for probe in stress}) == (1 if window == 8 else len(STRESS))
+    again = [probe for index, probe in enumerate(stress) if index >= len(STRESS)]
+    assert all(probe.size.height * probe.size.width <= 4096 for probe in again)
 
 
 @pytest.mark.parametrize("window", WINDOWS)

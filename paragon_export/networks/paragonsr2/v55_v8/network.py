@@ -172,18 +172,21 @@ class WindowAttention(nn.Module):
         )
         y = y.reshape(n, rows, columns, size, size, -1).permute(0, 1, 3, 2, 4, 5)
         y = y.reshape(n, rows * size * columns * size, -1)
-        weight, bias = self.proj.weight[:, :, 0, 0], self.proj.bias
-        assert bias is not None
-        y = torch.stack([torch.addmm(bias[:, None], weight, pixels.t()) for pixels in y])
-        return y.reshape(n, -1, rows * size, columns * size)
+        result = y.new_empty(n, self.hidden, rows * size, columns * size)
+        _project_pixels(self.proj, y.transpose(1, 2), result.flatten(2).transpose(1, 2))
+        return result
 
     def _projected_pixels(self, x: Tensor) -> Tensor:
         """Return what :meth:`_project` returns as (N, H * W, 3 * hidden)."""
+        h = self.hidden
+        result = x.new_empty(len(x), x.shape[2] * x.shape[3], 3 * h)
         if not self.has_bias:
-            return _on_pixels(self.qkv, x)
-        return torch.cat(
-            (_on_pixels(self.q, x), _on_pixels(self.kv, self.rattention_context(x))), dim=2
-        )
+            _project_pixels(self.qkv, x.flatten(2), result)
+        else:
+            _project_pixels(self.q, x.flatten(2), result[..., :h])
+            context = self.rattention_context(x)
+            _project_pixels(self.kv, context.flatten(2), result[..., h:])
+        return result
 
     def _project(self, x: Tensor) -> Tensor:
         """Return queries, keys and values, (N, 3 * hidden, H, W)."""
@@ -218,10 +221,12 @@ class WindowAttention(nn.Module):
         return penalty.reshape(1, rows * columns, 1, 1, size * size)
 
 
-def _on_pixels(conv: nn.Conv2d, x: Tensor) -> Tensor:
-    """Return the result of a 1x1 convolution of a map (N, C, H, W) as (N, H * W, channels)."""
-    weight = conv.weight[:, :, 0, 0]
-    return torch.stack([F.linear(image.flatten(1).t(), weight, conv.bias) for image in x])
+def _project_pixels(conv: nn.Conv2d, x: Tensor, result: Tensor) -> None:
+    """Write the result of a 1x1 convolution of pixels (N, C, pixels), (N, pixels, channels)."""
+    assert conv.bias is not None
+    weight = conv.weight[:, :, 0, 0].t()
+    for image, pixels in zip(x, result, strict=True):
+        torch.addmm(conv.bias, image.t(), weight, out=pixels)
 
 
 @cache
