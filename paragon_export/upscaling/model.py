@@ -169,10 +169,11 @@ def _of_network(network: LoadedNetwork) -> Model:
     name, spec = network.checkpoint.path.name, network.spec
     _check_task(name, spec.task)
     reference = build_reference(network)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    on_cpu = not torch.cuda.is_available()
+    hint = f"{name} runs in PyTorch; the file that `paragon-export onnx` makes of it runs faster"
     return Model(
         name=name,
-        runner=reference.runner("float32", device),
+        runner=reference.fast_runner() if on_cpu else reference.runner("float32", "cuda"),
         inputs=reference.inputs,
         channels=spec.in_channels,
         scale=spec.scale,
@@ -180,7 +181,7 @@ def _of_network(network: LoadedNetwork) -> Model:
             reference.runner("float32"), reference.inputs, spec.input_spec
         ),
         step=max(spec.excerpt_step, 1),
-        notes=spec.notes,
+        notes=(*spec.notes, hint) if on_cpu else spec.notes,
     )
 
 
