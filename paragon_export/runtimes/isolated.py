@@ -105,6 +105,11 @@ class IsolatedRunner:
                    "limits": asdict(limits)}  # fmt: skip
         self._ask([json.dumps(request).encode(), data], f"loading {title}", limits.seconds_for(0))
 
+    @property
+    def process(self) -> int:
+        """ID of the child process."""
+        return self._process.pid
+
     def infer(self, feeds: Mapping[str, np.ndarray]) -> Arrays:
         """Run the network once in the child (see ``Runner.infer``).
 

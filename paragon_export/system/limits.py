@@ -27,17 +27,18 @@ class Limits:
         return self.base_seconds + self.seconds_per_value * values
 
 
-def process_memory_bytes(field: str) -> int | None:
-    """Return a memory figure of this process, in bytes, from ``/proc/self/status``.
+def process_memory_bytes(field: str, process: int | str = "self") -> int | None:
+    """Return a memory figure of a process, in bytes, from ``/proc/.../status``.
 
     Args:
         field: ``VmData`` (writable private memory), ``VmRSS`` (resident memory) or ``VmHWM`` (peak
             of the resident memory); see proc_pid_status(5).
+        process: ``self`` or the ID of a child process.
 
     Returns:
         None on systems without this file or this field.
     """
-    with suppress(OSError), open("/proc/self/status", encoding="ascii") as file:
+    with suppress(OSError), open(f"/proc/{process}/status", encoding="ascii") as file:
         for line in file:
             if line.startswith(f"{field}:"):
                 return int(line.split()[1]) * 1024
@@ -58,18 +59,21 @@ def available_memory() -> int | None:
     return None
 
 
-def reset_peak_memory() -> int | None:
-    """Start a new high-water mark of resident memory. Return the bytes now; None but on Linux."""
-    if not os.path.exists("/proc/self/clear_refs"):
+def reset_peak_memory(process: int | str = "self") -> int | None:
+    """Start a new high-water mark of the resident memory of a process, this one or one of its children.
+
+    Return the bytes now; None but on Linux.
+    """
+    if not os.path.exists(f"/proc/{process}/clear_refs"):
         return None
-    with suppress(OSError), open("/proc/self/clear_refs", "w", encoding="ascii") as file:
+    with suppress(OSError), open(f"/proc/{process}/clear_refs", "w", encoding="ascii") as file:
         file.write("5")
-    return process_memory_bytes("VmRSS")
+    return process_memory_bytes("VmRSS", process)
 
 
-def peak_memory_bytes(before: int | None) -> int | None:
+def peak_memory_bytes(before: int | None, process: int | str = "self") -> int | None:
     """Return how far resident memory rose above ``before`` since the mark was reset, in bytes."""
-    peak = process_memory_bytes("VmHWM")
+    peak = process_memory_bytes("VmHWM", process)
     return None if before is None or peak is None else max(0, peak - before)
 
 

@@ -25,11 +25,16 @@ from paragon_export.specs.network import Port, Task
 from paragon_export.specs.plans import NetworkOptions
 from paragon_export.specs.profiles import Profile
 from paragon_export.specs.types import OnnxBackend, Size
+from paragon_export.system.limits import peak_memory_bytes, reset_peak_memory
+from paragon_export.system.progress import step
 from paragon_export.tiling.field import Field
 from paragon_export.tiling.open import field_of_file, field_of_network
 
 TRIAL = Size(16, 16)
 """Size of the picture that tells the scale of an ONNX file."""
+
+TRIALS = (Size(128, 128), Size(256, 256))
+"""Sizes whose runs tell the memory for a pixel."""
 
 MAX_CALLERS = 4
 """Most runs of a network at a time, each of which needs memory."""
@@ -81,6 +86,9 @@ class Model:
     open_again: Callable[[int], Runner] | None = None
     """Opens it once more, with this many threads for one run, to run several times at once. None: it runs
     once at a time."""
+    open_apart: Callable[[], tuple[Runner, int]] | None = None
+    """Opens it in a child process, and gives its ID. The memory of a new process tells what a run takes: a
+    runtime keeps what earlier runs took. None: for PyTorch, which does not, and for GPUs."""
     threads: int = 0
     """Most threads of all of its runs together; 0: as many as this process has cores."""
     notes: tuple[str, ...] = field(default=())
@@ -110,6 +118,26 @@ class Model:
         if self.open_again is None or self.callers == 1:
             return Limited(self.runner, 1)
         return Limited(self.open_again(self.cores // self.callers), self.callers)
+
+    @cached_property
+    def bytes_per_pixel(self) -> float | None:
+        """Memory of a run for one pixel of its input in bytes; None where it is not known, as but on Linux."""
+        with step("measuring memory"):
+            return self._measured_bytes()
+
+    def _measured_bytes(self) -> float | None:
+        """Return the difference of the memory of two runs, over the difference of their pixels."""
+        runner, process = self.open_apart() if self.open_apart else (self.runner, "self")
+        before, peaks = reset_peak_memory(process), []
+        for size in TRIALS:
+            black = np.zeros((1, self.channels, size.height, size.width), np.float32)
+            runner.infer(self.feeds(black))
+            peaks.append(peak_memory_bytes(before, process))
+        low, high = peaks
+        if low is None or high is None:
+            return None
+        pixels = [size.height * size.width for size in TRIALS]
+        return max(0, high - low) / (pixels[1] - pixels[0])
 
     def feeds(self, picture: np.ndarray) -> Arrays:
         """Return the inputs for a picture, (1, C, H, W): a video network takes it for a first frame."""
@@ -190,10 +218,14 @@ def _of_file(file: OnnxFile, backend: OnnxBackend, threads: int) -> Model:
     _check_task(file.path.name, file.task)
     size = file.static or TRIAL
     inputs, _ = file.ports
-    isolated = IsolatedRunner(file.data, backend, title=str(file.path))
+
+    def opened_apart() -> tuple[Runner, int]:
+        isolated = IsolatedRunner(file.data, backend, title=str(file.path))
+        return with_standard_names(isolated, file.names), isolated.process
+
     model = Model(
         name=file.path.name,
-        runner=with_standard_names(isolated, file.names),
+        runner=opened_apart()[0],
         inputs=inputs,
         channels=file.input_spec.channels,
         scale=1,
@@ -217,6 +249,7 @@ def _of_file(file: OnnxFile, backend: OnnxBackend, threads: int) -> Model:
     return replace(
         model, runner=opened(threads), scale=scale, threads=threads,
         open_again=opened if can_share else None,
+        open_apart=None if backend is OnnxBackend.CUDA else opened_apart,
     )  # fmt: skip
 
 

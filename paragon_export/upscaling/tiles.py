@@ -13,8 +13,7 @@ import numpy as np
 from paragon_export.errors import InexactTilesError, PlanError
 from paragon_export.runtimes.base import Runner
 from paragon_export.specs.types import Size
-from paragon_export.system.limits import available_memory, peak_memory_bytes, reset_peak_memory
-from paragon_export.system.progress import step
+from paragon_export.system.limits import available_memory
 from paragon_export.tiling.blend import (
     BlendDifference,
     BlendedRunner,
@@ -28,9 +27,6 @@ from paragon_export.upscaling.model import Limited, Model, OnIntegers
 
 SURELY_FITS_PX = 2**18
 """Pixels of a picture that is computed at once without measuring memory: 512x512."""
-
-TRIALS = (Size(128, 128), Size(256, 256))
-"""Sizes whose runs tell the memory for a pixel."""
 
 SHARE = 0.5
 """Of the memory that is available, what one process may take."""
@@ -55,7 +51,7 @@ class Tiling:
     share: float = SHARE
     """Of the memory that is available, what a run may take."""
     bytes_per_pixel: float | None = None
-    """Memory for one pixel of the input; None: not measured."""
+    """Memory for one pixel of the input; None: what is measured (see ``Model``)."""
     several: bool = False
     """Whether several threads ask for strips, each for those of one picture. ``none`` computes one picture at
     a time all the same, with the memory of one."""
@@ -203,12 +199,11 @@ class Tiling:
 
     def _most_pixels(self) -> int:
         """Return the pixels of the largest picture that fits into memory."""
-        if self.bytes_per_pixel is None:
-            self.bytes_per_pixel = measured_bytes_per_pixel(self.model)
+        bytes_per_pixel = self.bytes_per_pixel or self.model.bytes_per_pixel
         available = available_memory()
-        if not self.bytes_per_pixel or available is None:
+        if not bytes_per_pixel or available is None:
             return SURELY_FITS_PX
-        return int(self.share * available / self.bytes_per_pixel)
+        return int(self.share * available / bytes_per_pixel)
 
     def _largest_that_fits(self, pixels: int) -> Size | None:
         most = self._most_pixels()
@@ -246,22 +241,3 @@ def _words(found: BlendDifference) -> str:
         f"{found.size} of the first one that was cut the largest difference is {255 * found.largest:.2f}/255, "
         f"{psnr}"
     )
-
-
-@step("measuring memory")
-def measured_bytes_per_pixel(model: Model) -> float | None:
-    """Return the memory of a run for one pixel of its input in bytes; None where it is not known.
-
-    It is the difference of two runs, over the difference of their pixels. On a system other than
-    Linux nothing tells the memory of a run.
-    """
-    before, peaks = reset_peak_memory(), []
-    for size in TRIALS:
-        black = np.zeros((1, model.channels, size.height, size.width), np.float32)
-        model.runner.infer(model.feeds(black))
-        peaks.append(peak_memory_bytes(before))
-    low, high = peaks
-    if low is None or high is None:
-        return None
-    pixels = [size.height * size.width for size in TRIALS]
-    return max(0, high - low) / (pixels[1] - pixels[0])
