@@ -24,7 +24,7 @@ from paragon_export.inputs.sizes import (
     window_sizes,
 )
 from paragon_export.inputs.stress import STRESS, flat, seeded
-from paragon_export.media.images import pictures_in, read_picture
+from paragon_export.media.images import luma, pictures_in, read_picture
 from paragon_export.specs.network import InputSpec
 from paragon_export.specs.types import Size
 
@@ -305,6 +305,8 @@ def video_probes(
 def folder_probes(channels: int, folder: Path, option: str = "--images") -> list[Probe]:
     """Return one probe for each image of a folder, whole and at its own size.
 
+    A network of one channel is fed the luma, as ``upscale`` feeds it.
+
     Args:
         channels: Channels of the input.
         folder: See ``pictures_in``.
@@ -317,7 +319,8 @@ def folder_probes(channels: int, folder: Path, option: str = "--images") -> list
 
 
 def _image_probe(channels: int, path: Path) -> Probe:
-    frame = _to_channels(read_picture(path).transpose(2, 0, 1), channels)[None]
+    picture = read_picture(path).transpose(2, 0, 1)
+    frame = (luma(picture) if channels == 1 else _to_channels(picture, channels))[None]
     size = Size(frame.shape[2], frame.shape[3])
     return Probe(label=path.name, size=size, frames=(np.ascontiguousarray(frame),))
 

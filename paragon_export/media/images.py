@@ -49,6 +49,23 @@ WHITE_IS_ZERO, SIGNED = 0, 2
 """Values of the tags PHOTOMETRIC and SAMPLE_FORMAT (TIFF 6.0, sections 8 and 19)."""
 
 
+LUMA = (0.299, 0.587, 0.114)
+"""Weights of R, G and B in [0, 1] in luma (ITU-R BT.601)."""
+
+
+def luma(picture: np.ndarray) -> np.ndarray:
+    """Return what a network of one channel is given of a picture.
+
+    Args:
+        picture: RGB (..., 3, H, W), float32.
+
+    Returns:
+        (..., 1, H, W), float32.
+    """
+    weights = np.array(LUMA, np.float32)
+    return np.einsum("c,...chw->...hw", weights, picture)[..., None, :, :]
+
+
 def pictures_in(folder: Path, option: str) -> list[Path]:
     """Return the picture files of a folder, sorted by path.
 

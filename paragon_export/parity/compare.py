@@ -196,6 +196,12 @@ def _notes(row: ParityRow) -> Iterable[tuple[str, str]]:
             f"PyTorch's own {precision} {row.output} is not finite",
             f"; errors there may reach {row.limit:.3g}",
         )
+    if row.is_beyond_range and not row.is_stress:
+        yield (
+            "the network itself diverges",
+            f": its float64 output reaches {row.reference_peak:.3g} times full range; judged all the "
+            "same, because the picture is no artificial pattern",
+        )
     for rule in row.criteria if row.is_judged and not row.failure else ():
         if isinstance(rule, MinPsnr) and rule.found_db(row) < rule.decibels:
             yield (

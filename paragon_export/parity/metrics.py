@@ -176,8 +176,12 @@ class Measured:
     @property
     def has_diverged(self) -> bool:
         """Whether the float64 network itself diverges on an artificial pattern."""
-        is_near = self.reference_peak <= DIVERGED * self.full_range  # False if it is NaN
-        return self.is_stress and (self.picture_diverges or not is_near)
+        return self.is_stress and (self.picture_diverges or self.is_beyond_range)
+
+    @property
+    def is_beyond_range(self) -> bool:
+        """Whether the float64 output is far outside of its range, or not finite."""
+        return not self.reference_peak <= DIVERGED * self.full_range
 
     @property
     def is_undetermined(self) -> bool:

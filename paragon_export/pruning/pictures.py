@@ -27,10 +27,6 @@ DRAWN = 6
 """Places drawn for each crop that is taken: the most detailed ones are."""
 
 
-LUMA = (0.299, 0.587, 0.114)
-"""Weights of R, G and B in [0, 1] in luma (BT.601)."""
-
-
 @dataclass(frozen=True)
 class Pair:
     """A photograph and its downscaled version, both of 8 bits."""

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from paragon_export.media.images import LUMA
 from paragon_export.networks.paragonsr2.v9_v11.network import Block, Branch, ParagonSR2, StreamBlock
-from paragon_export.pruning.pictures import LUMA
 from paragon_export.system.progress import counted
 
 

@@ -21,7 +21,8 @@ import torch
 from torch import Tensor, nn
 
 from paragon_export.errors import PlanError
-from paragon_export.pruning.pictures import LUMA, batch
+from paragon_export.media.images import LUMA
+from paragon_export.pruning.pictures import batch
 from paragon_export.system.atomic_write import write_files
 from paragon_export.system.progress import tell
 

@@ -15,6 +15,7 @@ from paragon_export.engines.manifest import EngineFile
 from paragon_export.engines.open import open_engine
 from paragon_export.errors import PlanError, RunError
 from paragon_export.graph.onnx_io import OnnxFile, is_onnx, read_onnx_file
+from paragon_export.media.images import luma
 from paragon_export.networks.describe import LoadedNetwork, read_network
 from paragon_export.parity.candidates import is_engine, read_artifact
 from paragon_export.parity.reference import build_reference
@@ -71,6 +72,8 @@ class Model:
     inputs: tuple[Port, ...]
     channels: int
     """Of the picture: 1 luma, 3 RGB."""
+    out_channels: int
+    """Of the output: as many."""
     scale: int
     find_field: Callable[[], Field]
     """Measures how far pixels reach.
@@ -163,7 +166,7 @@ def open_model(
         threads: Of an ONNX file on the processor; 0: as many as its runtime chooses.
 
     Raises:
-        PlanError: If it does not upscale pictures of 1 or 3 channels.
+        PlanError: If it does not upscale pictures of 1 channel to 1, or of 3 to 3.
         ParagonExportError: If it cannot be read or run.
     """
     if isinstance(path, LoadedNetwork):
@@ -178,10 +181,10 @@ def open_model(
 
 
 def _checked(model: Model) -> Model:
-    if model.channels not in (1, 3):
+    if (model.channels, model.out_channels) not in ((1, 1), (3, 3)):
         raise PlanError(
-            f"{model.name} takes pictures of {model.channels} channels; upscale takes networks of 1 "
-            "(luma) and 3 (RGB)"
+            f"{model.name} maps {model.channels} channels to {model.out_channels}; upscale takes networks of "
+            "1 to 1 (luma) and 3 to 3 (RGB)"
         )
     return model
 
@@ -204,6 +207,7 @@ def _of_network(network: LoadedNetwork) -> Model:
         runner=reference.fast_runner() if on_cpu else reference.runner("float32", "cuda"),
         inputs=reference.inputs,
         channels=spec.in_channels,
+        out_channels=spec.out_channels,
         scale=spec.scale,
         find_field=lambda: field_of_network(
             reference.runner("float32"), reference.inputs, spec.input_spec
@@ -228,6 +232,7 @@ def _of_file(file: OnnxFile, backend: OnnxBackend, threads: int) -> Model:
         runner=opened_apart()[0],
         inputs=inputs,
         channels=file.input_spec.channels,
+        out_channels=0,
         scale=1,
         find_field=partial(field_of_file, file),
         step=file.input_spec.window,
@@ -247,7 +252,7 @@ def _of_file(file: OnnxFile, backend: OnnxBackend, threads: int) -> Model:
 
     can_share = backend is OnnxBackend.ONNXRUNTIME
     return replace(
-        model, runner=opened(threads), scale=scale, threads=threads,
+        model, runner=opened(threads), out_channels=output.shape[1], scale=scale, threads=threads,
         open_again=opened if can_share else None,
         open_apart=None if backend is OnnxBackend.CUDA else opened_apart,
     )  # fmt: skip
@@ -266,6 +271,7 @@ def _of_engine(engine: EngineFile) -> Model:
         runner=runner,
         inputs=tuple(inputs),
         channels=metadata.in_channels or 3,
+        out_channels=metadata.out_channels or metadata.in_channels or 3,
         scale=metadata.scale,
         find_field=lambda: _field_beside(engine),
         step=metadata.window,
@@ -293,8 +299,6 @@ class OnIntegers:
     takes one channel is given the luma (ITU-R BT.601).
     """
 
-    LUMA = np.array([0.299, 0.587, 0.114], np.float32)
-
     def __init__(self, model: Model, runner: Runner, largest: int) -> None:
         """Take a model, its ``runner`` or ``shared``, and the value of white."""
         self.name, self.model, self.runner, self.largest = model.name, model, runner, largest
@@ -306,7 +310,7 @@ class OnIntegers:
         if self.largest != 1:
             image /= np.float32(self.largest)
         if image.shape[1] == 3 and self.model.channels == 1:
-            image = np.einsum("c,nchw->nhw", self.LUMA, image)[:, None]
+            image = luma(image)
         if image.shape[1] < self.model.channels:
             image = np.repeat(image, self.model.channels, axis=1)
         output = self.runner.infer({**feeds, "input": np.ascontiguousarray(image)})["output"]

@@ -342,6 +342,16 @@ def test_folder_pictures_keep_their_pixels(folder: Path) -> None:
     assert np.array_equal(probe.frames[0][0].transpose(1, 2, 0), pixels)
 
 
+def test_a_gray_network_is_fed_the_luma_of_pictures(folder: Path) -> None:
+    """A picture without red is not black to it; gray keeps its values."""
+    gray, color = folder_probes(1, folder)
+    pixels = np.asarray(Image.open(folder / "b.png"), np.float64) / 255
+    wanted = pixels @ [0.299, 0.587, 0.114]
+    np.testing.assert_allclose(color.frames[0][0, 0], wanted, atol=1e-6)
+    unchanged = np.asarray(Image.open(folder / "a.PNG"), np.float64) / 255
+    np.testing.assert_allclose(gray.frames[0][0, 0], unchanged, atol=1e-6)
+
+
 def test_folder_adds_to_the_sizes(folder: Path) -> None:
     """A folder's pictures come on top of the other probes."""
     without = choose_probes(InputSpec(channels=3, window=16))

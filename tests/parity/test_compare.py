@@ -551,6 +551,22 @@ def test_divergence_is_told_and_judged_relative_to_the_output(
     assert not only_stress.passed
 
 
+def test_divergence_on_pictures_of_the_user_is_told(
+    loud: Case, good_runners: dict[Precision, Runner]
+) -> None:
+    """They are judged like photographs: the note says why a right file may fail on them."""
+    candidate = Candidate(
+        name="another", runner=good_runners[Precision.FP32], precision=Precision.FP32
+    )
+    photograph, stress = still_probes(3, [(Size(17, 33), 1)])
+    drawing = replace(stress, label="drawing.png", is_stress=False)
+    report = verify(loud.reference, [candidate], [photograph, stress, drawing])
+    relative, note = [note for note in report.notes if "diverges" in note]
+    assert relative.endswith("judged relative to it")
+    assert note.startswith("the network itself diverges on drawing.png 17x33: its float64 output")
+    assert [row.has_diverged for row in report.rows] == [False, True, False]
+
+
 NAN_ABOVE_4 = real(four=4) + (
     "zero = Sub(y, y) nan = Div(zero, zero) high = Greater(y, four) output = Where(high, nan, y)"
 )

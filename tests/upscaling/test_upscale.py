@@ -13,15 +13,20 @@ from pathlib import Path
 from weakref import ref
 
 import numpy as np
+import onnx_ir as ir
 import pytest
+import torch
 
 from paragon_export.assets import CHECKPOINT, PHOTOGRAPH, photograph
 from paragon_export.errors import InexactTilesError, MissingDependencyError, PlanError, RunError
+from paragon_export.graph.trace import trace
 from paragon_export.media.pictures import Picture, read_picture
 from paragon_export.media.saving import Layout, saving
 from paragon_export.networks.describe import load_network
+from paragon_export.networks.spandrel.library import library
 from paragon_export.parity.reference import build_reference
 from paragon_export.pipeline.export import export_onnx
+from paragon_export.specs.network import Port
 from paragon_export.specs.plans import NetworkOptions
 from paragon_export.specs.types import OnnxBackend, Size
 from paragon_export.testing.glyph import small_checkpoint
@@ -214,8 +219,35 @@ def test_a_gray_network_takes_luma_and_says_so(tmp_path: Path) -> None:
     checkpoint = tiny_checkpoint(tmp_path / "gray.safetensors", in_channels=1)
     source = write(tmp_path / "a.png", SMALL)
     result = upscale(checkpoint, source, tmp_path / "b.png")
-    assert shown(tmp_path / "b.png").shape == (40, 60, 1)
+    luma = (shown(source) @ [0.299, 0.587, 0.114])[..., None]
+    wanted = expected(checkpoint, luma)
+    assert wanted.shape == (40, 60, 1)
+    assert np.abs(shown(tmp_path / "b.png") - wanted).max() <= 0.5 / 255 + 1e-6
     assert any("luma" in text for text in result.notes)
+
+
+@pytest.mark.parametrize(("channels", "made"), [(3, 1), (1, 3), (4, 4)])
+def test_networks_of_other_channels_are_refused(channels: int, made: int, tmp_path: Path) -> None:
+    """A checkpoint as well as a file of others. The pictures of both have to be gray or RGB."""
+    source, conv = write(tmp_path / "a.png", SMALL), torch.nn.Conv2d(channels, made, 1)
+    torch.save(esrgan(channels, made).state_dict(), tmp_path / "net.pth")
+    ports = [
+        [Port(n, ("batch", c, "height", "width"))]
+        for n, c in (("input", channels), ("output", made))
+    ]
+    model = trace(conv.eval(), *ports, 20)
+    (tmp_path / "net.onnx").write_bytes(ir.to_proto(model).SerializeToString())
+    for name in ("net.pth", "net.onnx"):
+        with pytest.raises(PlanError, match=f"{name} maps {channels} channels to {made}; upscale"):
+            upscale(tmp_path / name, source, tmp_path / "b.png")
+
+
+def esrgan(channels: int, made: int) -> torch.nn.Module:
+    """Return a network whose output may have other channels than its input."""
+    library()
+    from spandrel.architectures.ESRGAN import ESRGAN
+
+    return ESRGAN(in_nc=channels, out_nc=made, num_filters=8, num_blocks=1)
 
 
 def test_folders_are_mirrored_and_broken_files_do_not_stop_others(
