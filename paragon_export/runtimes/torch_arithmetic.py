@@ -7,7 +7,7 @@ instruction set.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
 from functools import cache, lru_cache
 from typing import Any
@@ -105,17 +105,9 @@ class DoubleArithmetic(TorchFunctionMode):
     PyTorch computes one channel after another in float64, on one thread.
     """
 
-    def __torch_function__(
-        self,
-        func: Any,
-        types: Any,
-        args: Sequence[Any] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
-        kwargs = kwargs or {}
-        if func is torch.conv2d:
-            return _convolved(*args, **kwargs)
-        return func(*args, **kwargs)
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        run = _convolved if func is torch.conv2d else func
+        return run(*args, **(kwargs or {}))
 
 
 def rounded_weights(module: nn.Module, dtype: torch.dtype, seed: int) -> nn.Module:
