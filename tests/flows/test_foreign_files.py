@@ -68,11 +68,15 @@ def weights_as_inputs(model: onnx.ModelProto) -> None:
 
 
 def wrong_names_inside(model: onnx.ModelProto) -> None:
-    """Give every map inside the graph the axes of the input."""
+    """Give the results of layers, the enlarged picture included, the axes of the input.
+
+    Rows and columns at the edges keep theirs: ONNX Runtime itself fails on files that give them these.
+    """
     for value in onnx.shape_inference.infer_shapes(model).graph.value_info:
         kind = value.type.tensor_type
-        if kind.elem_type == TensorProto.FLOAT and len(kind.shape.dim) == 4:
-            axes = ["batch", kind.shape.dim[1].dim_value, "height", "width"]
+        dims = kind.shape.dim
+        if kind.elem_type == TensorProto.FLOAT and len(dims) == 4 and dims[1].dim_value:
+            axes = ["batch", dims[1].dim_value, "height", "width"]
             model.graph.value_info.append(helper.make_tensor_value_info(value.name, 1, axes))
 
 
