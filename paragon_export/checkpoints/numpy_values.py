@@ -1,6 +1,6 @@
 """Numbers and arrays of NumPy in a pickle, rebuilt without NumPy's own functions.
 
-Trainers store them beside the weights, as their best metric or the state of a random generator.
+Trainers store them in checkpoints, as their best metric or the state of a random generator.
 NumPy's functions make anything that a file names, objects included. Those of this module make
 plain numbers and texts, and arrays whose content is not kept: no network takes weights from them.
 """

@@ -73,7 +73,7 @@ class Model:
     channels: int
     """Of the picture: 1 luma, 3 RGB."""
     out_channels: int
-    """Of the output: as many."""
+    """Of the output; the same number."""
     scale: int
     find_field: Callable[[], Field]
     """Measures how far pixels reach.
@@ -124,7 +124,7 @@ class Model:
 
     @cached_property
     def bytes_per_pixel(self) -> float | None:
-        """Memory of a run for one pixel of its input in bytes; None where it is not known, as but on Linux."""
+        """Memory of a run for one pixel of its input in bytes. None if it is not known: it is measured on Linux only."""
         with step("measuring memory"):
             return self._measured_bytes()
 
@@ -201,7 +201,7 @@ def _of_network(network: LoadedNetwork) -> Model:
     _check_task(name, spec.task)
     reference = build_reference(network)
     on_cpu = not torch.cuda.is_available()
-    hint = f"{name} runs in PyTorch; the file that `paragon-export onnx` makes of it runs faster"
+    hint = f"{name} runs in PyTorch; the file that `paragon-export onnx` makes of it usually runs faster"
     return Model(
         name=name,
         runner=reference.fast_runner() if on_cpu else reference.runner("float32", "cuda"),

@@ -1,4 +1,4 @@
-"""NumPy's numbers and arrays beside the weights are read; nothing else of NumPy's is."""
+"""NumPy's numbers and arrays in a checkpoint are read; nothing else of NumPy's is."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def named(data: bytes, module: bytes) -> bytes:
 
 @pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
 @pytest.mark.parametrize("module", NAMES, ids=["NumPy 1", "NumPy 2"])
-def test_numbers_and_arrays_beside_the_weights_are_read(
+def test_numbers_and_arrays_in_a_checkpoint_are_read(
     module: bytes, zipped: bool, tmp_path: Path
 ) -> None:
     path = tmp_path / "c.pth"

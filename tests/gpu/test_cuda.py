@@ -41,7 +41,7 @@ TOO_SMALL_FOR_HALF = (
     "detail gain off by 1e-3",
     "GELU by tanh",
     "NaN in one pixel of one item",  # refused: its range audit finds the NaN
-    "weights in 8 bits beside a bfloat16 node",  # refused: it is half already
+    "weights in 8 bits and a bfloat16 node",  # refused: it is half already
 )
 """What a float16 file cannot be seen to hold, or cannot hold (see ``benchmarks/sabotage.py``)."""
 

@@ -368,6 +368,16 @@ def test_pictures_at_a_time_share_the_memory(
         assert 4 * tile.height * tile.width * 1000 <= 10**9 / 2
 
 
+def test_a_checkpoint_says_that_pytorch_runs_it(tiny_realtime: Path, tmp_path: Path) -> None:
+    export_onnx(tiny_realtime, tmp_path / "o.onnx")
+    for file, is_said in (
+        (tiny_realtime, not torch.cuda.is_available()),
+        (tmp_path / "o.onnx", False),
+    ):
+        model = open_model(file, OnnxBackend.ONNXRUNTIME, NetworkOptions())
+        assert any("runs in PyTorch" in note for note in model.notes) == is_said
+
+
 def test_tiles_are_chosen_where_memory_is_short(
     tiny_realtime: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

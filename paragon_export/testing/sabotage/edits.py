@@ -70,7 +70,7 @@ def weight(name: str, change: Callable[[np.ndarray], np.ndarray]) -> Break:
     return lambda case: with_weight(case.model, name, change)
 
 
-def beside_bfloat16(make: Break) -> Break:
+def with_bfloat16(make: Break) -> Break:
     """Let a wrong float32 graph look like one of bfloat16, by one value that changes nothing."""
     return lambda case: before(UNUSED_BFLOAT16)(replace(case, model=make(case)))
 

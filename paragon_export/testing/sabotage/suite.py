@@ -16,7 +16,6 @@ from paragon_export.precision.half import to_precision
 from paragon_export.specs.types import Precision, Size
 from paragon_export.testing.sabotage.case import Break, Case, case_of
 from paragon_export.testing.sabotage.edits import (
-    beside_bfloat16,
     blending_always,
     blocks_swapped,
     edges_repeated,
@@ -33,6 +32,7 @@ from paragon_export.testing.sabotage.edits import (
     turned_shuffle,
     weight,
     windows_from_the_end,
+    with_bfloat16,
     without_crop,
 )
 from paragon_export.testing.sabotage.networks import (
@@ -85,8 +85,8 @@ SUITE = [
     Sabotage("one bias off by 1e-3", "colour shift", off_by_a_thousandth("conv_out.bias")),
     Sabotage("detail gain off by 1e-3", EVERYWHERE, off_by_a_thousandth("detail_gain")),
     Sabotage("weights in 8 bits", EVERYWHERE, weight("conv_mid.weight", in_eight_bits)),
-    Sabotage("weights in 8 bits beside a bfloat16 node", "wrong in float32",
-             beside_bfloat16(weight("conv_mid.weight", in_eight_bits))),
+    Sabotage("weights in 8 bits and a bfloat16 node", "wrong in float32",
+             with_bfloat16(weight("conv_mid.weight", in_eight_bits))),
     Sabotage("two feature channels swapped", EVERYWHERE, weight("conv_mid.weight", swap_channels)),
     Sabotage("gamma of a block zeroed", EVERYWHERE, weight(GAMMA, np.zeros_like)),
     Sabotage("detail left out", "blur", weight("detail_gain", np.zeros_like)),
