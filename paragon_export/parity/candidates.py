@@ -17,10 +17,12 @@ from paragon_export.graph.inspection import FLOAT_TYPES
 from paragon_export.graph.onnx_io import OnnxFile, check_types, is_onnx, read_onnx_file
 from paragon_export.inputs.glyph_probes import GLYPHS
 from paragon_export.inputs.large import LARGE
+from paragon_export.inputs.play import play
+from paragon_export.inputs.probes import Probe
 from paragon_export.inputs.sizes import default_sizes
 from paragon_export.networks.options import FLAGS, SET_OPTIONS
 from paragon_export.precision.rounding import rounding_model, unrounded_model
-from paragon_export.runtimes.base import Runner
+from paragon_export.runtimes.base import Arrays, Runner
 from paragon_export.runtimes.isolated import open_runner
 from paragon_export.runtimes.named import with_standard_names
 from paragon_export.specs.network import InputSpec, NetworkSpec, Port
@@ -50,6 +52,15 @@ class Candidate:
     draw of its half weights (see ``unrounded_model``); None for other files."""
     fault: str = ""
     """How its outputs differ from the reference's in number, name, type or rank; empty if not."""
+
+    def play(self, probe: Probe, inputs: Sequence[Port]) -> tuple[Arrays, str]:
+        """Return its outputs on a probe, or the reason why it cannot run."""
+        if self.fault:
+            return {}, self.fault
+        try:
+            return play(self.runner, probe, inputs), ""
+        except (RunError, PlanError) as error:  # PlanError: it rejects an ID of the probe
+            return {}, f"cannot run: {error}"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,21 +9,21 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from functools import cached_property, reduce
+from functools import cached_property, partial, reduce
 from typing import Any
 
 import ml_dtypes
 import numpy as np
 
-from paragon_export.errors import PlanError, RunError
 from paragon_export.inputs.play import play
 from paragon_export.inputs.probes import Probe
 from paragon_export.parity.acceptance import Criteria, MinPsnr, default_criteria
 from paragon_export.parity.candidates import Candidate
 from paragon_export.parity.metrics import NOT_COMPARED, Difference, difference, wrong_top1
-from paragon_export.parity.parts import Part
+from paragon_export.parity.parts import LARGE_PIXELS, Part
 from paragon_export.parity.reference import Reference
 from paragon_export.parity.report import ParityReport, ParityRow
 from paragon_export.parity.truth import Truth, Truths
@@ -96,16 +96,35 @@ def _image_rows(
     rules: Mapping[Precision, Criteria],
 ) -> Iterable[tuple[Probe, ParityRow]]:
     """Yield one row for each probe, candidate and output, with its probe."""
-    for probe in counted("judging image", probes):
-        start = time.monotonic()
-        truth = truths.on(probe, sorted(rules))
-        for candidate in candidates:
-            found, fault = _run(candidate, probe, truths.reference.inputs)
-            for name in truth.outputs:
-                row = _row(candidate, truth, name, found, fault, rules[candidate.precision])
-                if (seconds := time.monotonic() - start) >= MIN_PRINTED_SECONDS:
-                    tell(_measured(row, seconds))
-                yield probe, row
+    with ThreadPoolExecutor(1) as beside:
+        for probe in counted("judging image", probes):
+            start = time.monotonic()
+            runs = _started(candidates, probe, truths.reference.inputs, beside)
+            truth = truths.on(probe, sorted(rules))
+            for candidate, outputs in zip(candidates, runs, strict=True):
+                found, fault = outputs()
+                for name in truth.outputs:
+                    row = _row(candidate, truth, name, found, fault, rules[candidate.precision])
+                    if (seconds := time.monotonic() - start) >= MIN_PRINTED_SECONDS:
+                        tell(_measured(row, seconds))
+                    yield probe, row
+
+
+def _started(
+    candidates: Sequence[Candidate],
+    probe: Probe,
+    inputs: Sequence[Port],
+    beside: ThreadPoolExecutor,
+) -> list[Callable[[], tuple[Arrays, str]]]:
+    """Start candidates on a probe in another thread. Return what waits for the outputs of each.
+
+    So they run while the reference does: neither keeps all cores busy. On a large picture, where
+    both take much memory, a candidate runs when its outputs are asked for.
+    """
+    runs = [partial(candidate.play, probe, inputs) for candidate in candidates]
+    if probe.batch * probe.size.height * probe.size.width > LARGE_PIXELS:
+        return runs
+    return [beside.submit(run).result for run in runs]
 
 
 def _measured(row: ParityRow, seconds: float) -> str:
@@ -278,7 +297,7 @@ def _logit_rows(
         name, precision = reference.outputs[0].name, candidate.precision
         own_errors = [truth.errors[precision] for truth in truths]
         for truth in counted("judging batch", truths):
-            found, fault = _run(candidate, truth.probe, reference.inputs)
+            found, fault = candidate.play(truth.probe, reference.inputs)
             largest = reduce(Difference.worse, own_errors)
             own = largest if precision.is_half else truth.errors[precision]
             row = ParityRow(
@@ -315,16 +334,6 @@ def _measured_logits(row: ParityRow, got: np.ndarray, truth: _LogitTruth) -> Par
 
 
 # --- both ---------------------------------------------------------------------------------
-
-
-def _run(candidate: Candidate, probe: Probe, inputs: Sequence[Port]) -> tuple[Arrays, str]:
-    """Return a candidate's outputs, or the reason why it cannot run."""
-    if candidate.fault:
-        return {}, candidate.fault
-    try:
-        return play(candidate.runner, probe, inputs), ""
-    except (RunError, PlanError) as error:  # PlanError: it rejects an ID of the probe
-        return {}, f"cannot run: {error}"
 
 
 def _fault(found: Arrays, expected: Arrays, name: str, shape: tuple[int, ...]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import threading
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -554,6 +555,32 @@ def test_what_candidates_share_is_computed_once(
 def sizes_in(done: Finished) -> set[str]:
     assert done.code == 0, done.stderr
     return {row["size"] for row in json.loads(done.stdout)["rows"]}
+
+
+class Spy:
+    """PyTorch in float32 as a candidate, which keeps the thread that runs it by the size."""
+
+    def __init__(self, reference: TorchReference) -> None:
+        self.runner, self.name = reference.runner("float32"), "spy"
+        self.threads: dict[tuple[int, ...], int] = {}
+
+    def infer(self, feeds: Mapping[str, np.ndarray]) -> Arrays:
+        self.threads[feeds["input"].shape[2:]] = threading.get_ident()
+        return self.runner.infer(feeds)
+
+
+def test_candidates_run_beside_the_reference_but_for_large_pictures(still: Case) -> None:
+    """Both would take much memory there, at the same time."""
+    spy = Spy(still.reference)
+    candidate = Candidate(name="spy", runner=spy, precision=Precision.FP32)
+    sizes = Size(16, 16), Size(512, 130)
+    report = verify(still.reference, [candidate], [large_probe(3, size) for size in sizes])
+    assert report.passed
+    here = threading.get_ident()
+    assert {size: each == here for size, each in spy.threads.items()} == {
+        (16, 16): False,
+        (512, 130): True,
+    }
 
 
 def test_commands_judge_at_the_sizes_of_at(tiny_realtime: Path, run_here: RunHere) -> None:
