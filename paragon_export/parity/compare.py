@@ -115,7 +115,7 @@ def _started(
     probe: Probe,
     inputs: Sequence[Port],
     beside: ThreadPoolExecutor,
-) -> list[Callable[[], tuple[Arrays, str]]]:
+) -> Sequence[Callable[[], tuple[Arrays, str]]]:
     """Start candidates on a probe in another thread. Return what waits for the outputs of each.
 
     So they run while the reference does: neither keeps all cores busy. On a large picture, where
