@@ -54,7 +54,11 @@ class Candidate:
     """How its outputs differ from the reference's in number, name, type or rank; empty if not."""
 
     def play(self, probe: Probe, inputs: Sequence[Port]) -> tuple[Arrays, str]:
-        """Return its outputs on a probe, or the reason why it cannot run."""
+        """Run the model on a probe, whose inputs are ``inputs``.
+
+        Returns:
+            Output name to array, and an empty text. If it cannot run, no arrays and the reason.
+        """
         if self.fault:
             return {}, self.fault
         try:

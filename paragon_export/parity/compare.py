@@ -96,13 +96,13 @@ def _image_rows(
     rules: Mapping[Precision, Criteria],
 ) -> Iterable[tuple[Probe, ParityRow]]:
     """Yield one row for each probe, candidate and output, with its probe."""
-    with ThreadPoolExecutor(1) as beside:
+    with ThreadPoolExecutor(1) as thread:
         for probe in counted("judging image", probes):
             start = time.monotonic()
-            runs = _started(candidates, probe, truths.reference.inputs, beside)
+            runs = _start_runs(candidates, probe, truths.reference.inputs, thread)
             truth = truths.on(probe, sorted(rules))
-            for candidate, outputs in zip(candidates, runs, strict=True):
-                found, fault = outputs()
+            for candidate, result in zip(candidates, runs, strict=True):
+                found, fault = result()
                 for name in truth.outputs:
                     row = _row(candidate, truth, name, found, fault, rules[candidate.precision])
                     if (seconds := time.monotonic() - start) >= MIN_PRINTED_SECONDS:
@@ -110,21 +110,21 @@ def _image_rows(
                     yield probe, row
 
 
-def _started(
+def _start_runs(
     candidates: Sequence[Candidate],
     probe: Probe,
     inputs: Sequence[Port],
-    beside: ThreadPoolExecutor,
+    thread: ThreadPoolExecutor,
 ) -> Sequence[Callable[[], tuple[Arrays, str]]]:
-    """Start candidates on a probe in another thread. Return what waits for the outputs of each.
+    """Start candidates on a probe in another thread, so that they run while the reference does.
 
-    So they run while the reference does: neither keeps all cores busy. On a large picture, where
-    both take much memory, a candidate runs when its outputs are asked for.
+    Return a function for each that waits for its run and returns what ``Candidate.play`` does. On a
+    large picture, where both would take much memory at once, the run starts with that call.
     """
     runs = [partial(candidate.play, probe, inputs) for candidate in candidates]
     if probe.batch * probe.size.height * probe.size.width > LARGE_PIXELS:
         return runs
-    return [beside.submit(run).result for run in runs]
+    return [thread.submit(run).result for run in runs]
 
 
 def _measured(row: ParityRow, seconds: float) -> str:

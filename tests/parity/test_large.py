@@ -558,7 +558,7 @@ def sizes_in(done: Finished) -> set[str]:
 
 
 class Spy:
-    """PyTorch in float32 as a candidate, which keeps the thread that runs it by the size."""
+    """A candidate, PyTorch in float32, that records in which thread each size runs."""
 
     def __init__(self, reference: TorchReference) -> None:
         self.runner, self.name = reference.runner("float32"), "spy"
@@ -569,7 +569,7 @@ class Spy:
         return self.runner.infer(feeds)
 
 
-def test_candidates_run_beside_the_reference_but_for_large_pictures(still: Case) -> None:
+def test_candidates_run_while_the_reference_does_unless_pictures_are_large(still: Case) -> None:
     """Both would take much memory there, at the same time."""
     spy = Spy(still.reference)
     candidate = Candidate(name="spy", runner=spy, precision=Precision.FP32)
